@@ -14,7 +14,7 @@ export const T = {
   loginTitle: 'This server asks for its token.', loginHint: 'On its own machine, autoappdev pair shows a link and a code to scan.',
   graceLabel: 'Time to save its work', newRun: 'New run…', start: 'Start', startThe: (what) => `Start ${what}`, runAgain: 'Run again',
   editAndRun: 'Edit and run…', live: 'live', polling: 'updating', retrying: 'retrying', readOnly: 'Read-only access',
-  fullAccess: 'Full control', loggedIn: 'Full control, logged in', noRuns: 'No run matches.', olderRuns: 'Older runs', asked: 'Asking the server.',
+  fullAccess: 'With full control', loggedIn: 'Logged in, with full control', noRuns: 'No run matches.', olderRuns: 'Older runs', asked: 'Asking the server.',
   runName: (id) => `Run ${id}`, tabOf: (tab, id) => `${tab}, run ${id}`, lastRuns: (count) => `The last ${count} runs; a bar’s height is the duration`,
   showIt: (id) => `Show run ${id}`, close: 'Close', notify: 'Notify me when a run ends', notifying: 'Stop notifying me', notGranted: 'Notices are blocked in this browser',
   serverAsks: 'The server asks for its token.', noConnection: 'No connection to the server.', gone: 'That run is not in the history any more.',

@@ -198,6 +198,15 @@ impl Browser {
         self.command(&format!("element/{reference}/click"), &json!({}));
     }
 
+    /// The same for a button of the page's menu.
+    pub(crate) fn click_in_menu(&self, id: &str) {
+        wait_until(&format!("{id} is in the menu"), PATIENCE, || {
+            self.script("const menu = document.getElementById('menu'); if (!menu.matches(':popover-open')) menu.showPopover()");
+            self.shows(id)
+        });
+        self.click(id);
+    }
+
     /// Waits until a press of the element with this id counts.
     pub(crate) fn wait_for_presses(&self, id: &str) {
         let takes = format!(

@@ -5,8 +5,8 @@ use rouille::{Request, Response};
 
 use crate::api::pipeline::EmptyRequest;
 use crate::api::session::{
-    EndSessionsRequest, EndSessionsResponse, LoginRequest, LoginResponse, OkResponse, PairRequest, PairResponse, Role, SessionResponse,
-    SessionsResponse,
+    EndSessionsRequest, EndSessionsResponse, LoginRequest, LoginResponse, OkResponse, PairRequest, PairResponse, Role,
+    SessionResponse, SessionsResponse,
 };
 use crate::transport::Client;
 use crate::web::app::App;

@@ -130,8 +130,8 @@ fn a_stolen_link_without_its_token_opens_nothing() {
             browser.script("return !!document.getElementById('login')") == true && browser.shows("login")
         });
         assert_eq!(browser.text("state"), "…", "{link}");
-        assert!(!browser.shows("hero") && !browser.shows("log"), "{link}");
-        assert_eq!((browser.text("log").as_str(), browser.text("pid").as_str()), ("", "–"), "{link}");
+        assert!(!browser.shows("pill") && !browser.shows("log"), "{link}");
+        assert_eq!((browser.text("log").as_str(), browser.text("run-name").as_str()), ("", ""), "{link}");
         for action in ["start", "pause", "resume", "stop"] {
             assert_eq!(browser.script(&format!("return document.getElementById('{action}').disabled")), true, "{link}");
         }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::log_page::{open, rows, set_up};
+use super::page::run_nothing;
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
 /// The length of the longest record. The page's work for each is counted in steps, because time depends on the machine.
@@ -64,6 +65,7 @@ fn what_a_record_of_thousands_of_sequences_costs_is_limited() {
 #[test]
 fn nodes_and_changes_of_a_colourful_log_are_limited() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
+    run_nothing(&place);
     open(&browser, &place);
     until_read(&browser);
     let colours = |count: u32| (0..count).map(|n| format!("\u{1b}[3{}mx", 1 + n % 6)).collect::<Vec<_>>().concat();
@@ -103,9 +105,10 @@ fn direction_in_a_name_is_shown_and_does_not_act() {
     place.script(name, "#!/bin/bash\necho '::step s\u{202e}pets'\necho '::progress 50 t\u{202e}xet'\necho end\nexec sleep 600\n");
     place.start_with(json!({"script": name, "args": ["b\u{2067}c"]}));
     open(&browser, &place);
-    wait_until("it is told", PATIENCE, || browser.text("steps").contains("pets"));
-    assert_eq!(browser.text("script"), shown);
-    assert!(browser.text("steps").starts_with(r"s\u{202e}pets") && browser.text("doing") == r"t\u{202e}xet");
+    wait_until("it is told", PATIENCE, || browser.text("doing") == r"t\u{202e}xet · step 1, s\u{202e}pets");
+    wait_until("the arguments are told", PATIENCE, || browser.text("script") == format!(r"{shown} 'b\u{{2067}}c'"));
+    browser.click("tab-steps");
+    wait_until("the step is there", PATIENCE, || browser.text("pane-steps").contains(r"s\u{202e}pets"));
     let acting = r"/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/";
     let found = browser.script(&format!(
         "return [document.title, ...[...document.querySelectorAll('[title], [aria-valuetext]')].flatMap((it) => [it.title, it.getAttribute('aria-valuetext')]),
@@ -122,6 +125,7 @@ fn direction_in_a_name_is_shown_and_does_not_act() {
 #[test]
 fn direction_in_a_line_turns_only_that_line() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
+    run_nothing(&place);
     open(&browser, &place);
     until_read(&browser);
     let texts = [

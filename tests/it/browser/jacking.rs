@@ -38,7 +38,7 @@ fn keys_that_a_hostile_page_asks_for_press_no_button() {
     browser.press(TAB);
     wait_for(&browser, "stopped");
     // The page knows what it may do, and would enable its button.
-    wait_until("the role is known", PATIENCE, || !browser.text("what").is_empty());
+    wait_until("the role is known", PATIENCE, || !browser.text("may").is_empty());
     for _ in 0..4 {
         for key in [TAB, ENTER, " "] {
             browser.press(key);

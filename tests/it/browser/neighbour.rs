@@ -221,17 +221,17 @@ fn windows_of_one_browser_say_which_log_in_is_active() {
     let viewer = place.post("/api/pair", json!({"may": "look"})).ok()["code"].as_str().expect("a code").to_owned();
     browser.open(&format!("{}#code={viewer}", address(&place)));
     wait_for_state(&browser, "stopped");
-    wait_until("it may only look", PATIENCE, || browser.text("may").contains("Read-only access") && !browser.shows("controls"));
+    wait_until("it may only look", PATIENCE, || browser.text("may").contains("Read-only access") && browser.shows("look"));
     let first = browser.window();
     browser.open_window();
     browser.open(&place.login_link());
-    wait_until("it may act", PATIENCE, || browser.text("may").contains("full control") && browser.shows("controls"));
+    wait_until("it may act", PATIENCE, || browser.text("may").contains("full control") && !browser.shows("look"));
     browser.go_to_window(&first);
     wait_until("and so may the other window", PATIENCE, || {
-        browser.text("may").contains("full control") && browser.shows("controls")
+        browser.text("may").contains("full control") && !browser.shows("look")
     });
     assert_eq!(place.get("/api/sessions").ok()["sessions"].as_array().map(Vec::len), Some(1), "the second replaced the first");
-    browser.click("log-out");
+    browser.click_in_menu("log-out");
     wait_until("it is logged out", PATIENCE, || browser.text("state") == "…" && browser.shows("login"));
     browser.open_window();
     browser.open(&address(&place));

@@ -1,5 +1,7 @@
 //! A server with a script and a browser on its page, and what the tests ask that page.
 
+use serde_json::json;
+
 use crate::support::{Place, letter};
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
@@ -58,6 +60,13 @@ pub(super) fn agree(browser: &Browser, place: &Place, state: &str) -> Option<i64
         enabled(browser) == allowed
     });
     pid
+}
+
+/// Runs a script that does nothing, so that the page shows a run and its log in place of the list of scripts.
+pub(super) fn run_nothing(place: &Place) {
+    place.script("nothing.sh", "#!/bin/bash\n");
+    place.start_with(json!({"script": "nothing.sh"}));
+    wait_until("the run is over", PATIENCE, || place.pipeline()["state"] == "stopped");
 }
 
 /// Makes the page believe that it is hidden, as the browser would report it.

@@ -3,47 +3,38 @@
 use std::fs;
 
 use crate::webdriver::{PATIENCE, wait_until};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::log_page::{open, set_up, wait_for_row};
 
 #[test]
-fn progress_is_a_bar_and_steps() {
-    let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
+fn progress_is_a_bar_and_steps_and_what_is_not_told_is_not_shown() {
+    let script = "#!/bin/bash\ncase $1 in all) echo '::step Fetch'; echo '::step Build'; echo '::progress 40 Building <b>' ;; esac\nsleep 1000\n";
+    let Some((browser, place)) = set_up(script) else { return };
     open(&browser, &place);
     wait_until("it is connected", PATIENCE, || browser.state() == "stopped");
     assert!(!browser.shows("progress"), "nothing is told");
-    // Begun a minute ago and paused for twenty seconds of that, as the history tells. What comes of it is looked at before the page's own
-    // clock and the server's answers get their turn: both would draw something else.
-    let show = |progress: &Value| {
-        browser.script(&format!(
-            "const now = Date.parse('2026-01-31T10:01:00.000Z'); const ask = async () => ({{ ok: true, body: {{ run: {{ events: [
-               {{ kind: 'spawned', at: '2026-01-31T10:00:00.000Z' }}, {{ kind: 'paused', at: '2026-01-31T10:00:10.000Z' }},
-               {{ kind: 'resumed', at: '2026-01-31T10:00:30.000Z' }}] }} }} }});
-             const id = (it) => document.getElementById(it), shows = (it) => id(it).checkVisibility();
-             return import('/static/progress.js').then(async ({{ showProgress }}) => {{
-               showProgress(7, {progress}, {{ run_id: 7, version: 1, state: 'running' }}, now, ask);
-               for (let n = 0; n < 100; n++) await null;
-               const bar = id('bar');
-               return {{ shown: [shows('progress'), shows('bar'), shows('steps')], percent: id('percent').textContent, doing: id('doing').textContent,
-                 bar: [bar.getAttribute('role'), bar.getAttribute('aria-valuenow'), bar.getAttribute('aria-valuetext'),
-                   Math.round(bar.firstElementChild.getBoundingClientRect().width / bar.clientWidth * 100)],
-                 steps: [...document.querySelectorAll('#steps li')].map((it) => [it.textContent, it.getAttribute('aria-current')]),
-                 before: [id('steps-before').textContent, id('steps').start] }}; }})"
-        ))
+    place.start();
+    wait_until("the run is shown", PATIENCE, || browser.text("doing").starts_with("Started today"));
+    let shown = || {
+        browser.script(
+            "const bar = document.getElementById('bar'), id = (it) => document.getElementById(it).textContent;
+             return [getComputedStyle(bar).visibility, id('percent'), id('doing'), id('step-count'), bar.getAttribute('role'),
+               bar.getAttribute('aria-valuenow'), bar.getAttribute('aria-valuetext'), Math.round(bar.firstElementChild.getBoundingClientRect().width / bar.clientWidth * 100)]",
+        )
     };
-    let step = |name: &str, ms: Value| json!({"name": name, "started_at": "2026-01-31T10:00:00.000Z", "ended_at": if ms.is_null() { Value::Null } else { "2026-01-31T10:00:05.000Z".into() }, "ms": ms});
-    let all = show(&json!({"percent": 40, "text": "Building <b>", "at": "2026-01-31T10:00:50.000Z",
-                "steps": [step("Fetch", 4200.into()), step("Build", Value::Null)], "steps_before": 3}));
-    assert_eq!(
-        all,
-        json!({"shown": [true, true, true], "percent": "40 %", "doing": "Building <b>",
-               "bar": ["progressbar", "40", "40 %, Building <b>", 40],
-               "steps": [["Fetch 4.2 s", null], ["Build 40 s", "step"]], "before": ["3 earlier steps", 4]})
-    );
-    let nothing_of_it = json!({"percent": null, "text": null, "at": "2026-01-31T10:00:50.000Z", "steps": [], "steps_before": 0});
-    assert_eq!(show(&nothing_of_it)["shown"], json!([true, false, false]), "what is not told is not shown");
-    assert_eq!(show(&Value::Null)["shown"][0], false);
+    let nothing = shown();
+    assert_eq!((&nothing[0], &nothing[1], &nothing[3], &nothing[7]), (&json!("hidden"), &json!(""), &json!(""), &json!(0)));
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    place.start_with(json!({"args": ["all"]}));
+    wait_until("the bar is there", PATIENCE, || browser.text("percent") == "40 %");
+    let all = json!(["visible", "40 %", "Building <b> · step 2, Build", "2", "progressbar", "40", "40 %, Building <b>", 40]);
+    assert_eq!(shown(), all);
+    browser.click("tab-steps");
+    wait_until("the steps are there", PATIENCE, || {
+        let names = browser.script("return [...document.querySelectorAll('#pane-steps .step b')].map((it) => it.textContent)");
+        names == json!(["Fetch", "Build"])
+    });
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 

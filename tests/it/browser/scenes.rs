@@ -71,7 +71,10 @@ fn stop(place: &Place) {
 }
 
 fn train(place: &Place) {
-    run(place, json!({"script": "train.py", "args": ["--epochs", "40"], "env": {"OMP_NUM_THREADS": "4", "WANDB_API_KEY": "hidden"}}));
+    run(
+        place,
+        json!({"script": "train.py", "args": ["--epochs", "40"], "env": {"OMP_NUM_THREADS": "4", "WANDB_API_KEY": "hidden"}}),
+    );
     wait_until("the run has told its progress", PATIENCE, || place.pipeline()["progress"]["percent"] == 42);
 }
 
@@ -98,19 +101,49 @@ fn refuse_to_stop(place: &Place) {
 /// The scenes after the first run, in the order in which they are played: each goes on from the one before it.
 const SCENES: &[Scene] = &[
     Scene { name: "running", address: "", before: train, act: stay, until: "document.querySelector('#log .row')" },
-    Scene { name: "steps", address: "#/?tab=steps", before: nothing, act: stay, until: "document.getElementById('pane-steps').textContent.includes('fine-tune')" },
-    Scene { name: "usage", address: "#/?tab=usage", before: nothing, act: stay, until: "document.getElementById('pane-usage').children.length" },
-    Scene { name: "details", address: "#/?tab=details", before: nothing, act: stay, until: "document.getElementById('pane-details').textContent.includes('WANDB_API_KEY')" },
-    Scene { name: "runs", address: "#/?tab=runs", before: nothing, act: stay, until: "document.querySelectorAll('#runs .r').length > 5" },
-    Scene { name: "more", address: "#/?tab=more", before: nothing, act: stay, until: "document.getElementById('pane-more').children.length" },
-    Scene { name: "another-run", address: "#/runs/2", before: nothing, act: stay, until: "document.querySelector('#elsewhere a').checkVisibility()" },
     Scene {
-        name: "search",
-        address: "#/?find=loss",
+        name: "steps",
+        address: "#/?tab=steps",
         before: nothing,
         act: stay,
-        until: "document.querySelector('#log mark')",
+        until: "document.getElementById('pane-steps').textContent.includes('fine-tune')",
     },
+    Scene {
+        name: "usage",
+        address: "#/?tab=usage",
+        before: nothing,
+        act: stay,
+        until: "document.getElementById('pane-usage').children.length",
+    },
+    Scene {
+        name: "details",
+        address: "#/?tab=details",
+        before: nothing,
+        act: stay,
+        until: "document.getElementById('pane-details').textContent.includes('WANDB_API_KEY')",
+    },
+    Scene {
+        name: "runs",
+        address: "#/?tab=runs",
+        before: nothing,
+        act: stay,
+        until: "document.querySelectorAll('#runs .r').length > 5",
+    },
+    Scene {
+        name: "more",
+        address: "#/?tab=more",
+        before: nothing,
+        act: stay,
+        until: "document.getElementById('pane-more').children.length",
+    },
+    Scene {
+        name: "another-run",
+        address: "#/runs/2",
+        before: nothing,
+        act: stay,
+        until: "document.querySelector('#elsewhere a').checkVisibility()",
+    },
+    Scene { name: "search", address: "#/?find=loss", before: nothing, act: stay, until: "document.querySelector('#log mark')" },
     Scene {
         name: "stop-sheet",
         address: "",
@@ -134,7 +167,13 @@ const SCENES: &[Scene] = &[
         act: |browser, _| browser.press("?"),
         until: "document.getElementById('help').open",
     },
-    Scene { name: "paused", address: "", before: pause, act: stay, until: "document.getElementById('state').textContent === 'Paused'" },
+    Scene {
+        name: "paused",
+        address: "",
+        before: pause,
+        act: stay,
+        until: "document.getElementById('state').textContent === 'Paused'",
+    },
     Scene {
         name: "stopping",
         address: "",
@@ -142,7 +181,13 @@ const SCENES: &[Scene] = &[
         act: |browser, _| browser.click_and_confirm("stop"),
         until: "document.getElementById('stopping').checkVisibility()",
     },
-    Scene { name: "killed", address: "", before: kill, act: stay, until: "document.getElementById('state').textContent === 'Killed'" },
+    Scene {
+        name: "killed",
+        address: "",
+        before: kill,
+        act: stay,
+        until: "document.getElementById('state').textContent === 'Killed'",
+    },
     Scene {
         name: "stopped",
         address: "",
@@ -153,7 +198,13 @@ const SCENES: &[Scene] = &[
         act: stay,
         until: "document.getElementById('state').textContent === 'Stopped'",
     },
-    Scene { name: "failed", address: "", before: fail, act: stay, until: "document.getElementById('state').textContent === 'Failed'" },
+    Scene {
+        name: "failed",
+        address: "",
+        before: fail,
+        act: stay,
+        until: "document.getElementById('state').textContent === 'Failed'",
+    },
     Scene {
         name: "crashed",
         address: "",
@@ -208,9 +259,14 @@ fn place() -> Place {
 }
 
 fn fill(place: &Place) {
-    for (script, args) in
-        [("build.sh", &[][..]), ("train.py", &["well"]), ("build.sh", &["2"]), ("train.py", &["fail"]), ("build.sh", &[]), ("train.py", &["well"])]
-    {
+    for (script, args) in [
+        ("build.sh", &[][..]),
+        ("train.py", &["well"]),
+        ("build.sh", &["2"]),
+        ("train.py", &["fail"]),
+        ("build.sh", &[]),
+        ("train.py", &["well"]),
+    ] {
         run_to_end(place, json!({"script": script, "args": args}));
     }
 }
@@ -224,7 +280,9 @@ fn play(browser: &Browser, looks: &[Look], mut look: impl FnMut(&str)) {
             way.take(browser);
             browser.open("about:blank");
             browser.open(url);
-            wait_until(&format!("{name}: the page has the state"), PATIENCE, || browser.script(&format!("return !!({HAS_STATE})")) == true);
+            wait_until(&format!("{name}: the page has the state"), PATIENCE, || {
+                browser.script(&format!("return !!({HAS_STATE})")) == true
+            });
             act();
             wait_until(&format!("{name}: {until}"), PATIENCE, || browser.script(&format!("return !!({until})")) == true);
             look(&format!("{name}-{}", way.name));
@@ -234,7 +292,13 @@ fn play(browser: &Browser, looks: &[Look], mut look: impl FnMut(&str)) {
     fill(&place);
     for scene in SCENES {
         (scene.before)(&place);
-        show(browser, scene.name, &format!("{}{}", address(&place), scene.address), &|| (scene.act)(browser, &place), scene.until);
+        show(
+            browser,
+            scene.name,
+            &format!("{}{}", address(&place), scene.address),
+            &|| (scene.act)(browser, &place),
+            scene.until,
+        );
         if browser.script("return !!document.querySelector('dialog[open]')") == true {
             browser.script("document.querySelector('dialog[open]').close()");
         }
@@ -251,7 +315,9 @@ fn play(browser: &Browser, looks: &[Look], mut look: impl FnMut(&str)) {
         browser.open(&address(&place));
         wait_until("the log is there", PATIENCE, || browser.text("log").contains("Epoch 17"));
         place.kill_server();
-        wait_until("the page is disconnected", PATIENCE, || browser.text("state") == "Disconnected" && browser.shows("connection"));
+        wait_until("the page is disconnected", PATIENCE, || {
+            browser.text("state") == "Disconnected" && browser.shows("connection")
+        });
         look(&format!("disconnected-{}", way.name));
         place.set_env("AUTOAPPDEV_PORT", &port.to_string());
         place.start_server();
@@ -313,7 +379,8 @@ fn axe_finds_no_violation_in_any_scene() {
         );
         assert_eq!(found, json!([]), "{name}");
         // An action that is refused answers with a status that the browser puts into the console.
-        let console: Vec<String> = browser.console().into_iter().filter(|line| !line.contains("Failed to load resource")).collect();
+        let console: Vec<String> =
+            browser.console().into_iter().filter(|line| !line.contains("Failed to load resource")).collect();
         assert_eq!(console, Vec::<String>::new(), "{name}");
     });
 }
