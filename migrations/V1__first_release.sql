@@ -42,6 +42,9 @@ CREATE TABLE pipeline_runs (
     start_cwd     TEXT,
     env_names     TEXT    NOT NULL DEFAULT '[]' CHECK (json_valid(env_names) AND json_type(env_names) = 'array'),
     grace_ms      INTEGER CHECK (grace_ms >= 0),
+    -- How many processes the kernel killed for want of memory, and the most memory of the whole tree; null where nobody counted.
+    oom_kills     INTEGER CHECK (oom_kills >= 0),
+    memory_peak_bytes INTEGER CHECK (memory_peak_bytes >= 0),
 
     -- A live run has no end, an ended one has.
     CHECK (status NOT IN ('starting', 'running', 'paused') OR stopped_at IS NULL),
@@ -87,6 +90,7 @@ CREATE TABLE pipeline_events (
     killed       TEXT    CHECK (killed IS NULL OR json_valid(killed) AND json_type(killed) = 'array'),
     killed_count INTEGER CHECK (killed_count > 0),
     detail       TEXT,
+    oom_kills    INTEGER CHECK (oom_kills >= 0),
 
     PRIMARY KEY (run_id, seq),
     CHECK ((from_state IS NULL) = (to_state IS NULL)),

@@ -67,6 +67,8 @@ pub struct Config {
     pub uses_cgroups: bool,
     /// Whether the values of a start's own variables are kept with the run, beside their names.
     pub keeps_env_values: bool,
+    /// How often a run's shim looks at what the run uses; zero for never.
+    pub usage_every: Duration,
     /// What happens to the run when the server is asked to exit.
     pub on_term: OnTerm,
     /// From TERM to KILL for a start that names no other.
@@ -134,6 +136,7 @@ impl Config {
             tokens: sources.tokens()?,
             uses_cgroups: sources.value(&settings::CONTAINMENT)?,
             keeps_env_values: sources.value(&settings::KEEP_ENV)?,
+            usage_every: Duration::from_secs(sources.value(&settings::USAGE)?),
             on_term: sources.optional(&settings::ON_TERM)?.unwrap_or(OnTerm::Auto),
             grace: sources.value(&settings::GRACE)?,
             log_segment_bytes: log_segment_mb * MIB,

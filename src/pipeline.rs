@@ -11,6 +11,7 @@ mod origin;
 mod outcome;
 mod progress;
 mod status;
+mod usage;
 pub(crate) mod words;
 
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use origin::{Origin, Peer, Role};
 pub use outcome::{Ending, Outcome, OutcomeKind, took_ms, usual_ms};
 pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};
 pub use status::RunStatus;
+pub use usage::{CpuPercent, Usage, UsageSample};
 pub use words::UnknownWord;
 pub(crate) use words::words;
 
@@ -126,6 +128,9 @@ pub enum Fact {
         /// The processes killed at the end: those that the leader left behind, or that had not ended within the grace.
         #[serde(flatten)]
         killed: Killed,
+        /// How many processes the kernel killed during the run for want of memory, if it counts that for this run.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        oom_kills: Option<u64>,
     },
     /// What the tree used, known only after everything was reaped; follows `exited`.
     Usage {
@@ -135,6 +140,9 @@ pub enum Fact {
         cpu_system_ms: u64,
         /// The largest resident set of any process of the tree, in KiB.
         max_rss_kb: u64,
+        /// The most memory that the whole tree had, in bytes, if anybody looked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory_peak_bytes: Option<u64>,
     },
     /// The pipeline never came to life.
     SpawnFailed {

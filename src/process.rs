@@ -20,6 +20,7 @@ mod spawn;
 mod stat;
 mod strangers;
 mod tree;
+mod usage;
 
 pub use alive::{is_alive, is_there, lives, name_of};
 pub use by_arguments::{is_shim, with_arguments};
@@ -40,6 +41,7 @@ pub use signal::{signal, signal_child};
 pub use spawn::{Launch, spawn_in_session};
 pub use stat::{Identity, ProcState, Stat, read_stat};
 pub use tree::{Descendants, children_of, descendants};
+pub use usage::{TreeUsage, memory_total, usage_of_tree};
 
 #[cfg(test)]
 mod tests {

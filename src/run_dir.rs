@@ -12,6 +12,7 @@ mod lines;
 mod progress;
 mod protocol;
 mod signs;
+mod usage;
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
@@ -43,6 +44,7 @@ pub use lines::{LineReader, from_line, to_line};
 pub use progress::{NumberedProgress, ProgressError, parse_progress, read_progress, write_progress};
 pub use protocol::{Command, LaunchSpec, Message, Reply, ReplyError, Rotated};
 pub use signs::{NumberedSigns, Signs, Trouble};
+pub use usage::{StoredUsage, append_usage, parse_usage, read_usage};
 
 /// The environment variable that carries the run's id into the pipeline: part of the cookie.
 pub const RUN_ID_VAR: &str = "AUTOAPPDEV_RUN_ID";
@@ -213,6 +215,11 @@ impl RunDir {
     /// The values of the variables that its start added to the environment, where they are kept.
     pub fn start_path(&self) -> PathBuf {
         self.path.join("start.json")
+    }
+
+    /// What the run used over time.
+    pub fn usage_path(&self) -> PathBuf {
+        self.path.join("usage")
     }
 
     /// The output segments.

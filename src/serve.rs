@@ -138,6 +138,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         grace: config.grace,
         uses_cgroups: config.uses_cgroups,
         keeps_env_values: config.keeps_env_values,
+        usage_every: config.usage_every,
         core_bytes_max,
         log_segment_bytes: segment_bytes,
         log_run_bytes: config.log_run_bytes,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::query::{Kind, query};
 use super::runs::Event;
-use crate::pipeline::{Progress, words};
+use crate::pipeline::{Progress, Usage, words};
 
 query! {
     /// The query of `GET /api/events`.
@@ -25,6 +25,8 @@ words! {
         Log = "log",
         /// How far a run is: a [`ProgressEvent`].
         Progress = "progress",
+        /// What a run uses: a [`UsageEvent`].
+        Usage = "usage",
         /// Lines that were removed: a [`Gap`].
         Gap = "gap",
     }
@@ -47,6 +49,15 @@ pub struct ProgressEvent<P = Option<Progress>> {
     pub run_id: Option<i64>,
     /// What it says; none if it says nothing.
     pub progress: P,
+}
+
+/// What the latest run uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageEvent {
+    /// The run.
+    pub run_id: Option<i64>,
+    /// What its processes use; none while it is paused or stopped, and before the first look.
+    pub usage: Option<Usage>,
 }
 
 /// A part of the log that is missing and was not sent.

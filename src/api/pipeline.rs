@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::query::{Kind, query};
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, Conditions, Containment, Origin, Outcome, Progress, RunStatus, State, words};
+use crate::pipeline::{Action, Conditions, Containment, Origin, Outcome, Progress, RunStatus, State, Usage, words};
 
 /// The longest wait of an answer, in seconds.
 pub const WAIT_S_MAX: u64 = 60;
@@ -83,6 +83,9 @@ pub struct Pipeline {
     pub detail: Option<String>,
     /// How far the latest run is, as its pipeline says; none if it says nothing. The version does not count it.
     pub progress: Option<Progress>,
+    /// What its processes use; none while it is paused or stopped, and before the first look. The version does not count it.
+    #[serde(default)]
+    pub usage: Option<Usage>,
     /// The current conditions. The version does not count them.
     #[serde(default)]
     pub conditions: Conditions,

@@ -8,7 +8,7 @@ use super::pipeline::{
     ActionRequest, ActionResponse, EmptyRequest, PipelineQuery, PipelineResponse, StartRequest, StatusResponse, StopRequest,
 };
 use super::query::{self, Key, NoQuery, Query};
-use super::runs::{RunResponse, RunStartResponse, RunsQuery, RunsResponse};
+use super::runs::{RunResponse, RunStartResponse, RunsQuery, RunsResponse, UsageResponse};
 use super::scripts::{ScriptsQuery, ScriptsResponse};
 use super::session::{
     EndSessionsRequest, EndSessionsResponse, LoginRequest, LoginResponse, OkResponse, PairRequest, PairResponse, SessionResponse,
@@ -138,6 +138,7 @@ routes! {
     Runs: Get "/api/runs" Viewer, RunsQuery, none => RunsResponse Long, "The history, newest run first";
     Run: Get "/api/runs/<id>" Viewer, NoQuery, none => RunResponse Long, "One run, with its events and its progress";
     RunStart: Get "/api/runs/<id>/start" Operator, NoQuery, none => RunStartResponse Long, "What the start of one run took, to repeat it";
+    RunUsage: Get "/api/runs/<id>/usage" Viewer, NoQuery, none => UsageResponse Long, "What one run used over time";
     RunLog: Get "/api/runs/<id>/log" Viewer, LogTextQuery, none => Text Stream, "The log of one run as text";
     Scripts: Get "/api/pipeline/scripts" Operator, ScriptsQuery, none => ScriptsResponse Long, "The scripts that can be started";
     RunLogSearch: Get "/api/runs/<id>/log/search" Viewer, LogSearchQuery, none => LogSearchResponse Long, "Which lines of one run's log hold a text or match an expression";

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::query::{Kind, RUN_ID_MAX, query};
 use crate::clock::Timestamp;
-use crate::pipeline::{Containment, Killed, Origin, Outcome, OutcomeKind, Progress, RunStatus, State, words};
+use crate::pipeline::{Containment, CpuPercent, Killed, Origin, Outcome, OutcomeKind, Progress, RunStatus, State, words};
 
 /// The most runs of one answer.
 pub const RUNS_MAX: u64 = 500;
@@ -221,6 +221,12 @@ pub struct Run {
     /// From TERM to KILL for a stop that names none, as its start named it; none means the server's. In seconds on the wire.
     #[serde(default, rename = "grace_s", with = "in_seconds")]
     pub grace_ms: Option<u64>,
+    /// How many processes the kernel killed during it for want of memory; none if it did not count that. Known after the end.
+    #[serde(default)]
+    pub oom_kills: Option<u64>,
+    /// The most memory that the whole tree had, in bytes; none if nobody looked. Known after the end.
+    #[serde(default)]
+    pub memory_peak_bytes: Option<u64>,
 }
 
 /// Milliseconds, as a number of seconds.
@@ -241,6 +247,43 @@ mod in_seconds {
         let seconds = Option::<f64>::deserialize(deserializer)?;
         seconds.map(|seconds| Duration::try_from_secs_f64(seconds).map(whole_ms)).transpose().map_err(D::Error::custom)
     }
+}
+
+/// The answer of `GET /api/runs/<id>/usage`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageResponse {
+    /// What the run used.
+    pub usage: RunUsage,
+}
+
+/// What a run used over time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunUsage {
+    /// About so far apart are the samples, in milliseconds, where the run was not paused; 0 where there are none.
+    pub interval_ms: u32,
+    /// Oldest first.
+    pub samples: Vec<Sample>,
+    /// The most of each.
+    pub peak: UsagePeak,
+    /// The processors that this server may use.
+    pub cores: usize,
+    /// The machine's memory, in bytes.
+    pub memory_total: u64,
+    /// How many processes the kernel killed during the run for want of memory; 0 also where it did not count that.
+    pub oom_kills: u64,
+}
+
+/// Milliseconds since the run began to run, the share of a processor since the sample before, bytes of memory, number of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample(pub u64, pub CpuPercent, pub u64, pub u32);
+
+/// The most that a run used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsagePeak {
+    /// Of all samples; none where there are none.
+    pub cpu_percent: Option<CpuPercent>,
+    /// Also of what was seen between them, once the run has ended.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Something that happened in a run.
@@ -273,6 +316,9 @@ pub struct Event {
     pub grace_ms: Option<u64>,
     /// Milliseconds that the run has been paused in all, as of a resume or the end.
     pub paused_ms: Option<u64>,
+    /// How many processes the kernel killed for want of memory, as of the end.
+    #[serde(default)]
+    pub oom_kills: Option<u64>,
     /// A sentence for people.
     pub detail: Option<String>,
     /// What was killed at the end.

@@ -95,6 +95,9 @@ settings! {
         "What is kept of the variables that a start sets (`env`), so that it can be repeated. `names`: only their names; `values`: the values \
          too, which can be secrets, in a file of the run that only its owner can read",
         is_guarded: true;
+    USAGE: u64 = |given| given.number("a number of seconds: a whole number"), ["AUTOAPPDEV_USAGE_S"], Value("10"),
+        "How often the CPU time and the memory of a run's processes are looked at and kept, in seconds; `0`: never",
+        range: (0, 3600);
     ON_TERM: OnTerm = |given| given.parsed(values::on_term),
         ["AUTOAPPDEV_ON_TERM"], Words("`leave`; `stop` if the server is process 1, or runs under tini or a similar init"),
         "What happens to the run when the server is asked to exit. `leave`: it keeps running; `stop`: the server first stops it, with the \

@@ -54,6 +54,7 @@ fn nothing_set_is_the_documented_default() {
         tokens: Tokens::default(),
         uses_cgroups: true,
         keeps_env_values: false,
+        usage_every: Duration::from_secs(10),
         on_term: OnTerm::Auto,
         grace: Duration::from_secs(10),
         log_segment_bytes: 16 << 20,

@@ -15,13 +15,13 @@ use super::slots::{Checked, StreamSlot};
 use super::streams::Streams;
 use super::text::EventText;
 use super::waker::Seen;
-use crate::api::events::{EventKind, Gap, ProgressEvent, RunEvent};
+use crate::api::events::{EventKind, Gap, ProgressEvent, RunEvent, UsageEvent};
 use crate::api::logs::Line;
 use crate::api::pipeline::Pipeline;
 use crate::health::Attendance;
 use crate::log::{Cursor, Item, Listing, RunLogs};
 use crate::store::Reader;
-use crate::supervisor::Snapshot;
+use crate::supervisor::{Looking, Snapshot};
 use crate::transport::Client;
 
 /// How many log lines are handed out before the state is read again.
@@ -62,7 +62,9 @@ impl Streams {
             at,
             history_read_at: None,
             progress_sent: None,
+            usage_sent: None,
             _attendance: attendance,
+            _looking: self.supervisor.look(),
             seen: self.waker.seen(),
             read_again: None,
             streams: self.clone(),
@@ -82,8 +84,12 @@ pub struct EventStream {
     history_read_at: Option<u64>,
     /// Which progress this client was sent, by its number and whether its run had ended; `None` when it was sent none.
     progress_sent: Option<(Option<i64>, u64, bool)>,
+    /// The same of the usage, by its number.
+    usage_sent: Option<(Option<i64>, u64)>,
     /// Problems are checked for while a client follows.
     _attendance: Attendance,
+    /// And what the run uses is looked at more often.
+    _looking: Looking,
     /// Taken before what was read last, and for how long a wait may last where the kernel does not tell of the log's growth.
     seen: Seen,
     read_again: Option<Duration>,
@@ -119,7 +125,8 @@ impl EventStream {
             (self.at.version, self.at.wrong) = shown;
             text.add(Some(&self.at), EventKind::State, &published.snapshot.pipeline)?;
         }
-        self.hand_out_progress(&published.snapshot, text)
+        self.hand_out_progress(&published.snapshot, text)?;
+        self.hand_out_usage(&published.snapshot, text)
     }
 
     /// Waits until there may be something that the last [`EventStream::gather`] did not have, at most for `limit`. Returns whether there can
@@ -139,6 +146,17 @@ impl EventStream {
         }
         self.progress_sent = sent;
         text.add(None, EventKind::Progress, &ProgressEvent { run_id: *run_id, progress })
+    }
+
+    /// What the run uses, where this client does not have that yet.
+    fn hand_out_usage(&mut self, snapshot: &Snapshot, text: &mut EventText) -> io::Result<()> {
+        let Pipeline { run_id, usage, .. } = snapshot.pipeline;
+        let sent = Some((run_id, snapshot.usage_number));
+        if self.usage_sent == sent {
+            return Ok(());
+        }
+        self.usage_sent = sent;
+        text.add(None, EventKind::Usage, &UsageEvent { run_id, usage })
     }
 
     /// The next lines, and between them what happened before each. Returns whether that was all there is.
@@ -208,6 +226,7 @@ mod tests {
             grace: Duration::ZERO,
             uses_cgroups: false,
             keeps_env_values: false,
+            usage_every: Duration::ZERO,
             core_bytes_max: None,
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 20,

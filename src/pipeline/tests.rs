@@ -12,7 +12,7 @@ fn pendings() -> Vec<Option<Pending>> {
 }
 
 fn facts() -> Vec<Fact> {
-    let exited = |exit, asked| Fact::Exited { exit, asked, paused_ms: 0, log_end: 0, killed: Killed::default() };
+    let exited = |exit, asked| Fact::Exited { exit, asked, paused_ms: 0, log_end: 0, killed: Killed::default(), oom_kills: None };
     vec![
         Fact::Spawned { pid: 1, start_ticks: 1, containment: Containment::Tree },
         Fact::SpawnFailed { error: "no".into(), lack: None },
@@ -27,7 +27,7 @@ fn facts() -> Vec<Fact> {
         exited(Exit::Signal(11), false),
         exited(Exit::Code(0), true),
         exited(Exit::Signal(15), true),
-        Fact::Usage { cpu_user_ms: 0, cpu_system_ms: 0, max_rss_kb: 0 },
+        Fact::Usage { cpu_user_ms: 0, cpu_system_ms: 0, max_rss_kb: 0, memory_peak_bytes: None },
         Fact::Unknown,
     ]
 }

@@ -50,6 +50,11 @@ impl Cgroup {
         Some(Self { dir: own_dir(&mounts, &groups)?.join(name) })
     }
 
+    /// This process's own group. `None` where there is no version 2.
+    pub fn own() -> Option<Self> {
+        Self::below_own("")
+    }
+
     /// The group in the folder `dir`, there or not. `None` where `dir` is outside of version 2: a journal that came with an archive can
     /// name any path, and at most paths there are no groups but other directories, pipes and links.
     ///
@@ -120,6 +125,32 @@ impl Cgroup {
         }
     }
 
+    /// The CPU time that everything in it and below it has taken, in milliseconds. Every group counts that, whatever its controllers.
+    pub fn cpu_ms(&self) -> io::Result<u64> {
+        let stat = fs::read_to_string(self.dir.join("cpu.stat"))?;
+        let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "cpu.stat has no usage_usec");
+        Ok(value_of(&stat, "usage_usec").ok_or_else(unreadable)? / 1000)
+    }
+
+    /// The memory that everything in it and below it has. `None` where no memory controller counts it.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.number("memory.current")
+    }
+
+    /// The most memory that it ever had (Linux 5.19). `None` where no memory controller counts it.
+    pub fn memory_peak_bytes(&self) -> Option<u64> {
+        self.number("memory.peak")
+    }
+
+    /// How many processes in it and below it the kernel has killed for want of memory. `None` where no memory controller counts them.
+    pub fn oom_kills(&self) -> Option<u64> {
+        value_of(&fs::read_to_string(self.dir.join("memory.events")).ok()?, "oom_kill")
+    }
+
+    fn number(&self, file: &str) -> Option<u64> {
+        fs::read_to_string(self.dir.join(file)).ok()?.trim().parse().ok()
+    }
+
     fn event(&self, name: &str) -> io::Result<bool> {
         Ok(has_event(&fs::read_to_string(self.dir.join("cgroup.events"))?, name))
     }
@@ -152,7 +183,12 @@ pub fn has_thawed(mut events: &File) -> bool {
 }
 
 fn has_event(events: &str, name: &str) -> bool {
-    events.lines().any(|line| line.split_once(' ') == Some((name, "1")))
+    value_of(events, name) == Some(1)
+}
+
+/// The number behind a name, of a file with one of them a line.
+fn value_of(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// A name that is not UTF-8 elsewhere in these files is harmless; in the path of a group of ours it leads to no folder.
@@ -221,6 +257,27 @@ mod tests {
         assert_eq!(dir("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n", "0::/\n"), None, "not mounted");
         let odd = "41 31 0:38 / /mnt/a\\040b rw - cgroup2 none rw\n";
         assert_eq!(dir(odd, "0::/x\n").as_deref(), Some("/mnt/a b/x"));
+    }
+
+    /// A directory with the kernel's files in it stands for a group with a memory controller, which few machines give a run's group.
+    #[test]
+    fn numbers_of_a_group_are_read_and_missing_ones_are_none() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let group = Cgroup { dir: dir.path().to_owned() };
+        assert_eq!((group.memory_bytes(), group.memory_peak_bytes(), group.oom_kills()), (None, None, None));
+        assert_eq!(group.cpu_ms().expect_err("no file").kind(), io::ErrorKind::NotFound);
+        for (file, text) in [
+            ("cpu.stat", "usage_usec 2412999\nuser_usec 1\nsystem_usec 2\n"),
+            ("memory.current", "1048576\n"),
+            ("memory.peak", "2097152\n"),
+            ("memory.events", "low 0\nhigh 0\nmax 9\noom 4\noom_kill 3\noom_group_kill 0\n"),
+        ] {
+            fs::write(dir.path().join(file), text).expect("writes");
+        }
+        assert_eq!((group.memory_bytes(), group.memory_peak_bytes()), (Some(1 << 20), Some(2 << 20)));
+        assert_eq!((group.cpu_ms().expect("there"), group.oom_kills()), (2412, Some(3)));
+        fs::write(dir.path().join("memory.events"), "oom_kill_disable 0\n").expect("writes");
+        assert_eq!(group.oom_kills(), None);
     }
 
     #[test]

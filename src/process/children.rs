@@ -3,6 +3,8 @@
 
 use std::io;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
@@ -90,15 +92,24 @@ pub fn wait_for_end(pid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// What every reaped child of this process used in all, and what those had reaped (`getrusage(2)`, `RUSAGE_CHILDREN`), as the fact that says so.
-pub fn usage_of_children() -> io::Result<Fact> {
-    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
-    let ms = |time: nix::sys::time::TimeVal| {
-        u64::try_from(time.tv_sec()).unwrap_or(0) * 1000 + u64::try_from(time.tv_usec()).unwrap_or(0) / 1000
-    };
+/// What every reaped child of this process used in all, and what those had reaped (`getrusage(2)`, `RUSAGE_CHILDREN`), as the fact that says
+/// so, with the most memory that all of them had together, as it was seen elsewhere.
+pub fn usage_of_children(memory_peak_bytes: Option<u64>) -> io::Result<Fact> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     Ok(Fact::Usage {
         cpu_user_ms: ms(usage.user_time()),
         cpu_system_ms: ms(usage.system_time()),
         max_rss_kb: u64::try_from(usage.max_rss()).unwrap_or(0),
+        memory_peak_bytes,
     })
+}
+
+/// The CPU time of every reaped child of this process, and of what those had reaped, in milliseconds.
+pub(super) fn reaped_cpu_ms() -> io::Result<u64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    Ok(ms(usage.user_time()) + ms(usage.system_time()))
+}
+
+fn ms(time: TimeVal) -> u64 {
+    u64::try_from(time.tv_sec()).unwrap_or(0) * 1000 + u64::try_from(time.tv_usec()).unwrap_or(0) / 1000
 }

@@ -74,6 +74,24 @@ pub(super) fn is_in_execve(pid: u32) -> io::Result<bool> {
     fields_of(pid).map(|fields| fields.memory_bytes > 0 && fields.env_end == Some(0))
 }
 
+/// What one process uses, with its children that it has waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    /// The CPU time, in clock ticks.
+    pub(super) cpu_ticks: u64,
+    /// The memory of the process itself that is not swapped out.
+    pub(super) resident_bytes: u64,
+    /// A zombie is not alive; its time counts until it is reaped.
+    pub(super) is_alive: bool,
+}
+
+/// Reads what a process uses. Takes no lock of its memory.
+pub(super) fn read_share(pid: u32) -> io::Result<Share> {
+    let Fields { letter, cpu_ticks, resident_pages, .. } = fields_of(pid)?;
+    let resident_bytes = resident_pages.saturating_mul(rustix::param::page_size() as u64);
+    Ok(Share { cpu_ticks, resident_bytes, is_alive: state_of(letter) != ProcState::Dead })
+}
+
 fn fields_of(pid: u32) -> io::Result<Fields> {
     let raw = fs::read(format!("/proc/{pid}/stat")).map_err(gone_as_not_found)?;
     parse(&raw).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc stat"))
@@ -122,10 +140,13 @@ struct Fields {
     letter: u8,
     ppid: u32,
     flags: u32,
+    /// Of the process and of the children that it has waited for, in user mode and in the kernel.
+    cpu_ticks: u64,
     threads: u32,
     start_ticks: u64,
     /// 0 for a process without memory, such as a zombie.
     memory_bytes: u64,
+    resident_pages: u64,
     /// Where its environment ends.
     env_end: Option<u64>,
 }
@@ -134,15 +155,20 @@ struct Fields {
 fn parse(raw: &[u8]) -> Option<Fields> {
     let after_name = raw.iter().rposition(|&byte| byte == b')')? + 1;
     let mut fields = std::str::from_utf8(&raw[after_name..]).ok()?.split_ascii_whitespace();
-    // Counted from field 3: 4 ppid, 9 flags, 20 num_threads, 22 starttime, 23 vsize, 51 env_end.
+    // Some of them are signed.
+    let amount = |text: &str| text.parse::<i64>().ok().map(|amount| u64::try_from(amount).unwrap_or(0));
+    // Counted from field 3: 4 ppid, 9 flags, 14 to 17 utime, stime, cutime and cstime, 20 num_threads, 22 starttime, 23 vsize, 24 rss,
+    // 51 env_end.
     Some(Fields {
         letter: *fields.next()?.as_bytes().first()?,
         ppid: fields.next()?.parse().ok()?,
         flags: fields.nth(4)?.parse().ok()?,
-        threads: fields.nth(10)?.parse().ok()?,
+        cpu_ticks: amount(fields.nth(4)?)? + amount(fields.next()?)? + amount(fields.next()?)? + amount(fields.next()?)?,
+        threads: fields.nth(2)?.parse().ok()?,
         start_ticks: fields.nth(1)?.parse().ok()?,
         memory_bytes: fields.next()?.parse().ok()?,
-        env_end: fields.nth(27).and_then(|end| end.parse().ok()),
+        resident_pages: amount(fields.next()?)?,
+        env_end: fields.nth(26).and_then(|end| end.parse().ok()),
     })
 }
 
@@ -156,6 +182,7 @@ mod tests {
         let fields = parse(raw).expect("well formed");
         assert_eq!((fields.letter, fields.ppid, fields.flags, fields.threads), (b'T', 7, 4_194_560, 3));
         assert_eq!((fields.start_ticks, fields.memory_bytes, fields.env_end), (12345, 1, None));
+        assert_eq!((fields.cpu_ticks, fields.resident_pages), (5 + 6 + 7 + 8, 2));
     }
 
     #[test]

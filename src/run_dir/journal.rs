@@ -312,8 +312,8 @@ mod tests {
             Fact::Paused { cause: Cause::Outside },
             Fact::Resumed { cause: Cause::Request, paused_ms: 17, detail: None },
             Fact::Stopping { grace_ms: 500 },
-            Fact::Exited { exit: Exit::Signal(15), asked: true, paused_ms: 17, log_end: 4096, killed },
-            Fact::Usage { cpu_user_ms: 1, cpu_system_ms: 2, max_rss_kb: 3 },
+            Fact::Exited { exit: Exit::Signal(15), asked: true, paused_ms: 17, log_end: 4096, killed, oom_kills: Some(1) },
+            Fact::Usage { cpu_user_ms: 1, cpu_system_ms: 2, max_rss_kb: 3, memory_peak_bytes: Some(4096) },
         ]
     }
 

@@ -58,6 +58,9 @@ pub struct LaunchSpec {
     /// The pipeline's core dump limit, in bytes; null means unlimited. The server's own limit is lower, and the shim inherits
     /// that.
     pub core_bytes_max: Option<u64>,
+    /// How often to look at what the run uses, in milliseconds; 0 for never.
+    #[serde(default)]
+    pub usage_ms: u64,
 }
 
 /// What a server asks of a shim. `tag` comes back in the [`Reply`].
@@ -96,6 +99,11 @@ pub enum Command {
         /// Its origin.
         #[serde(default, deserialize_with = "Origin::read")]
         origin: Origin,
+    },
+    /// Somebody watches what the run uses: look at it each second for a while. Said again and again as long as that is so.
+    Watch {
+        /// Names the reply.
+        tag: u64,
     },
     /// Said by a newer server; answered with [`ReplyError::UnknownCommand`].
     #[serde(other)]

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::pipeline::{ConditionCode, Lack, Progress};
+use crate::pipeline::{ConditionCode, Lack, Progress, Usage};
 
 /// All signs of a run. A key that is missing says the same as null or an empty list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +12,8 @@ use crate::pipeline::{ConditionCode, Lack, Progress};
 pub struct Signs {
     /// How far the pipeline says it is, if it says so.
     pub progress: Option<Progress>,
+    /// What its processes use; none while they are paused, and before the first look.
+    pub usage: Option<Usage>,
     /// A sentence about the state for people, such as a pause that does not hold.
     pub note: Option<String>,
     /// What the shim cannot do as it should.

@@ -22,6 +22,7 @@ use super::signals::Signals;
 use super::signs::SignBoard;
 use super::tree::Tree;
 use super::trouble::Troubles;
+use super::usage::UsageKeeper;
 use crate::abstract_socket;
 use crate::clock::{Clock, SystemClock};
 use crate::held_dir::HeldDir;
@@ -84,6 +85,7 @@ impl Run {
         let limits = Limits { segment_bytes: spec.log_segment_bytes, run_bytes: spec.log_run_bytes };
         let begin = (spec.log_start, spec.created_at);
         let progress = ProgressKeeper::new(dir.progress_path());
+        let usage = UsageKeeper::new(dir.usage_path(), Duration::from_millis(spec.usage_ms));
         let output = Output::create(&dir.log_dir(), progress, begin, limits, stdout, stderr).in_step("begin the log")?;
         KillPoint::ShimLogBegun.reach();
         // The header is written before anything is spawned: without a journal nothing was.
@@ -102,6 +104,8 @@ impl Run {
             socket,
             signs: SignBoard::default(),
             troubles: Troubles::default(),
+            usage,
+            began: SystemClock.since_boot(),
             leader: Identity { pid: 0, start_ticks: 0 },
             phase: Phase::Running,
             look_at: None,
@@ -119,9 +123,12 @@ impl Run {
         run.pause_file.set(false);
         KillPoint::ShimOldPauseFileRemoved.reach();
         let stdio = File::open("/dev/null").map(|null| [null.into(), stdout_writer.into(), stderr_writer.into()]);
+        // If the kernel does not count for its own group, it may do so for the one in which the server runs.
+        run.usage.begin(cgroup.clone().into_iter().chain(Cgroup::own()));
         match stdio.and_then(|stdio| run.spawn(stdio, cgroup.as_ref(), &mark)) {
             Ok((leader, containment)) => {
                 run.leader = leader;
+                run.began = SystemClock.since_boot();
                 KillPoint::ShimLeaderSpawned.reach();
                 let Identity { pid, start_ticks } = leader;
                 match containment {

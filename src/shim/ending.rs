@@ -33,6 +33,9 @@ impl Run {
         self.count_pause();
         self.pause_file.set(false);
         KillPoint::ShimEndPauseFileRemoved.reach();
+        // Before its group is gone.
+        let oom_kills = self.usage.oom_kills();
+        let memory_peak_bytes = self.usage.memory_peak_bytes(self.tree.cgroup());
         // Before the end is told: nothing of the run is left then.
         self.or_log("remove the control group", self.tree.remove());
         KillPoint::ShimCgroupRemoved.reach();
@@ -40,7 +43,7 @@ impl Run {
         let (asked, paused_ms, log_end) = (self.stopped_by.is_some(), whole_ms(self.paused_in_all), self.output.end_position());
         let killed =
             if let Phase::Killing { kill } = &mut self.phase { std::mem::take(&mut kill.killed) } else { Killed::default() };
-        let end = Fact::Exited { exit, asked, paused_ms, log_end, killed };
+        let end = Fact::Exited { exit, asked, paused_ms, log_end, killed, oom_kills };
         let mut last = vec![self.write_down(end, self.stopped_by, true)];
         if self.journal.is_behind() {
             // A disk without room must not cost the exit status: this process is the only one that has it. A server that is there gets it
@@ -51,7 +54,7 @@ impl Run {
         // Only now: until here a kill of this process would have left the exit status with the kernel.
         process::reap_all_but(None);
         KillPoint::ShimReaped.reach();
-        if let Ok(usage) = process::usage_of_children() {
+        if let Ok(usage) = process::usage_of_children(memory_peak_bytes) {
             last.push(self.write_down(usage, None, false));
         }
         // Together: a server that knows the end may start the next run before it hears any more of this one.

@@ -24,6 +24,7 @@ mod signs;
 mod steps;
 mod tree;
 mod trouble;
+mod usage;
 
 use std::fs::File;
 use std::io::{self, Read, Write};

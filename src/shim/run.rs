@@ -20,6 +20,7 @@ use super::signals::{Signals, drain};
 use super::signs::SignBoard;
 use super::tree::Tree;
 use super::trouble::Troubles;
+use super::usage::{Moment, UsageKeeper};
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::held_dir::HeldDir;
 use crate::kill_point::KillPoint;
@@ -45,6 +46,9 @@ pub(super) struct Run {
     pub(super) socket: Option<String>,
     pub(super) signs: SignBoard,
     pub(super) troubles: Troubles,
+    pub(super) usage: UsageKeeper,
+    /// When the leader was spawned, in boot time.
+    pub(super) began: Duration,
     pub(super) leader: Identity,
     pub(super) phase: Phase,
     /// When `phase` is to be looked at again.
@@ -69,9 +73,10 @@ impl Run {
         while self.leader.pid != 0 {
             let now = SystemClock.awake();
             let deadline = self.advance(now);
+            let usage_due = self.look_at_usage(now);
             self.tell_signs();
             self.trim(now);
-            let due = [self.signs.due_at(), self.troubles.due_at(), self.output.progress().due_at(), self.trim_at];
+            let due = [self.signs.due_at(), self.troubles.due_at(), self.output.progress().due_at(), self.trim_at, usage_due];
             let deadline = deadline.into_iter().chain(due.into_iter().flatten()).min();
             if self.is_over() {
                 // What the sockets do not take any more is in the journal.
@@ -93,6 +98,28 @@ impl Run {
             // A kernel that does not report which pages are unchanged keeps them all.
             let _saves_memory_only = process::let_go_of_unchanged_pages();
         }
+    }
+
+    /// Looks at what the run uses, if that is due; when it is due next. Not while the run is paused: nothing is used then.
+    fn look_at_usage(&mut self, now: Duration) -> Option<Duration> {
+        if matches!(self.phase, Phase::Paused) {
+            UsageKeeper::rest(&mut self.signs);
+        }
+        if self.leader_end.is_some() || !matches!(self.phase, Phase::Running | Phase::Stopping { .. }) {
+            return None;
+        }
+        let since_start = SystemClock.since_boot().saturating_sub(self.began);
+        let at = Moment { now, since_start, ran: self.ran().saturating_sub(self.began) };
+        if self.usage.due_at(at).is_some_and(|due| due <= now) {
+            match self.tree.usage() {
+                Ok(used) => {
+                    let cost = SystemClock.awake().saturating_sub(now);
+                    self.usage.take(used, SystemClock.now(), at, cost, &mut self.signs);
+                }
+                Err(_) => self.usage.miss(at),
+            }
+        }
+        self.usage.due_at(at)
     }
 
     /// Sleeps until something happens, or until `deadline` in awake time.
@@ -169,6 +196,10 @@ impl Run {
             },
             run_dir::Command::Stop { tag, grace_ms, origin } => {
                 self.stop(self.grace(grace_ms), origin, now);
+                self.answer((connection, tag), None);
+            }
+            run_dir::Command::Watch { tag } => {
+                self.usage.watch(now);
                 self.answer((connection, tag), None);
             }
             // Answered where it was read: the tag is lost by now.

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::clock::{Clock, SystemClock};
 use crate::pipeline::Killed;
-use crate::process::{self, Cgroup, Descendants, Identity, ProcState, Stat};
+use crate::process::{self, Cgroup, Descendants, Identity, ProcState, Stat, TreeUsage};
 
 /// The first pause between two looks; it doubles up to [`LOOK_AGAIN_MAX`]. A stop takes some tens of microseconds to be seen.
 const LOOK_AGAIN_MIN: Duration = Duration::from_micros(50);
@@ -62,6 +62,16 @@ impl Tree {
     pub(super) fn new(cgroup: Option<Cgroup>) -> Self {
         let events = cgroup.as_ref().and_then(|cgroup| cgroup.events().ok());
         Self { cgroup, events }
+    }
+
+    /// The control group that holds it.
+    pub(super) fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
+    }
+
+    /// What it uses.
+    pub(super) fn usage(&self) -> io::Result<TreeUsage> {
+        process::usage_of_tree(self.cgroup())
     }
 
     /// Whether the kernel keeps all of it where it is, until [`Tree::events`] say something else. A process with the right to it can have

@@ -3,7 +3,7 @@
 //! A change reads what is stored, works out what follows, and writes it under the guard that the stored state still is what it
 //! started from. Times are floored here: nothing in a run is earlier than what happened before it, whatever the clock says.
 
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::error::StoreErrorKind;
 use super::rows::{self, PipelineRow, RunRow};
@@ -144,9 +144,17 @@ pub(super) fn record(
         write_row(tx, &row, transition.from, Some(run_id))?;
         return Ok(row);
     }
-    if let Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb } = entry.fact {
-        tx.prepare_cached("UPDATE pipeline_runs SET cpu_user_ms = ?2, cpu_system_ms = ?3, max_rss_kb = ?4 WHERE id = ?1")?
-            .execute((run_id, rows::stored(cpu_user_ms), rows::stored(cpu_system_ms), rows::stored(max_rss_kb)))?;
+    if let Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb, memory_peak_bytes } = entry.fact {
+        tx.prepare_cached(
+            "UPDATE pipeline_runs SET cpu_user_ms = ?2, cpu_system_ms = ?3, max_rss_kb = ?4, memory_peak_bytes = ?5 WHERE id = ?1",
+        )?
+        .execute((
+            run_id,
+            rows::stored(cpu_user_ms),
+            rows::stored(cpu_system_ms),
+            rows::stored(max_rss_kb),
+            memory_peak_bytes.map(rows::stored),
+        ))?;
     }
     let row = PipelineRow { version: before.version + 1, updated_at: before.updated_at.max(at), ..before };
     // Such a fact may come late, of a run that is not the latest any more.
@@ -223,13 +231,14 @@ fn follow(
             run.paused_ms = *paused_ms;
             row.resumed_at = Some(at);
         }
-        Fact::Exited { exit, paused_ms, log_end, killed, .. } => {
+        Fact::Exited { exit, paused_ms, log_end, killed, oom_kills, .. } => {
             (run.exit_code, run.signal) = exit.code_or_signal();
             run.stopped_at = Some(at);
             run.stopped_by = entry.origin;
             run.paused_ms = *paused_ms;
             run.log_end = Some((*log_end).max(run.log_start));
             run.killed = killed.clone();
+            run.oom_kills = *oom_kills;
             row = ended(before, run, at);
         }
         Fact::SpawnFailed { error, .. } => {
@@ -284,10 +293,10 @@ fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &Event) -> Result<(), 
     let (killed, killed_count) = rows::stored_killed(&event.killed).unzip();
     tx.prepare_cached(
         "INSERT INTO pipeline_events (run_id, seq, at, kind, from_state, to_state, cause, origin, pid, exit_code, signal, grace_ms,
-             paused_ms, killed, killed_count, detail)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+             paused_ms, killed, killed_count, detail, oom_kills)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
     )?
-    .execute((
+    .execute(params![
         run_id,
         rows::stored(event.seq),
         event.at,
@@ -304,7 +313,8 @@ fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &Event) -> Result<(), 
         killed,
         killed_count,
         &event.detail,
-    ))?;
+        event.oom_kills.map(rows::stored),
+    ])?;
     Ok(())
 }
 
@@ -314,7 +324,7 @@ fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), StoreErrorKind> {
     tx.prepare_cached(
         "UPDATE pipeline_runs SET status = ?2, pid = ?3, started_at = ?4, stopped_at = ?5, exit_code = ?6, signal = ?7,
              paused_ms = ?8, error = ?9, log_end = ?10, containment = ?11, killed = ?12, killed_count = ?13, started_by = ?14,
-             stopped_by = ?15
+             stopped_by = ?15, oom_kills = ?16
          WHERE id = ?1",
     )?
     .execute((
@@ -333,6 +343,7 @@ fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), StoreErrorKind> {
         killed_count,
         rows::stored_origin(run.started_by),
         rows::stored_origin(run.stopped_by),
+        run.oom_kills.map(rows::stored),
     ))?;
     Ok(())
 }
@@ -370,38 +381,49 @@ fn describe(entry: &Entry, at: Timestamp) -> Event {
     let origin = entry.origin;
     let mut event = Event { origin, ..rows::event(entry.seq, at, entry.fact.kind()) };
     let by = |what: &str| origin.map(|origin| format!("{what} {origin}"));
-    let told: [Option<String>; 3] = match &entry.fact {
+    let told: [Option<String>; 4] = match &entry.fact {
         Fact::Spawned { pid, .. } => {
             event.pid = Some(*pid);
-            [Some(format!("pid {pid}")), None, None]
+            [Some(format!("pid {pid}")), None, None, None]
         }
-        Fact::Paused { .. } => [by("paused"), None, None],
+        Fact::Paused { .. } => [by("paused"), None, None, None],
         Fact::Resumed { paused_ms, detail, .. } => {
             event.paused_ms = Some(*paused_ms);
-            [by("resumed"), detail.clone(), None]
+            [by("resumed"), detail.clone(), None, None]
         }
         Fact::Stopping { grace_ms } => {
             event.grace_ms = Some(*grace_ms);
-            [by("stopped"), Some(format!("grace {grace_ms} ms")), None]
+            [by("stopped"), Some(format!("grace {grace_ms} ms")), None, None]
         }
-        Fact::Exited { exit, asked, paused_ms, killed, .. } => {
+        Fact::Exited { exit, asked, paused_ms, killed, oom_kills, .. } => {
             (event.exit_code, event.signal) = exit.code_or_signal();
             event.paused_ms = Some(*paused_ms);
             event.killed = killed.clone();
+            event.oom_kills = *oom_kills;
             let exit = match exit {
                 Exit::Code(code) => format!("exit code {code}"),
                 Exit::Signal(signal) => format!("signal {signal}"),
             };
-            [by("stopped"), Some(exit), killed.at_end(*asked)]
+            [by("stopped"), Some(exit), oom_kills.and_then(told_of_oom_kills), killed.at_end(*asked)]
         }
-        Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb } => {
+        Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb, memory_peak_bytes } => {
             let used = format!("CPU {cpu_user_ms} ms user, {cpu_system_ms} ms system; at most {max_rss_kb} KiB a process");
-            [Some(used), None, None]
+            let in_all = memory_peak_bytes.map(|bytes| format!("{} KiB in all", bytes / 1024));
+            [Some(used), in_all, None, None]
         }
-        Fact::SpawnFailed { error, .. } => [Some(error.clone()), None, None],
-        Fact::Unknown => [None, None, None],
+        Fact::SpawnFailed { error, .. } => [Some(error.clone()), None, None, None],
+        Fact::Unknown => [None, None, None, None],
     };
     let told: Vec<String> = told.into_iter().flatten().collect();
     event.detail = (!told.is_empty()).then(|| told.join("; "));
     event
+}
+
+/// For people, of more than none.
+fn told_of_oom_kills(count: u64) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some("1 process was killed for want of memory".to_owned()),
+        _ => Some(format!("{count} processes were killed for want of memory")),
+    }
 }

@@ -177,6 +177,11 @@ impl Reader {
         Ok(self.list("SELECT id FROM pipeline_runs WHERE stopped_at IS NULL LIMIT 1", (), |row| row.get(0))?.pop())
     }
 
+    /// A run's row; `None` where there is no such run.
+    pub fn run_row(&self, id: i64) -> Result<Option<RunRow>, StoreError> {
+        self.read(|conn| RunRow::read(conn, id))
+    }
+
     /// Where a run's log lies; `None` where there is no such run.
     pub fn run_log(&self, id: i64) -> Result<Option<RunLogRow>, StoreError> {
         self.read(|conn| RunLogRow::read(conn, id))

@@ -250,6 +250,8 @@ impl RunRow {
             containment: row.get("containment")?,
             env_names: json(row, "env_names")?.unwrap_or_default(),
             grace_ms: optional_count(row, "grace_ms")?,
+            oom_kills: optional_count(row, "oom_kills")?,
+            memory_peak_bytes: optional_count(row, "memory_peak_bytes")?,
         };
         Ok(Self {
             run,
@@ -344,6 +346,7 @@ pub(super) fn event(seq: u64, at: Timestamp, kind: &str) -> Event {
         signal_name: None,
         grace_ms: None,
         paused_ms: None,
+        oom_kills: None,
         detail: None,
         killed: Killed::default(),
     }
@@ -375,6 +378,7 @@ pub(super) fn event_of_row(row: &Row<'_>) -> rusqlite::Result<Event> {
         signal_name: signal.and_then(signal_name).map(str::to_owned),
         grace_ms: optional_count(row, "grace_ms")?,
         paused_ms: optional_count(row, "paused_ms")?,
+        oom_kills: optional_count(row, "oom_kills")?,
         detail: row.get("detail")?,
         killed: killed(row)?,
     })

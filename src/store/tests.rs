@@ -96,11 +96,11 @@ fn spawned(pid: u32) -> Fact {
 }
 
 fn exited(exit: Exit, asked: bool) -> Fact {
-    Fact::Exited { exit, asked, paused_ms: 30, log_end: 900, killed: Killed::default() }
+    Fact::Exited { exit, asked, paused_ms: 30, log_end: 900, killed: Killed::default(), oom_kills: Some(0) }
 }
 
 fn usage() -> Fact {
-    Fact::Usage { cpu_user_ms: 5, cpu_system_ms: 6, max_rss_kb: 7 }
+    Fact::Usage { cpu_user_ms: 5, cpu_system_ms: 6, max_rss_kb: 7, memory_peak_bytes: Some(8192) }
 }
 
 fn is_conflict<T>(result: &Result<T, StoreError>) -> bool {
@@ -167,6 +167,7 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
             "id": 1, "status": "stopped", "pid": 4711, "script": "demo.sh", "cwd": "/srv", "args": ["a b", "\""],
             "created_at": at(0), "started_at": at(10), "stopped_at": at(70), "exit_code": null, "signal": 15, "paused_ms": 30,
             "cpu_user_ms": 5, "cpu_system_ms": 6, "max_rss_kb": 7, "error": null, "containment": "tree", "env_names": ["A", "B"], "grace_s": 2.5,
+            "oom_kills": 0, "memory_peak_bytes": 8192,
             "started_by": {"by": "client", "role": "operator", "uid": 1000}, "stopped_by": {"by": "signal"},
             "outcome": {
                 "kind": "stopped", "exit_code": null, "signal": 15, "signal_name": "SIGTERM", "by": {"by": "signal"}, "forced": false,
@@ -193,14 +194,14 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
             "3 resumed paused running request resumed by a client with user id 1000",
             "4 stopping - - - stopped because its shim got a SIGTERM, as at a shutdown of the machine; grace 10000 ms",
             "5 exited running stopped request stopped because its shim got a SIGTERM, as at a shutdown of the machine; signal 15",
-            "6 usage - - - CPU 5 ms user, 6 ms system; at most 7 KiB a process",
+            "6 usage - - - CPU 5 ms user, 6 ms system; at most 7 KiB a process; 8 KiB in all",
         ]
     );
     let event = serde_json::to_value(&bench.events(id)[1]).expect("JSON");
     assert_eq!(
         event,
         json!({"seq": 1, "at": at(10), "kind": "spawned", "from_state": "stopped", "to_state": "running", "cause": "request", "origin": null,
-               "pid": 4711, "exit_code": null, "signal": null, "signal_name": null, "grace_ms": null, "paused_ms": null,
+               "pid": 4711, "exit_code": null, "signal": null, "signal_name": null, "grace_ms": null, "paused_ms": null, "oom_kills": null,
                "detail": "pid 4711"})
     );
 }
@@ -223,7 +224,7 @@ fn event_has_the_values_of_its_fact_as_fields() {
             bench.see_by(Some(origin), id, seq, 4, Fact::Stopping { grace_ms });
         }
         assert_eq!(bench.store.stop_of(id).expect("readable"), Some(StopRow { grace_ms: 500, origin: Some(Origin::Limit) }));
-        bench.see(id, 7, 5, Fact::Exited { exit, asked: true, paused_ms: 8, log_end: 900, killed: killed() });
+        bench.see(id, 7, 5, Fact::Exited { exit, asked: true, paused_ms: 8, log_end: 900, killed: killed(), oom_kills: Some(2) });
         let events = bench.events(id);
         assert_eq!(events.iter().filter_map(|event| event.pid).collect::<Vec<_>>(), [4711]);
         assert_eq!(events.iter().filter_map(|event| event.grace_ms).collect::<Vec<_>>(), [10_000, 90, 500]);
@@ -381,13 +382,20 @@ fn every_fact_can_be_kept() {
     let facts = [
         Fact::Unknown,
         Fact::Stopping { grace_ms: u64::MAX },
-        Fact::Usage { cpu_user_ms: u64::MAX, cpu_system_ms: 0, max_rss_kb: u64::MAX },
+        Fact::Usage { cpu_user_ms: u64::MAX, cpu_system_ms: 0, max_rss_kb: u64::MAX, memory_peak_bytes: Some(u64::MAX) },
         spawned(u32::MAX),
         Fact::Paused { cause: Cause::Request },
         Fact::Resumed { cause: Cause::Outside, paused_ms: u64::MAX, detail: None },
         Fact::SpawnFailed { error: String::new(), lack: None },
         // Before the run's log even begins: a journal is a record, however odd.
-        Fact::Exited { exit: Exit::Code(-1), asked: false, paused_ms: 0, log_end: 0, killed: Killed::default() },
+        Fact::Exited {
+            exit: Exit::Code(-1),
+            asked: false,
+            paused_ms: 0,
+            log_end: 0,
+            killed: Killed::default(),
+            oom_kills: Some(u64::MAX),
+        },
     ];
     for (seq, fact) in (1..).zip(facts) {
         bench.see(id, seq, 1, fact);
@@ -413,7 +421,7 @@ fn end_keeps_what_was_killed_with_the_event_and_with_the_run() {
         let id = bench.begin(0);
         bench.see(id, 1, 1, spawned(5));
         let exit = Exit::Code(3);
-        bench.see(id, 2, 2, Fact::Exited { exit, asked, paused_ms: 0, log_end: 900, killed: two_killed() });
+        bench.see(id, 2, 2, Fact::Exited { exit, asked, paused_ms: 0, log_end: 900, killed: two_killed(), oom_kills: None });
         let (run, events) = bench.reader().run(id).expect("readable").expect("the run");
         assert_eq!((&run.killed, &events[2].killed, events[2].detail.as_deref()), (&two_killed(), &two_killed(), Some(sentence)));
         assert!(events[1].killed.is_empty());

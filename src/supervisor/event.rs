@@ -30,5 +30,7 @@ pub(super) enum Event {
     Ping {
         reply_to: SyncSender<()>,
     },
+    /// Somebody looks at what the run uses.
+    Look,
     Stop,
 }

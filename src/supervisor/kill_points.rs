@@ -35,6 +35,6 @@ pub(super) fn sent(command: &Command) {
         Command::Resume { .. } => KillPoint::ServerResumeSent.reach(),
         Command::Stop { .. } => KillPoint::ServerStopSent.reach(),
         // It asks for facts and changes nothing.
-        Command::Attach { .. } | Command::Unknown => {}
+        Command::Attach { .. } | Command::Watch { .. } | Command::Unknown => {}
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod event;
 mod inherited;
 mod kill_points;
+mod lookers;
 mod pulse;
 mod real_shims;
 mod records;
@@ -37,6 +38,8 @@ pub use ask::{Ask, StartRequest};
 use conductor::Conductor;
 pub use error::{ActionError, BootError};
 use event::Event;
+use lookers::Lookers;
+pub use lookers::Looking;
 use pulse::Pulse;
 use real_shims::RealShims;
 use records::NotedStore;
@@ -68,7 +71,7 @@ impl Supervisor {
             RealShims::start(runs.clone(), logs.clone(), &settings, events.clone(), pulse.clone()).map_err(BootError::Thread)?;
         let store = NotedStore { store, pulse: pulse.clone() };
         let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
-        let watch = conductor.watch.clone();
+        let (watch, lookers) = (conductor.watch.clone(), conductor.lookers.clone());
         // A power cut can have taken it.
         if let Some(run_id) = watch.get().snapshot.run_id.max(runs.latest_id().ok().flatten()) {
             runs.note_latest(run_id);
@@ -82,7 +85,7 @@ impl Supervisor {
             .map_err(BootError::Thread)?;
         let for_work = events.clone();
         let writer = Writer::new(move |work| for_work.send(Event::Work(work)).is_ok());
-        Ok(Self { handle: Handle { events, writer, watch, pulse }, logs, thread })
+        Ok(Self { handle: Handle { events, writer, watch, lookers, pulse }, logs, thread })
     }
 
     /// The logs of all runs. Copies share their cache.
@@ -126,6 +129,7 @@ pub struct Handle {
     events: Sender<Event>,
     writer: Writer,
     watch: Arc<Watch>,
+    lookers: Arc<Lookers>,
     pulse: Arc<Pulse>,
 }
 
@@ -167,6 +171,20 @@ impl Handle {
         self.pulse.in_storage_for()
     }
 
+    /// Somebody follows what the run uses, as long as what is returned is kept.
+    pub fn look(&self) -> Looking {
+        let looking = self.lookers.follow();
+        // A supervisor that has died tells nobody anything.
+        let _has_died = self.events.send(Event::Look);
+        looking
+    }
+
+    /// Somebody asks what the run uses, once.
+    pub fn look_once(&self) {
+        self.lookers.ask();
+        let _has_died = self.events.send(Event::Look);
+    }
+
     /// The state, for looking at and waiting on.
     pub fn watch(&self) -> &Watch {
         &self.watch
@@ -197,7 +215,7 @@ fn conduct(
             // Who asked may have given it up.
             Ok(Event::Ping { reply_to }) => drop(reply_to.try_send(())),
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return conductor.live_run(),
-            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Event::Look) | Err(RecvTimeoutError::Timeout) => {}
         }
         conductor.tick();
         let now_live = conductor.live_run();

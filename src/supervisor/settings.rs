@@ -18,6 +18,8 @@ pub struct Settings {
     pub uses_cgroups: bool,
     /// Whether the values of a start's own variables are kept with the run, beside their names.
     pub keeps_env_values: bool,
+    /// How often a run's shim looks at what the run uses; zero for never.
+    pub usage_every: Duration,
     /// The core dump limit for pipelines, in bytes; `None` means unlimited. The server's and the shims' own limit is lower.
     pub core_bytes_max: Option<u64>,
     /// The size at which a log segment is closed, in bytes.

@@ -9,7 +9,7 @@ use crate::api::pipeline::{Pipeline, PipelineResponse};
 use crate::clock::Timestamp;
 use crate::gzip;
 use crate::lock::lock;
-use crate::pipeline::{ConditionCode, Conditions, RunStatus, allowed};
+use crate::pipeline::{ConditionCode, Conditions, RunStatus, State, Usage, allowed};
 use crate::run_dir::NumberedProgress;
 use crate::store::{PipelineRow, RunRow};
 
@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub pipeline: Pipeline,
     /// What tells that progress from others of the run.
     pub progress_number: u64,
+    /// The same for usage.
+    pub usage_number: u64,
     /// When the latest run was seen to have ended.
     pub run_ended_at: Option<Timestamp>,
     /// The latest run's leader, also after its end: for the answer to a start whose run was over before it could be given.
@@ -64,15 +66,23 @@ impl Snapshot {
             containment: run.and_then(|run| run.containment),
             detail: run.and_then(told_at_end),
             progress: None,
+            usage: None,
             conditions: Conditions::default(),
         };
-        Self { pipeline, progress_number: 0, run_ended_at, run_pid: run.and_then(|run| run.pid) }
+        Self { pipeline, progress_number: 0, usage_number: 0, run_ended_at, run_pid: run.and_then(|run| run.pid) }
     }
 
     /// Takes in how far the run is.
     pub(super) fn show_progress(&mut self, told: Option<&NumberedProgress>) {
         self.pipeline.progress = told.map(|told| told.progress.shown(self.run_ended_at));
         self.progress_number = told.map_or(0, |told| told.number);
+    }
+
+    /// Takes in what the run uses. A paused one uses nothing.
+    pub(super) fn show_usage(&mut self, told: Option<(Usage, u64)>) {
+        let told = told.filter(|_| self.pipeline.state == State::Running);
+        self.pipeline.usage = told.map(|(usage, _)| usage);
+        self.usage_number = told.map_or(0, |(_, number)| number);
     }
 
     /// The run that lives; `None` when none does.
@@ -104,8 +114,8 @@ pub struct Published {
     pub snapshot: Snapshot,
     /// The body of `GET /api/pipeline`, made once for all readers.
     pub body: String,
-    /// What tells this text from the others of this server: the version, with the number of the progress if there is one, and with a
-    /// digest of the conditions if there are any.
+    /// What tells this text from the others of this server: the version, with the numbers of the progress and of the usage if there are any, and
+    /// with a digest of the conditions if there are any.
     pub tag: String,
     /// The `ETag`, made for the first request that gets this text.
     etag: OnceLock<String>,
@@ -236,15 +246,21 @@ impl Watch {
         self.tell(Notice::Published);
     }
 
-    /// Says how far a run is, if it is the one that is published. Who waits for a newer version is left to wait: it is no change of the state.
-    pub(super) fn publish_progress(&self, run_id: Option<i64>, told: Option<&NumberedProgress>) {
+    /// Says how far a run is and what it uses, if it is the one that is published. Who waits for a newer version is left to wait: it is no change of the state.
+    pub(super) fn publish_signs(&self, run_id: Option<i64>, told: Option<&NumberedProgress>, usage: Option<(Usage, u64)>) {
         let _nobody_else_publishes = lock(&self.wrong);
         let Published { snapshot, .. } = &*self.get();
-        let shown = told.map(|told| told.progress.shown(snapshot.run_ended_at));
-        if snapshot.run_id == run_id && snapshot.progress != shown {
-            let mut snapshot = snapshot.clone();
-            snapshot.show_progress(told);
-            self.replace(snapshot);
+        if snapshot.run_id != run_id {
+            return;
+        }
+        let is_news = snapshot.progress != told.map(|told| told.progress.shown(snapshot.run_ended_at));
+        let mut news = snapshot.clone();
+        news.show_usage(usage);
+        if is_news {
+            news.show_progress(told);
+        }
+        if is_news || news.usage != snapshot.usage {
+            self.replace(news);
         }
     }
 
@@ -287,8 +303,9 @@ fn publish(snapshot: Snapshot, number: u64) -> Arc<Published> {
     let response = PipelineResponse { pipeline: &snapshot.pipeline };
     let body = serde_json::to_string(&response).expect("a snapshot is plain data");
     let progress = snapshot.progress.as_ref().map_or_else(String::new, |_| format!(".{}", snapshot.progress_number));
+    let usage = snapshot.usage.map_or_else(String::new, |_| format!("~{}", snapshot.usage_number));
     let conditions = &snapshot.conditions;
     let wrong = if conditions.is_empty() { String::new() } else { format!("-{:x}", conditions.digest()) };
-    let tag = format!("{}{progress}{wrong}", snapshot.version);
+    let tag = format!("{}{progress}{usage}{wrong}", snapshot.version);
     Arc::new(Published { snapshot, body, tag, etag: OnceLock::new(), packed: OnceLock::new(), number })
 }

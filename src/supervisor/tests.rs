@@ -347,6 +347,7 @@ fn settings(dir: &tempfile::TempDir) -> Settings {
         grace: Duration::from_secs(10),
         uses_cgroups: true,
         keeps_env_values: false,
+        usage_every: Duration::from_secs(10),
         core_bytes_max: None,
         taken_vars: Vec::new(),
         log_segment_bytes: 1 << 20,
@@ -384,7 +385,7 @@ fn spawned() -> Fact {
 }
 
 fn exited(code: i32, asked: bool) -> Fact {
-    Fact::Exited { exit: Exit::Code(code), asked, paused_ms: 0, log_end: 0, killed: Killed::default() }
+    Fact::Exited { exit: Exit::Code(code), asked, paused_ms: 0, log_end: 0, killed: Killed::default(), oom_kills: None }
 }
 
 fn stop(grace: Duration) -> Ask {

@@ -141,6 +141,7 @@ impl App {
             Route::Runs => self.budget.make(client, || self.runs(request)),
             Route::Run => self.budget.make(client, || self.run(request, parameter)),
             Route::RunStart => self.budget.make(client, || self.run_start(parameter)),
+            Route::RunUsage => self.budget.make(client, || self.run_usage(request, parameter)),
             Route::RunLog => self.log_text(request, parameter, client),
             Route::Scripts => self.script_budget.make(client, || self.scripts(request)),
             Route::RunLogSearch => self.budget.make(client, || self.search_log(request, parameter)),

@@ -85,6 +85,7 @@ impl House {
             grace: Duration::ZERO,
             uses_cgroups: false,
             keeps_env_values: false,
+            usage_every: Duration::ZERO,
             core_bytes_max: None,
             taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,

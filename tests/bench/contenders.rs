@@ -166,6 +166,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         grace: Duration::from_secs(10),
         uses_cgroups: false,
         keeps_env_values: false,
+        usage_every: Duration::ZERO,
         core_bytes_max: None,
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,

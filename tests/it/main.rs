@@ -24,6 +24,7 @@ mod api {
     mod races;
     mod refusals;
     mod scripts;
+    mod usage;
 }
 mod browser {
     mod controls;

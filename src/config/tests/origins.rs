@@ -51,7 +51,8 @@ fn settings_that_open_doors_are_not_taken_from_a_file_that_others_can_write() {
     assert_eq!(refused(&[], &[], &free), Ok(()));
     let is_free = |setting: &&&setting::Setting| !setting.is_guarded && setting.is_in_dotenv;
     let unguarded: Vec<_> = SETTINGS.iter().filter(is_free).map(|setting| setting.names[0]).collect();
-    let expected = [SCRIPT, CONTAINMENT, ON_TERM, GRACE, LOG_SEGMENT, LOG_RUN, LOG_TOTAL, DISK_FREE, RUNS_KEEP, RUNS_KEEP_DAYS];
+    let expected =
+        [SCRIPT, CONTAINMENT, USAGE, ON_TERM, GRACE, LOG_SEGMENT, LOG_RUN, LOG_TOTAL, DISK_FREE, RUNS_KEEP, RUNS_KEEP_DAYS];
     assert_eq!(unguarded, expected, "a new setting is guarded, or stands here on purpose");
 }
 

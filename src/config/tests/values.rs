@@ -177,6 +177,17 @@ fn a_grace_is_at_most_an_hour() {
 }
 
 #[test]
+fn usage_is_looked_at_up_to_once_an_hour_or_never() {
+    assert_eq!(resolve(&[], &[], &[]).expect("defaults").usage_every, Duration::from_secs(10));
+    for (text, seconds) in [("0", 0), ("1", 1), ("3600", 3600)] {
+        assert_eq!(good(USAGE, text).usage_every, Duration::from_secs(seconds), "{text}");
+    }
+    for text in ["3601", "-1", "0.5", "off"] {
+        assert_eq!(refusal(USAGE, text), "is not a number of seconds: a whole number from 0 to 3600", "{text}");
+    }
+}
+
+#[test]
 fn on_term_is_leave_or_stop() {
     assert_eq!(good(ON_TERM, "leave").on_term, OnTerm::Leave);
     assert_eq!(good(ON_TERM, "stop").on_term, OnTerm::Stop);

@@ -78,7 +78,11 @@ impl World {
 
     fn end(&mut self, id: i64) {
         let log_end = self.position;
-        self.see(id, 2, Fact::Exited { exit: Exit::Code(0), asked: false, paused_ms: 0, log_end, killed: Killed::default() });
+        self.see(
+            id,
+            2,
+            Fact::Exited { exit: Exit::Code(0), asked: false, paused_ms: 0, log_end, killed: Killed::default(), oom_kills: None },
+        );
     }
 
     /// A run that has ended.

@@ -151,6 +151,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             log_run_bytes: self.settings.log_run_bytes,
             uses_cgroups: self.settings.uses_cgroups,
             core_bytes_max: self.settings.core_bytes_max,
+            usage_ms: whole_ms(self.settings.usage_every),
         })
     }
 

@@ -26,6 +26,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let snapshot = Snapshot::new(&ledger.row, ledger.run(), settings.default_script.as_deref());
         let mut conductor = Self {
             watch: Arc::new(Watch::new(snapshot)),
+            lookers: Arc::default(),
+            told_of_lookers: None,
             grace: settings.grace,
             in_flight: InFlight::new(ledger.last_seq),
             link: ShimLink::new(shims),

@@ -11,7 +11,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// When [`Conductor::tick`] has something to do.
     pub(in crate::supervisor) fn deadline(&self) -> Option<Duration> {
         let retries = [self.ledger.retry_at, self.pause_file.as_ref().map(|(at, _)| *at), self.signs.retry_at()];
-        retries.into_iter().chain([self.link.deadline(), self.in_flight.deadline()]).flatten().min()
+        retries.into_iter().chain([self.link.deadline(), self.in_flight.deadline(), self.watch_due_at()]).flatten().min()
     }
 
     /// Does what is due.
@@ -42,6 +42,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if is_due(self.ledger.retry_at) {
             self.try_store_again();
         }
+        self.tell_of_lookers(now);
         self.link.note_silence(now);
         self.show_conditions();
         self.in_flight.expire(now);

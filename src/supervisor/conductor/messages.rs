@@ -42,7 +42,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             self.tell_that_something_changed();
         }
         // Where a fact came with it that is published with the fact.
-        self.show_progress();
+        self.show_signs();
         for reply in replies {
             self.hear_reply(reply);
         }

@@ -7,8 +7,10 @@ use super::in_flight::InFlight;
 use super::ledger::Ledger;
 use super::shim_link::ShimLink;
 use super::signs::Signs;
+use super::watching::ToldOfLookers;
 use crate::clock::Clock;
 use crate::pipeline::{Action, ConditionCode, Pending, allowed};
+use crate::supervisor::lookers::Lookers;
 use crate::supervisor::records::Records;
 use crate::supervisor::settings::Settings;
 use crate::supervisor::shims::Shims;
@@ -20,6 +22,9 @@ pub(in crate::supervisor) struct Conductor<R, S, C> {
     pub(super) clock: C,
     /// What readers hold on to.
     pub(in crate::supervisor) watch: Arc<Watch>,
+    /// Who looks at what a run uses.
+    pub(in crate::supervisor) lookers: Arc<Lookers>,
+    pub(super) told_of_lookers: ToldOfLookers,
     /// What is on record, and what is owed to the database.
     pub(super) ledger: Ledger<R>,
     /// The connection to the live run's shim.
@@ -48,6 +53,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         snapshot.pipeline.pending = pending.map(Pending::action);
         snapshot.pipeline.allowed = allowed(self.ledger.known_state(), pending);
         snapshot.show_progress(self.signs.progress_of(row.run_id));
+        snapshot.show_usage(self.signs.usage());
         if let Some(note) = self.signs.note().filter(|_| self.live_run().is_some()) {
             snapshot.pipeline.detail = Some(note.to_owned());
         }
@@ -71,9 +77,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.watch.set_told(&told, self.clock.now());
     }
 
-    /// Publishes how far the latest run is, where that is news.
-    pub(super) fn show_progress(&self) {
+    /// Publishes how far the latest run is, and what it uses, where that is news.
+    pub(super) fn show_signs(&self) {
         let run_id = self.ledger.row.run_id;
-        self.watch.publish_progress(run_id, self.signs.progress_of(run_id));
+        self.watch.publish_signs(run_id, self.signs.progress_of(run_id), self.signs.usage());
     }
 }

@@ -288,7 +288,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// What its shim stored of a run's progress counts where it is later than what was heard.
     pub(super) fn look_at_progress(&mut self, run_id: i64) {
         self.signs.take_stored(run_id, self.link.shims.progress(run_id), self.clock.awake());
-        self.show_progress();
+        self.show_signs();
     }
 
     fn end_unseen(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, why: &str, killed: &Killed) -> Result<(), StoreError> {

@@ -49,12 +49,20 @@ impl<S: Shims> ShimLink<S> {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        matches!(self.link, Link::Connected { .. })
+        self.connection().is_some()
+    }
+
+    /// The connection that counts.
+    pub(super) fn connection(&self) -> Option<ConnectionNumber> {
+        match self.link {
+            Link::Connected { number } => Some(number),
+            Link::Idle | Link::Silent { .. } => None,
+        }
     }
 
     /// Whether this is the connection that counts; an earlier one is not heard any more.
     pub(super) fn is_connection(&self, number: ConnectionNumber) -> bool {
-        self.link == Link::Connected { number }
+        self.connection() == Some(number)
     }
 
     /// What health says of it. `run_id` is the live run, if there is one.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::pipeline::{ConditionCode, Lack};
+use crate::pipeline::{ConditionCode, Lack, Usage};
 use crate::run_dir::{NumberedProgress, NumberedSigns, ProgressError, Trouble};
 
 /// The shim's own problems.
@@ -47,7 +47,10 @@ impl Signs {
         }
         // A shim that lives knows better than any file, where anybody could have put anything.
         let progress = told.signs.progress.take();
-        self.progress = progress.map(|progress| (run_id, NumberedProgress { progress, number: told.number }));
+        // Another sign alone is no news of the progress.
+        if progress.as_ref() != self.progress_of(Some(run_id)).map(|known| &known.progress) {
+            self.progress = progress.map(|progress| (run_id, NumberedProgress { progress, number: told.number }));
+        }
         let trouble = &told.signs.trouble;
         if !trouble.is_empty() && trouble != self.trouble() {
             ::log::warn!("told by the live run: {}", details(trouble));
@@ -131,6 +134,12 @@ impl Signs {
 
     fn trouble(&self) -> &[Trouble] {
         self.said.as_ref().map_or(&[], |said| &said.signs.trouble)
+    }
+
+    /// What the live run uses, and what tells that from what it used before.
+    pub(super) fn usage(&self) -> Option<(Usage, u64)> {
+        let said = self.said.as_ref()?;
+        Some((said.signs.usage?, said.number))
     }
 
     /// How far this run is.

@@ -17,6 +17,7 @@ const LONG: u64 = 200 * SECOND;
 
 impl Play {
     pub(super) fn end_in_peace(&mut self) -> Result<(), String> {
+        self.stop_looking();
         {
             let world = &mut *self.world.borrow_mut();
             world.env.note(|| "peace".to_owned());
@@ -159,7 +160,7 @@ fn is_run_true(run: &Run, row: &RunRow) -> Result<(), String> {
         (RunStatus::Running | RunStatus::Paused, _) => Err("it does not live".to_owned()),
         (
             RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped,
-            Some(Fact::Exited { exit, asked, paused_ms, log_end, killed }),
+            Some(Fact::Exited { exit, asked, paused_ms, log_end, killed, .. }),
         ) => {
             let told = (row.exit_code, row.signal, row.paused_ms, row.log_end, &row.killed, row.stopped_by);
             let (code, signal) = match exit {

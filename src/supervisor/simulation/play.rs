@@ -17,11 +17,11 @@ use super::shim::signs::how_far;
 use super::shims::{Killed, SimClock, SimShims};
 use super::wires::Input;
 use super::world::{Shared, World};
-use crate::pipeline::{Action, ConditionCode, Fact, RunStatus};
+use crate::pipeline::{Action, ConditionCode, Fact, RunStatus, State};
 use crate::run_dir::{Message, NumberedSigns};
 use crate::store::Store;
 use crate::supervisor::conductor::Conductor;
-use crate::supervisor::{Ask, Settings, Watch};
+use crate::supervisor::{Ask, Looking, Settings, Watch};
 
 type Server = Conductor<SimRecords, SimShims, SimClock>;
 
@@ -50,6 +50,8 @@ pub(super) struct Play {
     ask_every: u64,
     are_kills: bool,
     asked: Vec<Asked>,
+    /// Somebody looks at what the run uses.
+    looking: Option<Looking>,
     /// The highest version that anybody was shown.
     seen: u64,
     /// The run whose progress this server has shown, and how far that was.
@@ -90,6 +92,7 @@ impl Play {
             grace: Duration::from_secs(10),
             uses_cgroups: true,
             keeps_env_values: false,
+            usage_every: Duration::from_secs(10),
             core_bytes_max: None,
             taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,
@@ -108,6 +111,7 @@ impl Play {
             ask_every,
             are_kills,
             asked: Vec::new(),
+            looking: None,
             seen: 0,
             seen_progress: (None, 0),
             steps: 0,
@@ -140,6 +144,11 @@ impl Play {
 
     pub(super) fn watch(&self) -> Option<&Arc<Watch>> {
         self.server.as_ref().map(|(_, watch)| watch)
+    }
+
+    /// Nobody looks at what the run uses any more.
+    pub(super) fn stop_looking(&mut self) {
+        self.looking = None;
     }
 
     pub(super) fn is_answered(&self) -> bool {
@@ -255,8 +264,10 @@ impl Play {
     pub(super) fn ask(&mut self, ask: Ask) -> Result<(), String> {
         self.may_be_killed(15);
         let origin = self.origins.of_new(ask.action());
+        let is_looked_at = self.with_env(|env| !env.is_calm && env.rng.chance(300));
         let (reply_to, waiting) = sync_channel(1);
         let Some((conductor, watch)) = &mut self.server else { return Ok(()) };
+        self.looking = is_looked_at.then(|| conductor.lookers.follow());
         let (before, was_well) = (watch.get().snapshot.clone(), what_is_wrong(watch).is_none());
         let mut asked = Asked::new(&ask, waiting, before, was_well, &mut self.world.borrow_mut());
         let if_run = asked.if_run;
@@ -322,6 +333,7 @@ impl Play {
         self.server = None;
         self.seen_progress = (None, 0);
         self.asked.clear();
+        self.looking = None;
         self.wake_at = None;
         if let Err(violation) = self.database.borrow_mut().audit(&self.origins) {
             self.with_env(|env| env.violate(|| violation));
@@ -403,6 +415,11 @@ impl Play {
             return Err(format!("the progress of a run goes back from {:?} to {progress:?}", self.seen_progress));
         }
         self.seen_progress = progress;
+        if let Some(usage) = published.snapshot.usage
+            && (published.snapshot.state != State::Running || published.snapshot.run_id != Some(usage.processes.into()))
+        {
+            return Err(format!("{usage:?} is published, and {:?}", published.snapshot));
+        }
         let made = progress.0.and_then(|id| self.world.borrow().runs.get(&id).map(|run| run.progress));
         if progress.1 > made.unwrap_or(0) {
             return Err(format!("{progress:?} is published, and no pipeline came so far"));
@@ -484,6 +501,7 @@ fn hears(world: &Shared, number: u64, messages: &[Message], conductor: &Server) 
                     ("heard of trouble", !signs.trouble.is_empty()),
                     ("heard that trouble is over", signs.trouble.is_empty() && had_trouble),
                     ("heard of progress", signs.progress.is_some()),
+                    ("heard of usage", signs.usage.is_some()),
                 ];
                 heard.into_iter().filter(|(_, is_so)| *is_so).for_each(|(what, _)| env.cover(what));
             }

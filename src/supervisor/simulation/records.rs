@@ -104,8 +104,8 @@ impl Database {
             told.detail = None;
         }
         // No version counts these.
-        (told.progress, told.conditions) = (None, Conditions::default());
-        published.progress_number = 0;
+        (told.progress, told.usage, told.conditions) = (None, None, Conditions::default());
+        (published.progress_number, published.usage_number) = (0, 0);
         match self.committed.get(&published.version) {
             None => Err(format!("version {} is published and was never committed", published.version)),
             Some(committed) if *committed != published => Err(format!("published is {published:?}, committed was {committed:?}")),

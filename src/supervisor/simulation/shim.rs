@@ -214,7 +214,7 @@ impl Shim {
                 if !killed.is_empty() {
                     env.cover("an end named what was killed");
                 }
-                let fact = Fact::Exited { exit, asked: self.stopped_by.is_some(), paused_ms, log_end, killed };
+                let fact = Fact::Exited { exit, asked: self.stopped_by.is_some(), paused_ms, log_end, killed, oom_kills: None };
                 self.last.push(write_down(fact, self.stopped_by, true, run, env));
                 self.stage = Stage::Reaping;
                 if run.journal.is_behind() {
@@ -237,7 +237,7 @@ impl Shim {
                 }
             }
             Stage::Reaping => {
-                let usage = Fact::Usage { cpu_user_ms: 1, cpu_system_ms: 1, max_rss_kb: 1 };
+                let usage = Fact::Usage { cpu_user_ms: 1, cpu_system_ms: 1, max_rss_kb: 1, memory_peak_bytes: None };
                 self.last.push(write_down(usage, None, false, run, env));
                 if env.mishap(env.temper.torn_telling) {
                     env.cover("a shim was killed before it told its end");
@@ -324,6 +324,11 @@ impl Shim {
             },
             Command::Stop { tag, grace_ms, origin } => {
                 self.stop(grace_ms.unwrap_or(run.spec.grace_ms) * MS, origin, run, env);
+                answer((number, tag), None, env);
+            }
+            Command::Watch { tag } => {
+                env.cover("a shim was told that somebody watches");
+                self.look_at_usage(run, env);
                 answer((number, tag), None, env);
             }
             Command::Unknown => {}

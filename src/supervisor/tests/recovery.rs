@@ -176,7 +176,7 @@ fn what_follows_an_end_is_heard_although_the_connection_broke_between() {
             stage.lose_shim();
         }
         assert!(matches!(stage.last_sent(), Command::Attach { after: 2, .. }), "{:?}", stage.last_sent());
-        stage.hear(&[(3, Fact::Usage { cpu_user_ms: 7, cpu_system_ms: 8, max_rss_kb: 9 })]);
+        stage.hear(&[(3, Fact::Usage { cpu_user_ms: 7, cpu_system_ms: 8, max_rss_kb: 9, memory_peak_bytes: None })]);
         let reader = crate::store::Reader::open(&crate::store::DatabaseFile::at(&stage.dir.path().join("db"))).expect("opens");
         assert_eq!(reader.run(1).expect("reads").expect("the run").0.cpu_user_ms, Some(7));
         assert_eq!((stage.snapshot().state, stage.snapshot().pipeline.allowed), (State::Stopped, vec![Action::Start]));

@@ -1,11 +1,17 @@
-//! `GET /api/runs`, `GET /api/runs/<id>` and `GET /api/runs/<id>/start`: the history, and what a start took.
+//! `GET /api/runs`, `GET /api/runs/<id>` and `GET /api/runs/<id>/start`: the history, and what a start took. `GET /api/runs/<id>/usage`: what
+//! a run used.
 
+use std::thread;
 use std::time::Duration;
 
 use rouille::{Request, Response};
 
-use crate::api::runs::{Kept, Run, RunResponse, RunStart, RunStartResponse, RunsQuery, RunsResponse, WholeRun};
-use crate::pipeline::{Progress, usual_ms};
+use crate::api::runs::{
+    Kept, Run, RunResponse, RunStart, RunStartResponse, RunUsage, RunsQuery, RunsResponse, Sample, UsagePeak, UsageResponse,
+    WholeRun,
+};
+use crate::pipeline::{Progress, UsageSample, usual_ms};
+use crate::process::memory_total;
 use crate::run_dir;
 use crate::store::{Reader, RunFilter, RunRow, RunsPage};
 use crate::supervisor::Published;
@@ -69,6 +75,33 @@ impl App {
             grace_s: grace_ms.map(|ms| Duration::from_millis(ms).as_secs_f64()),
         };
         Ok(RunStartResponse { start, kept })
+    }
+
+    pub(in crate::web) fn run_usage(&self, request: &Request, id: &str) -> Result<Response, ApiError> {
+        let number = run_id_of(id)?;
+        let run = Reader::open(&self.database)?.run_row(number)?.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
+        if run.status.is_live() {
+            self.supervisor.look_once();
+        }
+        let stored = run_dir::read_usage(&self.runs.run(run.id).usage_path()).unwrap_or_else(|error| {
+            ::log::warn!("run {}: what it used is not known: failed to read its file `usage`: {error}", run.id);
+            None
+        });
+        let (interval_ms, samples) = stored.map_or((0, Vec::new()), |stored| (stored.interval_ms, stored.samples));
+        let before = std::iter::once(&UsageSample::START).chain(&samples);
+        let samples: Vec<Sample> = samples
+            .iter()
+            .zip(before)
+            .map(|(sample, before)| Sample(sample.at_ms, sample.cpu_since(before), sample.memory_bytes, sample.processes))
+            .collect();
+        let peak = UsagePeak {
+            cpu_percent: samples.iter().map(|sample| sample.1).max(),
+            memory_bytes: samples.iter().map(|sample| sample.2).max().max(run.memory_peak_bytes),
+        };
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let (memory_total, oom_kills) = (memory_total(), run.oom_kills.unwrap_or(0));
+        let usage = RunUsage { interval_ms, samples, peak, cores, memory_total, oom_kills };
+        Ok(self.budget.json(request, long_bytes(&UsageResponse { usage })))
     }
 
     /// How far a run is or came: the latest one's is known, of the others there is what their shims stored.

@@ -278,6 +278,8 @@ fn history_comes_in_pages_newest_first() {
         "cpu_system_ms",
         "max_rss_kb",
         "containment",
+        "oom_kills",
+        "memory_peak_bytes",
         "error",
         "env_names",
         "grace_s",
@@ -305,7 +307,7 @@ fn history_comes_in_pages_newest_first() {
     let mut last = None;
     for event in events {
         let words = ["seq", "at", "kind", "from_state", "to_state", "cause", "origin", "detail"];
-        let values = ["pid", "exit_code", "signal", "signal_name", "grace_ms", "paused_ms"];
+        let values = ["pid", "exit_code", "signal", "signal_name", "grace_ms", "paused_ms", "oom_kills"];
         assert_keys(event, &[&words[..], &values].concat());
         assert_time(&event["at"]);
         assert!(event["seq"].as_u64() > last, "in order");

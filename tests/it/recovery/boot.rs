@@ -27,10 +27,10 @@ fn spawned(pid: u32) -> Fact {
 }
 
 fn exited(code: i32) -> Fact {
-    Fact::Exited { exit: Exit::Code(code), asked: false, paused_ms: 12, log_end: 0, killed: Killed::default() }
+    Fact::Exited { exit: Exit::Code(code), asked: false, paused_ms: 12, log_end: 0, killed: Killed::default(), oom_kills: None }
 }
 
-const USAGE: Fact = Fact::Usage { cpu_user_ms: 11, cpu_system_ms: 22, max_rss_kb: 33 };
+const USAGE: Fact = Fact::Usage { cpu_user_ms: 11, cpu_system_ms: 22, max_rss_kb: 33, memory_peak_bytes: Some(44) };
 
 /// The time of the nth fact of a fabricated journal.
 fn at(n: i64) -> Value {
@@ -128,6 +128,7 @@ fn spec_of(place: &Place, run_id: i64) -> LaunchSpec {
         log_run_bytes: 1 << 24,
         uses_cgroups: true,
         core_bytes_max: None,
+        usage_ms: 10_000,
     }
 }
 
@@ -238,6 +239,7 @@ fn server_killed_before_the_end_is_committed_records_it() {
         let run = place.boot_on_it(run_id, "failed");
         assert_eq!((&run["exit_code"], &run["stopped_at"]), (&json!(3), &at(3)), "{recorded} recorded: {run}");
         assert_eq!((&run["cpu_user_ms"], &run["cpu_system_ms"], &run["max_rss_kb"]), (&json!(11), &json!(22), &json!(33)));
+        assert_eq!(run["memory_peak_bytes"], 44);
         assert_eq!(run["paused_ms"], 12);
         place.assert_startable(run_id);
     }

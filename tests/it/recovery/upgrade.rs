@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use crate::support::sse::EventStream;
 use crate::support::{Place, until, until_true};
 use autoappdev::clock::{Clock, SystemClock, whole_ms};
 use autoappdev::process::{boot_id, read_stat};
@@ -119,8 +120,9 @@ impl OldShim {
         Self { dir, _lock: lock, listener, journal }
     }
 
-    /// Serves one server until it is told to stop, and ends the run then.
-    fn serve(mut self) {
+    /// Serves one server until it is told to stop, and ends the run then. Returns how often it was told that somebody watches, which it
+    /// does not know.
+    fn serve(mut self) -> u32 {
         let (stream, _) = self.listener.accept().expect("a server comes");
         let mut lines = BufReader::new(stream.try_clone().expect("clones")).lines();
         let mut stream = stream;
@@ -131,8 +133,8 @@ impl OldShim {
             }
             writeln!(stream, "{text}").expect("the server reads");
         };
-        let mut next = || -> Value { serde_json::from_str(&lines.next().expect("a line").expect("text")).expect("JSON") };
-        let attach = next();
+        let mut next_of_all = || -> Value { serde_json::from_str(&lines.next().expect("a line").expect("text")).expect("JSON") };
+        let attach = next_of_all();
         assert_eq!((&attach["command"], &attach["after"]), (&json!("attach"), &json!(1)));
         let reply = |command: &Value| format!(r#"{{"reply":{}}}"#, command["tag"]);
         // What later versions say, as often as they like.
@@ -140,15 +142,25 @@ impl OldShim {
             say(r#"{"weather":"fine"}"#);
         }
         say(&reply(&attach));
-        let pause = next();
+        let mut refused = 0;
+        let mut next = |say: &mut dyn FnMut(&str)| loop {
+            let command = next_of_all();
+            if command["command"] != "watch" {
+                return command;
+            }
+            refused += 1;
+            let tag = &command["tag"];
+            say(&format!(r#"{{"reply":{tag},"error":"unknown_command","detail":"the run's own process is older"}}"#));
+        };
+        let pause = next(&mut say);
         assert_eq!(pause["command"], "pause");
         say(r#"{"seq":2,"at":"2026-01-31T10:00:01.000Z","boot_ms":NOW,"fact":"paused","cause":"request"}"#);
         say(&reply(&pause));
-        let resume = next();
+        let resume = next(&mut say);
         assert_eq!(resume["command"], "resume");
         say(r#"{"seq":3,"at":"2026-01-31T10:00:02.000Z","boot_ms":NOW,"fact":"resumed","cause":"request","paused_ms":1000}"#);
         say(&reply(&resume));
-        let stop = next();
+        let stop = next(&mut say);
         assert_eq!((&stop["command"], &stop["grace_ms"]), (&json!("stop"), &json!(500)));
         say(&reply(&stop));
         say(r#"{"seq":4,"at":"2026-01-31T10:00:03.000Z","boot_ms":NOW,"fact":"stopping","grace_ms":500}"#);
@@ -159,6 +171,7 @@ impl OldShim {
             r#"{"seq":6,"at":"2026-01-31T10:00:03.101Z","boot_ms":NOW,"fact":"usage","cpu_user_ms":1,"cpu_system_ms":2,"max_rss_kb":3}"#,
         );
         drop(self.dir);
+        refused
     }
 }
 
@@ -174,13 +187,20 @@ fn live_shim_of_the_first_format_is_adopted_and_obeys() {
     assert_eq!((&pipeline["state"], &pipeline["pid"]), (&json!("running"), &json!(leader.id())));
     assert_eq!((&pipeline["containment"], &pipeline["detail"]), (&json!("tree"), &Value::Null));
     assert_eq!(pipeline["progress"], Value::Null, "it never says how far it is");
+    let mut stream = EventStream::open(place.port(), "", None);
+    let told = stream.until("usage", |event| event.kind == "usage").pop().expect("it");
+    assert_eq!(told.data, json!({"run_id": run_id, "usage": null}), "it never says what it uses");
     until_true("it is attached", || place.act("pause").status == 200);
     assert_eq!(place.state(), "paused");
     place.act("resume").ok();
     place.post("/api/pipeline/stop", json!({"grace_s": 0.5})).ok();
     let run = until("the figures are there", || Some(place.run(run_id)).filter(|run| run["max_rss_kb"] == 3));
     assert_eq!((&run["status"], &run["signal"], &run["paused_ms"]), (&json!("stopped"), &json!(15), &json!(1000)));
-    shim.join().expect("every word was as it expects it");
+    let refused = shim.join().expect("every word was as it expects it");
+    assert!(refused > 0, "it was told of the stream");
+    assert_eq!(place.degraded(), None);
+    let usage = place.get(&format!("/api/runs/{run_id}/usage")).ok()["usage"].take();
+    assert_eq!((&usage["samples"], &usage["oom_kills"], &run["oom_kills"]), (&json!([]), &json!(0), &Value::Null));
     assert_eq!(place.server_log().matches("does not understand").count(), 1, "{}", place.server_log());
     leader.kill().expect("ours");
     leader.wait().expect("ours");

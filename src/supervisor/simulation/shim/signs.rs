@@ -1,9 +1,9 @@
 //! The signs of a simulated shim: how far its pipeline says it is, a note, and that its journal cannot be written. When it says them, and
 //! when it stores the progress.
 
-use super::{SAID_EVERY, Shim};
+use super::{Phase, SAID_EVERY, Shim};
 use crate::clock::Timestamp;
-use crate::pipeline::{ConditionCode, Progress};
+use crate::pipeline::{ConditionCode, CpuPercent, Progress, Usage};
 use crate::run_dir::{Message, NumberedProgress, NumberedSigns, Signs, Trouble};
 use crate::supervisor::simulation::env::{Env, MS, SECOND};
 use crate::supervisor::simulation::pipeline::Leader;
@@ -74,6 +74,18 @@ impl Shim {
         if run.pipeline.leader == Leader::Awake && env.rng.chance(150) {
             self.advance_progress(run);
         }
+        if env.rng.chance(50) {
+            self.look_at_usage(run, env);
+        }
+    }
+
+    /// What it uses, if it goes on; the number of processes says which run it is.
+    pub(super) fn look_at_usage(&mut self, run: &Run, env: &Env) {
+        let goes_on = matches!(self.phase, Phase::Running | Phase::Stopping { .. }) && self.leader_end.is_none();
+        let processes = u32::try_from(run.id).unwrap_or(u32::MAX);
+        let memory_bytes = env.awake_us();
+        let usage = Usage { at: env.wall(), cpu_percent: CpuPercent::default(), memory_bytes, processes };
+        self.board.change(false, |signs| signs.usage = goes_on.then_some(usage));
     }
 
     fn advance_progress(&mut self, run: &mut Run) {

@@ -1,0 +1,231 @@
+//! What the run uses: when it is looked at, what becomes of it among the signs, and what is kept of it.
+//!
+//! While the run goes on, one look in each interval of the setting, and one a second while a server says that somebody watches. No looks
+//! while it is paused, so nothing wakes this process then. What a look finds is a sign: a disk that does not take it loses it, and no fact
+//! waits for it. Only one look in an interval is kept.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::signs::SignBoard;
+use crate::clock::{Timestamp, whole_ms};
+use crate::pipeline::{CpuPercent, Usage, UsageSample};
+use crate::process::{Cgroup, TreeUsage};
+use crate::run_dir::append_usage;
+
+/// How often it is looked at while somebody watches, and for how long after the latest word of that.
+const WATCHED_EVERY: Duration = Duration::from_secs(1);
+const WATCH_LAPSE: Duration = Duration::from_secs(15);
+
+/// A look may take one part of this many of the time: those at a large tree become rarer.
+const COST_DIVISOR: u32 = 20;
+
+/// Where a run is in its times: since its beginning, and how long of that it ran.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// Awake time.
+    pub(super) now: Duration,
+    pub(super) since_start: Duration,
+    pub(super) ran: Duration,
+}
+
+pub(super) struct UsageKeeper {
+    path: PathBuf,
+    /// The interval of the setting; none if no look is wanted.
+    every: Option<Duration>,
+    /// The interval of what is kept, which grows with the run.
+    kept_every: Duration,
+    /// In awake time.
+    watched_until: Duration,
+    /// No look before this moment of awake time: the last one took long.
+    rest_until: Duration,
+    /// The latest look, and how long the run had run when one was kept last.
+    last: UsageSample,
+    last_ran: Duration,
+    kept_ran: Duration,
+    memory_peak_bytes: u64,
+    /// Where the kernel counts what it kills for want of memory, the best place first, and how many there were before the run.
+    oom: Vec<(Cgroup, u64)>,
+}
+
+impl UsageKeeper {
+    /// Nothing was looked at yet. `every` is zero if nothing is to be.
+    pub(super) fn new(path: PathBuf, every: Duration) -> Self {
+        Self {
+            path,
+            every: (!every.is_zero()).then_some(every),
+            kept_every: every,
+            watched_until: Duration::ZERO,
+            rest_until: Duration::ZERO,
+            last: UsageSample::START,
+            last_ran: Duration::ZERO,
+            kept_ran: Duration::ZERO,
+            memory_peak_bytes: 0,
+            oom: Vec::new(),
+        }
+    }
+
+    /// The run is about to begin, in the best of these groups that lasts: of those that count, the kills from now on are the run's.
+    pub(super) fn begin(&mut self, groups: impl IntoIterator<Item = Cgroup>) {
+        self.oom = groups.into_iter().filter_map(|group| group.oom_kills().map(|before| (group, before))).collect();
+    }
+
+    /// A server says that somebody watches.
+    pub(super) fn watch(&mut self, now: Duration) {
+        self.watched_until = now + WATCH_LAPSE;
+    }
+
+    /// When a look is due, while the run goes on.
+    pub(super) fn due_at(&self, at: Moment) -> Option<Duration> {
+        let left = (self.last_ran + self.interval(at.now)?).saturating_sub(at.ran);
+        Some((at.now + left).max(self.rest_until))
+    }
+
+    fn interval(&self, now: Duration) -> Option<Duration> {
+        let every = self.every?;
+        Some(if now < self.watched_until { every.min(WATCHED_EVERY) } else { every })
+    }
+
+    /// Takes what a look found that took `cost`.
+    pub(super) fn take(&mut self, used: TreeUsage, wall: Timestamp, at: Moment, cost: Duration, board: &mut SignBoard) {
+        let sample = UsageSample {
+            at_ms: whole_ms(at.since_start),
+            paused_ms: u32::try_from(whole_ms(at.since_start.saturating_sub(at.ran))).unwrap_or(u32::MAX),
+            // A look can miss processes; time that was used was used.
+            cpu_ms: used.cpu_ms.max(self.last.cpu_ms),
+            memory_bytes: used.memory_bytes,
+            processes: used.processes,
+        };
+        // Not by the sample's own numbers: a pause can be longer than they tell.
+        let ran_ms = whole_ms(at.ran.saturating_sub(self.last_ran));
+        let usage = Usage {
+            at: wall,
+            cpu_percent: CpuPercent::of(sample.cpu_ms - self.last.cpu_ms, ran_ms),
+            memory_bytes: used.memory_bytes,
+            processes: used.processes,
+        };
+        let half = self.interval(at.now).unwrap_or_default() / 2;
+        (self.last, self.last_ran) = (sample, at.ran);
+        self.memory_peak_bytes = self.memory_peak_bytes.max(used.memory_bytes);
+        self.rest_until = at.now + cost * COST_DIVISOR;
+        board.change(|signs| signs.usage = Some(usage));
+        if at.ran + half >= self.kept_ran + self.kept_every {
+            self.kept_ran = at.ran;
+            if let Ok(interval_ms) = append_usage(&self.path, sample, self.every.map_or(0, interval_ms)) {
+                self.kept_every = Duration::from_millis(interval_ms.into());
+            }
+        }
+    }
+
+    /// A look failed, for want of descriptors for example: the next one is as far away as usual.
+    pub(super) fn miss(&mut self, at: Moment) {
+        self.rest_until = at.now + self.interval(at.now).unwrap_or_default();
+    }
+
+    /// It does not run: what it used before is no news any more.
+    pub(super) fn rest(board: &mut SignBoard) {
+        if board.signs().usage.is_some() {
+            board.change(|signs| signs.usage = None);
+        }
+    }
+
+    /// The run is over, and its group, if it had one, is still there: how many of it were killed for want of memory, if that was counted.
+    pub(super) fn oom_kills(&self) -> Option<u64> {
+        self.oom.iter().find_map(|(group, before)| Some(group.oom_kills()?.saturating_sub(*before)))
+    }
+
+    /// The most memory that it had: as the kernel counted it for the run's own group, or else in any look.
+    pub(super) fn memory_peak_bytes(&self, own: Option<&Cgroup>) -> Option<u64> {
+        own.and_then(Cgroup::memory_peak_bytes).or((self.memory_peak_bytes > 0).then_some(self.memory_peak_bytes))
+    }
+}
+
+fn interval_ms(every: Duration) -> u32 {
+    u32::try_from(whole_ms(every)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run_dir::read_usage;
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    /// A run that began at the beginning of time and was paused for so long.
+    fn at(now: u64, paused: u64) -> Moment {
+        Moment { now: S(now), since_start: S(now), ran: S(now - paused) }
+    }
+
+    fn used(cpu_ms: u64) -> TreeUsage {
+        TreeUsage { cpu_ms, memory_bytes: 1000 + cpu_ms, processes: 2 }
+    }
+
+    struct Bench {
+        dir: tempfile::TempDir,
+        keeper: UsageKeeper,
+        board: SignBoard,
+    }
+
+    impl Bench {
+        fn new(every: u64) -> Self {
+            let dir = tempfile::tempdir().expect("a temp folder");
+            let keeper = UsageKeeper::new(dir.path().join("usage"), S(every));
+            Self { dir, keeper, board: SignBoard::default() }
+        }
+
+        fn look(&mut self, cpu_ms: u64, at: Moment) -> u32 {
+            let wall = Timestamp::from_unix_ms(1_700_000_000_000);
+            self.keeper.take(used(cpu_ms), wall, at, Duration::ZERO, &mut self.board);
+            self.board.signs().usage.expect("it is told").cpu_percent.tenths()
+        }
+
+        /// When each kept sample was taken, in seconds, with its CPU time.
+        fn kept(&self) -> Vec<(u64, u64)> {
+            let stored = read_usage(&self.dir.path().join("usage")).expect("reads");
+            stored.map_or_else(Vec::new, |stored| stored.samples.iter().map(|one| (one.at_ms / 1000, one.cpu_ms)).collect())
+        }
+    }
+
+    #[test]
+    fn one_look_in_an_interval_is_kept_and_pauses_move_the_next() {
+        let mut bench = Bench::new(10);
+        assert_eq!(bench.keeper.due_at(at(0, 0)), Some(S(10)));
+        assert_eq!(bench.look(5_000, at(10, 0)), 500);
+        assert_eq!(bench.keeper.due_at(at(10, 0)), Some(S(20)));
+        // Paused from 12 to 100.
+        assert_eq!(bench.keeper.due_at(at(100, 88)), Some(S(108)));
+        UsageKeeper::rest(&mut bench.board);
+        assert_eq!(bench.board.signs().usage, None);
+        assert_eq!(bench.look(15_000, at(108, 88)), 1000, "the pause does not count");
+        // Somebody watches for 15 seconds.
+        bench.keeper.watch(S(110));
+        assert_eq!(bench.keeper.due_at(at(110, 88)), Some(S(110)));
+        for now in 110..=118 {
+            bench.look(15_000 + now, at(now, 88));
+            assert_eq!(bench.keeper.due_at(at(now, 88)), Some(S(now + 1)));
+        }
+        assert_eq!(bench.keeper.due_at(at(125, 88)), Some(S(128)), "it has lapsed");
+        assert_eq!(bench.look(15_000, at(128, 88)), 0, "what was used was used");
+        assert_eq!(bench.kept(), [(10, 5_000), (108, 15_000), (118, 15_118), (128, 15_118)]);
+        assert_eq!(bench.keeper.memory_peak_bytes(None), Some(16_118));
+    }
+
+    #[test]
+    fn look_that_takes_long_is_made_seldom() {
+        let mut bench = Bench::new(1);
+        let wall = Timestamp::from_unix_ms(0);
+        bench.keeper.take(used(1), wall, at(1, 0), Duration::from_millis(100), &mut bench.board);
+        assert_eq!(bench.keeper.due_at(at(1, 0)), Some(S(3)));
+        bench.keeper.miss(at(10, 0));
+        assert_eq!(bench.keeper.due_at(at(10, 0)), Some(S(11)), "one that failed is not tried at once");
+    }
+
+    #[test]
+    fn nothing_is_due_where_no_look_is_wanted() {
+        let mut bench = Bench::new(0);
+        bench.keeper.watch(S(1));
+        assert_eq!((bench.keeper.due_at(at(1, 0)), bench.keeper.memory_peak_bytes(None)), (None, None));
+        bench.keeper.begin([]);
+        assert_eq!(bench.keeper.oom_kills(), None);
+    }
+}

@@ -1,0 +1,38 @@
+//! The shim is told that somebody looks at what the run uses: again and again as long as that is so, and only while the run goes on, because
+//! nothing is to wake the shim of a paused one.
+//!
+//! If killed here: what the shim was told lapses.
+
+use std::time::Duration;
+
+use super::parts::Conductor;
+use crate::clock::Clock;
+use crate::pipeline::State;
+use crate::run_dir::Command;
+use crate::supervisor::records::Records;
+use crate::supervisor::shims::{ConnectionNumber, Shims};
+
+/// How often it is told. What it was told lapses after three times that.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
+
+/// On which connection it was told last, and when.
+pub(super) type ToldOfLookers = Option<(ConnectionNumber, Duration)>;
+
+impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
+    /// When it is to be told again.
+    pub(super) fn watch_due_at(&self) -> Option<Duration> {
+        let connection = self.link.connection().filter(|_| self.ledger.row.state == State::Running && self.lookers.is_any())?;
+        let told_here = self.told_of_lookers.filter(|(told, _)| *told == connection);
+        Some(told_here.map_or(Duration::ZERO, |(_, at)| at + TOLD_EVERY))
+    }
+
+    /// Tells it, if that is due.
+    pub(super) fn tell_of_lookers(&mut self, now: Duration) {
+        let Some(connection) = self.link.connection().filter(|_| self.watch_due_at().is_some_and(|at| at <= now)) else { return };
+        self.told_of_lookers = Some((connection, now));
+        self.lookers.are_told();
+        let tag = self.in_flight.new_tag();
+        // A shim that is gone needs to know of nobody, and an older one refuses a command that it does not know.
+        let _is_said_again = self.link.send(&Command::Watch { tag }, now);
+    }
+}

@@ -1,0 +1,307 @@
+//! What a run uses is looked at, told and kept, and costs nothing while it is paused.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::sse::EventStream;
+use crate::support::{Place, assert_keys, assert_time, can_make_cgroups, not_run, own_cgroup, stat_field, until, until_true};
+use rustix::param::clock_ticks_per_second;
+use serde_json::{Value, json};
+
+/// A place that looks each second at what a run uses.
+fn looking(script: &str, text: &str, containment: &str) -> Place {
+    let mut place = Place::new();
+    place.script(script, text);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", script);
+    place.set_env("AUTOAPPDEV_USAGE_S", "1");
+    place.set_env("AUTOAPPDEV_CONTAINMENT", containment);
+    place.start_server();
+    place
+}
+
+fn usage(place: &Place, run_id: i64) -> Value {
+    place.get(&format!("/api/runs/{run_id}/usage")).ok()["usage"].take()
+}
+
+fn samples(place: &Place, run_id: i64) -> Vec<Value> {
+    usage(place, run_id)["samples"].as_array().expect("a list").clone()
+}
+
+/// Waits for some more samples; all of them.
+fn until_more(place: &Place, run_id: i64, more: usize) -> Vec<Value> {
+    let before = samples(place, run_id).len();
+    until("more samples", || Some(samples(place, run_id)).filter(|samples| samples.len() >= before + more))
+}
+
+fn containments() -> Vec<&'static str> {
+    if can_make_cgroups() { vec!["tree", "auto"] } else { vec!["tree"] }
+}
+
+const BUSY: &str = "#!/bin/bash\necho ready\nwhile :; do :; done\n";
+
+/// No duration is compared: what the samples say by a moment lies between what the kernel said of the process before and after it.
+#[test]
+fn busy_loop_takes_what_the_kernel_says_of_it() {
+    for containment in containments() {
+        let place = looking("busy.sh", BUSY, containment);
+        let (pid, run_id) = place.start();
+        let ms = || {
+            let ticks = u32::try_from(stat_field(pid, 14) + stat_field(pid, 15)).expect("a short time");
+            f64::from(ticks) * 1000.0 / f64::from(u32::try_from(clock_ticks_per_second()).expect("a hundred"))
+        };
+        until_more(&place, run_id, 2);
+        let before = ms();
+        // The first of them may have been on its way.
+        let samples = until_more(&place, run_id, 2);
+        let after = ms();
+        let (mut at, mut used) = (0.0, 0.0);
+        for sample in &samples {
+            let [t, percent, memory, processes] = [0, 1, 2, 3].map(|index| sample[index].as_f64().expect("a number"));
+            assert!(t > at && memory > 100_000.0 && processes >= 1.0, "{samples:?}");
+            used += percent / 100.0 * (t - at);
+            at = t;
+        }
+        let (least, most) = (before * 0.9 - 50.0, after * 1.1 + 50.0);
+        assert!((least..most).contains(&used), "{containment}: {used} ms by the samples, {before} to {after} by the kernel");
+        assert!(before > 0.0);
+        let told = usage(&place, run_id);
+        assert_keys(&told, &["interval_ms", "samples", "peak", "cores", "memory_total", "oom_kills"]);
+        assert_eq!((&told["interval_ms"], &told["oom_kills"]), (&json!(1000), &json!(0)));
+        assert!(told["peak"]["cpu_percent"].as_f64() > Some(0.0) && told["peak"]["memory_bytes"].as_u64() > Some(100_000));
+        assert!(told["cores"].as_u64() >= Some(1) && told["memory_total"].as_u64() > Some(1 << 24), "{told}");
+        let now = until("it is told", || Some(place.pipeline()["usage"].take()).filter(|usage| !usage.is_null()));
+        assert_keys(&now, &["at", "cpu_percent", "memory_bytes", "processes"]);
+        assert_time(&now["at"]);
+        place.act("stop").ok();
+        assert_eq!(place.pipeline()["usage"], Value::Null);
+        let run = until("its figures", || Some(place.run(run_id)).filter(|run| run["memory_peak_bytes"].is_u64()));
+        assert!(run["memory_peak_bytes"].as_u64() >= told["peak"]["memory_bytes"].as_u64(), "{run}");
+        assert_eq!(usage(&place, run_id)["peak"]["memory_bytes"], run["memory_peak_bytes"]);
+    }
+}
+
+const FILL: u64 = 64 << 20;
+
+#[test]
+fn allocation_shows_in_the_memory_and_in_its_peak() {
+    let text = "#!/bin/bash\necho ready\nx=$(head -c 67108864 /dev/zero | tr '\\0' x)\necho full\n\
+                while [ ! -e go ]; do sleep 0.05; done\nx=\nwhile [ ! -e end ]; do sleep 0.05; done\n";
+    for containment in containments() {
+        let place = looking("fill.sh", text, containment);
+        let (_, run_id) = place.start();
+        let until_memory = |fits: &dyn Fn(u64) -> bool| {
+            until("the memory", || place.pipeline()["usage"]["memory_bytes"].as_u64().filter(|bytes| fits(*bytes)))
+        };
+        place.until_line("full");
+        let most = until_memory(&|bytes| bytes >= FILL);
+        assert!(most < 4 * FILL, "{most}");
+        fs::write(place.root().join("go"), "").expect("writes");
+        until_memory(&|bytes| bytes < FILL);
+        fs::write(place.root().join("end"), "").expect("writes");
+        place.until_ended(run_id);
+        let run = until("its figures", || Some(place.run(run_id)).filter(|run| run["memory_peak_bytes"].is_u64()));
+        assert!(run["memory_peak_bytes"].as_u64() >= Some(most), "{run}");
+        let detail = place.event(run_id, "usage")["detail"].to_string();
+        assert!(detail.contains(" KiB in all"), "{detail}");
+    }
+}
+
+/// How often a thread went to sleep.
+fn sleeps(status: &str) -> u64 {
+    let text = fs::read_to_string(status).expect("it lives");
+    let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).expect("it is told");
+    line.trim().parse().expect("a number")
+}
+
+fn supervisor_status(server: u32) -> String {
+    let threads = fs::read_dir(format!("/proc/{server}/task")).expect("it lives").flatten();
+    let mut paths = threads.map(|thread| thread.path());
+    let is_it = |path: &std::path::PathBuf| fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "supervisor");
+    paths.find(is_it).expect("it has one").join("status").display().to_string()
+}
+
+#[test]
+fn paused_run_is_not_looked_at_and_nothing_wakes_for_it() {
+    let containment = containments().pop().expect("at least one");
+    let place = looking("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n", containment);
+    let (_, run_id) = place.start();
+    let mut stream = EventStream::open(place.port(), "", None);
+    stream.until("it is told", |event| event.kind == "usage" && !event.data["usage"].is_null());
+    until_more(&place, run_id, 1);
+    place.act("pause").ok();
+    assert_eq!(place.pipeline()["usage"], Value::Null);
+    stream.until("the pause", |event| event.kind == "state" && event.data["state"] == "paused");
+    let before = samples(&place, run_id);
+    let count = || [sleeps(&format!("/proc/{}/status", place.shim_pid(run_id))), sleeps(&supervisor_status(place.server_pid()))];
+    // What the pause itself left to be said.
+    until("it is quiet", || {
+        let before = count();
+        thread::sleep(Duration::from_millis(700));
+        (count() == before || containment == "tree").then_some(())
+    });
+    let quiet = count();
+    // Longer than the time after which the shim would be told again that somebody watches.
+    thread::sleep(Duration::from_secs(6));
+    if containment == "auto" {
+        assert_eq!(count(), quiet, "the shim or the supervisor woke");
+    }
+    assert_eq!(samples(&place, run_id), before);
+    assert_eq!(place.pipeline()["usage"], Value::Null);
+    place.act("resume").ok();
+    stream.until("it is told again", |event| event.kind == "usage" && !event.data["usage"].is_null());
+    let after = until_more(&place, run_id, 2);
+    assert_eq!(after[..before.len()], before);
+    let at = |index: usize| after[index][0].as_u64().expect("a time");
+    assert!(at(before.len()) - at(before.len() - 1) >= 6_000, "the pause is a gap: {after:?}");
+}
+
+#[test]
+fn who_looks_has_it_each_second_and_only_one_look_in_an_interval_is_kept() {
+    let mut place = looking("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n", "tree");
+    place.set_env("AUTOAPPDEV_USAGE_S", "3600");
+    place.restart_server();
+    let (_, run_id) = place.start();
+    assert_eq!(place.pipeline()["usage"], Value::Null, "nobody looks");
+    assert_eq!(usage(&place, run_id)["samples"], json!([]));
+    until_true("who asks makes it be looked at", || !place.pipeline()["usage"].is_null());
+    let version = place.pipeline()["version"].clone();
+    let tag = place.get("/api/pipeline").header("ETag").expect("a tag").to_owned();
+    let mut stream = EventStream::open(place.port(), "", None);
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        let event = stream.until("usage", |event| event.kind == "usage").pop().expect("it");
+        assert_keys(&event.data, &["run_id", "usage"]);
+        assert_eq!(event.data["run_id"], run_id);
+        if told.last() != Some(&event.data) && !event.data["usage"].is_null() {
+            told.push(event.data);
+        }
+    }
+    assert_eq!(place.pipeline()["version"], version, "it is no change of the state");
+    let again = place.request("GET", "/api/pipeline", &[("If-None-Match", &tag)], None);
+    assert_eq!(again.status, 200, "it is another answer");
+    let kept = usage(&place, run_id);
+    assert_eq!((&kept["samples"], &kept["interval_ms"]), (&json!([]), &json!(0)));
+    assert_eq!(kept["peak"], json!({"cpu_percent": null, "memory_bytes": null}));
+    assert!(!place.run_dir(run_id).join("usage").exists());
+}
+
+#[test]
+fn server_that_is_killed_loses_no_sample() {
+    let mut place = looking("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n", "auto");
+    let (_, run_id) = place.start();
+    let before = until_more(&place, run_id, 2);
+    place.kill_server();
+    let file = place.run_dir(run_id).join("usage");
+    let len = || fs::metadata(&file).expect("there").len();
+    let then = len();
+    until_true("it is looked at without a server", || len() >= then + 64);
+    let records = usize::try_from(len() / 32).expect("small");
+    place.start_server();
+    let after = samples(&place, run_id);
+    assert!(after.len() >= records && after[..before.len()] == before, "{records} records: {before:?}, {after:?}");
+    until_true("the next server is told", || !place.pipeline()["usage"].is_null());
+    // A shim that was killed leaves what it kept.
+    crate::support::signal(place.shim_pid(run_id), "KILL");
+    until_true("the run is lost", || place.run(run_id)["status"] == "lost");
+    let kept = samples(&place, run_id);
+    assert_eq!(kept[..after.len()], after);
+    let mut bytes = fs::read(&file).expect("there");
+    bytes.truncate(bytes.len() - 5);
+    fs::write(&file, bytes).expect("writes");
+    assert_eq!(samples(&place, run_id), kept[..kept.len() - 1], "a torn one is none");
+}
+
+#[test]
+fn nothing_is_looked_at_where_that_is_switched_off_or_has_no_room() {
+    let mut place = looking("short.sh", "#!/bin/bash\necho ready\nwhile [ ! -e end ]; do sleep 0.05; done\nrm end\n", "tree");
+    let (_, run_id) = place.start();
+    // As on a disk that does not take it.
+    fs::create_dir(place.run_dir(run_id).join("usage")).expect("something is in the way");
+    until_true("it is told all the same", || !place.pipeline()["usage"].is_null());
+    assert_eq!((place.degraded(), place.pipeline()["conditions"].take()), (None, json!([])));
+    fs::write(place.root().join("end"), "").expect("writes");
+    assert_eq!(place.until_ended(run_id)["status"], "completed");
+    assert_eq!(usage(&place, run_id)["samples"], json!([]), "what is no file has none");
+    place.set_env("AUTOAPPDEV_USAGE_S", "0");
+    place.restart_server();
+    let (_, run_id) = place.start();
+    let _looker = EventStream::open(place.port(), "", None);
+    // A moment in which others are looked at.
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(place.pipeline()["usage"], Value::Null);
+    fs::write(place.root().join("end"), "").expect("writes");
+    place.until_ended(run_id);
+    let run = until("its figures", || Some(place.run(run_id)).filter(|run| run["max_rss_kb"].is_u64()));
+    assert_eq!(run["memory_peak_bytes"], Value::Null);
+    assert!(!place.run_dir(run_id).join("usage").exists());
+    for path in ["/api/runs/99/usage", "/api/runs/x/usage", "/api/runs//usage", "/api/runs/-1/usage"] {
+        let answer = place.get(path);
+        assert_eq!((answer.status, answer.error()), (404, "not_found"), "{path}");
+    }
+    assert_eq!(place.get(&format!("/api/runs/{run_id}/usage?x=1")).error(), "invalid_query");
+}
+
+/// In a mount namespace of its own, so that the test is the kernel that counts: the script itself says how many were killed.
+#[test]
+fn what_the_kernel_kills_for_want_of_memory_is_counted_as_of_the_start() {
+    let Some(group) = own_cgroup() else {
+        return not_run("there are no control groups of version 2", "AUTOAPPDEV_REQUIRE_ROOT");
+    };
+    let enter = "mount -t tmpfs none \"$1\" && echo 'oom_kill 5' >\"$1/memory.events\" && shift && exec \"$@\"";
+    let words = ["-m", "sh", "-c", enter, "sh", group.to_str().expect("text")];
+    if !Command::new("unshare").args(words).arg("true").status().is_ok_and(|status| status.success()) {
+        return not_run("no mount namespace can be made here; it takes root and unshare(1)", "AUTOAPPDEV_REQUIRE_ROOT");
+    }
+    let mut place = Place::new();
+    place.script("killed.sh", "#!/bin/bash\necho \"oom_kill $2\" >\"$1/memory.events\"\nkill -KILL $$\n");
+    let mut command = place.command_of(Path::new("unshare"));
+    command.args(words).arg(env!("CARGO_BIN_EXE_autoappdev"));
+    place.start_server_with(command);
+    for (count, killed, told) in
+        [(7, 2, "; 2 processes were killed for want of memory"), (8, 1, "; 1 process was killed"), (8, 0, "")]
+    {
+        let args = json!([group.to_str().expect("text"), count.to_string()]);
+        let (_, run_id) = place.start_with(json!({"script": "killed.sh", "args": args}));
+        let run = place.until_ended(run_id);
+        assert_eq!((&run["oom_kills"], &run["signal"]), (&json!(killed), &json!(9)), "{run}");
+        let exited = place.event(run_id, "exited");
+        assert_eq!(exited["oom_kills"], killed);
+        let detail = exited["detail"].as_str().expect("a sentence");
+        assert!(detail.starts_with(&format!("signal 9{told}")) && detail.contains("want of memory") == (killed > 0), "{detail}");
+        assert_eq!(usage(&place, run_id)["oom_kills"], killed);
+    }
+}
+
+/// The kernel itself kills: the server and its run are in a group with a limit, where a memory controller can be had.
+#[test]
+fn run_beyond_the_limit_of_its_group_is_said_to_have_lacked_memory() {
+    let lacks = |what: &str| not_run(what, "AUTOAPPDEV_REQUIRE_MEMORY_CONTROLLER");
+    let Some(own) = own_cgroup() else { return lacks("there are no control groups of version 2") };
+    let group = own.join(format!("autoappdev-memory-{}", std::process::id()));
+    if fs::create_dir(&group).is_err() {
+        return lacks("this user may make no control group");
+    }
+    let is_limited = fs::write(group.join("memory.max"), "100M").is_ok();
+    // Without it the kernel pushes pages out for a long time first.
+    let _has_no_swap = fs::write(group.join("memory.swap.max"), "0");
+    if is_limited {
+        let mut place = Place::new();
+        place.script("greedy.sh", "#!/bin/bash\nx=$(tail /dev/zero)\n");
+        let mut command = place.command_of(Path::new("sh"));
+        let enter = "echo $$ >\"$1/cgroup.procs\" && shift && exec \"$@\"";
+        command.args(["-c", enter, "sh", group.to_str().expect("text"), env!("CARGO_BIN_EXE_autoappdev")]);
+        place.start_server_with(command);
+        let (_, run_id) = place.start_with(json!({"script": "greedy.sh"}));
+        let run = place.until_ended(run_id);
+        assert!(run["oom_kills"].as_u64() > Some(0), "{run}");
+        place.until_no_shim();
+        drop(place);
+        until_true("nothing is left in it", || fs::remove_dir(&group).is_ok());
+    } else {
+        fs::remove_dir(&group).expect("our own, and empty");
+        lacks("the memory controller is not available in this process's control group");
+    }
+}
