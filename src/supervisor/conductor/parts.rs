@@ -7,13 +7,12 @@ use super::in_flight::InFlight;
 use super::ledger::Ledger;
 use super::shim_link::ShimLink;
 use super::signs::Signs;
-use super::watching::ToldOfLookers;
 use crate::clock::Clock;
 use crate::pipeline::{Action, ConditionCode, Pending, allowed};
 use crate::supervisor::lookers::Lookers;
 use crate::supervisor::records::Records;
 use crate::supervisor::settings::Settings;
-use crate::supervisor::shims::Shims;
+use crate::supervisor::shims::{ConnectionNumber, Shims};
 use crate::supervisor::snapshot::{Snapshot, Watch};
 
 /// See the room. Each part changes only what it owns; the methods of the other files say what is done with them, in which order.
@@ -24,7 +23,8 @@ pub(in crate::supervisor) struct Conductor<R, S, C> {
     pub(in crate::supervisor) watch: Arc<Watch>,
     /// Who looks at what a run uses.
     pub(in crate::supervisor) lookers: Arc<Lookers>,
-    pub(super) told_of_lookers: ToldOfLookers,
+    /// On which connection the shim was told of them last, and when.
+    pub(super) told_of_lookers: Option<(ConnectionNumber, Duration)>,
     /// What is on record, and what is owed to the database.
     pub(super) ledger: Ledger<R>,
     /// The connection to the live run's shim.

@@ -10,13 +10,10 @@ use crate::clock::Clock;
 use crate::pipeline::State;
 use crate::run_dir::Command;
 use crate::supervisor::records::Records;
-use crate::supervisor::shims::{ConnectionNumber, Shims};
+use crate::supervisor::shims::Shims;
 
 /// How often it is told. What it was told lapses after three times that.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
-
-/// On which connection it was told last, and when.
-pub(super) type ToldOfLookers = Option<(ConnectionNumber, Duration)>;
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// When it is to be told again.

@@ -38,6 +38,7 @@ fn look(place: &Place) -> Value {
             "conditions",
             "detail",
             "progress",
+            "usage",
             "pid",
             "run_id",
             "started_at",

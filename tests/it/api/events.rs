@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// Whether an event has a place in the stream: state and progress are sent anew to whoever comes, lines and history never are.
 fn happens(event: &Event) -> bool {
-    !matches!(event.kind.as_str(), "state" | "progress")
+    !matches!(event.kind.as_str(), "state" | "progress" | "usage")
 }
 
 fn happenings(events: &[Event]) -> Vec<&Event> {
@@ -94,7 +94,7 @@ fn a_life_is_told_in_order_and_each_id_is_a_place_to_go_on_from() {
         assert!(log["lines"].as_array().expect("a list").contains(&event.data), "{event:?}");
     }
     assert_eq!(told.last().expect("some").data, place.pipeline());
-    let placed = || told.iter().filter(|event| event.kind != "progress");
+    let placed = || told.iter().filter(|event| !matches!(event.kind.as_str(), "progress" | "usage"));
     let ids: BTreeSet<&str> = placed().map(|event| event.id.as_str()).collect();
     assert_eq!(ids.len(), placed().count(), "each has an id of its own");
 
@@ -185,8 +185,9 @@ fn a_server_that_stops_ends_its_streams_with_a_hint_to_come_back() {
         .collect();
     assert_eq!(place.stop_server(), 0);
     for stream in &mut streams {
-        assert_eq!(stream.next().filter(|event| event.kind != "progress"), None);
-        assert_eq!(stream.next(), None);
+        while let Some(event) = stream.next() {
+            assert!(matches!(event.kind.as_str(), "progress" | "usage"), "{event:?}");
+        }
         assert!(stream.is_ended, "in order, not cut off");
         assert_eq!(stream.retry_ms, Some(300));
     }
@@ -269,7 +270,7 @@ fn a_stream_is_opened_without_a_long_body() {
 fn who_is_told_nothing_is_told_that() {
     let place = Place::serving("sleep.sh");
     let mut stream = EventStream::open(place.port(), "", None);
-    stream.until("all that there is", |event| event.kind == "progress");
+    stream.until("all that there is", |event| event.kind == "usage");
     assert_eq!((stream.retry_ms, stream.comments), (Some(1000), 0));
     let began = Instant::now();
     // Nothing else says that the stream lives.

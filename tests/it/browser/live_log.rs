@@ -103,7 +103,7 @@ fn a_stream_that_has_nothing_to_tell_is_kept() {
         set_hidden(&browser, false);
         wait_until("the page asks", PATIENCE, || !asked().is_empty());
         let mut beside = EventStream::open(place.port(), "", None);
-        beside.until("all that there is", |event| event.kind == "progress");
+        beside.until("all that there is", |event| event.kind == "usage");
         beside.until_comment();
         asked().len() == 1 && asked()[0].contains("events")
     });
