@@ -1,7 +1,7 @@
 //! What the shim says, and that it says nothing: signals from outside, a shim that dies, leaves, is silent or has trouble.
 
 use super::*;
-use crate::pipeline::{Mark, Progress};
+use crate::pipeline::{CpuPercent, Mark, Progress, Usage};
 
 #[test]
 fn signals_from_outside_change_the_state_without_an_action() {
@@ -339,4 +339,46 @@ fn a_stored_progress_that_the_disk_did_not_give_is_read_later_and_never_over_a_s
     stage.hear_progress("::step said", 3);
     stage.pass(Duration::from_secs(2));
     assert_eq!(stage.told().as_deref(), Some("said"), "what it says is later than what it stored before");
+}
+
+#[test]
+fn usage_is_shown_while_it_runs_and_the_shim_is_told_of_who_looks_until_nobody_does() {
+    let mut stage = Stage::running();
+    stage.hear_progress("::progress 40 one", 7);
+    stage.signs.number = 7;
+    let shown = stage.snapshot();
+    let at = Timestamp::from_unix_ms(1_700_000_000_000);
+    let usage = Usage { at, cpu_percent: CpuPercent::of(1, 2), memory_bytes: 5, processes: 3 };
+    let said = progress("::progress 40 one", 0).progress;
+    stage.hear_signs(|signs| (signs.progress, signs.usage) = (Some(said), Some(usage)));
+    let now = stage.snapshot();
+    assert_eq!((now.usage, now.version, now.progress_number), (Some(usage), shown.version, shown.progress_number));
+    assert_eq!(stage.conductor.watch.get().tag, format!("{}.7~8", now.version));
+
+    let is_told = |stage: &Stage| matches!(stage.last_sent(), Command::Watch { .. });
+    let looking = stage.conductor.lookers.follow();
+    stage.pass(Duration::ZERO);
+    assert!(is_told(&stage));
+    let sent = |stage: &Stage| stage.world.0.borrow().sent.len();
+    let before = sent(&stage);
+    stage.pass(Duration::from_millis(4_900));
+    assert_eq!(sent(&stage), before);
+    stage.pass(Duration::from_millis(100));
+    assert_eq!(sent(&stage), before + 1);
+    // Neither is anybody told of a paused run, nor is it shown what it used before.
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
+    assert_eq!(stage.snapshot().usage, None);
+    stage.pass(Duration::from_mins(1));
+    assert_eq!(sent(&stage), before + 1);
+    assert_eq!(stage.conductor.deadline(), None, "nothing wakes for it");
+    stage.hear(&[(3, Fact::Resumed { cause: Cause::Outside, paused_ms: 1, detail: None })]);
+    stage.pass(Duration::ZERO);
+    assert_eq!(sent(&stage), before + 2);
+    drop(looking);
+    stage.pass(Duration::from_mins(1));
+    assert_eq!(sent(&stage), before + 2);
+    stage.conductor.lookers.ask();
+    stage.pass(Duration::ZERO);
+    stage.pass(Duration::from_mins(1));
+    assert_eq!(sent(&stage), before + 3, "who asks once is told of once");
 }
