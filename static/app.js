@@ -12,6 +12,7 @@ import { makeControls } from './controls.js';
 import { isTyping, makeFeed } from './feed.js';
 import { attach, errorMarks, lastErrorLines, reveal, setCard, setRun, setSteps } from './log.js';
 import { notify, showHead, tick } from './head.js';
+import { makeQuiet } from './quiet.js';
 import { makeRail } from './rail.js';
 import {
   OWN, enterByLink, identify, isLearned, isOfThisProject, learn, lock, mayOnlyLook, project, proof, serverId, toThisServer, whatHasMoved,
@@ -24,7 +25,7 @@ const ANSWER_MS = 5000;      // how much longer than asked an answer may take
 const BACKOFF_MS = [1000, 10000];
 const CHECK_MS = 25000;      // how often it is checked that the log-in is still good
 const STALE_MS = 40000;      // an older state is not shown as current when a hidden page becomes visible again
-const QUIET_MS = 3000;       // when a visible page begins to tell hidden ones
+const ALERT_MS = 3000;       // when the browser's notices are loaded
 const RUN_MS = 1000;         // how often the shown run is asked for at most
 
 const $ = (id) => document.getElementById(id);
@@ -45,7 +46,6 @@ let run = null;           // the run that is shown, as the history has it
 let runKey = '';          // for which run and state that was asked
 let isAskingRun = false;
 let card = null;          // of a run that has ended, once that is loaded
-let quiet = { say() {}, pause: () => 0 };
 let alerts = null;         // notices of the browser, once they are loaded
 
 const now = () => Date.now() + skew;
@@ -340,7 +340,6 @@ addEventListener('hashchange', () => {
 document.addEventListener('visibilitychange', () => {
   if (!document.hidden && Date.now() - heard > STALE_MS) connected = false;
   if (pipeline) show();
-  if (document.hidden) beQuiet();
   refresh();
   kickLog();
 });
@@ -394,30 +393,24 @@ const feed = makeFeed({
 
 attach({ earlier: feed.earlier, atEnd: () => { if (feed.isResting()) kickLog(); } });
 
-let isQuiet = false;
-async function beQuiet() {
-  if (isQuiet) return;
-  isQuiet = true;
-  import('./alert.js').then((it) => { alerts = it; });
-  const { makeQuiet } = await import('./quiet.js');
-  quiet = makeQuiet({
-    kick: () => kickState(),
-    // Another page requests the state for all hidden ones.
-    take(message) {
-      if (locked) return;
-      // Another project's server has this address now: nobody answers for this project.
-      connected = isOfThisProject(message.project) && message.connected;
-      if (isOfThisProject(message.project)) {
-        ({ heard, skew } = message);
-        keep(message.pipeline, message.server);
-      }
-      if (connected) failures = 0;
-      show();
-    },
-  });
-}
-if (document.hidden) beQuiet();
-else setTimeout(beQuiet, QUIET_MS);
+const quiet = makeQuiet({
+  kick: () => kickState(),
+  // Another page requests the state for all hidden ones.
+  take(message) {
+    if (locked) return;
+    // Another project's server has this address now: nobody answers for this project.
+    connected = isOfThisProject(message.project) && message.connected;
+    if (isOfThisProject(message.project)) {
+      ({ heard, skew } = message);
+      keep(message.pipeline, message.server);
+    }
+    if (connected) failures = 0;
+    show();
+  },
+});
+
+// Not with the first look, which has enough to load.
+setTimeout(() => import('./alert.js').then((it) => { alerts = it; }, console.error), ALERT_MS);
 
 const moved = whatHasMoved();
 if (moved) notify(...moved);

@@ -155,6 +155,7 @@ fn confirmation_closes_when_its_run_ends() {
 #[test]
 fn start_starts_the_script_that_the_button_names() {
     let Some((browser, place)) = set_up(TREE) else { return };
+    browser.be_a_screen(1280, 800, false);
     place.script("other.sh", "#!/bin/bash\nexit 0\n");
     place.start_with(json!({"script": "other.sh"}));
     wait_until("the other one ran", PATIENCE, || browser.text("script") == "other.sh" && browser.text("state") == "Succeeded");
