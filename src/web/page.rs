@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn the_page_is_small_and_holds_nothing_inline() {
-        let bytes: usize = FILES.files().map(|file| file.contents().len()).sum();
+        let bytes: usize = SENT.values().map(|sent| sent.plain.len()).sum();
         assert!(bytes < PAGE_BYTES_MAX, "{bytes} bytes");
         let packed: usize = SENT.values().map(|sent| sent.packed.len()).sum();
         assert!(packed < PACKED_BYTES_MAX, "{packed} bytes packed");
@@ -142,9 +142,13 @@ mod tests {
     #[test]
     fn what_is_left_out_of_the_files_is_no_part_of_what_they_do() {
         for file in FILES.files().filter(|file| file.path().extension() == Some(OsStr::new("js"))) {
-            for (n, line) in file.contents_utf8().expect("text").lines().enumerate() {
+            let lines = file.contents_utf8().expect("text").lines().enumerate();
+            for (n, line) in lines.filter(|(_, line)| !line.trim_start().starts_with("//")) {
                 let at = format!("{}:{}", file.path().display(), n + 1);
-                assert!(line.matches('`').count() % 2 == 0, "{at}: a text that spans lines would lose its indentation");
+                assert!(
+                    line.replace("\\`", "").matches('`').count() % 2 == 0,
+                    "{at}: a text that spans lines would lose its indentation"
+                );
                 assert!(!line.contains("/*"), "{at}: a comment stands on lines of its own, behind //");
             }
         }

@@ -381,12 +381,14 @@ fn the_version_and_what_is_never_told() {
     let version = place.get("/api/version").ok();
     let server = &version["server"];
     let name = env!("CARGO_PKG_VERSION");
-    let (build, started_at) = (&version["build"], &version["started_at"]);
+    let (build, started_at, host) = (&version["build"], &version["started_at"], &version["host"]);
+    assert_eq!(*host, json!(rustix::system::uname().nodename().to_str().expect("text")));
     assert_eq!(
         version,
         json!({
             "ok": true, "name": "autoappdev", "app": "autoappdev", "service": "autoappdev-backend", "version": name, "build": build,
-            "api": 1, "schema": autoappdev::store::schema_version(), "started_at": started_at, "server": server,
+            "api": 1, "schema": autoappdev::store::schema_version(), "started_at": started_at, "server": server, "host": host,
+            "session": {"may": "act", "token_needed": false, "expires_at": null, "id": null},
         })
     );
     assert_eq!(server.as_object().map(serde_json::Map::len), Some(2), "{server}");
