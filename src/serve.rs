@@ -196,6 +196,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     let app = |reach| App {
         identity: identity.clone(),
         started_at,
+        grace: config.grace,
         supervisor: supervisor.handle(),
         runs: runs.clone(),
         logs: logs.clone(),

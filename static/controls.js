@@ -3,7 +3,7 @@
 // the press of another button in the same place.
 
 import { clearNotice, set, showError } from './head.js';
-import { toThisServer } from './session.js';
+import { grace, toThisServer } from './session.js';
 import { ANSWERED, BROKE, DID_NOT_WORK, T, clock, look, since, visible } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'longer', 'kill'];
@@ -156,7 +156,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     c = context;
     if ($('stopping').hidden) return;
     const { left } = look(c.pipeline, c.now);
-    set($('left'), left === null ? '…' : since(left * 1000));
+    set($('left'), left === null ? '…' : T.dial(left));
     const event = c.run?.events?.findLast(({ kind }) => kind === 'stopping');
     const grace = event?.grace_ms ?? 10000;
     $('stopping').querySelector('.left').style.strokeDasharray = `${left === null ? 0 : Math.min(100, left * 1e5 / grace)} 100`;
@@ -179,7 +179,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     answerable = setTimeout(() => { $('yes').disabled = $('kill-now').disabled = false; }, ASK_MS);
   }
 
-  const ownGrace = () => c.run?.grace_s ?? null;
+  const ownGrace = () => c.run?.grace_s ?? grace();
 
   function offerGraces() {
     const own = ownGrace();
@@ -196,7 +196,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     const chosen = $('grace').value === '' ? ownGrace() : Number($('grace').value);
     const isKill = question.action === 'kill';
     set($('sure-text'), isKill ? T.killText : T.stopText(chosen));
-    set($('sure-grace'), chosen === null ? '…' : since(chosen * 1000));
+    set($('sure-grace'), chosen === null ? '…' : T.dial(chosen));
     $('sure').querySelector('.left').style.strokeDasharray = '100 100';
   }
 

@@ -34,6 +34,7 @@ export const toThisServer = () => (server ? { ...OWN, 'AutoAppDev-Server': serve
 // The name of the server's machine, its version, and the folder of its project.
 export const host = () => answer?.host || null;
 export const build = () => answer?.build ?? '';
+export const grace = () => answer?.grace_s ?? null;
 export const folder = () => (home ? home.replace(/\/runtime$/, '') : '');
 
 // Learns which server answers. Returns whether it serves the project that is shown. For another one the page is loaded again.

@@ -347,10 +347,10 @@ function showAxis(view, { from, to }) {
   const format = step < 60000 ? clock : step < 864e5 ? minute : (ms) => since(ms - from);
   // Round times where the device is.
   const offset = new Date(from).getTimezoneOffset() * 60000;
-  const ticks = [];
+  const ticks = [], edge = 700 * format(from).length / Math.max(1, view.axis.clientWidth);
   for (let at = Math.ceil((from - offset) / step) * step + offset; at < to; at += step) {
     const place = share(at, { from, to });
-    if (place > 6 && place < 92) ticks.push([place, format(at)]);
+    if (place > edge && place < 100 - edge) ticks.push([place, format(at)]);
   }
   const all = [[0, format(from)], ...ticks, [100, format(to)]];
   while (view.axis.children.length > all.length) view.axis.lastChild.remove();

@@ -23,7 +23,7 @@ export const T = {
   stopText: (time) => (time === 0 ? 'It is killed at once, without a chance to save its work.' : `It gets SIGTERM and ${time === null ? 'its own time' : since(time * 1000)} to save its work. Then it is killed.`),
   killText: 'All its processes end at once (SIGKILL), without a chance to save anything.', stop: 'Stop',
   stoppingTitle: (name) => `Stopping ${name}`, sinceThen: (at) => `SIGTERM was sent. It may still be saving; what is left at ${at} is killed.`,
-  sinceUnknown: 'SIGTERM was sent. It may still be saving.', ownGrace: 'its own', left: (ms) => `about ${since(ms)} left`,
+  sinceUnknown: 'SIGTERM was sent. It may still be saving.', ownGrace: 'its own', dial: (s) => (s < 100 ? `${Math.round(s)} s` : `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, '0')}`), left: (ms) => `about ${since(ms)} left`,
   noPercent: 'Not told', usually: (ms) => `usually ${since(ms)}`, longerThanUsual: (ms) => `longer than the usual ${since(ms)}`, startedAt: (at) => `Started ${at}`,
   endedAt: (at) => `ended ${at}`, asOf: (at) => `as of ${at}`, sinceAt: (at) => `since ${at}`, stepOf: (n, name) => `step ${n}, ${name}`,
   since: (at) => `Since ${at}.`, noContact: (at) => `No answer since ${at}; trying again. If only the server is down, the run goes on. What you see is from then.`,

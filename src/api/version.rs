@@ -30,7 +30,7 @@ pub struct ProofResponse {
 pub const API_VERSION: u32 = 1;
 
 /// The answer of `GET /api/version`. Older clients read `ok`, `app`, `service`, `build` and `started_at`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VersionResponse {
     /// True.
     pub ok: bool,
@@ -53,6 +53,9 @@ pub struct VersionResponse {
     /// The name of its machine. Empty from a server that does not say it.
     #[serde(default)]
     pub host: String,
+    /// From TERM to KILL for a run whose start named no other, in seconds.
+    #[serde(default)]
+    pub grace_s: f64,
     /// What the client may do, as in `GET /api/session`, which also renews a session. None from a server that does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,

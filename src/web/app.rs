@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rouille::Request;
 
@@ -31,6 +32,8 @@ pub struct App {
     pub identity: Arc<Server>,
     /// When it started.
     pub started_at: Timestamp,
+    /// From TERM to KILL for a run whose start named no other.
+    pub grace: Duration,
     /// The life cycle.
     pub supervisor: Handle,
     /// Where the runs are.

@@ -119,6 +119,7 @@ impl House {
             runs: Runs::new(self.dir.path().to_owned()),
             logs: RunLogs::new(self.dir.path().to_owned()),
             pipeline_root: self.dir.path().to_owned(),
+            grace: Duration::ZERO,
             database: DatabaseFile::at(&self.dir.path().join("autoappdev.db")),
             guard: Guard::new(reach, vec![], vec![]),
             authenticator: self.authenticator(token),

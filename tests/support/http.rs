@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 
 use super::{DEADLINE, Place, until, until_true, wire};
 
-/// An example of the route's path: the first run, a file of the page.
+/// An example of the route's path: the first run, a file of the page, a text to search for.
 pub fn example(route: Route) -> String {
-    route.url(if route == Route::PageFile { "app.js" } else { "1" }, &NoQuery {})
+    let path = route.url(if route == Route::PageFile { "app.js" } else { "1" }, &NoQuery {});
+    // What is searched for must be named.
+    if route == Route::RunLogSearch { path + "?text=a" } else { path }
 }
 
 /// Every path that is read, apart from the events, whose answer does not end.

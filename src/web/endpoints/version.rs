@@ -36,6 +36,7 @@ impl App {
             schema: schema_version(),
             started_at: self.started_at,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            grace_s: self.grace.as_secs_f64(),
             session: Some(caller.shown(!self.trusts(request, client))),
             server: Server::clone(&self.identity),
         }))

@@ -178,7 +178,11 @@ const SCENES: &[Scene] = &[
         name: "stopping",
         address: "",
         before: refuse_to_stop,
-        act: |browser, _| browser.click_and_confirm("stop"),
+        act: |browser, place| {
+            if place.pipeline()["pending"] != "stop" {
+                browser.click_and_confirm("stop");
+            }
+        },
         until: "document.getElementById('stopping').checkVisibility()",
     },
     Scene {
@@ -247,6 +251,13 @@ const SCENES: &[Scene] = &[
 /// A server with a history.
 fn place() -> Place {
     let mut place = Place::new();
+    // Only these are to be seen.
+    for entry in fs::read_dir(place.root()).expect("ours") {
+        let path = entry.expect("ours").path();
+        if path.is_file() {
+            fs::remove_file(path).expect("ours");
+        }
+    }
     place.script("train.py", TRAIN);
     place.script("build.sh", BUILD);
     // The kernel finds no program in it.
