@@ -185,6 +185,7 @@ pub(crate) fn be_rouille(dir: &Path) {
     let this_user = Client::patient(Some(rustix::process::geteuid().as_raw()));
     let runs_dir = runs.runtime_dir().to_owned();
     let app = App {
+        grace: Duration::from_secs(10),
         identity: Arc::new(new_identity(runs.runtime_dir()).expect("random bytes")),
         started_at: SystemClock.now(),
         supervisor: supervisor.handle(),
