@@ -262,21 +262,20 @@ export const ANSWERED = (status) => `the server answered ${status}`;
 
 // ---- The log ---------------------------------------------------------------------------------------------------------------
 
-const counted = (count, one, many) => `${count.toLocaleString()} ${count === 1 ? one : many}`;
+const counted = (count, what) => `${count.toLocaleString()} ${what}${count === 1 ? '' : 's'}`;
 
 export const LOG = {
   earlier: 'Earlier lines', later: 'Later lines', noneYet: 'No output yet.', none: 'No output.', latest: 'Jump to latest', linesWait: 'New lines wait',
-  newLines: (count) => counted(count, 'new line', 'new lines'), marks: (count) => counted(count, 'mark', 'marks'),
+  newLines: (count) => counted(count, 'new line'), marks: (count) => counted(count, 'mark'),
   missing: (count) => `${bytes(count)} not kept any more`, someMissing: 'Some lines not kept any more', run: (id) => `run ${id}`,
   full: (count) => `This page shows ${count.toLocaleString()} lines at most; the download has them all.`,
-  tools: 'Log', more: 'Tools of the log', nextError: 'Next line that looks like an error (e)', follow: 'Follow the end (f)', times: 'Times (t)', wrap: 'Wrap long lines (w)',
-  full1: 'Full screen', leaveFull: 'Leave full screen (Escape)', get: 'Download the log', copyLink: 'copy link', copied: 'copied', notCopied: 'not copied',
-  downloads: ['Download with times', 'Download as plain text', 'Download stdout', 'Download stderr'],
+  tools: { follow: 'Follow the end (f)', times: 'Times (t)', wrap: 'Wrap long lines (w)', full: 'Full screen', get: 'Download the log' },
+  nextError: 'Next line that looks like an error (e)', leaveFull: 'Leave full screen (Escape)', copyLink: 'copy link', copied: 'copied',
+  notCopied: 'not copied', downloads: ['Download with times', 'Download as plain text', 'Download stdout', 'Download stderr'],
   // How long the last step of a run has lasted.
   lasted(tone, time, isAlive) {
     if (isAlive) return `${time} so far`;
-    const word = { failed: 'failed', stopped: 'stopped', killed: 'killed' }[tone];
-    return tone === 'lost' ? 'lost' : word ? `${word} after ${time}` : time;
+    return tone === 'lost' ? tone : /failed|stopped|killed/.test(tone) ? `${tone} after ${time}` : time;
   },
 };
 
@@ -284,9 +283,9 @@ export const LOG = {
 
 export const FIND = {
   labels: { finder: 'Search', find: 'Search this run', 'find-regex': 'Regular expression', 'find-case': 'Match case', 'find-previous': 'Previous match',
-    'find-next': 'Next match', stream: 'Which output to show', 'find-open': 'Search this run' },
+    'find-next': 'Next match', stream: 'Which output to show', 'find-open': 'Search this run, and tools' },
   streams: { '': 'All output', stdout: 'stdout', stderr: 'stderr' },
-  count: (shown, isMore) => `${shown.toLocaleString()} line${shown === 1 && !isMore ? '' : 's'}${isMore ? '…' : ''}`,
+  count: (shown, isMore) => (isMore ? `${shown.toLocaleString()} lines…` : counted(shown, 'line')),
   place: (place, count, isMore) => `${place.toLocaleString()} of ${count.toLocaleString()}${isMore ? '…' : ''}`,
   loadedOnly: (count) => `${count} · earlier ones not loaded`, at: (place, text) => `${place}: ${text}`,
   unreadable: (why) => `The log can’t be read now (${why}); trying again.`, logGone: 'The log of this run is not kept any more.',
