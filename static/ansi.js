@@ -175,6 +175,8 @@ const PIECES_MAX = 500;
 const TURNS = '\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069', BLOCKS = '\\u2588-\\u2593';
 const SPECIAL = new RegExp(`\\bhttps?://(?=[\\p{L}\\d[])[^\\s<>"'\`\\\\^{|}${TURNS}${BLOCKS}]{1,2000}|[${BLOCKS}]+|[${TURNS}]`, 'gu');
 
+export const $ = (id) => document.getElementById(id);
+
 export function make(tag, props, ...children) {
   const element = Object.assign(document.createElement(tag), props);
   element.append(...children);

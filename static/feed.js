@@ -4,7 +4,7 @@
 // none is to be had (64 are open, or something in between holds it back), lines are polled. Not by EventSource: it tells neither why it was
 // refused nor that it has gone silent, takes in a flood faster than it can be shown, and can't name its server.
 
-import { setText } from './ansi.js';
+import { $, setText } from './ansi.js';
 import * as view from './log.js';
 import { proof, toThisServer } from './session.js';
 import { FIND, bytes } from './words.js';
@@ -32,8 +32,6 @@ const POLLING_MS = 60000;
 const SHORT_MS = 2000;
 // As long as this the page may be kept from drawing.
 const BUSY_MS = 12;
-
-const $ = (id) => document.getElementById(id);
 
 // `ask` is a request as app.js makes it, and `refresh` has the state asked for. `take` receives the state, `showSign` the data of a progress or
 // usage event, and `hear` is called whenever the server says something. `adjust` changes the address, `restart` begins `follow` again.
@@ -330,8 +328,8 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     restart();
   }
 
-  // The search comes behind the lines.
-  const finder = new Promise(requestAnimationFrame).then(() => import('./find.js')).then(({ makeFinder }) => makeFinder({
+  // The tools come behind the lines.
+  const finder = new Promise(requestAnimationFrame).then(() => import('./log-tools.js')).then(({ makeFinder }) => makeFinder({
     ask, goTo, choose, adjust, where: () => ({ run, stream, upTo: isAway ? next : Infinity }),
   }));
 

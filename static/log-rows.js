@@ -4,6 +4,7 @@
 // and a part have their element here, and nothing else of the document.
 
 import { blank, judge, make, newHeading, stepName, write } from './ansi.js';
+import * as view from './log.js';
 import { LOG } from './words.js';
 
 export const LINES_MAX = 100000;
@@ -26,7 +27,7 @@ export let isFull = false;
 // By stream: the row that the next record continues.
 export let open = {};
 export let hooks = { changed() {}, prepended() {}, trimmed() {} };
-let chars = 0, lastRun, lastDay, view;
+let chars = 0, lastRun, lastDay;
 // By stream: the first row, whose line may have begun earlier, and whether an error goes on in the next line.
 let heads = {}, verdicts = {};
 
@@ -34,12 +35,6 @@ let heads = {}, verdicts = {};
 // search what became of rows. Each caller attaches what it needs.
 export function attach(given) {
   Object.assign(hooks, given);
-}
-
-// `lineHeight()` is what a line is thought to take, `foldsOlder()` whether steps in front are folded when they come; `counts(row)` hears of each
-// new row, `repaint(row)` of rows whose text changed, `redraw(row)` of one that began earlier, `showFold(part)` of a new part, and `schedule()` of all changes.
-export function drawBy(given) {
-  view = given;
 }
 
 export const bounds = () => [first, end];
@@ -65,7 +60,7 @@ export function clear() {
 export function append(lines) {
   for (const line of lines) {
     if (line.gone !== undefined || line.run_id !== lastRun) [open, verdicts] = [{}, {}];
-    const known = open[line.stream], isNew = !known || known.isGone;
+    const known = open[line.stream], isNew = !(known?.number >= first);
     // What goes on in a row is of that row's day.
     const day = isNew && dayOf(line) || lastDay;
     notes(line, lastRun, day, lastDay).forEach(push);
@@ -79,7 +74,7 @@ export function append(lines) {
     else if (row.step) split(row);
     if (!line.partial) settle(row, verdicts);
     hooks.changed(row);
-    view.repaint(row);
+    view.repaintSoon(row);
     open[line.stream] = line.partial ? row : null;
   }
   view.schedule();
@@ -141,7 +136,7 @@ export function prepend(lines) {
     const row = rowAt(n);
     if (row.isMark || row === open[row.stream]) continue;
     settle(row, judged);
-    view.repaint(row);
+    view.repaintSoon(row);
   }
   errors.push(...others);
   hooks.prepended(rows);
@@ -216,7 +211,7 @@ function place(row, list) {
   }
   row.chunk = chunk;
   chunk.rows.push(row);
-  if (!isHead) chunk.height += view.lineHeight();
+  if (!isHead) chunk.height += view.lineHeight;
 }
 
 // Gives a line that came in pieces, and what came behind it, another place, since it begins a step. Many lines of the other stream in between
@@ -228,7 +223,7 @@ function split(row) {
     it.element?.remove();
     it.element = null;
     it.pieces = 0;
-    chunk.height -= view.lineHeight();
+    chunk.height -= view.lineHeight;
     place(it, chunks);
   }
   dropEmpty();
@@ -252,10 +247,7 @@ export function trim(limit) {
     const chunk = chunks[count], { part, element, rows } = chunk;
     height += part.isFolded ? 0 : chunk.height;
     if (height > limit || count === chunks.length - 1) break;
-    for (const row of rows) {
-      row.isGone = true;
-      chars -= row.text.length;
-    }
+    for (const { text } of rows) chars -= text.length;
     first += rows.length;
     count += 1;
     element.remove();
@@ -295,4 +287,25 @@ export function rowOfRecord(id) {
     }
   }
   return behind;
+}
+
+// The lines in a range of the document as they are read: one each, without times, and those, too, that are not in the document.
+export function linesIn(range) {
+  const lines = [];
+  for (const { part: { isFolded }, element, rows } of chunks) {
+    for (const row of rows) {
+      const isIn = row.element ? range.intersectsNode(row.element) : !isFolded && range.intersectsNode(element);
+      if (isIn && !row.isMark) lines.push(row.element && !row.isHead ? within(range, row.element.lastChild) : row.text);
+    }
+  }
+  // A selection often ends in front of the next line's first character.
+  return lines.length > 1 && !lines.at(-1) ? lines.slice(0, -1) : lines;
+}
+
+function within(range, text) {
+  const part = document.createRange();
+  part.selectNodeContents(text);
+  if (range.comparePoint(text, 0) < 0) part.setStart(range.startContainer, range.startOffset);
+  if (range.comparePoint(text, text.childNodes.length) > 0) part.setEnd(range.endContainer, range.endOffset);
+  return part.toString();
 }

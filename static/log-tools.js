@@ -1,29 +1,41 @@
-// What helps to read the log: the tools at the end of its bar, the keys, the marks in the scroll bar, links to lines, and copying. It is loaded
-// behind the lines.
+// What helps to read the log, and is loaded behind the lines: the tools at the end of its bar, the keys, links to lines, copying, and the search in
+// the run that is shown. The lines that are loaded are searched by the page, a few milliseconds at a time, so that a hundred thousand lines do not
+// keep it waiting, and new lines as they come. The others are searched by the server, which is also the judge of regular expressions: the page
+// marks with its own only where that can't take long.
+//
+// `searchedTo` divides the log. Up to there the server's count is valid, behind it the page's own.
 
-import { icon, make, setText } from './ansi.js';
+import { $, icon, make, setText } from './ansi.js';
 import { isTyping } from './feed.js';
-import { chunks, errors } from './log-rows.js';
-import { currentRow, firstInView, goToEnd, goToTop, isFollowing, placesOf, remeasure, reveal, rowOf, shownRun, stay, whenDrawn } from './log.js';
+import { attach, bounds, errors, linesIn, lower, rowAt, rowOfRecord } from './log-rows.js';
+import * as view from './log.js';
 import { linkProof } from './session.js';
-import { LOG } from './words.js';
+import { FIND, LOG, visible } from './words.js';
 
-const MARK_PX = 3;
 const COPIED_MS = 1500;
+// Of a line, for a screen reader.
+const TOLD_CHARS = 200;
+// What the page's search may take at once, and how long typing must rest before the server is asked.
+const SLICE_MS = 8, REST_MS = 300;
+// Matches that can be gone to where they are not loaded, and how many one answer lists; the count goes on.
+const LISTED_MAX = 10000, LIST_LINES = 1000;
+const ANSWER_MS = 10000, RETRY_MS = 1500;
+// Of the page's regular expression in one line, and characters of a line that such an expression is used on.
+const STEPS_MAX = 2e7, TEXT_MAX = 2000;
+// One that took longer in a line is not used any more.
+const SLOW_MS = 20;
 
-const $ = (id) => document.getElementById(id);
 const log = $('log');
-
 // ---- The tools ---------------------------------------------------------------
 
 const tool = (id, sign, onclick) => make('button', { type: 'button', id, className: 'ib', title: LOG.tools[id], onclick }, icon(sign));
 const marks = make('button', { type: 'button', id: 'marks', title: LOG.nextError, onclick: () => goToMark(1) });
-const follow = tool('follow', 'follow', () => (isFollowing() ? stay() : goToEnd()));
+const follow = tool('follow', 'follow', () => (view.isFollowing() ? view.stay() : view.goToEnd()));
 const [times, wrap] = [['times', 'waiting', 'untimed'], ['wrap', 'wrap', 'nowrap']].map(([id, sign, off]) => {
   const show = (isOn) => {
     button.setAttribute('aria-pressed', isOn);
     log.classList.toggle(off, !isOn);
-    remeasure();
+    view.remeasure();
   };
   const button = tool(id, sign, () => {
     const isOn = log.classList.contains(off);
@@ -54,54 +66,26 @@ function kept(use) {
 function showLinks() {
   const { bottom, left } = get.getBoundingClientRect();
   Object.assign(downloads.style, { top: `${bottom + 4}px`, left: `${Math.min(left, innerWidth - 212)}px` });
-  QUERIES.forEach((query, n) => downloads.children[n].setAttribute('href', `api/runs/${shownRun()}/log?download=1${query}${linkProof()}`));
+  QUERIES.forEach((query, n) => downloads.children[n].setAttribute('href', `api/runs/${view.shown}/log?download=1${query}${linkProof()}`));
 }
 
 function fillWindow(isFull) {
   document.body.classList.toggle('log-full', isFull);
   full.setAttribute('aria-pressed', isFull);
-  full.title = isFull ? LOG.leaveFull : LOG.tools.full;
   if (isFull) log.focus({ preventScroll: true });
 }
 
-// ---- Errors ------------------------------------------------------------------
-
-// The error that one went to last.
-let visited = null;
-
 function goToMark(step) {
   if (!errors.length) return;
-  // From there, as long as it can be seen; else from what is in view.
-  const box = visited?.element?.getBoundingClientRect(), view = log.getBoundingClientRect();
-  const from = box?.bottom > view.top && box.top < view.bottom ? visited.number : firstInView() - (step > 0);
-  visit((step > 0 ? errors.find(({ number }) => number > from) : errors.findLast(({ number }) => number < from)) ?? errors.at(step > 0 ? 0 : -1));
-  $('announce').textContent = `${errors.indexOf(visited) + 1} / ${LOG.marks(errors.length)}: ${visited.text.slice(0, 200)}`;
+  // From where one was led last, as long as it can be seen; else from what is in view.
+  const box = view.chosen?.element?.getBoundingClientRect(), { top, bottom } = log.getBoundingClientRect();
+  const from = box?.bottom > top && box.top < bottom ? view.chosen.number : view.firstInView() - (step > 0);
+  const row = (step > 0 ? errors.find(({ number }) => number > from) : errors.findLast(({ number }) => number < from)) ?? errors.at(step > 0 ? 0 : -1);
+  view.reveal(row);
+  tell(`${errors.indexOf(row) + 1} / ${LOG.marks(errors.length)}: ${row.text.slice(0, TOLD_CHARS)}`);
 }
 
-function visit(row) {
-  visited = row;
-  reveal(row);
-  select(row);
-}
-
-const track = make('div', { id: 'log-track', ariaHidden: true });
-log.after(track);
-let placed = '';
-
-// Puts marks into the scroll bar: one for each place that can be told from the next.
-function showTrack() {
-  const { scrollHeight, clientHeight } = log;
-  const key = [errors.length, errors[0]?.number, scrollHeight, clientHeight].join();
-  if (key === placed) return;
-  placed = key;
-  const found = new Map();
-  if (scrollHeight > clientHeight) placesOf(errors).forEach((place, n) => found.set(Math.floor(place * clientHeight / MARK_PX) * MARK_PX, errors[n]));
-  track.replaceChildren(...[...found].map(([y, row]) => {
-    const mark = make('i', { onclick: () => visit(row) });
-    mark.style.top = `${y}px`;
-    return mark;
-  }));
-}
+const tell = (words) => { $('announce').textContent = words; };
 
 // ---- Links to lines ----------------------------------------------------------
 
@@ -115,44 +99,39 @@ function point() {
   pointed?.element?.classList.remove('at');
   pointed = row?.element?.isConnected ? row : null;
   pointed?.element.classList.add('at');
-  const box = pointed?.element.getBoundingClientRect(), view = log.getBoundingClientRect();
+  const box = pointed?.element.getBoundingClientRect(), { top: edge, height } = log.getBoundingClientRect();
   // A row that is higher than the view has its button at its first line that is in view.
-  const top = box && Math.max(box.top, Math.min(view.top, box.bottom - 18)) - view.top;
-  copyLink.hidden = !(top >= -4 && top <= view.height - 12);
+  const top = box && Math.max(box.top, Math.min(edge, box.bottom - 18)) - edge;
+  copyLink.hidden = !(top >= -4 && top <= height - 12);
   copyLink.style.top = `${top}px`;
 }
 
-function select(row) {
-  [selected, hovered] = [row, null];
-  point();
-}
-
-function hover(row) {
+function hover(row, isChosen) {
   hovered = row?.isHead ? null : row;
+  if (isChosen) [selected, hovered] = [row, null];
   point();
 }
 
-log.addEventListener('pointerover', ({ target, pointerType }) => pointerType !== 'touch' && hover(rowOf(target)));
+log.addEventListener('pointerover', ({ target, pointerType }) => pointerType !== 'touch' && hover(view.rowOf(target)));
 $('log-box').addEventListener('pointerleave', () => hover(null));
-log.addEventListener('focusin', ({ target }) => target.closest('.row a') && select(rowOf(target)));
+log.addEventListener('focusin', ({ target }) => target.closest('.row a') && hover(view.rowOf(target), true));
 log.addEventListener('click', ({ pointerType, target }) => {
   if (pointerType !== 'touch' || target.closest('a, button') || !getSelection().isCollapsed) return;
-  const row = rowOf(target);
-  select(row === selected ? null : row);
+  const row = view.rowOf(target);
+  hover(row === selected ? null : row, true);
 });
 
-copyLink.addEventListener('click', async () => {
+copyLink.onclick = async () => {
   const isCopied = await copy(`${location.href.split('#')[0]}#/runs/${pointed.run}?line=${pointed.id}`);
   copyLink.textContent = isCopied ? LOG.copied : LOG.notCopied;
   clearTimeout(timer);
   timer = setTimeout(() => { copyLink.textContent = LOG.copyLink; }, COPIED_MS);
-});
+};
 
 // ---- Copying -----------------------------------------------------------------
 
 // What is copied in place of the selection.
 let instead = null;
-
 // Without a secure context there is no clipboard; then a copy is made of nothing, and this text put in its place.
 async function copy(text) {
   try {
@@ -166,7 +145,6 @@ async function copy(text) {
   }
 }
 
-// The lines as they are read: one each, without times. Lines that are selected without being in the document are copied, too.
 document.addEventListener('copy', (event) => {
   const selection = getSelection(), range = selection.rangeCount && selection.getRangeAt(0);
   if (instead === null && (selection.isCollapsed || !log.contains(range.commonAncestorContainer))) return;
@@ -174,59 +152,349 @@ document.addEventListener('copy', (event) => {
   event.preventDefault();
 });
 
-function linesIn(range) {
-  const lines = [];
-  for (const { part: { isFolded }, element, rows } of chunks) {
-    for (const row of rows) {
-      const isIn = row.element ? range.intersectsNode(row.element) : !isFolded && range.intersectsNode(element);
-      if (isIn && !row.isMark) lines.push(row.element && !row.isHead ? within(range, row.element.lastChild) : row.text);
-    }
-  }
-  // A selection often ends in front of the next line's first character.
-  return lines.length > 1 && !lines.at(-1) ? lines.slice(0, -1) : lines;
-}
-
-function within(range, text) {
-  const part = document.createRange();
-  part.selectNodeContents(text);
-  if (range.comparePoint(text, 0) < 0) part.setStart(range.startContainer, range.startOffset);
-  if (range.comparePoint(text, text.childNodes.length) > 0) part.setEnd(range.endContainer, range.endOffset);
-  return part.toString();
-}
-
 // ---- Keys --------------------------------------------------------------------
 
 const KEYS = {
-  g: goToTop, G: goToEnd, f: () => follow.click(), t: () => times.click(), w: () => wrap.click(), e: () => goToMark(1), E: () => goToMark(-1),
+  g: view.goToTop, G: view.goToEnd, f: () => follow.click(), t: () => times.click(), w: () => wrap.click(), e: () => goToMark(1), E: () => goToMark(-1),
   Escape: () => fillWindow(false),
 };
 
 addEventListener('keydown', (event) => {
-  const { key, defaultPrevented } = event;
-  if (defaultPrevented || isTyping(event) || document.querySelector('dialog[open]') || $('pane-log').hidden || !Object.hasOwn(KEYS, key)) return;
+  const { key } = event;
+  if (isTyping(event) || $('pane-log').hidden || !Object.hasOwn(KEYS, key)) return;
   if (key !== 'Escape') event.preventDefault();
   KEYS[key]();
 });
 
-// ---- With each frame ---------------------------------------------------------
+let linksOf, led = null;
 
-let linksOf, lastCurrent = null;
-
+// With each frame.
 function showAll() {
-  if (linksOf !== shownRun()) {
-    linksOf = shownRun();
-    hovered = selected = visited = null;
+  if (linksOf !== view.shown) {
+    linksOf = view.shown;
+    hovered = selected = null;
     showLinks();
   }
   get.hidden = linksOf === null;
-  follow.setAttribute('aria-pressed', isFollowing());
+  follow.setAttribute('aria-pressed', view.isFollowing());
   marks.hidden = !errors.length;
   setText(marks, LOG.marks(errors.length));
-  // What the search or the address leads to can be linked to by the keyboard as well.
-  if (currentRow() !== lastCurrent) selected = lastCurrent = currentRow();
-  showTrack();
+  // What one was led to can be linked to by the keyboard as well.
+  if (view.chosen !== led) selected = led = view.chosen;
   point();
 }
 
-whenDrawn(showAll);
+view.whenDrawn(showAll);
 showAll();
+
+// ---- The search --------------------------------------------------------------
+
+// How long a line may be for this regular expression, so that JavaScript's backtracking takes no more than STEPS_MAX steps. A repeated group
+// can take exponentially many, and is left to the server.
+function longest(pattern) {
+  const bare = pattern.replace(/\\[^]|\[(?:\\[^]|[^\]\\])*\]/g, 'x').replace(/\(\?/g, '(').replace(/([*+?}])\?/g, '$1');
+  return /\)[*+{]/.test(bare) ? 0 : Math.min(TEXT_MAX, STEPS_MAX ** (1 / bare.split(/[*+?{]/).length));
+}
+
+// `ask` is a request as app.js makes it, `goTo` loads the lines around one, `choose` shows the lines of one stream, `adjust` keeps the text in
+// the address, and `where` tells the run, the stream and up to which id lines are loaded.
+export function makeFinder({ ask, goTo, choose, adjust, where }) {
+  const [box, field, opener, streams, ...toggles] = ['finder', 'find', 'find-open', 'stream', 'find-regex', 'find-case'].map($);
+  const isTrue = (element, name) => element.getAttribute(name) === 'true';
+  // What is looked for, the text that the address names, and what is wrong with the regular expression.
+  let text = '', sought = '', problem = '', isRegex = false, matchesCase = false;
+  // The page's own expression, if it has one that may be used, and the longest line that it may be used on.
+  let regex = null, charsMax = 0;
+  // The loaded rows that match, in order; which one is the current; and from which number on rows were not tested yet.
+  let found = [], current = null, tested = 0, isLooking = false;
+  // Whether typing rests, the server searches, or could not, and whether the count was told.
+  let timer, abort, keeping, isResting = false, isSearching = false, isPart = false, isTold = false;
+  // The server's matches, complete up to that place.
+  let listed = [], listedTo = 0, searchedTo = 0, total = 0;
+  // Lines that the server found and the page can't test, whether some of them are not marked yet, and the step that waits for a match.
+  const texts = new Set();
+  let isStale = false, isGoing = false, wanted = 0;
+  const canTest = (line) => regex && line.length <= charsMax;
+  // Stands for a regular expression in the log's `matchAll` and in `search`, and bounds what it may cost.
+  const seeker = {
+    [Symbol.search]: (line) => (canTest(line) ? timed(() => line.search(regex)) : texts.has(line) - 1),
+    [Symbol.matchAll]: (line) => (canTest(line) ? timed(() => [...line.matchAll(regex)].filter(([hit]) => hit))
+      : texts.has(line) ? [{ index: 0, 0: line }] : []),
+  };
+
+  function timed(test) {
+    const began = performance.now(), result = test();
+    if (isRegex && performance.now() - began > SLOW_MS) {
+      regex = null;
+      setTimeout(retest);
+    }
+    return result;
+  }
+
+  function matches(row) {
+    if (row.isMark) return false;
+    if (!canTest(row.text) && !texts.has(row.text)) {
+      const match = listed[lower(listed, ({ id }) => id < row.id)];
+      if (match?.id <= row.last && match.stream === row.stream) {
+        texts.add(row.text);
+        isStale = true;
+      }
+    }
+    return row.text.search(seeker) >= 0;
+  }
+
+  attach({
+    changed(row) {
+      if (!text) return;
+      if (row.number < tested) {
+        const at = place(row.number);
+        found.splice(at, Number(found[at] === row), ...[row].filter(matches));
+      }
+      look();
+    },
+    prepended(rows) {
+      found = rows.filter(matches).concat(found);
+      look();
+    },
+    trimmed() {
+      const [first] = bounds();
+      found.splice(0, place(first));
+      tested = Math.max(tested, first);
+      if (current?.number < first) current = null;
+      if (text && !isSearching) rest();
+      show();
+    },
+  });
+
+  // Where in `found` a row of this number is or would be.
+  const place = (number) => lower(found, (row) => row.number < number);
+
+  function look() {
+    if (isLooking) return;
+    isLooking = true;
+    setTimeout(() => {
+      isLooking = false;
+      if (!text) return;
+      const until = performance.now() + SLICE_MS, [, end] = bounds();
+      while (tested < end && performance.now() < until) found.push(...[rowAt(tested++)].filter(matches));
+      if (isStale) view.mark(seeker, current);
+      isStale = false;
+      show();
+      if (tested < end) look();
+    });
+  }
+
+  function retest() {
+    found = [];
+    [tested] = bounds();
+    view.mark(seeker, current);
+    look();
+  }
+
+  // The id of the first line that is loaded.
+  const firstId = () => rowOfRecord(0)?.id ?? Infinity;
+
+  // ---- The whole run -------------------------------------------------------------------------------------------------
+
+  const needsServer = () => where().run !== null && (isRegex || !view.isWhole());
+
+  // Searches from where the search of before ended.
+  async function proceed() {
+    abort = new AbortController();
+    const { signal } = abort, { run, stream } = where();
+    const what = { [isRegex ? 'regex' : 'text']: text, case: Number(matchesCase), ...(stream && { stream }), limit: LIST_LINES };
+    isSearching = true;
+    for (let isAll = false; !isAll;) {
+      show();
+      const params = new URLSearchParams({ ...what, since: searchedTo });
+      const { ok, status, body } = await ask(`api/runs/${run}/log/search?${params}`, signal, ANSWER_MS).catch(() => ({}));
+      if (signal.aborted) return;
+      isPart = !ok;
+      if (ok) {
+        const lists = listedTo === searchedTo && listed.length < LISTED_MAX;
+        // What was only counted is asked for again, as long as there is room in the list.
+        const [to, count] = lists && body.matches.length < body.count ? [body.matches.at(-1).id, body.matches.length] : [body.next, body.count];
+        isAll = to <= searchedTo || body.searched_all && to === body.next;
+        searchedTo = Math.max(searchedTo, to);
+        total += count;
+        if (lists) {
+          listed.push(...body.matches);
+          listedTo = searchedTo;
+          if (isRegex && count) retest();
+        }
+        if (wanted && (found.length || listed.length)) go(wanted);
+      } else if (status === 400 || status === 404) {
+        problem = body.detail;
+        isAll = true;
+      } else {
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+        if (signal.aborted) return;
+      }
+    }
+    isSearching = false;
+    show();
+  }
+
+  function rest() {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      isResting = true;
+      // Later, only what came and went unseen is missing.
+      if (text && needsServer() && !isSearching && (!searchedTo || firstId() > searchedTo)) proceed();
+      show();
+    }, REST_MS);
+  }
+
+  const isAsking = () => isSearching || !isResting && needsServer();
+  const isMore = () => tested < bounds()[1] || isAsking();
+  function counted() {
+    // The rows in `found` that the server has not counted.
+    const behind = found.length - lower(found, (row) => row.id <= searchedTo), count = total + behind;
+    let at = null;
+    if (current?.id <= listedTo) at = lower(listed, ({ id }) => id < current.id) + 1;
+    // Which one it is is not known where lines are left out.
+    else if (current && (current.id > searchedTo || where().upTo === Infinity)) at = count - found.length + place(current.number) + 1;
+    const words = at ? FIND.place(at, Math.max(at, count), isMore()) : FIND.count(count, isMore());
+    // "0 lines" must not sound as if it were of the whole log.
+    return isPart || !searchedTo && where().run === null && !view.isWhole() ? FIND.loadedOnly(words) : words;
+  }
+
+  function show() {
+    const words = !text || problem ? '' : counted();
+    setText($('found'), words);
+    for (const button of [$('find-previous'), $('find-next')]) {
+      button.hidden = !text;
+      button.disabled = !found.length && !listed.length && !isSearching;
+    }
+    field.setAttribute('aria-invalid', !!problem);
+    $('find-error').hidden = !problem;
+    setText($('find-error'), visible(problem));
+    if (!words || isTold || !isResting || isMore()) return;
+    // The count changes with each line that comes, so a screen reader is told it once, and then of each match that is gone to.
+    isTold = true;
+    tell(words);
+  }
+
+  function search() {
+    abort?.abort();
+    text = field.value;
+    [isRegex, matchesCase] = toggles.map((it) => isTrue(it, 'aria-pressed'));
+    charsMax = isRegex ? longest(text) : Infinity;
+    regex = text && charsMax ? compile() : null;
+    [found, listed, current, problem] = [[], [], null, ''];
+    texts.clear();
+    listedTo = searchedTo = total = wanted = 0;
+    isSearching = isPart = isResting = isTold = false;
+    [tested] = bounds();
+    view.mark(text ? seeker : null, null);
+    show();
+    if (text) look();
+    rest();
+  }
+
+  function compile() {
+    const flags = matchesCase ? 'g' : 'gi', pattern = isRegex ? text : text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+    for (const unicode of ['u', '']) {
+      try {
+        return new RegExp(pattern, flags + unicode);
+      } catch {
+        // Another dialect than the server's; what it says counts.
+      }
+    }
+    return null;
+  }
+
+  async function go(step) {
+    if (!text || isGoing) return;
+    isGoing = true;
+    wanted = 0;
+    let at = place(current ? current.number : view.firstInView());
+    // The one that it was in may have been written over since.
+    if (step < 0 || found[at] === current) at += step;
+    const row = found[at] ?? await outside(step) ?? found.at(step > 0 ? 0 : -1);
+    isGoing = false;
+    if (row) {
+      current = row;
+      view.reveal(row);
+      view.mark(seeker, row);
+      isTold = true;
+      show();
+      tell(FIND.at(counted(), row.text.slice(0, TOLD_CHARS)));
+    } else if (isAsking()) wanted = step;
+  }
+
+  // The next match in a part of the log that is not loaded: its row, once it is; nothing where the next one is loaded.
+  function outside(step) {
+    const first = firstId(), { upTo } = where();
+    const [before, behind] = [lower(listed, ({ id }) => id < first), lower(listed, ({ id }) => id <= upTo)];
+    const match = step > 0 ? listed[behind] ?? (before ? listed[0] : null) : listed[before - 1] ?? (behind < listed.length ? listed.at(-1) : null);
+    return match && goTo(match.id);
+  }
+
+  // Gives the search the room that it needs: on a phone, with the tools, its own lines.
+  function open(isOpen) {
+    $('run-bar').classList.toggle('finding', isOpen);
+    opener.setAttribute('aria-expanded', isOpen);
+  }
+
+  function close() {
+    field.value = '';
+    typed();
+    open(false);
+    log.focus({ preventScroll: true });
+  }
+
+  function typed() {
+    search();
+    // Browsers limit how often a page may change its address.
+    clearTimeout(keeping);
+    keeping = setTimeout(() => adjust({ find: sought = text }), REST_MS);
+  }
+
+  for (const [id, words] of Object.entries(FIND.labels)) {
+    $(id).setAttribute('aria-label', words);
+    $(id).title = words;
+  }
+  field.placeholder = FIND.labels.find;
+  streams.append(...Object.entries(FIND.streams).map(([value, words]) => new Option(words, value)));
+
+  field.oninput = typed;
+  field.addEventListener('keydown', ({ key, isComposing, shiftKey }) => {
+    if (key === 'Enter' && !isComposing) go(shiftKey ? -1 : 1);
+    if (key === 'Escape') close();
+  });
+  box.addEventListener('focusin', () => open(true));
+  box.addEventListener('focusout', ({ relatedTarget }) => {
+    // On a phone it stays until it is closed.
+    if (!field.value && !box.contains(relatedTarget) && !opener.offsetParent) open(false);
+  });
+  opener.onclick = () => (isTrue(opener, 'aria-expanded') ? close() : KEYS['/']());
+  for (const toggle of toggles) {
+    toggle.onclick = () => {
+      toggle.setAttribute('aria-pressed', !isTrue(toggle, 'aria-pressed'));
+      search();
+    };
+  }
+  streams.onchange = () => {
+    $('pick').classList.toggle('chosen', !!streams.value);
+    choose(streams.value);
+    search();
+  };
+  KEYS.n = $('find-next').onclick = () => go(1);
+  KEYS.N = $('find-previous').onclick = () => go(-1);
+  KEYS['/'] = () => {
+    open(true);
+    field.select();
+    field.focus();
+  };
+  // Typed while this was being loaded.
+  if (field.value) typed();
+
+  // Searches for the text that the address names, in a run that may be another one.
+  return (given, isNew) => {
+    if (given === sought && !isNew) return;
+    if (given) open(true);
+    field.value = sought = given;
+    search();
+  };
+}

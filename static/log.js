@@ -3,7 +3,7 @@
 // Only the chunks near the view hold elements for their lines; the others are as high as they were or are thought to be. So 100,000 lines cost
 // a page what a few hundred do. All is drawn once a frame, and what one reads stays where it is, whatever comes or goes above and below.
 
-import { describe, icon, make, newElement, paintRow, setText } from './ansi.js';
+import { $, describe, icon, make, newElement, paintRow, setText } from './ansi.js';
 import * as rows from './log-rows.js';
 import { LOG, since, took } from './words.js';
 
@@ -18,12 +18,16 @@ const FILLS_MAX = 5;
 const LONG_LINES = 200;
 // How far a step's time may be from that of its line.
 const STEP_MS = 3000;
+// How high a mark in the scroll bar is.
+const MARK_PX = 3;
 
-const log = document.getElementById('log'), latest = document.getElementById('latest');
+const log = $('log'), latest = $('latest');
 
 // Whether the view stays at the end, and how many rows came since it does not.
 let following = true, fresh = 0;
-let lineHeight = 18, headHeight = 30, lastTop = 0, fills = 0, isScheduled = false;
+// What a line is thought to take.
+export let lineHeight = 18;
+let headHeight = 30, lastTop = 0, fills = 0, isScheduled = false;
 // Whether the reader went up last, and whether the reader or a link has chosen what is in view.
 let isRising = false, isTouched = false;
 // What to mark, in which row one is, and which one the address names.
@@ -32,12 +36,19 @@ let needle = null, current = null, linked = null;
 let life = null;
 // Whether what went well was folded at first; null: that is not decided.
 let isFolded = null;
-let caret = null, card = null, shown = null;
+let caret = null, card = null;
+// The id of the run that is shown.
+export let shown = null;
 // Rows to repaint with the next frame: once each, however many records they received.
 const stale = new Set();
 // Of elements: their rows.
 const owners = new WeakMap();
 const watchers = [];
+const track = make('div', { id: 'log-track' });
+log.after(track);
+let tracked = '';
+// The row that the search, the address, a key or a mark led to last.
+export let chosen = null;
 
 // The text before the first line, and the way on behind the last one where lines are left out there.
 const [front, back] = ['earlier', 'later'].map((way) => make('div', { className: 'mark gap' }, make('span'),
@@ -45,15 +56,16 @@ const [front, back] = ['earlier', 'later'].map((way) => make('div', { className:
 const more = front.lastChild;
 back.hidden = true;
 
-rows.drawBy({
-  lineHeight: () => lineHeight,
-  foldsOlder: () => isFolded && following,
-  counts(row) { if (!following && back.hidden && !row.isMark) fresh += 1; },
-  repaint: (row) => stale.add(row),
-  redraw: (row) => row.element?.replaceWith(draw(row)),
-  showFold,
-  schedule,
-});
+// What log-rows.js asks for: whether steps in front are folded when they come, to count a row that came, to repaint one, and to draw one anew.
+export const foldsOlder = () => isFolded && following;
+
+export function counts(row) {
+  if (!following && back.hidden && !row.isMark) fresh += 1;
+}
+
+export const repaintSoon = (row) => stale.add(row);
+
+export const redraw = (row) => row.element?.replaceWith(draw(row));
 
 // `watch` is called after each frame in which the log was drawn.
 export const whenDrawn = (watch) => watchers.push(watch);
@@ -67,14 +79,12 @@ export const isWhole = () => more.hidden && back.hidden && !rows.isFull;
 
 export const rowOf = (element) => owners.get(element.closest('#log .row, #log .step'));
 
-export const shownRun = () => shown;
-
 export function clear() {
   rows.clear();
   log.replaceChildren();
   if (card) log.append(card);
   fresh = fills = 0;
-  isFolded = caret = linked = null;
+  isFolded = caret = linked = chosen = null;
   isTouched = isRising = false;
   following = back.hidden = true;
   tellFront('', true);
@@ -82,7 +92,7 @@ export function clear() {
 
 // ---- What is drawn -----------------------------------------------------------
 
-function schedule() {
+export function schedule() {
   if (!isScheduled) requestAnimationFrame(frame);
   isScheduled = true;
 }
@@ -115,6 +125,7 @@ function drawAll(view) {
   lastTop = log.scrollTop;
   fresh = following ? 0 : Math.min(fresh, rows.end - rows.first);
   showCaret();
+  showTrack(view);
   setText(latest.lastChild, takesNone() ? LOG.linesWait : fresh ? LOG.newLines(fresh) : LOG.latest);
   latest.hidden = following;
   if (!back.hidden && log.scrollHeight - lastTop < 3 * view) rows.hooks.later();
@@ -189,8 +200,8 @@ function drawNear(view = log.clientHeight) {
   let isChanged = false, height = 0, count = 0;
   walk((chunk, y, tall) => {
     const isNear = !chunk.part.isFolded && y + tall > top - view && y < top + 2 * view;
-    const isSelected = !selection.isCollapsed && !chunk.part.isFolded && chunk.isDrawn && selection.containsNode(chunk.element, true);
-    if (isNear === !!chunk.isDrawn || isSelected) return;
+    if (isNear === !!chunk.isDrawn) return;
+    if (!isNear && !chunk.part.isFolded && !selection.isCollapsed && selection.containsNode(chunk.element, true)) return;
     isChanged = true;
     chunk.isDrawn = isNear;
     chunk.pieces = 0;
@@ -249,6 +260,27 @@ function showCaret() {
   caret?.element?.classList.add('caret');
 }
 
+// Puts marks into the scroll bar: one for each place that can be told from the next; what is folded is at its heading.
+function showTrack(view) {
+  const { errors } = rows, height = log.scrollHeight, top = base(), found = new Map();
+  const key = [errors.length, errors[0]?.number, height, view].join();
+  if (key === tracked) return;
+  tracked = key;
+  let n = 0;
+  walk(({ rows: all }, y, tall) => {
+    const [{ number: begin }] = all;
+    for (let row; (row = errors[n])?.number < begin + all.length; n++) {
+      const place = top + y + tall * Math.max(0, row.number - begin) / all.length;
+      found.set(MARK_PX * Math.floor(place / height * view / MARK_PX), row);
+    }
+  });
+  track.replaceChildren(...[...height > view ? found : []].map(([y, row]) => {
+    const mark = make('i', { onclick: () => reveal(row) });
+    mark.style.top = `${y}px`;
+    return mark;
+  }));
+}
+
 // ---- Steps -------------------------------------------------------------------
 
 // What went well is folded when a finished run is opened, if there is much of it.
@@ -262,7 +294,7 @@ function foldAtFirst() {
   }
 }
 
-function showFold({ element, heading, isFolded: isShut = false }) {
+export function showFold({ element, heading, isFolded: isShut = false }) {
   element.classList.toggle('folded', isShut);
   heading?.firstChild.setAttribute('aria-expanded', !isShut);
 }
@@ -300,12 +332,12 @@ function showSteps() {
   const heads = rows.chunks.map(({ rows: [row] }) => row).filter(({ isHead }) => isHead);
   const steps = (progress?.steps ?? []).map((step, n) => ({ ...step, n: progress.steps_before + n + 1 }));
   let number = null, end = isAlive ? now : Date.parse(rows.chunks.at(-1)?.rows.findLast(({ ts }) => ts)?.ts);
-  heads.reverse().forEach((head, n) => {
-    const at = Date.parse(head.ts), isLast = !n && back.hidden;
-    const step = steps.findLast((it) => it.name.slice(0, 190) === head.step.slice(0, 190) && Math.abs(Date.parse(it.started_at) - at) < STEP_MS);
-    if (step) steps.splice(steps.indexOf(step), 1);
-    number = step?.n ?? (number > 1 ? number - 1 : isWhole() ? heads.length - n : null);
-    const ms = step?.ms ?? Math.max(0, (!n && !isLast ? NaN : end) - at);
+  heads.reverse().forEach((head, fromEnd) => {
+    const at = Date.parse(head.ts), isLast = !fromEnd && back.hidden;
+    const n = steps.findLastIndex((it) => it.name.slice(0, 190) === head.step.slice(0, 190) && Math.abs(Date.parse(it.started_at) - at) < STEP_MS);
+    const [step] = n < 0 ? [] : steps.splice(n);
+    number = step?.n ?? (number > 1 ? number - 1 : isWhole() ? heads.length - fromEnd : null);
+    const ms = step?.ms ?? Math.max(0, (!fromEnd && !isLast ? NaN : end) - at);
     const time = Number.isNaN(ms) ? '' : isLast && isAlive ? since(ms) : took(ms);
     describe(head.element, number, isLast ? tone : 'succeeded', isLast && time ? LOG.lasted(tone, time, isAlive) : time);
     end = at;
@@ -362,25 +394,11 @@ function repaintAll() {
   schedule();
 }
 
-export const currentRow = () => current ?? linked;
-
 export const firstInView = () => anchorRow()?.row.number ?? rows.first;
-
-// Where each of `list` is, in order, as parts of the height of the log; what is folded is at its heading.
-export function placesOf(list) {
-  if (!rows.chunks.length) return [];
-  const height = log.scrollHeight, top = base(), places = [];
-  walk(({ rows: all }, y, tall) => {
-    const [{ number: begin }] = all;
-    for (let row; (row = list[places.length])?.number < begin + all.length;) {
-      places.push((top + y + tall * Math.max(0, row.number - begin) / all.length) / height);
-    }
-  });
-  return places;
-}
 
 // Brings a row into the middle of the view, where it stays, and opens its step.
 export function reveal(row) {
+  chosen = row;
   stay();
   const { part } = row.chunk;
   if (!row.isHead) part.isFolded = false;
@@ -451,6 +469,3 @@ latest.addEventListener('click', () => {
 });
 
 new ResizeObserver(remeasure).observe(log);
-
-// The tools, keys and the track come behind the lines.
-requestAnimationFrame(() => import('./log-tools.js').catch(console.error));

@@ -269,8 +269,8 @@ export const LOG = {
   newLines: (count) => counted(count, 'new line'), marks: (count) => counted(count, 'mark'),
   missing: (count) => `${bytes(count)} not kept any more`, someMissing: 'Some lines not kept any more', run: (id) => `run ${id}`,
   full: (count) => `This page shows ${count.toLocaleString()} lines at most; the download has them all.`,
-  tools: { follow: 'Follow the end (f)', times: 'Times (t)', wrap: 'Wrap long lines (w)', full: 'Full screen', get: 'Download the log' },
-  nextError: 'Next line that looks like an error (e)', leaveFull: 'Leave full screen (Escape)', copyLink: 'copy link', copied: 'copied',
+  tools: { follow: 'Follow the end (f)', times: 'Times (t)', wrap: 'Wrap long lines (w)', full: 'Full screen, until Escape', get: 'Download the log' },
+  nextError: 'Next line that looks like an error (e)', copyLink: 'copy link', copied: 'copied',
   notCopied: 'not copied', downloads: ['Download with times', 'Download as plain text', 'Download stdout', 'Download stderr'],
   // How long the last step of a run has lasted.
   lasted(tone, time, isAlive) {
