@@ -56,7 +56,7 @@ const toneAt = (all, n) => all.charCodeAt(n) || 0;
 export function write(line, record, goesOn) {
   let text = line.rest + record, at = 0;
   // Most lines.
-  if (!line.text && !line.tone && text.length <= CHARS_MAX && text.search(CONTROL) < 0) {
+  if (!line.text && !line.column && !line.tone && text.length <= CHARS_MAX && text.search(CONTROL) < 0) {
     line.text = text;
     line.column = text.length;
     line.rest = '';
@@ -162,8 +162,10 @@ function nearest(rgb) {
 
 // The classes of a tone.
 export function classes(tone) {
-  const colours = { fg: tone & 31, bg: tone >> 5 & 31 };
-  return [...NAMES.filter((_, n) => tone & FIRST_STYLE << n), ...Object.keys(colours).filter((it) => colours[it]).map((it) => it + (colours[it] - 1))].join(' ');
+  const names = NAMES.filter((_, n) => tone & FIRST_STYLE << n), colour = tone & 31, ground = tone >> 5 & 31;
+  if (colour) names.push(`fg${colour - 1}`);
+  if (ground) names.push(`bg${ground - 1}`);
+  return names.join(' ');
 }
 
 // ---- The nodes of a line -----------------------------------------------------------------------------------------------

@@ -49,8 +49,9 @@ times.classList.add('desk');
 const full = tool('full', 'full', () => fillWindow(!document.body.classList.contains('log-full')));
 const get = tool('get', 'get');
 const QUERIES = ['', '&timestamps=0', '&timestamps=0&stream=stdout', '&timestamps=0&stream=stderr'];
+const IDS = ['download', 'download-plain', 'download-stdout', 'download-stderr'];
 const downloads = make('div', { id: 'downloads', popover: 'auto', onclick: () => downloads.hidePopover(), onbeforetoggle: showLinks },
-  ...['download', 'download-plain', 'download-stdout', 'download-stderr'].map((id, n) => make('a', { id, textContent: LOG.downloads[n], download: '' })));
+  ...IDS.map((id, n) => make('a', { id, textContent: LOG.downloads[n], download: '' })));
 get.popoverTargetElement = downloads;
 $('log-tools').append(make('div', { id: 'log-actions' }, marks, make('hr'), follow, times, wrap, full, get, downloads));
 
@@ -80,7 +81,7 @@ function goToMark(step) {
   // From where one was led last, as long as it can be seen; else from what is in view.
   const box = view.chosen?.element?.getBoundingClientRect(), { top, bottom } = log.getBoundingClientRect();
   const from = box?.bottom > top && box.top < bottom ? view.chosen.number : view.firstInView() - (step > 0);
-  const row = (step > 0 ? errors.find(({ number }) => number > from) : errors.findLast(({ number }) => number < from)) ?? errors.at(step > 0 ? 0 : -1);
+  const at = lower(errors, ({ number }) => number < from + (step > 0)) - (step < 0), row = errors[at] ?? errors.at(step > 0 ? 0 : -1);
   view.reveal(row);
   tell(`${errors.indexOf(row) + 1} / ${LOG.marks(errors.length)}: ${row.text.slice(0, TOLD_CHARS)}`);
 }
@@ -155,8 +156,8 @@ document.addEventListener('copy', (event) => {
 // ---- Keys --------------------------------------------------------------------
 
 const KEYS = {
-  g: view.goToTop, G: view.goToEnd, f: () => follow.click(), t: () => times.click(), w: () => wrap.click(), e: () => goToMark(1), E: () => goToMark(-1),
-  Escape: () => fillWindow(false),
+  g: view.goToTop, G: view.goToEnd, f: () => follow.click(), t: () => times.click(), w: () => wrap.click(), e: () => goToMark(1),
+  E: () => goToMark(-1), Escape: () => fillWindow(false),
 };
 
 addEventListener('keydown', (event) => {
@@ -293,8 +294,6 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
 
   // The id of the first line that is loaded.
   const firstId = () => rowOfRecord(0)?.id ?? Infinity;
-
-  // ---- The whole run -------------------------------------------------------------------------------------------------
 
   const needsServer = () => where().run !== null && (isRegex || !view.isWhole());
 

@@ -255,14 +255,17 @@ function repaint(row) {
 // A line of a run that is alive, and that has no end yet.
 function showCaret() {
   const last = rows.chunks.at(-1).rows.at(-1);
-  caret?.element?.classList.remove('caret');
-  caret = life?.isAlive && back.hidden && last === rows.open[last.stream] ? last : null;
+  const now = life?.isAlive && back.hidden && last === rows.open[last.stream] ? last : null;
+  if (caret !== now) caret?.element?.classList.remove('caret');
+  caret = now;
   caret?.element?.classList.add('caret');
 }
 
 // Puts marks into the scroll bar: one for each place that can be told from the next; what is folded is at its heading.
 function showTrack(view) {
-  const { errors } = rows, height = log.scrollHeight, top = base(), found = new Map();
+  const { errors } = rows;
+  if (!errors.length && !track.firstChild) return;
+  const height = log.scrollHeight, top = base(), found = new Map();
   const key = [errors.length, errors[0]?.number, height, view].join();
   if (key === tracked) return;
   tracked = key;
