@@ -1,139 +1,107 @@
 // The form of a start. Loaded, with the page of the first visit, when one of them is first needed.
 //
 // The form holds no rule about what can be started: the server checks each value, and its words are shown at the field that they are about.
-// Values of an earlier run are sent back exactly as they were kept unless the user changes them, because a field for one line drops the ends
-// of lines. Text from outside is put in by textContent only.
+// A variable's value of an earlier run is sent back exactly as it was kept unless the user changes it, because a field for one line drops the
+// ends of lines.
 
-import { onMeantClick } from './controls.js';
-import { button, code, copyLine, el, get, icon, iconButton } from './copy.js';
 import { clearNotice, set } from './head.js';
+import { SECRET, acting, button, cli, code, copyLine, el, get, icon, iconButton, looks } from './parts.js';
 import { ANSWERED, BROKE, HINTS, NO_HINT, START as S, T, command, localTime, row as rowOf, sentence, visible } from './words.js';
 
-export { copy } from './copy.js';
 export { showFirst } from './first.js';
 
-const FIND_MS = 250;        // after the last key, if the server has to search
-const RECENT = 200;         // the runs that tell when a script was last run, and how that ended
-const AGAIN_MS = 700;       // a second press within this time is the rest of a double click
-const ROWS_MAX = 8;         // of the arguments
+await looks();
+
+// After the last key, if the server has to search.
+const FIND_MS = 250;
+// The runs that tell when a script was last run, and how that ended.
+const RECENT = 200;
+const ROWS_MAX = 8;
 const CHIPS_MAX = 500;
-const SECRET = /KEY|TOKEN|SECRET|PASS|PWD|CREDENTIAL/i;
 
-let c = null;               // the context that the form was opened with: its requests and its action
-let dialog = null;
-let part = null;            // the elements
-let pipeline = null;        // the latest state
-let opening = 0;            // counts the times it was opened: an answer for an earlier one is dropped
+// The context that the form was opened with, and the latest state.
+let c, pipeline;
+let dialog, part, typing, seen;
+// Counts the times it was opened: an answer for an earlier one is dropped.
+let opening = 0;
 let root = '';
-let all = null;             // the answer that lists the scripts: null while there is none
-let found = null;           // the answer for the text, if the list of all is not complete
-let recent = new Map();     // the latest runs, by id
+// The answer that lists the scripts, and the one for the text of the search, if the former is not complete.
+let all, found;
+let recent = new Map();
 let chosen = '';
-let latest = null;          // what the latest run was started with, if the form is for a new one
-let filled = {};            // the arguments that were filled in, and the text that they became
-let isTouched = false;      // whether the user has changed a field since
-let rows = [];              // the variables
-let isSending = false;
-let sent = -Infinity;
-let typing;
-let seen = '';
-
-// ---- Commands ---------------------------------------------------------------------------------------------------------------
+// What the latest run was started with, if the form is for a new one.
+let latest;
+let isTouched, isSending;
+// The rows of the environment; the last one is for the next variable.
+let rows = [];
 
 // Splits a line into words as a POSIX shell does (Shell Command Language, 2.2 Quoting), without expansions and operators. Returns the words,
 // and a sentence if the line is not complete.
 export function split(line) {
   const words = [];
-  let word = null;
-  const add = (text) => { word = (word ?? '') + text; };
-  for (let n = 0; n < line.length; n++) {
-    const c = line[n];
-    if (' \t\n'.includes(c)) {
-      if (word !== null) words.push(word);
-      word = null;
-    } else if (c === '\\') {
-      n++;
-      if (n === line.length) return { words, problem: S.loneBackslash };
-      // A backslash before the end of a line joins the two lines.
-      if (line[n] !== '\n') add(line[n]);
-    } else if (c === "'") {
-      const end = line.indexOf(c, n + 1);
-      if (end < 0) return { words, problem: S.unclosed(c) };
-      add(line.slice(n + 1, end));
-      n = end;
-    } else if (c === '"') {
-      add('');
-      for (n++; line[n] !== '"'; n++) {
-        if (n >= line.length) return { words, problem: S.unclosed(c) };
-        const isEscaped = line[n] === '\\' && '$`"\\\n'.includes(line[n + 1] ?? ' ');
-        if (isEscaped) n++;
-        if (!isEscaped || line[n] !== '\n') add(line[n]);
-      }
-    } else add(c);
+  let word;
+  const pieces = /([ \t\n]+)|\\\n|'([^']*)'|"((?:[^"\\]|\\[^])*)"|\\([^])|([^ \t\n'"\\]+)|([^])/g;
+  for (const [, blank, single, double, escaped, plain, broken] of line.matchAll(pieces)) {
+    if (broken) return { words, problem: broken === '\\' ? S.loneBackslash : S.unclosed(broken) };
+    const text = single ?? double?.replace(/\\(?:\n|([$`"\\]))/g, '$1') ?? escaped ?? plain;
+    if (text !== undefined) word = (word ?? '') + text;
+    else if (blank && word !== undefined) {
+      words.push(word);
+      word = undefined;
+    }
   }
-  if (word !== null) words.push(word);
-  return { words, problem: '' };
-}
-
-// The command that starts this. A secret is not in it: the command takes that from its own environment.
-function cli({ script, args, cwd, env, grace_s: grace }) {
-  const option = (name, value) => (value.startsWith('-') ? [`${name}=${value}`] : [name, value]);
-  return command('autoappdev', ['start', script.startsWith('-') ? `./${script}` : script, ...(cwd ? option('--cwd', cwd) : []),
-    ...Object.entries(env).flatMap(([name, value]) => option('--env', SECRET.test(name) ? name : `${name}=${value}`)),
-    ...(grace == null ? [] : ['--grace', `${grace}`]), ...(args.length ? ['--', ...args] : [])]);
+  return { words: word === undefined ? words : [...words, word], problem: '' };
 }
 
 // ---- The form: made once -----------------------------------------------------------------------------------------------------
 
-const PLAIN = { className: 'f mono', dir: 'ltr', autocomplete: 'off', autocapitalize: 'none', spellcheck: false };
-const field = (props, tag = 'input') => el(tag, { ...PLAIN, ...props });
-const labelled = (words, input, ...under) => el('div', {}, el('label', {}, words, input), ...under);
+const field = (props, tag = 'input') =>
+  el(tag, { className: 'f mono', dir: 'ltr', autocomplete: 'off', autocapitalize: 'none', spellcheck: false, ...props });
+const labelled = (words, input, ...under) => el('div', '', el('label', '', words, input), ...under);
+const text = () => part.find.value.trim();
 
 function make() {
+  const close = () => dialog.close();
   part = {
-    title: el('h2', { id: 'form-title', tabIndex: -1 }), from: el('span', { className: 'from' }), close: iconButton('close', T.close),
+    title: el('h2', { id: 'form-title', tabIndex: -1 }), from: el('span', 'from'),
     find: field({ type: 'search', className: 'f', dir: '' }), list: el('div', { className: 'list', role: 'radiogroup', 'aria-label': S.scripts }),
-    note: el('p', { role: 'status' }), retry: button('b sm', S.tryAgain), use: button('b sm use', ''), fields: el('fieldset'),
+    note: el('p', { role: 'status' }), retry: button('b sm', S.tryAgain, () => list()), use: button('b sm use', '', () => choose(text(), true)),
     args: field({ rows: 1, 'aria-describedby': 'args-hint' }, 'textarea'), hint: el('p', { id: 'args-hint' }),
     chips: el('ol', { dir: 'ltr', 'aria-label': S.argList }), env: el('div', { className: 'envs', dir: 'ltr', role: 'group', 'aria-label': S.env }),
     cwd: field(), grace: field({ className: 'f', dir: '', inputMode: 'decimal', placeholder: S.graceHint }), command: el('code', { dir: 'ltr' }),
-    why: el('p', { id: 'why-not' }), wrong: el('p', { id: 'wrong', role: 'alert' }), cancel: button('b quiet', T.cancel),
-    go: button('b prime', '', icon('play'), el('span')), foot: el('footer'),
+    why: el('p', { id: 'why-not' }), wrong: el('p', { id: 'wrong', role: 'alert' }), go: acting('b prime', '', start, 'play'),
   };
   part.go.setAttribute('aria-describedby', 'why-not');
-  part.fields.append(labelled(S.args, part.args, part.hint, part.chips), el('div', {}, el('label', { 'aria-hidden': 'true' }, S.env), part.env),
-    el('div', { className: 'cols' }, labelled(S.cwd, part.cwd), labelled(S.grace, part.grace)));
-  part.foot.append(part.wrong, part.why, copyLine(part.command, () => part.command.dataset.text), part.cancel, part.go);
+  part.fields = el('fieldset', '', labelled(S.args, part.args, part.hint, part.chips), labelled(S.env, '', part.env),
+    el('div', 'cols', labelled(S.cwd, part.cwd), labelled(S.grace, part.grace)));
+  part.foot = el('footer', '', part.wrong, part.why, copyLine(part.command, () => cli(choices())), button('b quiet', T.cancel, close), part.go);
   // Browsers want a password in a form. Nothing submits it.
-  const form = el('form', { onsubmit: (event) => event.preventDefault() }, part.fields);
-  const pick = el('div', { className: 'pick' }, el('div', {}, icon('find'), part.find), part.list, part.note, part.retry, part.use);
-  dialog.append(el('header', {}, part.title, part.from, part.close), el('div', { className: 'two' }, pick, form), part.foot);
+  dialog.append(el('header', '', part.title, part.from, iconButton('close', T.close, close)), el('div', 'two',
+    el('div', 'pick', el('div', '', icon('find'), part.find), part.list, part.note, part.retry, part.use),
+    el('form', { onsubmit: (event) => event.preventDefault() }, part.fields)), part.foot);
 
-  onMeantClick(part.go, start);
-  for (const end of [part.close, part.cancel]) end.addEventListener('click', () => dialog.close());
-  part.find.addEventListener('input', search);
-  part.find.addEventListener('keydown', (event) => {
-    const text = part.find.value.trim(), radio = part.list.querySelector(':checked') ?? part.list.querySelector('input');
-    if (event.key === 'Enter' && text && !event.isComposing) choose(matching()[0]?.path ?? text, true);
+  part.find.oninput = search;
+  part.find.onkeydown = (event) => {
+    const radio = part.list.querySelector(':checked') ?? part.list.querySelector('input');
+    if (event.key === 'Enter' && text() && !event.isComposing) choose(matching()[0]?.path ?? text(), true);
     else if (event.key === 'ArrowDown' && radio) radio.focus();
     else return;
     event.preventDefault();
-  });
-  part.list.addEventListener('change', ({ target }) => choose(target.value));
-  part.use.addEventListener('click', () => choose(part.find.value.trim(), true));
-  part.retry.addEventListener('click', () => list(opening));
-  part.args.addEventListener('keydown', (event) => {
+  };
+  part.list.onchange = ({ target }) => choose(target.value);
+  part.args.onkeydown = (event) => {
     if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     part.go.click();
-  });
-  part.fields.addEventListener('input', () => {
+  };
+  part.fields.oninput = ({ target }) => {
     isTouched = true;
-    const { name, value } = rows.at(-1);
-    if (name.value || value.value) addVariable();
+    const row = rows.find(({ value }) => value === target);
+    if (row) row.kept = undefined;
+    if (rows.at(-1).name.value || rows.at(-1).value.value) addVariable();
     tell();
     showCommand();
-  });
+  };
   // Whether a start is possible is asked again with each state that the page shows.
   new MutationObserver(() => {
     const { state, tone } = document.body.dataset;
@@ -143,12 +111,13 @@ function make() {
 
 // Opens the form: for a new run as the latest one was started, for the script `given.script`, or for a run to edit, `given.run`.
 export function openForm(element, context, given) {
+  if (element.open) return;
   [dialog, c] = [element, context];
-  if (dialog.open) return;
   if (!part) make();
-  const mine = ++opening;
+  opening++;
   ({ pipeline } = c);
-  [all, found, latest, recent, isSending] = [null, null, null, new Map(), false];
+  latest = null;
+  isSending = false;
   const from = given.run ?? (given.script ? null : pipeline.run_id);
   set(part.title, given.run ? S.edit : S.newRun);
   part.find.value = '';
@@ -159,14 +128,15 @@ export function openForm(element, context, given) {
   // On a touch screen the keyboard would cover the form.
   (matchMedia('(pointer: coarse)').matches ? part.title : part.find).focus();
   showState();
-  list(mine);
-  if (from !== null) learnChoices(mine, from, !given.run);
+  list();
+  if (from !== null) learnChoices(from, !given.run);
 }
 
 // ---- The scripts -------------------------------------------------------------------------------------------------------------
 
-async function list(mine) {
-  all = null;
+async function list() {
+  const mine = opening;
+  all = found = null;
   drawScripts();
   const [scripts, runs] = await Promise.all([get(c.ask, 'api/pipeline/scripts'), get(c.ask, `api/runs?limit=${RECENT}`)]);
   if (mine !== opening) return;
@@ -182,12 +152,12 @@ async function list(mine) {
 
 function search() {
   clearTimeout(typing);
-  const mine = opening, text = part.find.value.trim();
-  if (!all?.truncated || !text) found = null;
+  const mine = opening, sought = text();
+  if (!all?.truncated || !sought) found = null;
   else {
     typing = setTimeout(async () => {
-      const answer = await get(c.ask, `api/pipeline/scripts?find=${encodeURIComponent(text)}`);
-      if (mine !== opening || text !== part.find.value.trim()) return;
+      const answer = await get(c.ask, `api/pipeline/scripts?find=${encodeURIComponent(sought)}`);
+      if (mine !== opening || sought !== text()) return;
       found = answer;
       drawScripts();
     }, FIND_MS);
@@ -196,36 +166,31 @@ function search() {
   drawScripts();
 }
 
-function matching() {
-  const text = part.find.value.trim().toLowerCase();
-  return (found ?? all)?.scripts?.filter(({ path }) => path.toLowerCase().includes(text)) ?? [];
-}
+const matching = () => (found ?? all)?.scripts?.filter(({ path }) => path.toLowerCase().includes(text().toLowerCase())) ?? [];
 
 function drawScripts() {
-  const text = part.find.value.trim(), answer = found ?? all, shown = matching();
+  const answer = found ?? all, shown = matching();
   const isFocused = part.list.contains(document.activeElement);
   // A script that is not in the list has a row of its own.
   const isListed = [...(all?.scripts ?? []), ...shown].some(({ path }) => path === chosen);
-  const drawn = [...(answer && chosen && !isListed ? [{ path: chosen }] : []), ...shown];
+  const drawn = answer && chosen && !isListed ? [{ path: chosen }, ...shown] : shown;
   part.list.replaceChildren(...drawn.map(drawScript));
   if (isFocused) (part.list.querySelector(':checked') ?? part.find).focus();
   part.find.placeholder = visible(S.findScripts(root));
   part.find.setAttribute('aria-label', part.find.placeholder);
-  const none = text ? S.noMatch : `${S.noScripts(root)}. ${S.whatIsOne}`;
-  const words = answer?.scripts && (answer.truncated ? S.cut(shown.length) : shown.length ? '' : none);
-  set(part.note, !answer ? S.reading : words ?? `${S.noList} ${answer.problem}`);
+  set(part.note, !answer ? S.reading : answer.problem ? `${S.noList} ${answer.problem}` : answer.truncated ? S.cut(shown.length)
+    : shown.length ? '' : text() ? S.noMatch : `${S.noScripts(root)}. ${S.whatIsOne}`);
   part.retry.hidden = !answer?.problem;
-  part.use.hidden = !text || !answer || drawn.some(({ path }) => path === text);
-  set(part.use, S.use(text));
+  part.use.hidden = !text() || !answer || drawn.some(({ path }) => path === text());
+  set(part.use, S.use(text()));
 }
 
 function drawScript({ path, runs, usual_ms: usual, last_run_id: last }) {
-  const run = recent.get(last), at = run && Date.parse(run.created_at);
-  const end = run && rowOf(run);
+  const run = recent.get(last), at = run && Date.parse(run.created_at), end = run && rowOf(run);
   const isBad = /failed|killed|unstarted|lost/.test(end?.tone);
-  return el('label', {}, el('input', { type: 'radio', name: 'script', className: 'vh', value: path, checked: path === chosen }),
-    el('span', { className: 'card' }, code(path), run ? el('time', { dateTime: run.created_at, title: localTime(at, c.now) }, S.day(at, c.now)) : '',
-      el('small', {}, runs === undefined ? S.notListed(all.problem) : S.ran(runs, usual) + (isBad ? S.lastTime(end.word) : ''))));
+  return el('label', '', el('input', { type: 'radio', name: 'script', className: 'vh', value: path, checked: path === chosen }),
+    el('span', 'card', code(path), run && el('time', { dateTime: run.created_at, title: localTime(at, c.now) }, S.day(at, c.now)),
+      el('small', '', runs === undefined ? S.notListed(all.problem) : S.ran(runs, usual) + (isBad ? S.lastTime(end.word) : ''))));
 }
 
 // Chooses a script. `isFound` is that the search has ended with it.
@@ -246,18 +211,18 @@ function choose(path, isFound) {
 // ---- The fields --------------------------------------------------------------------------------------------------------------
 
 // Fills in what run `id` was started with.
-async function learnChoices(mine, id, isNew) {
-  const before = chosen;
+async function learnChoices(id, isNew) {
+  const mine = opening, before = chosen;
   part.fields.disabled = true;
-  const { start: choices, problem } = await get(c.ask, `api/runs/${id}/start`);
+  const { start: kept, problem } = await get(c.ask, `api/runs/${id}/start`);
   if (mine !== opening) return;
   part.fields.disabled = false;
   if (problem) tell(`${S.noChoices(id)} ${problem}`);
   else {
-    if (isNew) latest = { ...choices, id };
+    if (isNew) latest = { ...kept, id };
     // Another script may have been chosen meanwhile.
-    if (chosen === before) chosen = choices.script;
-    if (chosen === choices.script || !isNew) fill({ ...choices, id });
+    if (chosen === before) chosen = kept.script;
+    if (chosen === kept.script || !isNew) fill({ ...kept, id });
   }
   drawScripts();
   showState();
@@ -265,8 +230,7 @@ async function learnChoices(mine, id, isNew) {
 
 function fill({ args = [], cwd, env = {}, grace_s: grace, id }) {
   set(part.from, id ? S.from(id) : '');
-  part.args.value = command(args[0] ?? '', args.slice(1)).replace(args.length ? '' : "''", '');
-  filled = { text: part.args.value, args };
+  part.args.value = args.length ? command(args[0], args.slice(1)) : '';
   part.cwd.value = cwd && cwd !== root ? cwd : '';
   part.grace.value = grace ?? '';
   rows = [];
@@ -277,104 +241,92 @@ function fill({ args = [], cwd, env = {}, grace_s: grace, id }) {
   showCommand();
 }
 
-// Adds a row of the environment; the last one is for the next variable. A value that is null was not kept.
+// Adds a row of the environment. A value that is null was not kept.
 function addVariable(name = '', kept = '') {
   const row = { kept, name: field({ value: name, placeholder: S.envName, 'aria-label': S.envName }), value: field({ value: kept ?? '' }),
-    show: button('show', S.show), remove: iconButton('close', '') };
-  row.element = el('div', {}, row.name, row.value, row.show, row.remove);
-  row.name.addEventListener('input', () => showVariable(row));
-  row.value.addEventListener('input', () => {
-    row.kept = undefined;
-    showVariable(row);
-  });
-  row.value.addEventListener('paste', (event) => {
+    show: button('show', '', () => {
+      row.isShown = !row.isShown;
+      showCommand();
+    }),
+    remove: iconButton('close', '', () => {
+      const n = rows.indexOf(row);
+      tell();
+      rows.splice(n, 1);
+      element.remove();
+      rows[n].name.focus();
+      isTouched = true;
+      showCommand();
+    }) };
+  const element = el('div', '', row.name, row.value, row.show, row.remove);
+  row.value.onpaste = (event) => {
     if (!/[\r\n]/.test(event.clipboardData.getData('text').trim())) return;
     event.preventDefault();
     tell(S.oneLine, row.value);
-  });
-  row.show.addEventListener('click', () => {
-    row.isShown = !row.isShown;
-    showVariable(row);
-  });
-  row.remove.addEventListener('click', () => {
-    const n = rows.indexOf(row);
-    tell();
-    rows.splice(n, 1);
-    row.element.remove();
-    rows[n].name.focus();
-    isTouched = true;
-    showCommand();
-  });
+  };
   rows.push(row);
-  part.env.append(row.element);
-  showVariable(row);
+  part.env.append(element);
 }
 
 // What depends on a variable's name, and on whether its value was kept.
-function showVariable(row) {
-  const name = visible(row.name.value), isSecret = SECRET.test(name);
-  row.value.type = isSecret && !row.isShown ? 'password' : 'text';
+function showVariable({ name: { value: name }, value, kept, isShown, show, remove }) {
+  const isSecret = SECRET.test(name);
+  value.type = isSecret && !isShown ? 'password' : 'text';
   // The browser must not put in a password that it keeps for this address.
-  row.value.autocomplete = isSecret ? 'new-password' : 'off';
-  row.value.placeholder = row.kept === null ? S.notKept : S.envValue;
-  row.value.setAttribute('aria-label', S.valueOf(name));
-  row.show.hidden = !isSecret || row.kept === null;
-  row.value.classList.toggle('hides', !row.show.hidden);
-  row.show.textContent = row.isShown ? S.hide : S.show;
-  row.remove.title = S.remove(name);
-  row.remove.setAttribute('aria-label', row.remove.title);
+  value.autocomplete = isSecret ? 'new-password' : 'off';
+  value.placeholder = kept === null ? S.notKept : S.envValue;
+  value.setAttribute('aria-label', visible(S.valueOf(name)));
+  show.hidden = !isSecret || kept === null;
+  value.classList.toggle('hides', !show.hidden);
+  set(show, isShown ? S.hide : S.show);
+  remove.title = visible(S.remove(name));
+  remove.setAttribute('aria-label', remove.title);
 }
 
 // ---- What the fields say -----------------------------------------------------------------------------------------------------
 
-const given = () => (part.args.value === filled.text ? { words: filled.args } : split(part.args.value));
-
 // Says what is wrong, at the field `at` or else at the end; or takes that away.
-function tell(text = '', at = null) {
+function tell(words = '', at = null) {
   dialog.querySelector('[aria-invalid]')?.removeAttribute('aria-invalid');
   if (at) at.closest('div').append(part.wrong);
   else part.foot.prepend(part.wrong);
-  set(part.wrong, text);
+  set(part.wrong, words);
   at?.setAttribute('aria-invalid', 'true');
   at?.focus();
-  if (text) part.wrong.scrollIntoView({ block: 'nearest' });
+  if (words) part.wrong.scrollIntoView({ block: 'nearest' });
 }
 
 // The start that the fields describe, as far as they do.
 function choices() {
-  const variables = rows.filter(({ name }) => name.value).map(({ name, value, kept }) => [name.value, kept ?? value.value]);
   const grace = part.grace.value.trim().replace(',', '.');
-  const env = Object.fromEntries(variables);
-  return { script: chosen, args: given().words, cwd: part.cwd.value || null, env, grace_s: grace ? Number(grace) : null };
+  const env = rows.filter(({ name }) => name.value).map(({ name, value, kept }) => [name.value, kept ?? value.value]);
+  return { script: chosen || 'SCRIPT', args: split(part.args.value).words, cwd: part.cwd.value || null, env: Object.fromEntries(env),
+    grace_s: grace ? Number(grace) : null };
 }
 
-// Whether nothing is missing. Else it says what is.
-function isWhole() {
-  const names = new Set();
-  const wrong = (...what) => { tell(...what); return false; };
-  if (!chosen) return wrong(S.chooseOne, part.find);
-  if (given().problem) return wrong(given().problem, part.args);
-  for (const { name, value, kept } of rows) {
-    if (!name.value && value.value) return wrong(S.noName, name);
-    if (!name.value) continue;
-    if (kept === null) return wrong(S.notGiven(name.value), value);
-    if (names.has(name.value)) return wrong(S.twice(name.value), name);
-    names.add(name.value);
+// What is missing: a sentence, and the field that it is about.
+function missing() {
+  const { problem } = split(part.args.value);
+  if (!chosen) return [S.chooseOne, part.find];
+  if (problem) return [problem, part.args];
+  for (const [n, { name, value, kept }] of rows.entries()) {
+    if (!name.value && value.value) return [S.noName, name];
+    if (name.value && kept === null) return [S.notGiven(name.value), value];
+    if (name.value && rows.findIndex((row) => row.name.value === name.value) < n) return [S.twice(name.value), name];
   }
-  return !Number.isNaN(choices().grace_s) || wrong(S.noNumber, part.grace);
+  return Number.isNaN(choices().grace_s) ? [S.noNumber, part.grace] : null;
 }
 
 function showCommand() {
-  const { words, problem } = given();
+  const { words, problem } = split(part.args.value);
   part.args.rows = 1;
   while (part.args.scrollHeight > part.args.clientHeight && part.args.rows < ROWS_MAX) part.args.rows++;
   set(part.hint, problem || (words.length ? '' : S.argsHint));
   part.chips.hidden = !words.length;
-  part.chips.replaceChildren(...words.slice(0, CHIPS_MAX).map((word) => el('li', {}, visible(word) || "''")));
-  const start = choices(), text = cli({ ...start, script: chosen || 'SCRIPT' });
-  part.command.dataset.text = text;
-  set(part.command, text);
-  part.command.title = visible(text) + (Object.keys(start.env).some((name) => SECRET.test(name)) ? `\n${S.secretsHint}` : '');
+  part.chips.replaceChildren(...words.slice(0, CHIPS_MAX).map((word) => el('li', '', word || "''")));
+  rows.forEach(showVariable);
+  const shown = choices();
+  set(part.command, cli(shown));
+  part.command.title = part.command.textContent + (Object.keys(shown.env).some((name) => SECRET.test(name)) ? `\n${S.secretsHint}` : '');
 }
 
 // ---- Starting ----------------------------------------------------------------------------------------------------------------
@@ -393,16 +345,16 @@ function showState() {
   const why = document.body.dataset.state === 'unknown' ? T.noConnection : allowed.includes('start') ? '' : busy;
   set(part.why, isSending ? '' : why);
   part.go.disabled = !!why && !isSending;
-  set(part.go.lastElementChild, isSending ? S.starting : chosen ? S.startThe(chosen) : S.start);
+  set(part.go.lastChild, isSending ? S.starting : chosen ? S.startThe(chosen) : S.start);
   showCommand();
 }
 
 async function start() {
-  const mine = opening, now = performance.now();
-  if (isSending || now - sent < AGAIN_MS) return;
-  tell();
-  if (!isWhole()) return;
-  [sent, isSending] = [now, true];
+  if (isSending) return;
+  const mine = opening, wrong = missing();
+  tell(...(wrong ?? []));
+  if (wrong) return;
+  isSending = true;
   showState();
   const answer = await c.act('start', choices());
   if (answer?.ok) location.hash = '#/';
@@ -419,10 +371,10 @@ async function start() {
 
 // Shows the server's refusal at the field that it is about. Its sentence begins with the name of that.
 function showRefusal(answer) {
-  const { error = 'lost', detail = answer ? ANSWERED(answer.status) : BROKE, missing = [] } = answer?.body ?? {};
-  const row = rows.find(({ name }) => name.value && (missing.includes(name.value) || detail.includes(name.value)));
+  const { error = 'lost', detail = answer ? ANSWERED(answer.status) : BROKE, missing: names = [] } = answer?.body ?? {};
+  const row = rows.find(({ name }) => name.value && (names.includes(name.value) || detail.includes(name.value)));
   const at = { script: part.find, args: part.args, cwd: part.cwd, env: (row ?? rows[0]).name, grace_s: part.grace };
-  const place = missing.length ? row?.value : at[/^\w*/.exec(detail)[0]] ?? (/_script|script_/.test(error) ? part.find : null);
-  const text = sentence(detail.replace(/^(args|env|cwd|grace_s)\b/, (key) => S[key]));
-  tell(place ? text : `${text} ${HINTS[error] ?? NO_HINT}`, place);
+  const place = names.length ? row?.value : at[/^\w*/.exec(detail)[0]] ?? (/_script|script_/.test(error) ? part.find : null);
+  const words = sentence(detail.replace(/^(args|env|cwd|grace_s)\b/, (key) => S[key]));
+  tell(place ? words : `${words} ${HINTS[error] ?? NO_HINT}`, place);
 }

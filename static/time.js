@@ -1,43 +1,46 @@
 // A run over time: its steps to scale, with pauses, compared with the last run of the same script that succeeded; and the CPU and the memory of its
-// processes, on the same axis. Time always goes from left to right. Loaded when the pane is first shown. Text gets in by textContent only.
+// processes, on the same axis. Time always goes from left to right. Loaded when the pane is first shown.
 
 import { set, tint, useIcon } from './head.js';
-import { T, TIME, bytes, clock, localTime, minute, row, since, took, visible } from './words.js';
+import { each, el, get, icon, looks, svg } from './parts.js';
+import { HUES, T, TIME, bytes, clock, localTime, minute, row, since, took, visible } from './words.js';
 
-const ANSWER_MS = 10000;
-const REFRESH_MS = 10000;   // how often the usage of a live run is read again
-const POINTS_MAX = 400;     // of a chart
+await looks();
+
+// How often the usage of a live run is read again.
+const REFRESH_MS = 10000;
+// The points of a chart, and its units.
+const POINTS_MAX = 400;
+const [WIDE, HIGH] = [1000, 100];
 const TICKS_MAX = 6;
 const TICKS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800];
-const SAME_MS = 1000;       // a difference to the last run that is none, or 3 % of it
-const SVG = 'http://www.w3.org/2000/svg';
-const [WIDE, HIGH] = [1000, 100]; // the units of a chart
+// A difference to the last run that is none, or 3 % of it.
+const SAME_MS = 1000;
 
-const sheet = document.createElement('link');
-sheet.rel = 'stylesheet';
-sheet.href = 'static/panes-time.css';
-document.head.append(sheet);
+// By run: what the server told of its usage, and the steps of the run to compare with.
+const usages = new Map(), lasts = new Map();
+// By pane.
+const views = new Map();
 
-const usages = new Map();    // by run: {at, usage}, as the server told it
-const lasts = new Map();     // by run: the steps of the run to compare with
-const views = new Map();     // by pane
-
-const make = (tag, className = '', text = '') => Object.assign(document.createElement(tag), { className, textContent: text });
-function draw(tag, className, parent) {
-  const element = document.createElementNS(SVG, tag);
-  if (className) element.setAttribute('class', className);
-  parent.append(element);
-  return element;
-}
+// The charts: what stands in which place of a sample, the base and the least of the scale, and what else the server told of it.
+const CHARTS = [
+  { name: TIME.cpu, at: 1, base: 10, least: 10, format: TIME.percent, peak: 'cpu_percent',
+    more: (told, count) => [told?.cores && TIME.ofCores(told.cores), count] },
+  { name: TIME.memory, at: 2, base: 1000, least: 1e6, format: bytes, peak: 'memory_bytes',
+    more: (told) => [told?.memory_total && TIME.ofMemory(bytes(told.memory_total))] },
+];
 
 export function show(pane, c) {
-  if (!c.run || c.run.started_at === null) {
-    pane.replaceChildren(make('p', 'note', c.run ? c.run.error ?? TIME.noSteps : TIME.loading));
+  if (!c.run?.started_at) {
+    pane.replaceChildren(el('p', 'note', c.run ? c.run.error ?? TIME.noSteps : TIME.loading));
     views.delete(pane);
     return;
   }
   let view = views.get(pane);
-  if (view?.id !== c.id || !view.root.isConnected) views.set(pane, view = build(pane, c.id));
+  if (view?.id !== c.id) {
+    views.set(pane, view = build(c.id, pane.id === 'pane-steps'));
+    pane.replaceChildren(view.root);
+  }
   view.c = c;
   learn(view);
   update(view);
@@ -47,317 +50,206 @@ export function show(pane, c) {
 
 const isAlive = ({ isLatest, pipeline }) => isLatest && pipeline.state !== 'stopped';
 
-function learn(view) {
-  const { c } = view;
-  const known = usages.get(c.id);
-  const isStale = !known || known.version !== c.pipeline.version && c.isLatest || isAlive(c) && c.pipeline.state === 'running' && c.now - known.at > REFRESH_MS;
-  if (c.connected && isStale && !view.isAsking) {
-    view.isAsking = true;
-    const done = (usage) => {
-      view.isAsking = false;
-      usages.set(c.id, { at: c.now, version: c.pipeline.version, usage: usage ?? known?.usage ?? null });
-      if (view.root.isConnected) update(view);
-    };
-    c.ask(`api/runs/${c.id}/usage`, null, ANSWER_MS).then(({ ok, body }) => done(ok ? body.usage : null), () => done(null));
+async function learn(view) {
+  const { c, c: { id, ask, run, isLatest, pipeline: { state } } } = view;
+  const known = usages.get(id), previous = run.previous?.id;
+  const key = !known?.usage || isLatest && state === 'running' ? Math.floor(c.now / REFRESH_MS) : isLatest && state;
+  if (c.connected && known?.key !== key) {
+    usages.set(id, { ...known, key });
+    get(ask, `api/runs/${id}/usage`).then(({ usage = known?.usage ?? null }) => {
+      usages.set(id, { key, usage });
+      update(view);
+    });
   }
-  const previous = c.run.previous?.id;
-  if (c.connected && previous && !lasts.has(c.id)) {
-    lasts.set(c.id, []);
-    c.ask(`api/runs/${previous}`, null, ANSWER_MS).then(({ ok, body }) => {
-      if (ok) lasts.set(c.id, body.run.progress?.steps ?? []);
-      if (view.root.isConnected) update(view);
-    }, () => lasts.delete(c.id));
+  if (c.connected && previous && !lasts.has(id)) {
+    lasts.set(id, []);
+    get(ask, `api/runs/${previous}`).then((answer) => {
+      if (answer.problem) lasts.delete(id);
+      else lasts.set(id, answer.run.progress?.steps ?? []);
+      update(view);
+    });
   }
 }
 
 // From when to when the run is shown, and when it was paused.
 function span({ run, isLatest, pipeline: p, now, connected, heard }) {
-  const from = Date.parse(isLatest && p.started_at ? p.started_at : run.started_at);
+  const from = Date.parse(isLatest && p.started_at || run.started_at);
   const ended = isLatest ? p.stopped_at : run.stopped_at;
   const to = Math.max(from + 1000, ended ? Date.parse(ended) : connected ? now : heard);
   const pauses = [];
   for (const { kind, at } of run.events ?? []) {
     if (kind === 'paused') pauses.push([Date.parse(at), to]);
-    else if (pauses.length && pauses.at(-1)[1] === to && kind !== 'usage') pauses.at(-1)[1] = Math.min(to, Date.parse(at));
+    else if (pauses.at(-1)?.[1] === to && kind !== 'usage') pauses.at(-1)[1] = Math.min(to, Date.parse(at));
   }
-  return { from, to, pauses: pauses.filter(([begin, end]) => end > begin) };
+  return { from, to, pauses: pauses.filter(([begin, end]) => end > begin), share: (at) => Math.max(0, Math.min(100, 100 * (at - from) / (to - from))) };
 }
 
-const share = (at, { from, to }) => Math.max(0, Math.min(100, 100 * (at - from) / (to - from)));
-const overlap = (pauses, from, to) => pauses.reduce((sum, [begin, end]) => sum + Math.max(0, Math.min(end, to) - Math.max(begin, from)), 0);
+// The pauses between two times.
+const within = (pauses, from, to) => pauses.map(([begin, end]) => [Math.max(begin, from), Math.min(end, to), 'hold hatch']).filter(([begin, end]) => end > begin);
+const sum = (pauses) => pauses.reduce((ms, [begin, end]) => ms + end - begin, 0);
 
 // ---- The pane -------------------------------------------------------------------------------------------------------------------------
 
-function build(pane, id) {
-  const root = make('div', pane.id === 'pane-usage' ? 'time usage' : 'time');
-  const view = { id, root, hasSteps: pane.id !== 'pane-usage', rows: [] };
-  if (view.hasSteps) {
-    view.run = addLabel(root, T.runName(id));
-    view.band = make('div', 'lane band');
-    view.legend = make('p', 'legend');
-    view.steps = make('div', 'steps');
-    root.append(view.band, view.legend, view.steps);
-  }
-  view.none = make('p', 'wide');
-  root.append(view.none);
-  view.cpu = addChart(root, TIME.cpu, view);
-  view.memory = addChart(root, TIME.memory, view);
-  view.axis = make('div', 'axis');
-  view.axis.setAttribute('aria-hidden', 'true');
-  view.told = make('p', 'told');
-  view.told.setAttribute('aria-live', 'polite');
-  root.append(view.axis, view.told);
-  pane.replaceChildren(root);
+const addLabel = (className, name, ...more) => el('div', className, el('b', '', name), ...more, el('span'));
+
+function build(id, hasSteps) {
+  const view = { id, samples: [], none: el('p', 'hint'), axis: el('div', { className: 'axis', 'aria-hidden': 'true' }),
+    told: el('p', { className: 'told', 'aria-live': 'polite' }), run: hasSteps && addLabel('label', T.runName(id)), band: el('div', 'lane band'),
+    legend: el('p', 'legend'), noSteps: el('p', 'hint'), steps: el('div', 'steps') };
+  view.charts = CHARTS.map((chart) => buildChart(view, chart));
+  view.root = el('div', hasSteps ? 'time' : 'time usage', hasSteps && [view.run, view.band, view.legend, view.noSteps, view.steps], view.none,
+    view.charts.flatMap(({ label, box }) => [label, box]), view.axis, view.told);
   return view;
 }
 
-function addLabel(root, name) {
-  const label = make('div', 'label');
-  label.append(make('b', '', name), make('span'));
-  root.append(label);
-  return label;
-}
-
-function addChart(root, name, view) {
-  const label = addLabel(root, name);
-  label.classList.add('of-chart');
-  label.insertBefore(make('strong'), label.lastChild);
-  const box = make('div', 'chart'), top = make('span');
-  box.tabIndex = 0;
-  box.setAttribute('role', 'img');
-  const svg = draw('svg', '', box);
-  svg.setAttribute('viewBox', `0 0 ${WIDE} ${HIGH}`);
-  svg.setAttribute('preserveAspectRatio', 'none');
-  for (const y of [0, HIGH / 2, HIGH]) draw('path', 'grid', svg).setAttribute('d', `M0 ${y}H${WIDE}`);
-  const chart = { name, label, box, top, pauses: draw('g', 'pauses', svg), area: draw('path', 'area', svg), line: draw('path', 'line', svg), cross: draw('path', 'cross', svg) };
-  box.append(top);
-  root.append(box);
-  const point = (event) => {
-    const { left, width } = box.getBoundingClientRect();
-    pick(view, (event.clientX - left) / width);
+function buildChart(view, { name }) {
+  const paths = ['pauses', 'area', 'line', 'cross'].map((kind) => svg('path', { class: kind }));
+  const box = el('div', { className: 'chart', tabIndex: 0, role: 'img' }, svg('svg', { viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: 'none' },
+    svg('path', { class: 'grid', d: `M0 0H${WIDE}M0 ${HIGH / 2}H${WIDE}M0 ${HIGH}H${WIDE}` }), ...paths), el('span'));
+  box.onpointermove = box.onpointerdown = ({ clientX }) => {
+    const { left, width } = box.getBoundingClientRect(), { from, to } = span(view.c);
+    const off = ([t]) => Math.abs(t - (to - from) * (clientX - left) / width);
+    choose(view, view.samples.reduce((best, sample, n) => (off(sample) < off(view.samples[best]) ? n : best), 0));
   };
-  box.addEventListener('pointermove', point);
-  box.addEventListener('pointerdown', point);
-  box.addEventListener('pointerleave', () => pick(view, null));
-  box.addEventListener('blur', () => pick(view, null));
-  box.addEventListener('keydown', (event) => {
+  box.onpointerleave = box.onblur = () => choose(view, null);
+  box.onkeydown = (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!step || !view.samples?.length) return;
+    if (!step) return;
     event.preventDefault();
-    const at = view.picked === null || view.picked === undefined ? view.samples.length - 1 : view.picked + step;
-    choose(view, Math.max(0, Math.min(view.samples.length - 1, at)));
-  });
-  return chart;
+    choose(view, (view.picked ?? view.samples.length) + step);
+  };
+  return { label: addLabel('label of-chart', name, el('strong')), box, paths };
 }
 
 // ---- Drawing ----------------------------------------------------------------------------------------------------------------------------
 
 function update(view) {
-  const { c } = view;
-  const axis = span(c);
-  if (view.hasSteps) {
-    showBand(view, axis);
-    showSteps(view, axis);
-  }
+  const axis = span(view.c);
+  if (view.run) showSteps(view, axis);
   showUsage(view, axis);
   showAxis(view, axis);
 }
 
-function bars(lane, list, axis) {
-  while (lane.children.length > list.length) lane.lastChild.remove();
-  list.forEach(([from, to, className], n) => {
-    const bar = lane.children[n] ?? lane.appendChild(make('i'));
-    if (bar.className !== className) bar.className = className;
-    bar.style.left = `${share(from, axis)}%`;
-    bar.style.width = `${share(to, axis) - share(from, axis)}%`;
+function bars(lane, list, { share }) {
+  each(lane, list, () => el('i'), (bar, [from, to, className]) => {
+    bar.className = className;
+    bar.style.left = `${share(from)}%`;
+    bar.style.width = `${share(to) - share(from)}%`;
   });
-}
-
-function showBand(view, axis) {
-  const { from, to, pauses } = axis;
-  bars(view.band, [[from, to, 'run'], ...pauses.map(([begin, end]) => [begin, end, 'hold hatch'])], axis);
-  const paused = overlap(pauses, from, to);
-  set(view.run.lastChild, [TIME.active(to - from - paused), paused >= 500 && TIME.pausedFor(paused)].filter(Boolean).join(', '));
-  const kinds = [['run', TIME.running], ...(pauses.length ? [['hold hatch', TIME.paused]] : [])];
-  if (view.legend.children.length === kinds.length) return;
-  view.legend.replaceChildren(...kinds.map(([className, words]) => {
-    const item = make('span');
-    item.append(make('i', className), words);
-    return item;
-  }));
 }
 
 function showSteps(view, axis) {
-  const { c } = view;
-  const steps = c.progress?.steps ?? [], before = c.progress?.steps_before ?? 0;
-  const rows = view.steps.children;
-  const isListed = steps.length > 0;
-  if (view.steps.dataset.first !== `${before} ${isListed}`) {
-    view.steps.dataset.first = `${before} ${isListed}`;
-    view.steps.replaceChildren(...(before ? [make('p', 'wide', TIME.earlier(before))] : []), ...(isListed ? [] : [make('p', 'wide', TIME.noSteps)]));
-  }
-  const extra = (before ? 1 : 0) + (isListed ? 0 : 1);
-  steps.forEach((step, n) => {
-    const line = rows[n + extra] ?? view.steps.appendChild(buildStep());
-    const [label, lane] = line.children;
+  const { c, c: { progress, run, pipeline: { state } } } = view, { from: begun, to: now, pauses, share } = axis;
+  const steps = progress?.steps ?? [], before = progress?.steps_before ?? 0;
+  const paused = within(pauses, begun, now), pausedMs = sum(paused);
+  bars(view.band, [[begun, now, 'run'], ...paused], axis);
+  set(view.run.lastChild, TIME.active(now - begun - pausedMs) + (pausedMs >= 500 ? `, ${TIME.pausedFor(pausedMs)}` : ''));
+  each(view.legend, [['run', TIME.running], ['hold hatch', TIME.paused]].slice(0, paused.length ? 2 : 1), () => el('span', '', el('i'), el('span')),
+    (item, [className, words]) => {
+      item.firstChild.className = className;
+      set(item.lastChild, words);
+    });
+  set(view.noSteps, !steps.length ? TIME.noSteps : before ? TIME.earlier(before) : '');
+  each(view.steps, steps, buildStep, ({ firstChild: label, lastChild: lane }, { name, started_at: started, ended_at: ended, ms: told }, n) => {
     const isLast = n === steps.length - 1;
-    const tone = !isLast || step.ended_at !== null && !c.run.outcome ? 'succeeded' : isAlive(c) ? (c.pipeline.state === 'paused' ? 'paused' : 'running') : row(c.run).tone;
-    const [svg, number, name, time] = label.children;
-    useIcon(svg, tone);
-    tint(svg, tone);
-    set(number, String(before + n + 1));
-    set(name, step.name);
-    name.title = visible(step.name);
-    const from = Date.parse(step.started_at), to = step.ended_at ? Date.parse(step.ended_at) : axis.to;
-    const ms = step.ms ?? Math.max(0, to - from - overlap(axis.pauses, from, to));
-    set(time, step.ended_at === null && isAlive(c) ? since(ms) : took(ms));
-    const inside = axis.pauses.filter(([begin, end]) => begin < to && end > from).map(([begin, end]) => [Math.max(begin, from), Math.min(end, to), 'hold hatch']);
-    bars(lane.firstChild, [[from, to, { succeeded: 'ok', running: 'run', paused: 'run', failed: 'fail', killed: 'fail', lost: 'lost' }[tone] ?? 'idle'], ...inside], axis);
-    const last = (lasts.get(c.id) ?? []).find((other) => other.name === step.name)?.ms ?? null;
-    const off = last === null || step.ms === null ? null : step.ms - last;
-    const words = off === null ? '' : Math.abs(off) < Math.max(SAME_MS, 0.03 * last) ? TIME.same : off > 0 ? TIME.longer(off) : TIME.shorter(-off);
-    const note = lane.lastChild;
-    set(note, words);
-    const right = share(to, axis), isBeside = right < 62;
+    const tone = !isLast || ended && !run.outcome ? 'succeeded' : !isAlive(c) ? row(run).tone : state === 'paused' ? 'paused' : 'running';
+    const [picture, number, title, time] = label.children;
+    useIcon(picture, tone);
+    tint(picture, tone);
+    set(number, `${before + n + 1}`);
+    set(title, name);
+    title.title = visible(name);
+    const from = Date.parse(started), to = ended ? Date.parse(ended) : now, inside = within(pauses, from, to);
+    const ms = told ?? Math.max(0, to - from - sum(inside));
+    set(time, !ended && isAlive(c) ? since(ms) : took(ms));
+    bars(lane.firstChild, [[from, to, tone === 'paused' ? 'run' : HUES[tone]], ...inside], axis);
+    const last = lasts.get(c.id)?.find((other) => other.name === name)?.ms ?? null, off = told - last;
+    const note = lane.lastChild, left = share(from), right = share(to), isBeside = right < 62;
+    set(note, last === null || told === null ? '' : Math.abs(off) < Math.max(SAME_MS, 0.03 * last) ? TIME.same : off > 0 ? TIME.longer(off) : TIME.shorter(-off));
     note.style.left = isBeside ? `calc(${right}% + 6px)` : '';
-    note.style.right = isBeside ? '' : `calc(${100 - share(from, axis)}% + 6px)`;
-    note.classList.toggle('above', !isBeside && share(from, axis) < 30);
+    note.style.right = isBeside ? '' : `calc(${100 - left}% + 6px)`;
+    note.hidden = !isBeside && left < 30;
   });
-  while (rows.length > steps.length + extra) view.steps.lastChild.remove();
 }
 
-function buildStep() {
-  const line = make('div', 'step'), label = make('div', 'label'), lane = make('div', 'lane');
-  const svg = draw('svg', 'i', label);
-  svg.setAttribute('aria-hidden', 'true');
-  draw('use', '', svg);
-  label.append(make('span', 'number'), make('b'), make('span', 'took'));
-  lane.append(make('div', 'bars'), make('em'));
-  line.append(label, lane);
-  return line;
-}
+const buildStep = () => el('div', 'step-row', el('div', 'label', icon(''), el('span', 'number'), el('b'), el('span', 'took')),
+  el('div', 'lane', el('div', 'bars'), el('em')));
 
 // ---- CPU and memory ---------------------------------------------------------------------------------------------------------------------
 
 // The next round number.
 function roundUp(value, base) {
-  const power = base ** Math.floor(Math.log(Math.max(1, value)) / Math.log(base));
-  for (const factor of [1, 2, 3, 4, 5, 8, 10, 20, 30, 40, 50, 80, 100, 200, 300, 400, 500, 800, 1000]) if (factor * power >= value) return factor * power;
-  return value;
-}
-
-function samplesOf({ id, usage }, axis) {
-  const known = usages.get(id)?.usage;
-  const samples = known?.samples ?? [];
-  const at = usage ? Date.parse(usage.at) - axis.from : 0;
-  const isNew = usage && at > (samples.at(-1)?.[0] ?? -1);
-  return isNew ? [...samples, [at, usage.cpu_percent, usage.memory_bytes, usage.processes]] : samples;
+  const power = base ** Math.floor(Math.log(value) / Math.log(base));
+  return power * [1, 2, 3, 4, 5, 8, 10, 20, 30, 40, 50, 80, 100, 200, 300, 400, 500, 800, 1000].find((factor) => factor * power >= value);
 }
 
 // At most so many points, each the highest of its part.
 function fewer(samples, at) {
-  const size = Math.ceil(samples.length / POINTS_MAX);
-  if (size <= 1) return samples.map((sample) => [sample[0], sample[at]]);
-  const points = [];
-  for (let n = 0; n < samples.length; n += size) {
-    const part = samples.slice(n, n + size);
-    points.push([part[0][0], Math.max(...part.map((sample) => sample[at]))]);
-  }
+  const size = Math.ceil(samples.length / POINTS_MAX), points = [];
+  for (let n = 0; n < samples.length; n += size) points.push([samples[n][0], Math.max(...samples.slice(n, n + size).map((sample) => sample[at]))]);
   return points;
 }
 
 function showUsage(view, axis) {
-  const { c } = view;
-  const told = usages.get(c.id)?.usage;
-  const samples = view.samples = samplesOf(c, axis);
+  const { c, c: { id, usage } } = view, told = usages.get(id)?.usage;
+  const samples = view.samples = [...(told?.samples ?? [])];
+  const at = usage && Date.parse(usage.at) - axis.from;
+  if (usage && at > (samples.at(-1)?.[0] ?? -1)) samples.push([at, usage.cpu_percent, usage.memory_bytes, usage.processes]);
+  const isNone = !samples.length;
   const oom = told?.oom_kills > 0 ? TIME.oom(told.oom_kills) : '';
-  set(view.none, samples.length ? oom : told === undefined ? TIME.loading : `${oom} ${TIME.noUsage} ${isAlive(c) ? '' : TIME.whyNoUsage}`.trim());
-  view.none.hidden = !view.none.textContent;
-  for (const chart of [view.cpu, view.memory]) chart.label.hidden = chart.box.hidden = !samples.length;
-  view.axis.hidden = !samples.length && !(view.hasSteps && c.progress?.steps.length);
-  view.told.hidden = !samples.length;
-  if (!samples.length) return;
-  const count = TIME.processes(samples.at(-1)[3]);
-  showChart(view.cpu, samples, 1, axis, { most: roundUp(Math.max(10, ...fewer(samples, 1).map(([, value]) => value)), 10), format: TIME.percent,
-    peak: told?.peak?.cpu_percent, more: [told?.cores && TIME.ofCores(told.cores), isAlive(c) && count], isAlive: isAlive(c), interval: told?.interval_ms });
-  showChart(view.memory, samples, 2, axis, { most: roundUp(Math.max(1e6, ...fewer(samples, 2).map(([, value]) => value)), 1000), format: bytes,
-    peak: told?.peak?.memory_bytes, more: [told?.memory_total && TIME.ofMemory(bytes(told.memory_total))], isAlive: isAlive(c), interval: told?.interval_ms });
-  if (view.picked !== null && view.picked !== undefined) choose(view, Math.min(view.picked, samples.length - 1));
+  set(view.none, !isNone ? oom : told === undefined ? TIME.loading : `${oom} ${TIME.noUsage} ${isAlive(c) ? '' : TIME.whyNoUsage}`.trim());
+  view.axis.hidden = isNone && !(view.run && c.progress?.steps.length);
+  CHARTS.forEach((chart, n) => {
+    const { label, box } = view.charts[n];
+    label.hidden = box.hidden = isNone;
+    if (!isNone) showChart(view.charts[n], chart, samples, axis, told, isAlive(c));
+  });
+  if (view.picked != null) choose(view, view.picked);
 }
 
-function showChart(chart, samples, at, axis, { most, format, peak, more, isAlive: lives, interval }) {
-  const width = axis.to - axis.from;
-  const points = fewer(samples, at);
-  const gap = 3 * Math.max(interval ?? 10000, points.length > 1 ? (points.at(-1)[0] - points[0][0]) / points.length : 0);
-  let line = '', area = '', begun = 0, last = null;
-  const x = (t) => Math.max(0, Math.min(WIDE, WIDE * t / width)).toFixed(1);
-  const y = (value) => (HIGH - HIGH * Math.min(1, value / most)).toFixed(1);
-  const close = () => { if (last !== null) area += `V${HIGH}H${x(begun)}Z`; };
+function showChart({ label, box, paths }, { name, at, base, least, format, peak, more }, samples, { from, to, pauses }, told, lives) {
+  const points = fewer(samples, at), most = roundUp(Math.max(least, ...points.map(([, value]) => value)), base);
+  const gap = 3 * Math.max(told?.interval_ms ?? REFRESH_MS, (points.at(-1)[0] - points[0][0]) / points.length);
+  const x = (t) => Math.max(0, Math.min(WIDE, WIDE * t / (to - from))).toFixed(1);
+  // A line for each part without a gap, and the area below it.
+  let line = '', area = '', before = -Infinity, end = '';
   for (const [t, value] of points) {
-    if (last === null || t - last > gap) {
-      close();
-      line += `M${x(t)} ${y(value)}`;
-      area += `M${x(t)} ${HIGH}V${y(value)}`;
-      begun = t;
-    } else {
-      line += `L${x(t)} ${y(value)}`;
-      area += `L${x(t)} ${y(value)}`;
-    }
-    last = t;
+    const isNew = t - before > gap, point = `${x(t)} ${(HIGH - HIGH * value / most).toFixed(1)}`;
+    if (isNew) area += `${end}M${x(t)} ${HIGH}`;
+    line += (isNew ? 'M' : 'L') + point;
+    area += `L${point}`;
+    end = `V${HIGH}Z`;
+    before = t;
   }
-  close();
-  chart.line.setAttribute('d', line);
-  chart.area.setAttribute('d', area);
-  chart.pauses.replaceChildren();
-  for (const [begin, end] of axis.pauses) {
-    draw('path', '', chart.pauses).setAttribute('d', `M${x(begin - axis.from)} 0H${x(end - axis.from)}V${HIGH}H${x(begin - axis.from)}Z`);
-  }
-  const values = samples.map((sample) => sample[at]);
-  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-  const highest = Math.max(peak ?? 0, ...values);
-  set(chart.top, format(most));
-  set(chart.label.children[1], format(lives ? values.at(-1) : highest));
-  const words = [...(lives ? [TIME.mean(format(mean)), TIME.peak(format(highest))] : [TIME.mean(format(mean))]), ...more].filter(Boolean).join(', ');
-  set(chart.label.lastChild, words);
-  chart.box.setAttribute('aria-label', TIME.chart(chart.name, [lives && TIME.now(format(values.at(-1))), TIME.mean(format(mean)), TIME.peak(format(highest))].filter(Boolean).join(', ')));
+  const bands = pauses.map(([begin, until]) => `M${x(begin - from)} 0H${x(until - from)}V${HIGH}H${x(begin - from)}Z`).join('');
+  [bands, area + end, line].forEach((shape, n) => paths[n].setAttribute('d', shape));
+  const values = samples.map((sample) => sample[at]), now = values.at(-1);
+  const mean = TIME.mean(format(values.reduce((all, value) => all + value, 0) / values.length));
+  const highest = format(Math.max(told?.peak?.[peak] ?? 0, ...values));
+  set(box.lastChild, format(most));
+  set(label.children[1], lives ? format(now) : highest);
+  set(label.lastChild, [mean, lives && TIME.peak(highest), ...more(told, lives && TIME.processes(samples.at(-1)[3]))].filter(Boolean).join(', '));
+  box.setAttribute('aria-label', TIME.chart(name, [lives && TIME.now(format(now)), mean, TIME.peak(highest)].filter(Boolean).join(', ')));
 }
 
-// The sample at this part of the width, or none.
-function pick(view, part) {
-  if (part === null || !view.samples?.length) return choose(view, null);
-  const { from, to } = span(view.c);
-  const t = part * (to - from);
-  let best = 0;
-  view.samples.forEach((sample, n) => { if (Math.abs(sample[0] - t) < Math.abs(view.samples[best][0] - t)) best = n; });
-  choose(view, best);
-}
-
+// Marks a sample, or none, in both charts, and says what it is.
 function choose(view, n) {
-  view.picked = n;
-  const { from, to } = span(view.c);
-  const sample = n === null ? null : view.samples[n];
-  for (const chart of [view.cpu, view.memory]) {
-    chart.cross.setAttribute('d', sample ? `M${(WIDE * sample[0] / (to - from)).toFixed(1)} 0V${HIGH}` : '');
-  }
+  view.picked = n === null ? null : Math.max(0, Math.min(view.samples.length - 1, n));
+  const { from, to } = span(view.c), sample = view.samples[view.picked];
+  for (const { paths } of view.charts) paths[3].setAttribute('d', sample ? `M${(WIDE * sample[0] / (to - from)).toFixed(1)} 0V${HIGH}` : '');
   set(view.told, sample ? TIME.at(localTime(from + sample[0], view.c.now), TIME.percent(sample[1]), bytes(sample[2]), sample[3]) : '');
 }
 
-function showAxis(view, { from, to }) {
+function showAxis(view, { from, to, share }) {
   const step = 1000 * (TICKS_S.find((seconds) => (to - from) / 1000 / seconds <= TICKS_MAX) ?? TICKS_S.at(-1));
   const format = step < 60000 ? clock : step < 864e5 ? minute : (ms) => since(ms - from);
   // Round times where the device is.
   const offset = new Date(from).getTimezoneOffset() * 60000;
-  const ticks = [], edge = 700 * format(from).length / Math.max(1, view.axis.clientWidth);
-  for (let at = Math.ceil((from - offset) / step) * step + offset; at < to; at += step) {
-    const place = share(at, { from, to });
-    if (place > edge && place < 100 - edge) ticks.push([place, format(at)]);
-  }
-  const all = [[0, format(from)], ...ticks, [100, format(to)]];
-  while (view.axis.children.length > all.length) view.axis.lastChild.remove();
-  all.forEach(([place, words], n) => {
-    const label = view.axis.children[n] ?? view.axis.appendChild(make('span'));
-    set(label, words);
-    label.style.left = `${place}%`;
-    label.className = n === 0 ? 'first' : n === all.length - 1 ? 'last' : '';
+  const ticks = [];
+  for (let at = Math.ceil((from - offset) / step) * step + offset; at < to; at += step) if (share(at) > 6 && share(at) < 92) ticks.push(at);
+  each(view.axis, [from, ...ticks, to], () => el('span'), (label, at) => {
+    set(label, format(at));
+    label.style.left = `${share(at)}%`;
+    label.className = at === from ? 'first' : at === to ? 'last' : '';
   });
 }

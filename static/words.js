@@ -351,10 +351,11 @@ export const TIME = {
 // ---- The details of a run, and the help ---------------------------------------------------------------------------------------
 
 export const DETAILS = {
-  command: 'Command', copyLink: 'Copy link', copyCli: 'Copy as CLI', copyCurl: 'Copy as curl', copied: 'Copied', copy: 'Copy the command', process: 'Process',
+  command: 'Command', copyLink: 'Copy link', copyCli: 'Copy as CLI', copyCurl: 'Copy as curl', process: 'Process',
   folder: 'Folder', pid: 'Process', startedBy: 'Started by', started: 'Started', ended: 'Ended', active: 'Active', cpuTime: 'CPU time', memory: 'Memory',
   exit: 'Exit', grace: 'Time to stop', error: 'Error', environment: 'Environment', show: 'Show', hidden: 'not shown', notKept: 'not kept',
-  log: 'Log', withTimes: 'With times', plain: 'As it was written', stdout: 'Only stdout', stderr: 'Only stderr', happened: 'What happened', unknown: 'unknown',
+  log: 'Log', downloads: [['With times', ''], ['As it was written', '&timestamps=0'], ['Only stdout', '&timestamps=0&stream=stdout'],
+    ['Only stderr', '&timestamps=0&stream=stderr']], happened: 'What happened', unknown: 'unknown',
   loading: 'Loading…', paused: (ms) => `paused ${since(ms)}`, soFar: (ms) => `${since(ms)} so far`, user: (ms) => `${took(ms)} in user mode`, system: (ms) => `${took(ms)} in the kernel`,
   pidOf: (pid, containment) => `${pid}, ${containment === 'cgroup' ? 'in its own control group' : 'with its descendants'}`, largest: (count) => `largest process ${bytes(count)}`,
   peak: (count) => `peak ${bytes(count)}`, oom: (count) => `${count} killed for want of memory`, seconds: (s) => since(s * 1000), serversGrace: 'the server’s default',

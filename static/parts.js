@@ -1,0 +1,119 @@
+// What the parts of the page that are loaded later share: elements, buttons, copying, commands and questions to the server. Text from outside
+// is put in as text only.
+
+import { onMeantClick } from './controls.js';
+import { ANSWERED, START as S, T, command, sentence, visible } from './words.js';
+
+const ANSWER_MS = 10000;
+const COPIED_MS = 1600;
+
+// Makes an element. `props` is its class, or properties; names with a hyphen, and `role`, are attributes. Children that are false or empty are
+// left out.
+export function el(tag, props = '', ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(typeof props === 'string' ? { className: props } : props)) {
+    if (/-|^role$/.test(name)) element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children.flat().filter(Boolean).map((child) => (typeof child === 'string' ? visible(child) : child)));
+  return element;
+}
+
+export function svg(tag, attributes, ...children) {
+  const element = document.createElementNS('http://www.w3.org/2000/svg', tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+export const icon = (name) => svg('svg', { class: 'i', 'aria-hidden': 'true' }, svg('use', { href: `#i-${name}` }));
+export const button = (className, words, onclick, name) =>
+  el('button', { type: 'button', className, onclick }, name && icon(name), el('span', '', words));
+export const iconButton = (name, words, onclick) =>
+  el('button', { type: 'button', className: 'ib', title: words, 'aria-label': words, onclick }, icon(name));
+export const code = (text) => el('code', { dir: 'ltr' }, text);
+
+// A button that acts: presses that were not meant are ignored.
+export function acting(className, words, then, name) {
+  const element = button(className, words, null, name);
+  onMeantClick(element, then);
+  return element;
+}
+
+// Gives `list` a child for each of `items`. Those that are there are changed in place, so that a selection and the focus stay.
+export function each(list, items, make, show) {
+  while (list.children.length > items.length) list.lastChild.remove();
+  items.forEach((item, n) => show(list.children[n] ?? list.appendChild(make()), item, n));
+}
+
+// Loads the stylesheet of these parts, once. It is to be there before anything is shown.
+let loading;
+export const looks = () => loading ??= new Promise((done) => {
+  document.head.append(el('link', { rel: 'stylesheet', href: 'static/panes.css', onload: done, onerror: done }));
+});
+
+// ---- Copying --------------------------------------------------------------------------------------------------------------
+
+// Copies `text` and says so beside `button` for a moment.
+export async function copy(text, button) {
+  const isCopied = await write(text, button);
+  const { top, bottom, left, width } = button.getBoundingClientRect();
+  const said = el('span', { className: 'said', role: 'status' });
+  // In an open dialog, because what is outside of it is not seen, and not read out.
+  (button.closest('dialog') ?? document.body).append(said);
+  said.style.top = `${top > 44 ? top - 34 : bottom + 6}px`;
+  said.style.left = `${Math.max(8, Math.min(innerWidth - 110, left + width / 2 - 36))}px`;
+  // A status is read out only if its text comes after it.
+  setTimeout(() => { said.textContent = isCopied ? S.copied : S.notCopied; }, 20);
+  setTimeout(() => said.remove(), COPIED_MS);
+}
+
+async function write(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // Browsers have no clipboard for pages that came over plain HTTP from another machine. The older way copies a selection.
+  }
+  const area = el('textarea', { className: 'vh', value: text, tabIndex: -1 });
+  button.after(area);
+  area.select();
+  const isCopied = document.execCommand('copy');
+  area.remove();
+  button.focus({ preventScroll: true });
+  return isCopied;
+}
+
+// A line with a command and its copy button. `text` is called when that is pressed.
+export function copyLine(shown, text, prompt = '$') {
+  const copier = iconButton('copy', S.copy, () => copy(text(), copier));
+  return el('div', { className: 'copyline', dir: 'ltr' }, el('span', { 'aria-hidden': 'true' }, prompt), shown, copier);
+}
+
+// ---- Commands ---------------------------------------------------------------------------------------------------------------
+
+export const SECRET = /KEY|TOKEN|SECRET|PASS|PWD|CREDENTIAL/i;
+
+// The command that starts this. A secret is not in it: the command takes that from its own environment.
+export function cli({ script, args = [], cwd, env = {}, grace_s: grace }) {
+  const option = (name, value) => (value.startsWith('-') ? [`${name}=${value}`] : [name, value]);
+  return command('autoappdev', ['start', script.startsWith('-') ? `./${script}` : script, ...(cwd ? option('--cwd', cwd) : []),
+    ...Object.entries(env).flatMap(([name, value]) => option('--env', SECRET.test(name) ? name : `${name}=${value}`)),
+    ...(grace == null ? [] : ['--grace', `${grace}`]), ...(args.length ? ['--', ...args] : [])]);
+}
+
+// The same from another machine. `curl --json` sends a POST.
+export const curl = (start, ...options) =>
+  command('curl', [...options, '--json', JSON.stringify(start), new URL('api/pipeline/start', location.href.split('#')[0]).href]);
+
+// ---- Asking ----------------------------------------------------------------------------------------------------------------
+
+// What the server answered: a body, or a sentence in `problem`.
+export async function get(ask, path) {
+  try {
+    const { ok, status, body } = await ask(path, null, ANSWER_MS);
+    return ok ? body : { problem: sentence(body.detail || ANSWERED(status)) };
+  } catch {
+    return { problem: T.noConnection };
+  }
+}
