@@ -2,7 +2,6 @@
 // list of keys. Loaded when one of these is first shown.
 
 import { set, tint } from './head.js';
-import { linkProof } from './login.js';
 import { acting, button, cli, code, copy, copyLine, curl, each, el, get, icon, looks } from './parts.js';
 import { DETAILS as D, T, bytes, clock, command, fromWhere, happening, localTime, sentence, took } from './words.js';
 
@@ -29,10 +28,6 @@ export function show(pane, c) {
 }
 
 const section = (title, ...children) => el('section', '', el('h3', '', title), ...children);
-
-// The whole log of the run: as it is kept, with times, and as the pipeline wrote it.
-const downloads = (id) => section(D.log, el('p', 'row', D.downloads.map(([words, query]) =>
-  el('a', { href: `api/runs/${id}/log?download=1${query}${linkProof()}`, download: '' }, words))));
 
 // ---- The pane of a run: built once for each run, then kept up to date -----------------------------------------------------------
 
@@ -64,7 +59,7 @@ function details(view) {
       copier(D.copyLink, 'link', () => location.href.split('#')[0] + view.c.address({ run: id })),
       copier(D.copyCli, 'copy', ({ script, args, cwd }) => cli({ script, args, cwd })),
       copier(D.copyCurl, 'copy', ({ script, args, cwd }) => curl({ script, args, cwd })), rerun, edit)),
-    section(D.process, process), section(D.environment, names, reveal), downloads(id)), section(D.happened, events))];
+    section(D.process, process), section(D.environment, names, reveal)), section(D.happened, events))];
 }
 
 function facts(list, rows) {
@@ -109,7 +104,7 @@ function showEvent(item, event, now) {
 // ---- A phone's way to what has no tab there ---------------------------------------------------------------------------------------
 
 const more = (c) => [el('ul', 'more', ['usage', 'details'].map((tab) =>
-  el('li', '', el('a', { href: c.address({ run: c.route.run, tab }) }, T[tab], icon('right'))))), downloads(c.id)];
+  el('li', '', el('a', { href: c.address({ run: c.route.run, tab }) }, T[tab], icon('right')))))];
 
 // ---- The list of keys -------------------------------------------------------------------------------------------------------------
 

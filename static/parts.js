@@ -7,26 +7,20 @@ import { ANSWERED, START as S, T, command, sentence, visible } from './words.js'
 const ANSWER_MS = 10000;
 const COPIED_MS = 1600;
 
-// Makes an element. `props` is its class, or properties; names with a hyphen, and `role`, are attributes. Children that are false or empty are
-// left out.
+// Makes an element, of a picture too. `props` is its class, or properties; names with a hyphen, and `role`, are attributes. Children that are
+// false or empty are left out.
 export function el(tag, props = '', ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(typeof props === 'string' ? { className: props } : props)) {
-    if (/-|^role$/.test(name)) element.setAttribute(name, value);
+  const isDrawn = /^(svg|use|path)$/.test(tag);
+  const element = document.createElementNS(`http://www.w3.org/${isDrawn ? '2000/svg' : '1999/xhtml'}`, tag);
+  for (const [name, value] of Object.entries(typeof props === 'string' ? { class: props } : props)) {
+    if (isDrawn || /-|^(role|class)$/.test(name)) element.setAttribute(name, value);
     else element[name] = value;
   }
   element.append(...children.flat().filter(Boolean).map((child) => (typeof child === 'string' ? visible(child) : child)));
   return element;
 }
 
-export function svg(tag, attributes, ...children) {
-  const element = document.createElementNS('http://www.w3.org/2000/svg', tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-export const icon = (name) => svg('svg', { class: 'i', 'aria-hidden': 'true' }, svg('use', { href: `#i-${name}` }));
+export const icon = (name) => el('svg', { class: 'i', 'aria-hidden': true }, el('use', { href: `#i-${name}` }));
 export const button = (className, words, onclick, name) =>
   el('button', { type: 'button', className, onclick }, name && icon(name), el('span', '', words));
 export const iconButton = (name, words, onclick) =>
@@ -74,14 +68,14 @@ async function write(text, button) {
     return true;
   } catch {
     // Browsers have no clipboard for pages that came over plain HTTP from another machine. The older way copies a selection.
+    const area = el('textarea', { className: 'vh', value: text });
+    button.after(area);
+    area.select();
+    const isCopied = document.execCommand('copy');
+    area.remove();
+    button.focus();
+    return isCopied;
   }
-  const area = el('textarea', { className: 'vh', value: text, tabIndex: -1 });
-  button.after(area);
-  area.select();
-  const isCopied = document.execCommand('copy');
-  area.remove();
-  button.focus({ preventScroll: true });
-  return isCopied;
 }
 
 // A line with a command and its copy button. `text` is called when that is pressed.

@@ -1,14 +1,12 @@
-// The form of a start. Loaded, with the page of the first visit, when one of them is first needed.
+// The form of a start, and the page of the first visit. Loaded when one of them is first needed.
 //
 // The form holds no rule about what can be started: the server checks each value, and its words are shown at the field that they are about.
 // A variable's value of an earlier run is sent back exactly as it was kept unless the user changes it, because a field for one line drops the
 // ends of lines.
 
 import { clearNotice, set } from './head.js';
-import { SECRET, acting, button, cli, code, copyLine, el, get, icon, iconButton, looks } from './parts.js';
-import { ANSWERED, BROKE, HINTS, NO_HINT, START as S, T, command, localTime, row as rowOf, sentence, visible } from './words.js';
-
-export { showFirst } from './first.js';
+import { SECRET, acting, button, cli, code, copyLine, curl, el, get, icon, iconButton, looks } from './parts.js';
+import { ANSWERED, BROKE, HINTS, NO_HINT, START as S, T, bytes, command, localTime, row as rowOf, sentence, visible } from './words.js';
 
 await looks();
 
@@ -19,7 +17,12 @@ const RECENT = 200;
 const ROWS_MAX = 8;
 const CHIPS_MAX = 500;
 
-// The context that the form was opened with, and the latest state.
+// The scripts of the first visit. The form lists all.
+const SHOWN_MAX = 30;
+// They are listed again with a state that comes later than this.
+const FRESH_MS = 10000;
+
+// The context that the form was opened with or the first visit was shown with last, and the latest state that the form knows.
 let c, pipeline;
 let dialog, part, typing, seen;
 // Counts the times it was opened: an answer for an earlier one is dropped.
@@ -34,6 +37,10 @@ let latest;
 let isTouched, isSending;
 // The rows of the environment; the last one is for the next variable.
 let rows = [];
+// The first visit: its section, the scripts or why there are none, what was drawn, and when the scripts were read.
+let section, offered, isTokenNeeded, drawnFor;
+let readAt = -Infinity;
+let isStarting = false;
 
 // Splits a line into words as a POSIX shell does (Shell Command Language, 2.2 Quoting), without expansions and operators. Returns the words,
 // and a sentence if the line is not complete.
@@ -82,11 +89,9 @@ function make() {
 
   part.find.oninput = search;
   part.find.onkeydown = (event) => {
-    const radio = part.list.querySelector(':checked') ?? part.list.querySelector('input');
-    if (event.key === 'Enter' && text() && !event.isComposing) choose(matching()[0]?.path ?? text(), true);
-    else if (event.key === 'ArrowDown' && radio) radio.focus();
-    else return;
+    if (event.key !== 'Enter' || !text() || event.isComposing) return;
     event.preventDefault();
+    choose(matching()[0]?.path ?? text(), true);
   };
   part.list.onchange = ({ target }) => choose(target.value);
   part.args.onkeydown = (event) => {
@@ -170,12 +175,10 @@ const matching = () => (found ?? all)?.scripts?.filter(({ path }) => path.toLowe
 
 function drawScripts() {
   const answer = found ?? all, shown = matching();
-  const isFocused = part.list.contains(document.activeElement);
   // A script that is not in the list has a row of its own.
   const isListed = [...(all?.scripts ?? []), ...shown].some(({ path }) => path === chosen);
   const drawn = answer && chosen && !isListed ? [{ path: chosen }, ...shown] : shown;
   part.list.replaceChildren(...drawn.map(drawScript));
-  if (isFocused) (part.list.querySelector(':checked') ?? part.find).focus();
   part.find.placeholder = visible(S.findScripts(root));
   part.find.setAttribute('aria-label', part.find.placeholder);
   set(part.note, !answer ? S.reading : answer.problem ? `${S.noList} ${answer.problem}` : answer.truncated ? S.cut(shown.length)
@@ -324,9 +327,8 @@ function showCommand() {
   part.chips.hidden = !words.length;
   part.chips.replaceChildren(...words.slice(0, CHIPS_MAX).map((word) => el('li', '', word || "''")));
   rows.forEach(showVariable);
-  const shown = choices();
-  set(part.command, cli(shown));
-  part.command.title = part.command.textContent + (Object.keys(shown.env).some((name) => SECRET.test(name)) ? `\n${S.secretsHint}` : '');
+  set(part.command, cli(choices()));
+  part.command.title = part.command.textContent;
 }
 
 // ---- Starting ----------------------------------------------------------------------------------------------------------------
@@ -377,4 +379,73 @@ function showRefusal(answer) {
   const place = names.length ? row?.value : at[/^\w*/.exec(detail)[0]] ?? (/_script|script_/.test(error) ? part.find : null);
   const words = sentence(detail.replace(/^(args|env|cwd|grace_s)\b/, (key) => S[key]));
   tell(place ? words : `${words} ${HINTS[error] ?? NO_HINT}`, place);
+}
+
+// ---- The first visit, while there was no run at all: the scripts that can be started, and the commands that do the same from elsewhere ----------
+
+// Shows the scripts. Called with each state.
+export function showFirst(element, context) {
+  [section, c] = [element, context];
+  if (c.mayAct && performance.now() - readAt > FRESH_MS) readScripts();
+  drawFirst();
+}
+
+async function readScripts() {
+  readAt = performance.now();
+  const [scripts, login] = await Promise.all([get(c.ask, 'api/pipeline/scripts'), isTokenNeeded ?? get(c.ask, 'api/session')]);
+  isTokenNeeded = login.session?.token_needed ?? isTokenNeeded;
+  // What is shown stays if it can't be read again.
+  if (!scripts.problem || !offered?.scripts) offered = scripts;
+  drawFirst();
+}
+
+function drawFirst() {
+  const key = JSON.stringify([c.mayAct, c.mayOnlyLook, offered, isTokenNeeded, c.pipeline.default_script, new Date(c.now).getDate()]);
+  if (drawnFor !== key) {
+    drawnFor = key;
+    const focused = section.contains(document.activeElement) && document.activeElement.dataset.path;
+    section.replaceChildren(el('div', 'in', content()));
+    starters().find(({ dataset }) => dataset.path === focused)?.focus();
+  }
+  for (const starter of starters()) starter.disabled = !c.connected || !c.pipeline.allowed.includes('start') || isStarting;
+}
+
+const starters = () => [...section.querySelectorAll('[data-path]')];
+const heading = (words, ...text) => el('div', 'hd', el('h2', '', words), el('p', '', ...text));
+
+function content() {
+  if (c.mayOnlyLook) return heading(S.noRuns, S.youLook);
+  if (!c.mayAct || !offered) return heading(S.choose, S.reading);
+  const { root, scripts = [], problem, truncated } = offered;
+  const retry = button('b', S.tryAgain, readScripts);
+  if (problem) return [heading(S.choose, `${S.noList} ${problem}`), el('div', '', retry)];
+  if (!scripts.length) {
+    return [heading(S.noScripts(root), S.whatIsOne), el('div', '', el('p', '', S.example),
+      copyLine(el('pre', { dir: 'ltr', textContent: S.script.trimEnd() }), () => S.script, ''), el('p', '', S.saveIt(`${root}/hello.sh`)), retry)];
+  }
+  const byDefault = c.pipeline.default_script;
+  const sorted = [...scripts].sort((a, b) => (b.path === byDefault) - (a.path === byDefault));
+  const script = sorted[0].path, left = sorted.length - SHOWN_MAX;
+  const opener = (words) => button('link', words, () => c.startForm({ script }));
+  const token = isTokenNeeded ? ['-H', 'Authorization: Bearer TOKEN'] : [];
+  const [before, after] = S.theseAreIn.split('{}');
+  return [heading(S.choose, before, code(root), after), el('div', '', el('ul', '', sorted.slice(0, SHOWN_MAX).map(scriptRow)), opener(S.withArgs),
+    left > 0 && opener(S.more(left, truncated)), el('h3', '', S.elsewhere),
+    [cli({ script }), curl({ script }, ...token)].map((text) => copyLine(code(text), () => text)))];
+}
+
+function scriptRow({ path, size, modified_at: time }, n) {
+  const at = Date.parse(time);
+  // The page has one filled button: the top bar's, if there is a script for it.
+  const starter = acting(n || c.pipeline.default_script ? 'b sm' : 'b sm prime', S.start, async () => {
+    isStarting = true;
+    drawFirst();
+    await c.act('start', { script: path });
+    isStarting = false;
+    drawFirst();
+  });
+  starter.dataset.path = path;
+  starter.setAttribute('aria-label', visible(`${S.start} ${path}`));
+  return el('li', '', icon('file'), code(path), el('span', { dir: 'ltr' }, bytes(size)),
+    el('time', { dateTime: time, title: localTime(at, c.now) }, S.day(at, c.now)), starter);
 }

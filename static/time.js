@@ -2,15 +2,14 @@
 // processes, on the same axis. Time always goes from left to right. Loaded when the pane is first shown.
 
 import { set, tint, useIcon } from './head.js';
-import { each, el, get, icon, looks, svg } from './parts.js';
+import { each, el, get, icon, looks } from './parts.js';
 import { HUES, T, TIME, bytes, clock, localTime, minute, row, since, took, visible } from './words.js';
 
 await looks();
 
 // How often the usage of a live run is read again.
 const REFRESH_MS = 10000;
-// The points of a chart, and its units.
-const POINTS_MAX = 400;
+// The units of a chart.
 const [WIDE, HIGH] = [1000, 100];
 const TICKS_MAX = 6;
 const TICKS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800];
@@ -22,12 +21,10 @@ const usages = new Map(), lasts = new Map();
 // By pane.
 const views = new Map();
 
-// The charts: what stands in which place of a sample, the base and the least of the scale, and what else the server told of it.
+// The charts: their place in a sample, the least scale, the name of the peak, and what is told beside the mean.
 const CHARTS = [
-  { name: TIME.cpu, at: 1, base: 10, least: 10, format: TIME.percent, peak: 'cpu_percent',
-    more: (told, count) => [told?.cores && TIME.ofCores(told.cores), count] },
-  { name: TIME.memory, at: 2, base: 1000, least: 1e6, format: bytes, peak: 'memory_bytes',
-    more: (told) => [told?.memory_total && TIME.ofMemory(bytes(told.memory_total))] },
+  [TIME.cpu, 1, 10, TIME.percent, 'cpu_percent', ({ cores }) => cores && TIME.ofCores(cores)],
+  [TIME.memory, 2, 1e6, bytes, 'memory_bytes', ({ memory_total: total }) => total && TIME.ofMemory(bytes(total))],
 ];
 
 export function show(pane, c) {
@@ -95,17 +92,17 @@ const addLabel = (className, name, ...more) => el('div', className, el('b', '', 
 function build(id, hasSteps) {
   const view = { id, samples: [], none: el('p', 'hint'), axis: el('div', { className: 'axis', 'aria-hidden': 'true' }),
     told: el('p', { className: 'told', 'aria-live': 'polite' }), run: hasSteps && addLabel('label', T.runName(id)), band: el('div', 'lane band'),
-    legend: el('p', 'legend'), noSteps: el('p', 'hint'), steps: el('div', 'steps') };
+    legend: el('p', 'legend', el('span', '', el('i', 'run'), TIME.running), el('span', '', el('i', 'hold hatch'), TIME.paused)), noSteps: el('p', 'hint'), steps: el('div', 'steps') };
   view.charts = CHARTS.map((chart) => buildChart(view, chart));
   view.root = el('div', hasSteps ? 'time' : 'time usage', hasSteps && [view.run, view.band, view.legend, view.noSteps, view.steps], view.none,
     view.charts.flatMap(({ label, box }) => [label, box]), view.axis, view.told);
   return view;
 }
 
-function buildChart(view, { name }) {
-  const paths = ['pauses', 'area', 'line', 'cross'].map((kind) => svg('path', { class: kind }));
-  const box = el('div', { className: 'chart', tabIndex: 0, role: 'img' }, svg('svg', { viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: 'none' },
-    svg('path', { class: 'grid', d: `M0 0H${WIDE}M0 ${HIGH / 2}H${WIDE}M0 ${HIGH}H${WIDE}` }), ...paths), el('span'));
+function buildChart(view, [name]) {
+  const paths = ['pauses', 'area', 'line', 'cross'].map((kind) => el('path', { class: kind }));
+  const box = el('div', { className: 'chart', tabIndex: 0, role: 'img' }, el('svg', { viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: 'none' },
+    el('path', { class: 'grid', d: `M0 0H${WIDE}M0 ${HIGH / 2}H${WIDE}M0 ${HIGH}H${WIDE}` }), ...paths), el('span'));
   box.onpointermove = box.onpointerdown = ({ clientX }) => {
     const { left, width } = box.getBoundingClientRect(), { from, to } = span(view.c);
     const off = ([t]) => Math.abs(t - (to - from) * (clientX - left) / width);
@@ -144,11 +141,7 @@ function showSteps(view, axis) {
   const paused = within(pauses, begun, now), pausedMs = sum(paused);
   bars(view.band, [[begun, now, 'run'], ...paused], axis);
   set(view.run.lastChild, TIME.active(now - begun - pausedMs) + (pausedMs >= 500 ? `, ${TIME.pausedFor(pausedMs)}` : ''));
-  each(view.legend, [['run', TIME.running], ['hold hatch', TIME.paused]].slice(0, paused.length ? 2 : 1), () => el('span', '', el('i'), el('span')),
-    (item, [className, words]) => {
-      item.firstChild.className = className;
-      set(item.lastChild, words);
-    });
+  view.legend.lastChild.hidden = !paused.length;
   set(view.noSteps, !steps.length ? TIME.noSteps : before ? TIME.earlier(before) : '');
   each(view.steps, steps, buildStep, ({ firstChild: label, lastChild: lane }, { name, started_at: started, ended_at: ended, ms: told }, n) => {
     const isLast = n === steps.length - 1;
@@ -178,16 +171,9 @@ const buildStep = () => el('div', 'step-row', el('div', 'label', icon(''), el('s
 // ---- CPU and memory ---------------------------------------------------------------------------------------------------------------------
 
 // The next round number.
-function roundUp(value, base) {
-  const power = base ** Math.floor(Math.log(value) / Math.log(base));
-  return power * [1, 2, 3, 4, 5, 8, 10, 20, 30, 40, 50, 80, 100, 200, 300, 400, 500, 800, 1000].find((factor) => factor * power >= value);
-}
-
-// At most so many points, each the highest of its part.
-function fewer(samples, at) {
-  const size = Math.ceil(samples.length / POINTS_MAX), points = [];
-  for (let n = 0; n < samples.length; n += size) points.push([samples[n][0], Math.max(...samples.slice(n, n + size).map((sample) => sample[at]))]);
-  return points;
+function roundUp(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return power * [1, 2, 3, 4, 5, 8, 10].find((factor) => factor * power >= value);
 }
 
 function showUsage(view, axis) {
@@ -207,14 +193,14 @@ function showUsage(view, axis) {
   if (view.picked != null) choose(view, view.picked);
 }
 
-function showChart({ label, box, paths }, { name, at, base, least, format, peak, more }, samples, { from, to, pauses }, told, lives) {
-  const points = fewer(samples, at), most = roundUp(Math.max(least, ...points.map(([, value]) => value)), base);
-  const gap = 3 * Math.max(told?.interval_ms ?? REFRESH_MS, (points.at(-1)[0] - points[0][0]) / points.length);
+function showChart({ label, box, paths }, [name, at, least, format, peak, of], samples, { from, to, pauses }, told, lives) {
+  const values = samples.map((sample) => sample[at]), now = values.at(-1), top = Math.max(...values);
+  const most = roundUp(Math.max(least, top)), gap = 3 * (told?.interval_ms ?? REFRESH_MS);
   const x = (t) => Math.max(0, Math.min(WIDE, WIDE * t / (to - from))).toFixed(1);
   // A line for each part without a gap, and the area below it.
   let line = '', area = '', before = -Infinity, end = '';
-  for (const [t, value] of points) {
-    const isNew = t - before > gap, point = `${x(t)} ${(HIGH - HIGH * value / most).toFixed(1)}`;
+  for (const [n, [t]] of samples.entries()) {
+    const isNew = t - before > gap, point = `${x(t)} ${(HIGH - HIGH * values[n] / most).toFixed(1)}`;
     if (isNew) area += `${end}M${x(t)} ${HIGH}`;
     line += (isNew ? 'M' : 'L') + point;
     area += `L${point}`;
@@ -223,12 +209,11 @@ function showChart({ label, box, paths }, { name, at, base, least, format, peak,
   }
   const bands = pauses.map(([begin, until]) => `M${x(begin - from)} 0H${x(until - from)}V${HIGH}H${x(begin - from)}Z`).join('');
   [bands, area + end, line].forEach((shape, n) => paths[n].setAttribute('d', shape));
-  const values = samples.map((sample) => sample[at]), now = values.at(-1);
   const mean = TIME.mean(format(values.reduce((all, value) => all + value, 0) / values.length));
-  const highest = format(Math.max(told?.peak?.[peak] ?? 0, ...values));
+  const highest = format(Math.max(told?.peak?.[peak] ?? 0, top));
   set(box.lastChild, format(most));
   set(label.children[1], lives ? format(now) : highest);
-  set(label.lastChild, [mean, lives && TIME.peak(highest), ...more(told, lives && TIME.processes(samples.at(-1)[3]))].filter(Boolean).join(', '));
+  set(label.lastChild, [mean, lives && TIME.peak(highest), of(told ?? {}), lives && at === 1 && TIME.processes(samples.at(-1)[3])].filter(Boolean).join(', '));
   box.setAttribute('aria-label', TIME.chart(name, [lives && TIME.now(format(now)), mean, TIME.peak(highest)].filter(Boolean).join(', ')));
 }
 
