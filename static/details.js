@@ -63,10 +63,10 @@ function details(view) {
 }
 
 function facts(list, rows) {
-  each(list, rows.filter(([, value]) => value), () => el('dl', '', el('dt'), el('dd')), ({ firstChild: term, lastChild: detail }, [name, value, isMono]) => {
-    set(term, name);
-    set(detail, value);
-    detail.className = isMono ? 'mono' : '';
+  each(list, rows.filter(([, value]) => value), () => el('dl', '', el('dt'), el('dd')), (item, [name, value, isMono]) => {
+    set(item.firstChild, name);
+    set(item.lastChild, value);
+    item.lastChild.className = isMono ? 'mono' : '';
   });
 }
 
@@ -111,7 +111,8 @@ const more = (c) => [el('ul', 'more', ['usage', 'details'].map((tab) =>
 export function showHelp(dialog) {
   if (!dialog.firstChild) {
     dialog.append(el('h2', { id: 'help-title' }, D.helpTitle),
-      el('dl', 'keys', D.help.flatMap(([keys, words]) => [el('dt', '', keys.split(' ').flatMap((key) => [el('kbd', '', key), ' '])), el('dd', '', words)])),
+      el('dl', 'keys', D.help.flatMap(([keys, words]) =>
+        [el('dt', '', keys.split(' ').flatMap((key) => [el('kbd', '', key), ' '])), el('dd', '', words)])),
       el('div', 'foot', el('span', 'grow'), button('b', T.close, () => dialog.close())));
   }
   if (!dialog.open) dialog.showModal();

@@ -78,11 +78,12 @@ function span({ run, isLatest, pipeline: p, now, connected, heard }) {
     if (kind === 'paused') pauses.push([Date.parse(at), to]);
     else if (pauses.at(-1)?.[1] === to && kind !== 'usage') pauses.at(-1)[1] = Math.min(to, Date.parse(at));
   }
-  return { from, to, pauses: pauses.filter(([begin, end]) => end > begin), share: (at) => Math.max(0, Math.min(100, 100 * (at - from) / (to - from))) };
+  return { from, to, pauses, share: (at) => Math.max(0, Math.min(100, 100 * (at - from) / (to - from))) };
 }
 
 // The pauses between two times.
-const within = (pauses, from, to) => pauses.map(([begin, end]) => [Math.max(begin, from), Math.min(end, to), 'hold hatch']).filter(([begin, end]) => end > begin);
+const within = (pauses, from, to) =>
+  pauses.map(([begin, end]) => [Math.max(begin, from), Math.min(end, to), 'hold hatch']).filter(([begin, end]) => end > begin);
 const sum = (pauses) => pauses.reduce((ms, [begin, end]) => ms + end - begin, 0);
 
 // ---- The pane -------------------------------------------------------------------------------------------------------------------------
@@ -92,7 +93,8 @@ const addLabel = (className, name, ...more) => el('div', className, el('b', '', 
 function build(id, hasSteps) {
   const view = { id, samples: [], none: el('p', 'hint'), axis: el('div', { className: 'axis', 'aria-hidden': 'true' }),
     told: el('p', { className: 'told', 'aria-live': 'polite' }), run: hasSteps && addLabel('label', T.runName(id)), band: el('div', 'lane band'),
-    legend: el('p', 'legend', el('span', '', el('i', 'run'), TIME.running), el('span', '', el('i', 'hold hatch'), TIME.paused)), noSteps: el('p', 'hint'), steps: el('div', 'steps') };
+    legend: el('p', 'legend', el('span', '', el('i', 'run'), TIME.running), el('span', '', el('i', 'hold hatch'), TIME.paused)),
+    noSteps: el('p', 'hint'), steps: el('div', 'steps') };
   view.charts = CHARTS.map((chart) => buildChart(view, chart));
   view.root = el('div', hasSteps ? 'time' : 'time usage', hasSteps && [view.run, view.band, view.legend, view.noSteps, view.steps], view.none,
     view.charts.flatMap(({ label, box }) => [label, box]), view.axis, view.told);
@@ -158,7 +160,7 @@ function showSteps(view, axis) {
     bars(lane.firstChild, [[from, to, tone === 'paused' ? 'run' : HUES[tone]], ...inside], axis);
     const last = lasts.get(c.id)?.find((other) => other.name === name)?.ms ?? null, off = told - last;
     const note = lane.lastChild, left = share(from), right = share(to), isBeside = right < 62;
-    set(note, last === null || told === null ? '' : Math.abs(off) < Math.max(SAME_MS, 0.03 * last) ? TIME.same : off > 0 ? TIME.longer(off) : TIME.shorter(-off));
+    set(note, last === null || told === null ? '' : Math.abs(off) < Math.max(SAME_MS, 0.03 * last) ? TIME.same : TIME.than(off));
     note.style.left = isBeside ? `calc(${right}% + 6px)` : '';
     note.style.right = isBeside ? '' : `calc(${100 - left}% + 6px)`;
     note.hidden = !isBeside && left < 30;
@@ -213,7 +215,8 @@ function showChart({ label, box, paths }, [name, at, least, format, peak, of], s
   const highest = format(Math.max(told?.peak?.[peak] ?? 0, top));
   set(box.lastChild, format(most));
   set(label.children[1], lives ? format(now) : highest);
-  set(label.lastChild, [mean, lives && TIME.peak(highest), of(told ?? {}), lives && at === 1 && TIME.processes(samples.at(-1)[3])].filter(Boolean).join(', '));
+  const count = lives && at === 1 && TIME.processes(samples.at(-1)[3]);
+  set(label.lastChild, [mean, lives && TIME.peak(highest), of(told ?? {}), count].filter(Boolean).join(', '));
   box.setAttribute('aria-label', TIME.chart(name, [lives && TIME.now(format(now)), mean, TIME.peak(highest)].filter(Boolean).join(', ')));
 }
 
