@@ -50,7 +50,7 @@ export function split(line) {
   const pieces = /([ \t\n]+)|\\\n|'([^']*)'|"((?:[^"\\]|\\[^])*)"|\\([^])|([^ \t\n'"\\]+)|([^])/g;
   for (const [, blank, single, double, escaped, plain, broken] of line.matchAll(pieces)) {
     if (broken) return { words, problem: broken === '\\' ? S.loneBackslash : S.unclosed(broken) };
-    const text = single ?? double?.replace(/\\(?:\n|([$`"\\]))/g, '$1') ?? escaped ?? plain;
+    const text = single ?? double?.replace(/\\(?:\n|([$\x60"\\]))/g, '$1') ?? escaped ?? plain;
     if (text !== undefined) word = (word ?? '') + text;
     else if (blank && word !== undefined) {
       words.push(word);

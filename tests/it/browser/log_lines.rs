@@ -155,7 +155,9 @@ fn the_log_tells_of_which_day_its_lines_are() {
     assert_eq!(add("prepend", &[(7, "16T12:30:00", "y", false)])[..4], [&run(7, &mon), "y", &tue, "z"]);
     let all = add("prepend", &[(6, "16T12:00:00", "x", false)]);
     assert_eq!(all[..5], [&run(6, &mon), "x", &run(7, &mon), "y", &tue]);
-    wait_until("all of it is drawn", PATIENCE, || browser.text("log").contains("d\n") || browser.text("log").ends_with('d'));
+    wait_until("all of it is drawn", PATIENCE, || {
+        browser.script("return [...document.querySelectorAll('#log .row > span')].some((it) => it.textContent === 'd')") == true
+    });
     let text = browser.text("log");
     assert_eq!((text.matches(&tue).count(), text.matches("run 7").count()), (1, 1), "{text}");
     assert_eq!(browser.console(), Vec::<String>::new());

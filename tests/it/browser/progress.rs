@@ -32,7 +32,8 @@ fn progress_is_a_bar_and_steps_and_what_is_not_told_is_not_shown() {
     assert_eq!(shown(), all);
     browser.click("tab-steps");
     wait_until("the steps are there", PATIENCE, || {
-        let names = browser.script("return [...document.querySelectorAll('#pane-steps .step b')].map((it) => it.textContent)");
+        let names =
+            browser.script("return [...document.querySelectorAll('#pane-steps .step-row b')].map((it) => it.textContent)");
         names == json!(["Fetch", "Build"])
     });
     assert_eq!(browser.console(), Vec::<String>::new());
