@@ -95,10 +95,13 @@ function show() {
   document.body.dataset.view = route.tab;
   document.body.toggleAttribute('data-look', mayOnlyLook);
   const looks = showHead(c);
+  const isFirst = pipeline?.run_id === null && connected;
+  // What stands in place of everything else is the page's main part.
+  $('entry').hidden = !locked && !isFirst;
+  $('entry').setAttribute('role', isFirst || !pipeline ? 'main' : 'region');
   if (!pipeline) return;
   if (connected) alerts?.tell(pipeline, looks);
   controls.show(c);
-  const isFirst = pipeline.run_id === null && connected;
   $('first').hidden = !isFirst;
   $('body').hidden = $('progress').hidden = pipeline.run_id === null;
   if (isFirst) part('start', (it) => it.showFirst($('first'), context()));

@@ -5,9 +5,11 @@ import { set, tint, useIcon } from './head.js';
 import { acting, button, el, icon, looks } from './parts.js';
 import { CARD, T, ending, verdict, visible } from './words.js';
 
+await looks();
+
 // `log` has the marks of the log: `errorMarks()`, `lastErrorLines(n)` and `goToMark(row)`.
 export function makeCard(log) {
-  let c, isStyled;
+  let c;
   const picture = icon(''), heading = el('h2'), text = el('p', 'text'), lines = el('pre', { 'aria-label': CARD.lastLines, tabIndex: 0 });
   const again = acting('b', T.runAgain, () => c.act('start', { again: c.id }));
   const jump = button('b', CARD.jump, () => log.goToMark(log.errorMarks()[0]));
@@ -15,13 +17,12 @@ export function makeCard(log) {
   const row = el('div', 'row', again, jump, edit);
   const element = el('section', 'card', el('header', '', picture, heading), text, lines, row);
 
-  // Returns the element, or null where the run needs no card, and until its looks are there.
+  // Returns the element, or null where the run needs no card.
   function update(context) {
     c = context;
     const { run, isLatest, pipeline } = c;
     const tone = run?.outcome && ending(run.outcome).tone, isBad = !['succeeded', 'stopped'].includes(tone);
     if (!tone || isLatest && (pipeline.state !== 'stopped' || !isBad)) return null;
-    looks().then(() => { isStyled = true; });
     const [title, sentence] = verdict(run, c.progress, c.now);
     set(heading, title);
     set(text, sentence);
@@ -34,7 +35,7 @@ export function makeCard(log) {
     again.hidden = isLatest || edit.hidden;
     jump.hidden = !isBad || !log.errorMarks().length;
     row.hidden = edit.hidden && jump.hidden;
-    return isStyled ? element : null;
+    return element;
   }
 
   return { update };

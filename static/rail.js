@@ -107,7 +107,7 @@ export function makeRail({ ask, address }) {
     for (const run of shown) {
       const words = dayOf(Date.parse(run.created_at), c.now);
       if (words !== day) {
-        const heading = document.createElement('h3');
+        const heading = document.createElement('h2');
         heading.textContent = day = words;
         elements.push(heading);
       }
@@ -116,7 +116,7 @@ export function makeRail({ ask, address }) {
     if (!shown.length && readFor) elements.push(note(T.noRuns));
     const list = $('runs');
     // Rows are moved only where their order changes, so that focus and place stay.
-    const changed = elements.length !== list.children.length || elements.some((element, n) => list.children[n] !== element && !(element.tagName === 'H3' && list.children[n].tagName === 'H3' && list.children[n].textContent === element.textContent));
+    const changed = elements.length !== list.children.length || elements.some((element, n) => list.children[n] !== element && !(element.tagName === 'H2' && list.children[n].tagName === 'H2' && list.children[n].textContent === element.textContent));
     if (changed) {
       const focused = list.contains(document.activeElement) ? document.activeElement : null;
       const top = list.scrollTop;

@@ -7,7 +7,7 @@
 // The texts that never change. index.html names them: `data-text` is content, `data-label` an accessible name, `data-hint` a placeholder.
 export const T = {
   pause: 'Pause', resume: 'Resume', stopAsk: 'Stop…', longer: 'Give it 30 s more', hide: 'Hide', killAsk: 'Kill now…', killNow: 'Kill now',
-  cancel: 'Cancel', dismiss: 'Dismiss', menu: 'Menu', controls: 'Controls', conditions: 'What is wrong', progress: 'Progress', runs: 'Runs',
+  cancel: 'Cancel', dismiss: 'Dismiss', notices: 'Notices', menu: 'Menu', controls: 'Controls', conditions: 'What is wrong', progress: 'Progress', runs: 'Runs',
   run: 'Run', log: 'Log', steps: 'Steps', usage: 'Usage', details: 'Details', runsTab: 'Runs', moreTab: 'More', all: 'All', failed: 'Failed',
   filterRuns: 'Filter the runs', findRuns: 'Script, argument or error', choose: 'Choose a script', cpu: 'CPU', memory: 'Memory',
   folder: 'Folder', server: 'Server', access: 'Access', keys: 'Keyboard shortcuts', logIn: 'Log in', logOut: 'Log out', stopping: 'Stopping',
@@ -162,7 +162,7 @@ export function ending(outcome) {
 export function row(run) {
   if (run.outcome) {
     const { tone, how, word } = ending(run.outcome);
-    return { tone, word, note: { lost: 'lost', unstarted: 'couldn’t start' }[tone] ?? how.replace(/, not by you$/, '') };
+    return { tone, word, note: { lost: 'lost', unstarted: 'couldn’t start' }[tone] ?? how.replace(/, (not by you|then killed)$/, '') };
   }
   if (run.status === 'paused') return { tone: 'paused', word: 'Paused', note: '' };
   return { tone: 'running', word: run.status === 'starting' ? 'Starting' : 'Running', note: '' };
@@ -203,7 +203,7 @@ export function look(p, now, heard = null, pause = null) {
     return { ...state, detail: [who, passed].filter(Boolean).join(', ') };
   }
   const lasted = p.state === 'stopped' && !p.pending && p.outcome?.took_ms != null && `after ${solid(took(p.outcome.took_ms))}`;
-  return { ...state, detail: passed || [state.how, lasted].filter(Boolean).join(' ') };
+  return { ...state, detail: passed || [state.how, lasted].filter(Boolean).join(state.how?.includes(',') ? ', ' : ' ') };
 }
 
 // What follows by itself.

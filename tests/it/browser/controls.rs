@@ -68,7 +68,7 @@ fn a_stop_and_a_continue_from_outside_show_by_themselves() {
     signal(pid, "KILL");
     agree(&browser, &place, "stopped");
     assert_eq!((browser.text("state").as_str(), icon(&browser).as_str()), ("Killed", "killed"));
-    assert!(browser.text("status").starts_with("SIGKILL, not by you after"), "{}", browser.text("status"));
+    assert!(browser.text("status").starts_with("SIGKILL, not by you, after"), "{}", browser.text("status"));
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_stop_that_takes_long_says_so_and_can_be_made_a_kill() {
     browser.click_and_confirm("kill");
     agree(&browser, &place, "stopped");
     assert!(!browser.shows("kill") && !browser.shows("stopping"));
-    assert!(browser.text("status").starts_with("by you, then killed after"), "{}", browser.text("status"));
+    assert!(browser.text("status").starts_with("by you, then killed, after"), "{}", browser.text("status"));
 }
 
 /// The open confirmation is about one run; it must not end the next one.

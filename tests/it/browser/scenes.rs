@@ -207,7 +207,7 @@ const SCENES: &[Scene] = &[
         address: "",
         before: fail,
         act: stay,
-        until: "document.getElementById('state').textContent === 'Failed'",
+        until: "document.querySelector('.card')?.checkVisibility() && document.getElementById('log').scrollTop < 2",
     },
     Scene {
         name: "crashed",
@@ -234,7 +234,7 @@ const SCENES: &[Scene] = &[
     },
     Scene {
         name: "start-form",
-        address: "",
+        address: "#/?tab=runs",
         before: nothing,
         act: |browser, _| browser.click("choose"),
         until: "document.getElementById('form').open && document.getElementById('form').textContent.includes('tools/backup.sh')",
@@ -295,6 +295,10 @@ fn play(browser: &Browser, looks: &[Look], mut look: impl FnMut(&str)) {
                 browser.script(&format!("return !!({HAS_STATE})")) == true
             });
             act();
+            // A button works a moment after it appeared.
+            let works =
+                "!document.querySelector('dialog[open]') && document.querySelector('#controls button:not([hidden]):disabled')";
+            wait_until(&format!("{name}: the buttons work"), PATIENCE, || browser.script(&format!("return !({works})")) == true);
             wait_until(&format!("{name}: {until}"), PATIENCE, || browser.script(&format!("return !!({until})")) == true);
             look(&format!("{name}-{}", way.name));
         }
@@ -383,17 +387,21 @@ fn axe_finds_no_violation_in_any_scene() {
     };
     let axe = fs::read_to_string(path).expect("a script");
     let Some(browser) = Browser::start() else { return };
+    let mut found_in_all = Vec::new();
     play(&browser, &[DESKTOP, PHONE_DARK], |name| {
         browser.script(&format!("{axe}; window.axe = axe"));
         let found = browser.script(
             "return axe.run().then(({ violations }) => violations.map(({ id, nodes }) => `${id}: ${nodes.map((it) => `${it.html} ${it.failureSummary}`).join(' | ')}`))",
         );
-        assert_eq!(found, json!([]), "{name}");
+        if found != json!([]) {
+            found_in_all.push(format!("{name}: {found}"));
+        }
         // An action that is refused answers with a status that the browser puts into the console.
         let console: Vec<String> =
             browser.console().into_iter().filter(|line| !line.contains("Failed to load resource")).collect();
         assert_eq!(console, Vec::<String>::new(), "{name}");
     });
+    assert!(found_in_all.is_empty(), "{}", found_in_all.join("\n"));
 }
 
 /// Puts a picture of each scene into the folder that `AUTOAPPDEV_SCREENSHOTS` names.
