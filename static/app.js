@@ -5,17 +5,16 @@
 // It holds no rule of the life cycle: which action is possible now is what the API lists in `allowed`. What it cannot know it
 // calls unknown: without a connection nothing old is shown as the present. Two loops run. One follows the event stream, which brings the
 // log and the state. The other asks for the state where there is no stream: first, after a lost connection, and with a long poll while
-// streams are not to be had. While the page is hidden there is no stream, and one of all hidden pages waits for the state (quiet.js). Of
+// streams are not to be had. While the page is hidden there is no stream, and one of all hidden pages waits for the state (session.js). Of
 // two states from one server the one with the lower version is dropped. Text from outside is put in by textContent only.
 
 import { makeControls } from './controls.js';
 import { isTyping, makeFeed } from './feed.js';
 import { attach, errorMarks, lastErrorLines, reveal, setCard, setRun, setSteps } from './log.js';
 import { notify, showHead, tick } from './head.js';
-import { makeQuiet } from './quiet.js';
 import { makeRail } from './rail.js';
 import {
-  OWN, enterByLink, identify, isLearned, isOfThisProject, learn, lock, mayOnlyLook, project, proof, serverId, toThisServer, whatHasMoved,
+  OWN, enterByLink, identify, isLearned, isOfThisProject, learn, lock, makeQuiet, mayOnlyLook, project, proof, serverId, toThisServer, whatHasMoved,
 } from './session.js';
 import { T, clock, label, row, visible } from './words.js';
 
@@ -26,6 +25,7 @@ const BACKOFF_MS = [1000, 10000];
 const CHECK_MS = 25000;      // how often it is checked that the log-in is still good
 const STALE_MS = 40000;      // an older state is not shown as current when a hidden page becomes visible again
 const ALERT_MS = 3000;       // when the browser's notices are loaded
+const FIRST_LOOK_MS = 1500;  // until then nothing is loaded that the first look does not need
 const RUN_MS = 1000;         // how often the shown run is asked for at most
 
 const $ = (id) => document.getElementById(id);
@@ -81,7 +81,8 @@ function context() {
   const id = route.run ?? pipeline?.run_id ?? null;
   const isLatest = id === pipeline?.run_id;
   const shown = run?.id === id ? run : null;
-  return { pipeline, connected, locked, heard, failures, refusal, id, isLatest, run: shown, route, address,
+  const brief = shown ?? rail.find(id);
+  return { pipeline, connected, locked, heard, failures, refusal, id, isLatest, run: shown, brief, route, address,
     progress: (isLatest ? pipeline?.progress : shown?.progress) ?? null, usage: (isLatest && pipeline?.usage) || null,
     mayAct: isLearned && !mayOnlyLook, mayOnlyLook, isStreaming: feed.isStreaming(), now: now(), ask, act: controls.act, startForm, adjust };
 }
@@ -155,7 +156,9 @@ function startForm(given) {
 async function learnRun() {
   const id = route.run ?? pipeline?.run_id ?? null;
   const key = `${id} ${id === pipeline?.run_id ? pipeline.version : ''}`;
-  if (id === null || !connected || isAskingRun || runKey === key) return;
+  // A live run's history can wait until the first look is there.
+  const isFirstLook = id === pipeline?.run_id && pipeline.state !== 'stopped' && performance.now() < FIRST_LOOK_MS;
+  if (id === null || !connected || isAskingRun || runKey === key || isFirstLook) return;
   isAskingRun = true;
   runKey = key;
   try {
@@ -413,6 +416,7 @@ const quiet = makeQuiet({
 });
 
 // Not with the first look, which has enough to load.
+setTimeout(learnRun, FIRST_LOOK_MS + 20);
 setTimeout(() => import('./alert.js').then((it) => { alerts = it; }, console.error), ALERT_MS);
 
 const moved = whatHasMoved();

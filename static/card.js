@@ -14,7 +14,7 @@ export function makeCard(log) {
   const again = acting('b', T.runAgain, () => c.act('start', { again: c.id }));
   const jump = button('b', CARD.jump, () => log.goToMark(log.errorMarks()[0]));
   const edit = acting('b', T.editAndRun, () => c.startForm({ run: c.id }));
-  const row = el('div', 'row', again, jump, edit);
+  const row = el('div', 'actions', again, jump, edit);
   const element = el('section', 'card', el('header', '', picture, heading), text, lines, row);
 
   // Returns the element, or null where the run needs no card.

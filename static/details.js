@@ -3,7 +3,7 @@
 
 import { set, tint } from './head.js';
 import { acting, button, cli, code, copy, copyLine, curl, each, el, get, icon, looks } from './parts.js';
-import { DETAILS as D, T, bytes, clock, command, fromWhere, happening, localTime, sentence, took } from './words.js';
+import { DETAILS as D, T, bytes, clock, command, fromWhere, happening, localTime, stop, took } from './words.js';
 
 await looks();
 
@@ -86,7 +86,7 @@ function processFacts({ run, isLatest, pipeline: p, usage, now }) {
     [D.ended, at(stopped)],
     [D.active, started && list(isAlive ? D.soFar(active) : took(active), paused >= 500 && D.paused(paused))],
     [D.exit, code === null ? outcome?.signal_name ?? (outcome?.signal && `${outcome.signal}`) : D.exitCode(code)],
-    [D.error, run.error && sentence(run.error)],
+    [D.error, run.error && stop(run.error)],
     [D.cpuTime, user !== null && list(D.user(user), D.system(run.cpu_system_ms))],
     [D.memory, list(usage && bytes(usage.memory_bytes), peak && D.peak(peak), rss && D.largest(rss * 1024), oom > 0 && D.oom(oom))],
     [D.grace, run.grace_s == null ? D.serversGrace : D.seconds(run.grace_s)],

@@ -54,6 +54,8 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
   let asking = -1;
   // Whether a stream brings the state, or is about to.
   let isSettling = false, streaming = false;
+  // Whether another run is to be shown: the stream ends then, and another one brings the state at once.
+  let isSwitching = false;
 
   const isComplete = () => next !== null && end !== null && next >= end;
   const waits = () => next !== null && !isAway && !isComplete() && view.takesNone();
@@ -89,8 +91,12 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
       refresh();
       return RETRY_MS;
     } finally {
-      if (streaming && isConnected()) refresh();
-      streaming = false;
+      if (!isSwitching) {
+        // One that was told to begin again is no loss.
+        if (streaming && isConnected() && !signal.aborted) refresh();
+        streaming = false;
+      }
+      isSwitching = false;
     }
   }
 
@@ -342,6 +348,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
       view.clear();
       delete $('log').dataset.read;
       tell('');
+      isSwitching = streaming;
       restart();
     } else if (to !== line) {
       line = to;

@@ -2,7 +2,7 @@
 // run that is shown. Text from outside is put in by textContent only.
 
 import { build, folder, host } from './session.js';
-import { HINTS, HUES, NO_HINT, T, bytes, command, ending, isBehind, localTime, look, minute, plan, row, sentence, timeLeft, title, visible, when } from './words.js';
+import { HINTS, HUES, NO_HINT, T, bytes, command, ending, isBehind, localTime, look, minute, plan, row, sentence, stop, timeLeft, title, visible, when } from './words.js';
 
 const SPARK_MAX = 40;      // points of the small picture of the CPU's use
 const ICON_MS = 3000;      // when the icon of a lost connection is fetched: without one it cannot be
@@ -52,13 +52,11 @@ export function showHead(c) {
     if (tab.dataset.tab === c.route.tab || isMore && innerWidth <= 760) tab.setAttribute('aria-current', 'page');
     else tab.removeAttribute('aria-current');
   }
-  const count = (c.progress?.steps.length ?? 0) + (c.progress?.steps_before ?? 0);
-  set($('step-count'), count ? String(count) : '');
   return looks;
 }
 
 // The script and its arguments of the latest run, or of the one that a start would run.
-function showScript({ pipeline: p, run }) {
+function showScript({ pipeline: p, brief: run }) {
   const script = p.script ?? '';
   const name = document.createElement('b');
   name.textContent = visible(script);
@@ -82,7 +80,7 @@ export function tick(c) {
   useIcon($('symbol'), tone);
   const at = p.stopped_at ?? p.paused_at ?? p.started_at;
   $('pill').title = at ? visible(localTime(Date.parse(at), now)) : '';
-  if (p.error && p.state === 'stopped') $('pill').title = visible(sentence(p.error));
+  if (p.error && p.state === 'stopped') $('pill').title = visible(stop(p.error));
   const next = c.connected ? plan(p.next, now) : '';
   set($('next'), next);
   $('next').hidden = !next;
@@ -92,6 +90,8 @@ export function tick(c) {
   const words = title(looks, p, host());
   const shown = c.locked && !c.connected ? `${T.logIn} · ${words}` : words;
   if (document.title !== shown) document.title = shown;
+  const count = (c.progress?.steps.length ?? 0) + (c.progress?.steps_before ?? 0);
+  set($('step-count'), count ? String(count) : '');
   showProgress(c, looks);
   return looks;
 }
@@ -134,7 +134,7 @@ function showConditions({ connected, pipeline, now }) {
 function activeMs(run, p, isLatest, at) {
   const started = Date.parse(isLatest ? p.started_at : run.started_at);
   let paused = run?.paused_ms ?? 0;
-  if (isLatest && p.state === 'paused') paused += Math.max(0, at - Date.parse(p.paused_at));
+  if (isLatest && p.state === 'paused' && p.paused_at) paused += Math.max(0, at - Date.parse(p.paused_at));
   return Math.max(0, at - started - paused);
 }
 
@@ -168,7 +168,7 @@ function timeWords({ pipeline: p, run, progress, isLatest, connected, heard, now
   const ended = isLatest ? p.stopped_at : run?.stopped_at;
   if (!connected && isAlive) return T.asOf(minute(heard));
   if (!isAlive) return ended ? T.endedAt(when(Date.parse(ended), now)) : '';
-  if (p.state === 'paused') return T.sinceAt(minute(Date.parse(p.paused_at)));
+  if (p.state === 'paused') return p.paused_at ? T.sinceAt(minute(Date.parse(p.paused_at))) : '';
   if (p.pending === 'stop' || isBehind(p) || !p.started_at) return '';
   const told = progress?.at ? activeMs(run, p, true, Date.parse(progress.at)) : 0;
   return timeLeft({ percent, active: activeMs(run, p, true, now), told, usual: run?.usual_ms ?? null });

@@ -2,7 +2,7 @@
 // read a page at a time, as one scrolls; their rows are kept, so that nothing moves under a pointer. Text gets in by textContent only.
 
 import { set, tint, useIcon } from './head.js';
-import { HUES, T, command, dayOf, localTime, row, sentence, since, took, visible } from './words.js';
+import { HUES, T, command, dayOf, localTime, row, since, stop, took, visible } from './words.js';
 
 const PAGE = 50;
 const STRIP = 30;
@@ -151,7 +151,7 @@ export function makeRail({ ask, address }) {
     const ms = lasted(run);
     set(took_, ms === null ? '' : run.outcome ? took(ms) : since(ms));
     scale.firstElementChild.style.width = `${(100 * (ms ?? 0) / longest).toFixed(1)}%`;
-    const words = `${word}${why ? `, ${why}` : ''}: ${command(run.script, run.args)}. ${localTime(Date.parse(run.created_at), c.now)}.${run.error ? ` ${sentence(run.error)}` : ''}`;
+    const words = `${word}${why ? `, ${why}` : ''}: ${command(run.script, run.args)}. ${localTime(Date.parse(run.created_at), c.now)}.${run.error ? ` ${stop(run.error)}` : ''}`;
     if (element.title !== visible(words)) {
       element.title = visible(words);
       svg.setAttribute('aria-label', word);
@@ -215,5 +215,5 @@ export function makeRail({ ask, address }) {
   }, { passive: true });
   $('fold').addEventListener('click', () => document.body.classList.toggle(innerWidth > 1100 ? 'no-rail' : 'show-rail'));
 
-  return { show };
+  return { show, find: (id) => recent.find((run) => run.id === id) ?? null };
 }

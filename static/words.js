@@ -104,9 +104,10 @@ const solid = (text) => text.replaceAll(' ', '\u00a0');
 const lower = (word) => word.charAt(0).toLowerCase() + word.slice(1);
 const list = (...parts) => parts.filter(Boolean).join(' · ');
 
-export function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? '' : '.');
-}
+// A sentence with its full stop; it may begin with a name, whose letters stay as they are.
+export const stop = (text) => text + (/[.!?…]$/.test(text) ? '' : '.');
+
+export const sentence = (text) => stop(text.charAt(0).toUpperCase() + text.slice(1));
 
 // A command as a shell would read it.
 export const command = (script, args) => [script, ...args].map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ');
@@ -384,9 +385,9 @@ export function verdict(run, progress, now) {
   const where = steps.length && tone !== 'succeeded' ? `, in step ${before + steps.length}, ${steps.at(-1).name}` : '';
   const heading = oom > 0 && tone !== 'succeeded' ? `Killed for want of memory${lasted}${where}`
     : tone === 'failed' && outcome.exit_code !== null ? `Exit code ${outcome.exit_code}${lasted}${where}`
-    : `${word}${how ? ` ${tone === 'stopped' ? '' : '· '}${how}` : ''}${lasted}${tone === 'succeeded' ? '' : where}`;
+    : `${word}${how ? ` ${tone === 'stopped' ? '' : '· '}${how}` : ''}${how.includes(',') ? ',' : ''}${lasted}${tone === 'succeeded' ? '' : where}`;
   const same = previous && tone !== 'succeeded' ? `The same script succeeded in ${took(previous.active_ms)} (run ${previous.id}).` : '';
-  return [heading, [run.error && sentence(run.error), same, run.stopped_at && sentence(`Ended ${when(Date.parse(run.stopped_at), now)}`)].filter(Boolean).join(' ')];
+  return [heading, [run.error && stop(run.error), same, run.stopped_at && sentence(`Ended ${when(Date.parse(run.stopped_at), now)}`)].filter(Boolean).join(' ')];
 }
 
 // What happened, by the kind of an event of the history: a word, an icon and the rest of the sentence.

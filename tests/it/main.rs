@@ -27,6 +27,7 @@ mod api {
     mod usage;
 }
 mod browser {
+    mod budget;
     mod controls;
     mod foreign_reads;
     mod hostile_page;

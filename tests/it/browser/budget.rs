@@ -1,0 +1,58 @@
+//! What the page costs and what it leaves for the log: requests and bytes of the first look, and pixels.
+
+use serde_json::json;
+
+use crate::support::Place;
+use crate::webdriver::{Browser, PATIENCE, wait_until};
+
+/// Of the first look: the page, its files, and the API's answers.
+const REQUESTS_MAX: usize = 20;
+const WIRE_BYTES_MAX: u64 = 100_000;
+
+/// A server with a run that goes on, and a browser that shows nothing yet.
+fn set_up() -> Option<(Browser, Place)> {
+    let browser = Browser::fresh()?;
+    let mut place = Place::new();
+    place.script(
+        "talk.sh",
+        "#!/bin/bash\nseq -f 'line %.0f of a run that says more than fits' 1000\necho '::progress 40 Building'\nsleep 1000\n",
+    );
+    place.start_server();
+    place.start_with(json!({"script": "talk.sh"}));
+    wait_until("the run has told its progress", PATIENCE, || place.pipeline()["progress"]["percent"] == 40);
+    Some((browser, place))
+}
+
+#[test]
+fn first_look_is_few_requests_and_bytes() {
+    let Some((browser, place)) = set_up() else { return };
+    browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+    wait_until("the log, the history and the run are there", PATIENCE, || {
+        browser.text("log").contains("line 1000")
+            && browser.text("runs").contains("talk.sh")
+            && browser.text("time-left").is_empty()
+    });
+    let loaded = browser.script(
+        "return performance.getEntries().filter((it) => ['resource', 'navigation'].includes(it.entryType)).map((it) => [it.name.replace(/^.*?:\\/\\/[^/]*/, ''), it.transferSize])",
+    );
+    let loaded: Vec<(String, u64)> = serde_json::from_value(loaded).expect("names and sizes");
+    let bytes: u64 = loaded.iter().map(|(_, size)| size).sum();
+    // The stream of events is listed only once it has ended.
+    assert!(loaded.len() + 1 <= REQUESTS_MAX, "{} requests: {loaded:?}", loaded.len() + 1);
+    assert!(bytes > 20_000 && bytes <= WIRE_BYTES_MAX, "{bytes} bytes: {loaded:?}");
+}
+
+#[test]
+fn log_has_most_of_the_window() {
+    let Some((browser, place)) = set_up() else { return };
+    for (width, height, is_phone, least) in [(1280, 800, false, 620.0), (390, 844, true, 500.0)] {
+        browser.be_a_screen(width, height, is_phone);
+        browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+        wait_until("the log is there", PATIENCE, || browser.text("log").contains("line 1000"));
+        let seen = browser.script(
+            "const box = document.getElementById('log').getBoundingClientRect(), bar = document.getElementById('controls').getBoundingClientRect();
+             return Math.min(box.bottom, bar.top > box.top ? bar.top : Infinity) - box.top",
+        );
+        assert!(seen.as_f64() >= Some(least), "{seen} px of {height} at {width}");
+    }
+}
