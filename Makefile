@@ -68,7 +68,8 @@ bench-log: need-tools ## Measure how fast output is taken in and found again, in
 	BENCH_ROUNDS=$(or $(ROUNDS),7) $(CARGO) bench --locked $(REMAP) --bench log
 
 screenshots: export AUTOAPPDEV_SCREENSHOTS := $(abspath $(or $(DIR),target/screenshots))
-screenshots: need-tools ## Put pictures of the page in each of its states into DIR=target/screenshots
+screenshots: export AUTOAPPDEV_SCENE := $(SCENE)
+screenshots: need-tools ## Put pictures of the page in each of its states into DIR=target/screenshots (one of them: SCENE=running)
 	$(CARGO) test --locked --test it -- --ignored --nocapture browser::scenes::screenshots
 
 # The variables are always set: one that is left over in the environment would otherwise decide.

@@ -286,7 +286,12 @@ fn fill(place: &Place) {
 fn play(browser: &Browser, looks: &[Look], mut look: impl FnMut(&str)) {
     let mut place = place();
     let address = |place: &Place| format!("http://127.0.0.1:{}/", place.port());
+    let only = std::env::var("AUTOAPPDEV_SCENE").ok().filter(|name| !name.is_empty());
+    let is_wanted = |name: &str| only.as_ref().is_none_or(|only| only == name);
     let mut show = |browser: &Browser, name: &str, url: &str, act: &dyn Fn(), until: &str| {
+        if !is_wanted(name) {
+            return;
+        }
         for way in looks {
             way.take(browser);
             browser.open("about:blank");
@@ -320,6 +325,9 @@ fn play(browser: &Browser, looks: &[Look], mut look: impl FnMut(&str)) {
         if place.pipeline()["pending"] == "stop" {
             stop(&place);
         }
+    }
+    if only.is_some() {
+        return;
     }
     // Without the server what is shown is from before.
     train(&place);
@@ -404,7 +412,7 @@ fn axe_finds_no_violation_in_any_scene() {
     assert!(found_in_all.is_empty(), "{}", found_in_all.join("\n"));
 }
 
-/// Puts a picture of each scene into the folder that `AUTOAPPDEV_SCREENSHOTS` names.
+/// Puts a picture of each scene into the folder that `AUTOAPPDEV_SCREENSHOTS` names; of one scene alone if `AUTOAPPDEV_SCENE` names it.
 #[test]
 #[ignore = "a tool for people: make screenshots DIR=<folder>"]
 fn screenshots() {
