@@ -38,7 +38,8 @@ fn first_look_is_few_requests_and_bytes() {
     let loaded: Vec<(String, u64)> = serde_json::from_value(loaded).expect("names and sizes");
     let bytes: u64 = loaded.iter().map(|(_, size)| size).sum();
     // The stream of events is listed only once it has ended.
-    assert!(loaded.len() + 1 <= REQUESTS_MAX, "{} requests: {loaded:?}", loaded.len() + 1);
+    let count = loaded.len() + 1;
+    assert!(count <= REQUESTS_MAX, "{count} requests: {loaded:?}");
     assert!(bytes > 20_000 && bytes <= WIRE_BYTES_MAX, "{bytes} bytes: {loaded:?}");
 }
 
