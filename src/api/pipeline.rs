@@ -221,7 +221,7 @@ pub struct StartRequest {
     /// The script, relative to the root or absolute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
-    /// Its arguments. Absent is none, or with `again` those of that run.
+    /// Its arguments. If the key is absent: those of the run that `again` names, or none.
     #[serde(deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<String>>,
     /// The folder it runs in, in the root.

@@ -35,7 +35,7 @@ words! {
         Killed = "killed",
         /// Never came to life.
         NotStarted = "not_started",
-        /// Nobody can know how it ended.
+        /// How it ended cannot be known.
         Lost = "lost",
     }
 }
@@ -224,7 +224,7 @@ pub struct Run {
     /// How many processes the kernel killed during it for want of memory; none if it did not count that. Known after the end.
     #[serde(default)]
     pub oom_kills: Option<u64>,
-    /// The most memory that the whole tree had, in bytes; none if nobody looked. Known after the end.
+    /// The most memory that the whole tree had, in bytes; none if no sample was taken. Known after the end.
     #[serde(default)]
     pub memory_peak_bytes: Option<u64>,
 }

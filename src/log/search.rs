@@ -1,6 +1,7 @@
 //! A search through one run's log, from a position on: the first lines that match, and how many there are.
 //!
-//! One call does only so much, and says where to go on, so that a client that asks again and again gets the whole and nobody waits for it.
+//! Each call searches a limited part and says where the next one must begin, so that a client can search the whole log in several calls and
+//! other requests do not have to wait for it.
 
 use std::io;
 use std::time::{Duration, Instant};

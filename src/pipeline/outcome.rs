@@ -22,7 +22,7 @@ words! {
         Killed = "killed",
         /// It never came to life.
         NotStarted = "not_started",
-        /// Nobody can know how it ended.
+        /// How it ended cannot be known.
         Lost = "lost",
     }
 }
@@ -73,7 +73,7 @@ pub struct Outcome {
     pub signal: Option<i32>,
     /// That signal's name, such as `SIGKILL`, if it has one.
     pub signal_name: Option<String>,
-    /// Who stopped it, of the kind `stopped`, if that is known.
+    /// If a stop ended it: who asked for the stop. None if that is unknown.
     #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub by: Option<Origin>,
     /// Whether the leader was ended by KILL, of the kind `stopped`.

@@ -17,7 +17,7 @@ words! {
         Failed = "failed",
         /// Ended because it was asked to, whatever the exit.
         Stopped = "stopped",
-        /// Nobody can know how it ended.
+        /// How it ended cannot be known.
         Lost = "lost",
     }
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use rouille::{Request, Response};
 
 use crate::api::scripts::{Script, ScriptsQuery, ScriptsResponse};
+use crate::pipeline::usual_ms;
 use crate::script::{self, LIST_LIMIT, Wanted};
 use crate::store::Reader;
 use crate::supervisor::ActionError;
@@ -74,30 +75,8 @@ impl App {
             Ok(())
         })?;
         for (script, completed) in by_path.into_values() {
-            script.usual_ms = median(completed);
+            script.usual_ms = usual_ms(completed);
         }
         Ok(())
-    }
-}
-
-/// The middle one, or the mean of the middle two.
-fn median(mut values: Vec<u64>) -> Option<u64> {
-    values.sort_unstable();
-    let middle = values.len() / 2;
-    let upper = *values.get(middle)?;
-    Some(if values.len() % 2 == 1 { upper } else { values[middle - 1].midpoint(upper) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn median_is_the_middle_one_or_the_mean_of_two() {
-        for (values, middle) in
-            [(vec![], None), (vec![7], Some(7)), (vec![9, 1], Some(5)), (vec![3, 100, 1], Some(3)), (vec![8, 1, 4, 2], Some(3))]
-        {
-            assert_eq!(median(values), middle);
-        }
     }
 }

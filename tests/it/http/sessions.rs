@@ -164,25 +164,23 @@ fn poll_targets(place: &Place) -> [String; 2] {
     [format!("/api/pipeline?after={version}"), format!("/api/logs?since={end}")]
 }
 
+/// Begins as many polls for lines as there are free slots. One more is sent, and answered at once: so the others are known to wait.
+fn fill(place: &Place, log_in: &LogIn, lines: &str, free: usize) -> Vec<Wire> {
+    let mut polls: Vec<Wire> = (0..=free).map(|_| poll(place, log_in, lines)).collect();
+    let extra = until("every slot is taken", || polls.iter().position(Wire::has_answer));
+    assert_eq!(polls.remove(extra).answer().ok()["lines"], json!([]));
+    polls
+}
+
 #[test]
 fn end_of_a_session_answers_its_long_polls_and_no_others() {
     let place = closed_place();
     let end_of = |how: &dyn Fn(&LogIn)| {
         let (ends, stays) = (log_in(&place, TOKEN), log_in(&place, READ_TOKEN));
         let [state, lines] = poll_targets(&place);
-        let mut staying = [&state, &lines].map(|target| poll(&place, &stays, target));
-        let mut ending: Vec<Wire> = (0..LINE_WAITS_MAX).map(|_| poll(&place, &ends, &lines)).collect();
-        // One of them is one too many and is answered at once: then all the others wait.
-        let extra = until("every slot is taken", || {
-            // On a busy machine it is the one that was sent first.
-            if staying[1].has_answer() {
-                drop(ending.pop());
-                staying[1] = poll(&place, &stays, &lines);
-                ending.push(poll(&place, &ends, &lines));
-            }
-            ending.iter().position(Wire::has_answer)
-        });
-        assert_eq!(ending.remove(extra).answer().ok()["lines"], json!([]));
+        let mut waiting = fill(&place, &stays, &lines, LINE_WAITS_OF_VIEWERS_MAX);
+        let mut ending = fill(&place, &ends, &lines, LINE_WAITS_MAX - LINE_WAITS_OF_VIEWERS_MAX);
+        let mut change = poll(&place, &stays, &state);
         ending.push(poll(&place, &ends, &state));
         how(&ends);
         for mut wire in ending {
@@ -190,10 +188,10 @@ fn end_of_a_session_answers_its_long_polls_and_no_others() {
             assert_eq!((answer.status, answer.error()), (401, "unauthorized"), "{}", answer.body);
         }
         // Their slots are free, and the other session's polls still wait: all are answered only with what comes now.
-        let mut waiting: Vec<Wire> = staying.into_iter().collect();
-        waiting.extend((2..LINE_WAITS_OF_VIEWERS_MAX).map(|_| poll(&place, &stays, &lines)));
+        let another = log_in(&place, TOKEN);
+        waiting.extend((LINE_WAITS_OF_VIEWERS_MAX..LINE_WAITS_MAX).map(|_| poll(&place, &another, &lines)));
         let (_, run_id) = place.start();
-        let changed = waiting.remove(0).answer().ok();
+        let changed = change.answer().ok();
         assert!(!state.ends_with(&format!("={}", changed["pipeline"]["version"])), "{changed}");
         for mut wire in waiting {
             let answer = wire.answer().ok();
