@@ -25,7 +25,7 @@ const ENTRIES_MAX: usize = 5000;
 /// How many folders deep a script can be.
 const DEPTH_MAX: usize = 4;
 
-/// Folders of other programs' files, which can be many and are rarely what somebody wants to start.
+/// Folders of other programs' files, which can be many and are rarely scripts that a user wants to start.
 const LEFT_OUT: [&str; 5] = ["node_modules", "target", "__pycache__", "venv", "site-packages"];
 
 /// How a script is named that no interpreter runs.

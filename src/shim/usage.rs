@@ -1,8 +1,8 @@
-//! What the run uses: when it is looked at, what becomes of it among the signs, and what is kept of it.
+//! What the run uses: when samples are taken, how they become signs, and which of them are stored.
 //!
-//! While the run goes on, one look in each interval of the setting, and one a second while a server says that somebody watches. No looks
-//! while it is paused, so nothing wakes this process then. What a look finds is a sign: a disk that does not take it loses it, and no fact
-//! waits for it. Only one look in an interval is kept.
+//! While the run goes on, the shim takes one sample in each interval of the setting, and one a second while a server says that a client
+//! follows. It takes none while the run is paused, so nothing wakes this process then. A sample is a sign: if the disk does not take it, it
+//! is lost, and no fact waits for it. Only one sample in an interval is stored.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::pipeline::{CpuPercent, Usage, UsageSample};
 use crate::process::{Cgroup, TreeUsage};
 use crate::run_dir::append_usage;
 
-/// How often it is looked at while somebody watches, and for how long after the latest word of that.
+/// How often samples are taken while a client follows, and for how long after the server last said so.
 const WATCHED_EVERY: Duration = Duration::from_secs(1);
 const WATCH_LAPSE: Duration = Duration::from_secs(15);
 
@@ -70,7 +70,7 @@ impl UsageKeeper {
         self.oom = groups.into_iter().filter_map(|group| group.oom_kills().map(|before| (group, before))).collect();
     }
 
-    /// A server says that somebody watches.
+    /// A server says that a client follows.
     pub(super) fn watch(&mut self, now: Duration) {
         self.watched_until = now + WATCH_LAPSE;
     }

@@ -11,7 +11,7 @@
 //! | a start | `actions`: `ledger` commits the run → `shim_link` launches its shim; then its first fact as above |
 //! | a sign | `messages` → `signs` → published |
 //! | a connection that breaks, a boot | `recovery`: what is found of the run, and what is made of it |
-//! | somebody who looks at what the run uses | `watching`: the shim is told so |
+//! | a client that follows what the run uses | `watching`: the shim is told so |
 //! | time | `deadlines` |
 //!
 //! If killed here: what was committed is what the next boot finds, what the shim wrote down is what it adds. Nothing is kept in

@@ -174,7 +174,7 @@ impl Handle {
     /// Somebody follows what the run uses, as long as what is returned is kept.
     pub fn look(&self) -> Looking {
         let looking = self.lookers.follow();
-        // A supervisor that has died tells nobody anything.
+        // If the supervisor has died, nothing is left to do.
         let _has_died = self.events.send(Event::Look);
         looking
     }

@@ -1,5 +1,5 @@
 //! The page: files that are part of the binary. They are sent without the comments and the indentation that only their authors need, and
-//! packed for whoever takes them so.
+//! packed for clients that take gzip.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;

@@ -29,7 +29,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.told_of_lookers = Some((connection, now));
         self.lookers.are_told();
         let tag = self.in_flight.new_tag();
-        // A shim that is gone needs to know of nobody, and an older one refuses a command that it does not know.
+        // A shim that is gone does not need the command, and an older one refuses a command that it does not know.
         let _is_said_again = self.link.send(&Command::Watch { tag }, now);
     }
 }
