@@ -9,15 +9,6 @@ use flate2::write::GzEncoder;
 
 /// Packs what is sent once. A higher level takes several times as long for a few bytes less.
 pub fn pack_fast(bytes: &[u8]) -> Vec<u8> {
-    pack(bytes, Compression::fast())
-}
-
-/// Packs what is sent again and again as small as possible.
-pub fn pack_small(bytes: &[u8]) -> Vec<u8> {
-    pack(bytes, Compression::best())
-}
-
-fn pack(bytes: &[u8], level: Compression) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), level);
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory takes what is written to it")
 }

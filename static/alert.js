@@ -1,43 +1,43 @@
 // A notice of the browser when a run ends while this page is hidden, for who has asked for that in the menu. Browsers allow it in secure contexts
 // only: on this machine, or over HTTPS. Each hidden page of one server makes the same notice, with the same tag, so that one is shown.
 
-import { set } from './head.js';
+import { set } from './dom.js';
 import { host } from './session.js';
 import { T, visible } from './words.js';
 
-const KEY = 'autoappdev-notify';
-const button = document.getElementById('notify');
+const NOTIFY_KEY = 'autoappdev-notify';
+const notifier = document.getElementById('notify');
 const isPossible = 'Notification' in window && isSecureContext;
 let wasAlive = null;      // the run that was alive when the state was last shown
 
 function isWanted() {
   try {
-    return isPossible && Notification.permission === 'granted' && localStorage.getItem(KEY) === 'true';
+    return isPossible && Notification.permission === 'granted' && localStorage.getItem(NOTIFY_KEY) === 'true';
   } catch {
     // The browser forbids storage.
     return false;
   }
 }
 
-function show() {
-  button.hidden = !isPossible;
-  button.disabled = isPossible && Notification.permission === 'denied';
-  set(button, button.disabled ? T.notGranted : isWanted() ? T.notifying : T.notify);
+function showNotifier() {
+  notifier.hidden = !isPossible;
+  notifier.disabled = isPossible && Notification.permission === 'denied';
+  set(notifier, notifier.disabled ? T.notGranted : isWanted() ? T.notifying : T.notify);
 }
 
-button.addEventListener('click', async () => {
+notifier.addEventListener('click', async () => {
   const wants = !isWanted();
   if (wants) await Notification.requestPermission();
   try {
-    localStorage.setItem(KEY, wants);
+    localStorage.setItem(NOTIFY_KEY, wants);
   } catch {
     // As above: then there are no notices.
   }
-  show();
+  showNotifier();
 });
 
 // Takes each state with its words.
-export function tell(pipeline, looks) {
+export function noticeEnd(pipeline, looks) {
   const hasEnded = wasAlive === pipeline.run_id && pipeline.state === 'stopped' && !pipeline.pending;
   if (pipeline.state !== 'stopped') wasAlive = pipeline.run_id;
   if (!hasEnded) return;
@@ -52,4 +52,4 @@ export function tell(pipeline, looks) {
   });
 }
 
-show();
+showNotifier();

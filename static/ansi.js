@@ -10,7 +10,8 @@
 // Below that: the DOM nodes of such a line, and what its words mean to the page: a step, progress, an error. All of it looks at a bounded part
 // of a line, and text gets into the document by textContent only.
 
-import { HUES, clock, visible } from './words.js';
+import { el, icon, setText } from './dom.js';
+import { clock, HUES, visible } from './words.js';
 
 // Of one line shown.
 const CHARS_MAX = 8000;
@@ -177,19 +178,11 @@ const PIECES_MAX = 500;
 const TURNS = '\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069', BLOCKS = '\\u2588-\\u2593';
 const SPECIAL = new RegExp(`\\bhttps?://(?=[\\p{L}\\d[])[^\\s<>"'\`\\\\^{|}${TURNS}${BLOCKS}]{1,2000}|[${BLOCKS}]+|[${TURNS}]`, 'gu');
 
-export const $ = (id) => document.getElementById(id);
-
-export function make(tag, props, ...children) {
-  const element = Object.assign(document.createElement(tag), props);
-  element.append(...children);
-  return element;
-}
-
 // Puts a line's text into `into`, with what `needle` matches as `mark` elements, and returns the number of nodes. Text behind the first
 // `most` nodes becomes one node.
-function fill(into, { text, tones }, most, needle) {
+function fillLine(into, { text, tones }, most, needle) {
   const hits = needle ? [...text.matchAll(needle)] : [];
-  const specials = [...text.matchAll(SPECIAL)].map(({ index, 0: found }) => ({ index, 0: address(found) }));
+  const specials = [...text.matchAll(SPECIAL)].map(({ index, 0: found }) => ({ index, 0: trimmedAddress(found) }));
   let count = 0, at = 0, special, parent = into;
   // The first of a list that does not end in front of this place, if it has begun, and where it ends or is to begin.
   const next = (list) => {
@@ -204,21 +197,21 @@ function fill(into, { text, tones }, most, needle) {
     if (now !== special) {
       parent = into;
       const link = now?.[0];
-      if (link?.startsWith('http')) parent = make('a', { href: link, target: '_blank', rel: 'noopener noreferrer' });
+      if (link?.startsWith('http')) parent = el('a', { href: link, target: '_blank', rel: 'noopener noreferrer' });
       // A turn is shown in place of acting: nothing may turn a line round.
-      else if (link) parent = make('span', { className: link >= '\u2588' && link < '\u2594' ? 'blocks' : 'turn' });
+      else if (link) parent = el('span', { className: link >= '\u2588' && link < '\u2594' ? 'blocks' : 'turn' });
       if (link) into.append(parent);
       special = now;
     }
     const part = text.slice(from, at), textContent = parent.className === 'turn' ? visible(part) : part;
-    parent.append(tone || hit ? make(hit ? 'mark' : 'span', { className: classes(tone), textContent }) : textContent);
+    parent.append(tone || hit ? el(hit ? 'mark' : 'span', { className: classes(tone), textContent }) : textContent);
   }
   if (at < text.length) into.append(visible(text.slice(at).replaceAll('\t', ' ')));
   return count;
 }
 
 // An address without the punctuation of the sentence that it stands in. Brackets that it opened belong to it.
-const address = (found) => found.replace(/[.,;:!?*)\]]+$/, (tail, at) => {
+const trimmedAddress = (found) => found.replace(/[.,;:!?*)\]]+$/, (tail, at) => {
   const head = found.slice(0, at);
   return /^[)\]]*/.exec(tail)[0].slice(0, Math.max(0, head.split(/[([]/).length - head.split(/[)\]]/).length));
 });
@@ -227,9 +220,9 @@ const address = (found) => found.replace(/[.,;:!?*)\]]+$/, (tail, at) => {
 
 // A div, not a paragraph, because copying would add an empty line after each.
 export function newElement({ isMark, isGap, text, stream, ts }) {
-  if (isMark) return make('div', { className: isGap ? 'mark gap' : 'mark', textContent: text });
+  if (isMark) return el('div', { className: isGap ? 'mark gap' : 'mark', textContent: text });
   const time = ts ? { textContent: `${clock(Date.parse(ts))} `, dateTime: ts, title: ts } : {};
-  return make('div', { className: `row ${stream}` }, make('time', time), make('span'));
+  return el('div', { className: `row ${stream}` }, el('time', time), el('span'));
 }
 
 // Puts a row's text into its element. Returns the number of nodes, which is `most` at most and a few.
@@ -237,14 +230,14 @@ export function paintRow(row, most, needle) {
   const text = row.element.lastChild, progress = told(row);
   text.className = progress ? 'dim' : row.isCut ? 'cut' : '';
   text.replaceChildren();
-  return fill(text, progress ? { text: progress, tones: '' } : row, Math.min(PIECES_MAX, most), needle);
+  return fillLine(text, progress ? { text: progress, tones: '' } : row, Math.min(PIECES_MAX, most), needle);
 }
 
 // The heading of a step, which folds it: signs of whether it is folded and how it went, its number, its name, and how long it took.
 export function newHeading(name) {
   const textContent = visible(name.slice(0, 200));
-  const button = make('button', { type: 'button' }, icon('down'), icon('idle'), make('small'), make('b', { textContent }), make('span'));
-  return make('h3', { className: 'step' }, button);
+  const button = el('button', { type: 'button' }, icon('down'), icon('idle'), el('small'), el('b', { textContent }), el('span'));
+  return el('h3', 'step', button);
 }
 
 // Shows a step's number, how it went, and how long it took.
@@ -257,19 +250,6 @@ export function describe(heading, number, tone, words) {
   }
   setText(count, `${number ?? ''}`);
   setText(time, words);
-}
-
-export function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-export function icon(name) {
-  const [svg, use] = ['svg', 'use'].map((tag) => document.createElementNS('http://www.w3.org/2000/svg', tag));
-  svg.setAttribute('class', 'i');
-  svg.setAttribute('aria-hidden', true);
-  use.setAttribute('href', `#i-${name}`);
-  svg.append(use);
-  return svg;
 }
 
 // ---- What a line says ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 // The page's behaviour: it follows the pipeline over the HTTP API and hands what it learned to the parts of the page: head.js (state, banners,
-// progress), controls.js (the actions), rail.js (the history), feed.js and log.js (the log), and the panes that are loaded when they are
-// first shown.
+// progress), controls.js (the actions), rail.js (the history), feed.js and log.js (the log), and the panes beside it.
 //
 // It holds no rule of the life cycle: which action is possible now is what the API lists in `allowed`. What it cannot know it
 // calls unknown: without a connection nothing old is shown as the present. Two loops run. One follows the event stream, which brings the
@@ -8,27 +7,33 @@
 // streams are not to be had. While the page is hidden there is no stream, and one of all hidden pages waits for the state (session.js). Of
 // two states from one server the one with the lower version is dropped. Text from outside is put in by textContent only.
 
+import { noticeEnd } from './alert.js';
+import { blank, classes, steps, write } from './ansi.js';
+import { showCard } from './card.js';
 import { makeControls } from './controls.js';
+import { showDetails, showHelp } from './details.js';
+import { $ } from './dom.js';
 import { isTyping, makeFeed } from './feed.js';
-import { attach, errorMarks, lastErrorLines, reveal, setCard, setRun, setSteps } from './log.js';
 import { notify, showHead, tick } from './head.js';
+import { append, attach, prepend, rowAt, rowBounds } from './log-rows.js';
+import { setCard, setRun, setSteps } from './log.js';
 import { makeRail } from './rail.js';
 import {
-  OWN, enterByLink, identify, isLearned, isOfThisProject, learn, lock, makeQuiet, mayOnlyLook, project, proof, serverId, toThisServer, whatHasMoved,
+  enterByLink, identify, isLearned, isOfThisProject, learnRole, lock, makeQuiet, mayOnlyLook, OWN, project, proof, serverId, STATE_MS, toThisServer,
+  whatHasMoved,
 } from './session.js';
-import { T, clock, label, row, visible } from './words.js';
+import { openForm, showFirst } from './start.js';
+import { showTime } from './time.js';
+import { clock, label, look, row, since, T, title, took, visible } from './words.js';
 
 const WAIT_S = 25;           // one long poll
 const WAIT_PENDING_S = 1;    // while an action is under way: its end may change no version
-const ANSWER_MS = 5000;      // how much longer than asked an answer may take
 const BACKOFF_MS = [1000, 10000];
 const CHECK_MS = 25000;      // how often it is checked that the log-in is still good
 const STALE_MS = 40000;      // an older state is not shown as current when a hidden page becomes visible again
-const ALERT_MS = 3000;       // when the browser's notices are loaded
 const FIRST_LOOK_MS = 1500;  // until then nothing is loaded that the first look does not need
 const RUN_MS = 1000;         // how often the shown run is asked for at most
 
-const $ = (id) => document.getElementById(id);
 // Of two words on one run's progress: an answer and the stream may pass each other.
 const later = (a, b) => (a && !(b?.at >= a.at) ? a : b);
 
@@ -45,20 +50,18 @@ let said;                 // what a screen reader was last told
 let run = null;           // the run that is shown, as the history has it
 let runKey = '';          // for which run and state that was asked
 let isAskingRun = false;
-let card = null;          // of a run that has ended, once that is loaded
-let alerts = null;         // notices of the browser, once they are loaded
 
 const now = () => Date.now() + skew;
 
 // ---- The address: #/runs/47?tab=steps&line=1205&find=loss. Without a run it is the latest one, whichever that is. -----------------------------
 
-export function readRoute(hash) {
+function readRoute(hash) {
   const [, id, query] = /^#\/(?:runs\/(\d+))?(?:\?(.*))?$/.exec(hash) ?? [];
   const params = new URLSearchParams(query ?? '');
   return { run: id ? Number(id) : null, tab: params.get('tab') ?? 'log', line: Number(params.get('line')) || null, find: params.get('find') ?? '' };
 }
 
-export function address({ run = null, tab = 'log', line = null, find = '' }) {
+function address({ run = null, tab = 'log', line = null, find = '' }) {
   const params = new URLSearchParams();
   if (tab !== 'log') params.set('tab', tab);
   if (line) params.set('line', line);
@@ -69,7 +72,7 @@ export function address({ run = null, tab = 'log', line = null, find = '' }) {
 let route = readRoute(location.hash);
 
 // Changes a part of the address without a step in the history.
-export function adjust(changes) {
+function adjust(changes) {
   route = { ...route, ...changes };
   history.replaceState(history.state, '', address(route));
 }
@@ -87,7 +90,7 @@ function context() {
     mayAct: isLearned && !mayOnlyLook, mayOnlyLook, isStreaming: feed.isStreaming(), now: now(), ask, act: controls.act, startForm, adjust };
 }
 
-function show() {
+function showAll() {
   lock(locked);
   // Before the first log-in there is nothing else to show.
   document.body.toggleAttribute('data-locked', locked && !pipeline);
@@ -101,11 +104,11 @@ function show() {
   $('entry').hidden = !locked && !isFirst;
   $('entry').setAttribute('role', isFirst || !pipeline ? 'main' : 'region');
   if (!pipeline) return;
-  if (connected) alerts?.tell(pipeline, looks);
+  if (connected) noticeEnd(pipeline, looks);
   controls.show(c);
   $('first').hidden = !isFirst;
   $('body').hidden = $('progress').hidden = pipeline.run_id === null;
-  if (isFirst) part('start', (it) => it.showFirst($('first'), context()));
+  if (isFirst) showFirst($('first'), c);
   rail.show(c);
   learnRun();
   feed.show(c);
@@ -122,34 +125,21 @@ function showLog(c, looks) {
   if (!c.isLatest && !c.run || c.id === null) return;
   const isAlive = c.isLatest && c.pipeline.state !== 'stopped';
   setSteps(c.progress, { isAlive, tone: c.isLatest ? looks.tone : row(c.run).tone, now: c.now });
-  if (!c.run?.outcome) setCard(null);
-  else part('card', (it) => {
-    card ??= it.makeCard({ errorMarks, lastErrorLines, goToMark: reveal });
-    setCard(card.update(context()));
-  });
+  setCard(showCard(c));
 }
 
-// The panes beside the log are loaded when they are first shown.
-const loaded = {};
-function part(name, then) {
-  loaded[name] ??= import(`./${name}.js`);
-  loaded[name].then(then, (error) => {
-    // The next try loads it again.
-    delete loaded[name];
-    console.error(error);
-  });
-}
-const PANES = { steps: 'time', usage: 'time', details: 'details', more: 'details' };
+// The panes beside the log.
+const PANES = { steps: showTime, usage: showTime, details: showDetails, more: showDetails };
 
 function showPane(c) {
   for (const tab of ['log', ...Object.keys(PANES)]) $(`pane-${tab}`).hidden = tab !== route.tab && !(tab === 'log' && !PANES[route.tab]);
   $('log-tools').classList.toggle('off', !!PANES[route.tab]);
-  if (PANES[route.tab]) part(PANES[route.tab], (it) => route.tab === c.route.tab && it.show($(`pane-${route.tab}`), context()));
+  PANES[route.tab]?.($(`pane-${route.tab}`), c);
 }
 
 // The form for a start: `given` is a script, or a run to edit.
 function startForm(given) {
-  part('start', (it) => it.openForm($('form'), context(), given));
+  openForm($('form'), context(), given);
 }
 
 // Asks for the run that is shown: again with each new state, if it is the latest one.
@@ -162,7 +152,7 @@ async function learnRun() {
   isAskingRun = true;
   runKey = key;
   try {
-    const { ok, status, body } = await ask(`api/runs/${id}`, null, ANSWER_MS);
+    const { ok, status, body } = await ask(`api/runs/${id}`, null, STATE_MS);
     if (ok) run = body.run;
     else if (status === 404 && route.run === id) {
       notify(T.gone);
@@ -176,7 +166,7 @@ async function learnRun() {
     isAskingRun = false;
     learnRun();
   }, RUN_MS);
-  show();
+  showAll();
 }
 
 // Tells a screen reader, once for each change; the first state is on the page anyway.
@@ -211,7 +201,7 @@ async function ask(path, signal, timeoutMs, init, meantFor = toThisServer()) {
   }
 }
 
-const whoAnswers = (signal) => identify((path) => ask(path, signal, ANSWER_MS, null, {}));
+const whoAnswers = (signal) => identify((path) => ask(path, signal, STATE_MS, null, {}));
 
 // Runs `step` for ever: it gets an abort signal and resolves to the pause before the next in ms. `kick` ends the request under
 // way or the pause and begins the next step at once. While the page is hidden nothing runs, but what `isQuiet` enough.
@@ -241,7 +231,7 @@ function loop(step, isQuiet = false) {
 }
 
 // Keeps a state of this server, unless a later one is there already.
-function keep(state, server) {
+function keepState(state, server) {
   if (server !== source) controls.forget();
   else if (state.version < pipeline?.version) return;
   if (pipeline?.run_id === state.run_id) {
@@ -252,11 +242,11 @@ function keep(state, server) {
 }
 
 // Takes a state from the server.
-function take(state) {
-  keep(state, serverId());
+function takeState(state) {
+  keepState(state, serverId());
   connected = true;
   failures = 0;
-  show();
+  showAll();
   share();
 }
 
@@ -278,8 +268,8 @@ async function followState(signal) {
   refusal = '';
   try {
     if (isNew && !await whoAnswers(signal)) return Infinity;
-    answer = known === null ? await ask('api/pipeline', signal, ANSWER_MS)
-      : await ask(`api/pipeline?after=${known}&wait=${wait}`, signal, ANSWER_MS + wait * 1000);
+    answer = known === null ? await ask('api/pipeline', signal, STATE_MS)
+      : await ask(`api/pipeline?after=${known}&wait=${wait}`, signal, STATE_MS + wait * 1000);
     // A server that was started since then. It is identified at once; a second such answer is a failure like others.
     if (answer.body.error === 'other_server' && !failures) {
       connected = false;
@@ -297,13 +287,13 @@ async function followState(signal) {
     connected = false;
     if (locked) kickLog();
     const pause = Math.min(BACKOFF_MS[0] * 2 ** failures++, BACKOFF_MS[1]);
-    show();
+    showAll();
     if (pipeline) share();
     // A log-in begins again, here or in another tab that is left for this one.
     return answer?.status === 401 ? Infinity : pause;
   }
   locked = false;
-  take(answer.body.pipeline);
+  takeState(answer.body.pipeline);
   if (isNew) {
     if (!isLearned) check();
     kickLog();
@@ -320,9 +310,9 @@ function enter() {
 
 // Learns what this page may do, and whether its log-in is still good.
 async function check() {
-  await learn(ask);
+  await learnRole(ask);
   if (locked) refresh();
-  show();
+  showAll();
   if (pipeline) share();
 }
 
@@ -340,12 +330,12 @@ addEventListener('hashchange', () => {
   if (!/^#?(\/.*)?$/.test(location.hash)) return;
   route = readRoute(location.hash);
   document.body.classList.remove('show-rail');
-  if (pipeline) show();
+  if (pipeline) showAll();
 });
 
 document.addEventListener('visibilitychange', () => {
   if (!document.hidden && Date.now() - heard > STALE_MS) connected = false;
-  if (pipeline) show();
+  if (pipeline) showAll();
   refresh();
   kickLog();
 });
@@ -360,12 +350,12 @@ addEventListener('online', refresh);
 // Keys of the page itself; the log has its own.
 addEventListener('keydown', (event) => {
   if (isTyping(event) || event.repeat) return;
-  if (event.key === '?') part('details', (it) => it.showHelp($('help')));
+  if (event.key === '?') showHelp($('help'));
   else if (event.key === 'p') controls.press($('pause').hidden ? 'resume' : 'pause');
 });
 $('keys').addEventListener('click', () => {
   $('menu').hidePopover();
-  part('details', (it) => it.showHelp($('help')));
+  showHelp($('help'));
 });
 
 setInterval(() => {
@@ -379,7 +369,7 @@ setInterval(() => {
 setInterval(() => { if (connected && !document.hidden) check(); }, CHECK_MS);
 
 const controls = makeControls({
-  ask, check, whoAnswers, show: () => pipeline && show(), startForm,
+  ask, check, whoAnswers, show: () => pipeline && showAll(), startForm,
   // The stream brings what an action led to, unless it is not known whether it did.
   after(isInDoubt) { if (isInDoubt || locked || !feed.isStreaming()) refresh(); },
 });
@@ -387,7 +377,7 @@ const rail = makeRail({ ask, address });
 const feed = makeFeed({
   ask, refresh, adjust, isConnected: () => connected && serverId() !== null,
   // It ends a request for the state that is under way.
-  take(state) { take(state); doubt = false; kickState(); },
+  take(state) { takeState(state); doubt = false; kickState(); },
   hear: () => { heard = Date.now(); },
   restart: () => kickLog(),
   showSign(name, { run_id, [name]: sign }) {
@@ -408,19 +398,21 @@ const quiet = makeQuiet({
     connected = isOfThisProject(message.project) && message.connected;
     if (isOfThisProject(message.project)) {
       ({ heard, skew } = message);
-      keep(message.pipeline, message.server);
+      keepState(message.pipeline, message.server);
     }
     if (connected) failures = 0;
-    show();
+    showAll();
   },
 });
 
 // Not with the first look, which has enough to load.
 setTimeout(learnRun, FIRST_LOOK_MS + 20);
-setTimeout(() => import('./alert.js').then((it) => { alerts = it; }, console.error), ALERT_MS);
 
 const moved = whatHasMoved();
 if (moved) notify(...moved);
 const entry = enterByLink(enter, notify);
 const kickState = loop(followState, true);
 const kickLog = loop(feed.follow);
+
+// For the browser tests.
+export { append, blank, classes, look, prepend, rowAt, rowBounds, since, steps, title, toThisServer, took, write };

@@ -2,9 +2,10 @@
 // allows its action. After a click, and whenever the set of buttons changes, none works for a moment: a double click must not become
 // the press of another button in the same place.
 
-import { clearNotice, set, showError } from './head.js';
+import { $, set } from './dom.js';
+import { clearNotice, showError } from './head.js';
 import { grace, toThisServer } from './session.js';
-import { ANSWERED, BROKE, DID_NOT_WORK, T, clock, look, since, visible } from './words.js';
+import { ANSWERED, BROKE, clock, DID_NOT_WORK, look, since, T, visible } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'longer', 'kill'];
 const ACT_MS = 3700e3;       // an action's answer: a stop may wait for the longest grace
@@ -16,25 +17,24 @@ const APPEARED_MS = 1000;    // how long a page that was just loaded enables no 
 const SHOWN_MS = 600;        // how long presses are ignored after the window got the focus or its tab was shown
 const SAME_PRESS_MS = 50;    // the focus that a press on a button itself brings comes within this time
 
-const $ = (id) => document.getElementById(id);
 
 // ---- Whether a press was meant. A page of another origin can lie over this one, or lead here, in the middle of a double click or while
 // the user presses keys that it asked for, so that the rest falls on a button here. The server cannot tell such a press from a meant one.
 
-let loaded = performance.now();
-let shown = -Infinity;
-let focused = -Infinity;
-let timer;
+let loadedAt = performance.now();
+let shownAt = -Infinity;
+let focusedAt = -Infinity;
+let settleTimer;
 
 // True while the page is so new that its buttons are not enabled.
-const isNew = () => performance.now() - loaded < APPEARED_MS;
+const isNew = () => performance.now() - loadedAt < APPEARED_MS;
 
-const isSettled = (at) => at - Math.max(shown, focused) >= SHOWN_MS;
+const isSettled = (at) => at - Math.max(shownAt, focusedAt) >= SHOWN_MS;
 
-function settle() {
+function ignorePresses() {
   document.body.setAttribute('data-settling', '');
-  clearTimeout(timer);
-  timer = setTimeout(() => document.body.removeAttribute('data-settling'), SHOWN_MS);
+  clearTimeout(settleTimer);
+  settleTimer = setTimeout(() => document.body.removeAttribute('data-settling'), SHOWN_MS);
 }
 
 // Calls `changed` once buttons can be enabled.
@@ -44,15 +44,15 @@ function watchForFocus(changed) {
   // Also when the browser shows a page again that it has kept.
   addEventListener('pageshow', ({ persisted, timeStamp }) => {
     if (!persisted) return;
-    loaded = timeStamp;
+    loadedAt = timeStamp;
     changed();
     enable();
   });
-  addEventListener('focus', ({ timeStamp }) => { focused = timeStamp; settle(); });
+  addEventListener('focus', ({ timeStamp }) => { focusedAt = timeStamp; ignorePresses(); });
   document.addEventListener('visibilitychange', ({ timeStamp }) => {
     if (document.hidden) return;
-    shown = timeStamp;
-    settle();
+    shownAt = timeStamp;
+    ignorePresses();
   });
 }
 
@@ -60,7 +60,7 @@ function watchForFocus(changed) {
 export function onMeantClick(button, then) {
   let isMeant = false;
   button.addEventListener('pointerdown', ({ timeStamp }) => {
-    isMeant = isSettled(timeStamp) || (timeStamp - shown >= SHOWN_MS && timeStamp - focused < SAME_PRESS_MS);
+    isMeant = isSettled(timeStamp) || (timeStamp - shownAt >= SHOWN_MS && timeStamp - focusedAt < SAME_PRESS_MS);
   });
   button.addEventListener('click', ({ detail, timeStamp }) => {
     // A key, or a screen reader, makes a click without a press before it.

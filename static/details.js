@@ -1,33 +1,31 @@
 // The details of a run: its command, its process, its environment, and what happened; on a phone also the way to what has no tab there; and the
-// list of keys. Loaded when one of these is first shown.
+// list of keys.
 
-import { set, tint } from './head.js';
-import { acting, button, cli, code, copy, copyLine, curl, each, el, get, icon, looks } from './parts.js';
-import { DETAILS as D, T, bytes, clock, command, fromWhere, happening, localTime, stop, took } from './words.js';
-
-await looks();
+import { each, el, icon, set, tint } from './dom.js';
+import { acting, button, cli, code, copy, copyLine, curl, get } from './parts.js';
+import { bytes, clock, command, DETAILS, fromWhere, happening, localTime, stop, T, took } from './words.js';
 
 // The parts of each pane, and the run that they are of.
 const panes = new Map();
 // The environment, once somebody has asked to see it, and its run.
 let env = {}, envOf;
 
-export function show(pane, c) {
+export function showDetails(pane, c) {
   let view = panes.get(pane);
   if (!c.run) {
-    if (!view) pane.replaceChildren(el('p', 'note', D.loading));
+    if (!view) pane.replaceChildren(el('p', 'note', DETAILS.loading));
     return;
   }
   if (view?.id !== c.id) {
     view = { id: c.id };
     panes.set(pane, view);
-    pane.replaceChildren(...(pane.id === 'pane-more' ? more(c) : details(view)));
+    pane.replaceChildren(...(pane.id === 'pane-more' ? moreLinks(c) : details(view)));
   }
   view.c = c;
   view.update?.();
 }
 
-const section = (title, ...children) => el('section', '', el('h3', '', title), ...children);
+const headed = (title, ...children) => el('section', '', el('h3', '', title), ...children);
 
 // ---- The pane of a run: built once for each run, then kept up to date -----------------------------------------------------------
 
@@ -39,7 +37,7 @@ function details(view) {
   // A button that copies what `text` makes of the run.
   const copier = (words, name, text) => button('b sm', words, ({ currentTarget }) => copy(text(view.c.run), currentTarget), name);
   // Asks for the values of the environment that the start gave. Only those that were kept are known.
-  const reveal = button('b sm', D.show, async () => {
+  const reveal = button('b sm', DETAILS.show, async () => {
     const { start } = await get(view.c.ask, `api/runs/${id}/start`);
     if (start) [env, envOf] = [start.env, id];
     view.update();
@@ -50,16 +48,16 @@ function details(view) {
     rerun.hidden = edit.hidden = !c.connected || !c.mayAct || !c.pipeline.allowed.includes('start') || !run.outcome;
     facts(process, processFacts(c));
     const isKnown = envOf === id, added = run.env_names ?? [];
-    facts(names, added.length ? added.map((name) => [name, isKnown ? env[name] ?? D.notKept : D.hidden]) : [['', D.noEnv]]);
+    facts(names, added.length ? added.map((name) => [name, isKnown ? env[name] ?? DETAILS.notKept : DETAILS.hidden]) : [['', DETAILS.noEnv]]);
     reveal.hidden = !added.length || !c.mayAct || isKnown;
     each(events, run.events ?? [], () => el('li'), (item, event) => showEvent(item, event, c.now));
   };
   return [el('div', 'details', el('div', '',
-    section(D.command, copyLine(line, () => line.textContent, ''), el('div', 'row',
-      copier(D.copyLink, 'link', () => location.href.split('#')[0] + view.c.address({ run: id })),
-      copier(D.copyCli, 'copy', ({ script, args, cwd }) => cli({ script, args, cwd })),
-      copier(D.copyCurl, 'copy', ({ script, args, cwd }) => curl({ script, args, cwd })), rerun, edit)),
-    section(D.process, process), section(D.environment, names, reveal)), section(D.happened, events))];
+    headed(DETAILS.command, copyLine(line, () => line.textContent, ''), el('div', 'row',
+      copier(DETAILS.copyLink, 'link', () => location.href.split('#')[0] + view.c.address({ run: id })),
+      copier(DETAILS.copyCli, 'copy', ({ script, args, cwd }) => cli({ script, args, cwd })),
+      copier(DETAILS.copyCurl, 'copy', ({ script, args, cwd }) => curl({ script, args, cwd })), rerun, edit)),
+    headed(DETAILS.process, process), headed(DETAILS.environment, names, reveal)), headed(DETAILS.happened, events))];
 }
 
 function facts(list, rows) {
@@ -79,17 +77,17 @@ function processFacts({ run, isLatest, pipeline: p, usage, now }) {
   const active = Math.max(0, (stopped ? Date.parse(stopped) : now) - Date.parse(started) - paused);
   const code = outcome?.exit_code ?? null;
   return [
-    [D.folder, run.cwd, true],
-    [D.pid, run.pid && D.pidOf(run.pid, run.containment)],
-    [D.startedBy, run.started_by ? fromWhere(run.started_by).replace(/^by /, '') : D.unknown],
-    [D.started, at(started ?? run.created_at)],
-    [D.ended, at(stopped)],
-    [D.active, started && list(isAlive ? D.soFar(active) : took(active), paused >= 500 && D.paused(paused))],
-    [D.exit, code === null ? outcome?.signal_name ?? (outcome?.signal && `${outcome.signal}`) : D.exitCode(code)],
-    [D.error, run.error && stop(run.error)],
-    [D.cpuTime, user !== null && list(D.user(user), D.system(run.cpu_system_ms))],
-    [D.memory, list(usage && bytes(usage.memory_bytes), peak && D.peak(peak), rss && D.largest(rss * 1024), oom > 0 && D.oom(oom))],
-    [D.grace, run.grace_s == null ? D.serversGrace : D.seconds(run.grace_s)],
+    [DETAILS.folder, run.cwd, true],
+    [DETAILS.pid, run.pid && DETAILS.pidOf(run.pid, run.containment)],
+    [DETAILS.startedBy, run.started_by ? fromWhere(run.started_by).replace(/^by /, '') : DETAILS.unknown],
+    [DETAILS.started, at(started ?? run.created_at)],
+    [DETAILS.ended, at(stopped)],
+    [DETAILS.active, started && list(isAlive ? DETAILS.soFar(active) : took(active), paused >= 500 && DETAILS.paused(paused))],
+    [DETAILS.exit, code === null ? outcome?.signal_name ?? (outcome?.signal && `${outcome.signal}`) : DETAILS.exitCode(code)],
+    [DETAILS.error, run.error && stop(run.error)],
+    [DETAILS.cpuTime, user !== null && list(DETAILS.user(user), DETAILS.system(run.cpu_system_ms))],
+    [DETAILS.memory, list(usage && bytes(usage.memory_bytes), peak && DETAILS.peak(peak), rss && DETAILS.largest(rss * 1024), oom > 0 && DETAILS.oom(oom))],
+    [DETAILS.grace, run.grace_s == null ? DETAILS.serversGrace : DETAILS.seconds(run.grace_s)],
   ];
 }
 
@@ -103,15 +101,15 @@ function showEvent(item, event, now) {
 
 // ---- A phone's way to what has no tab there ---------------------------------------------------------------------------------------
 
-const more = (c) => [el('ul', 'more', ['usage', 'details'].map((tab) =>
+const moreLinks = (c) => [el('ul', 'more', ['usage', 'details'].map((tab) =>
   el('li', '', el('a', { href: c.address({ run: c.route.run, tab }) }, T[tab], icon('right')))))];
 
 // ---- The list of keys -------------------------------------------------------------------------------------------------------------
 
 export function showHelp(dialog) {
   if (!dialog.firstChild) {
-    dialog.append(el('h2', { id: 'help-title' }, D.helpTitle),
-      el('dl', 'keys', D.help.flatMap(([keys, words]) =>
+    dialog.append(el('h2', { id: 'help-title' }, DETAILS.helpTitle),
+      el('dl', 'keys', DETAILS.help.flatMap(([keys, words]) =>
         [el('dt', '', keys.split(' ').flatMap((key) => [el('kbd', '', key), ' '])), el('dd', '', words)])),
       el('div', 'foot', el('span', 'grow'), button('b', T.close, () => dialog.close())));
   }

@@ -4,10 +4,12 @@
 // none is to be had (64 are open, or something in between holds it back), lines are polled. Not by EventSource: it tells neither why it was
 // refused nor that it has gone silent, takes in a flood faster than it can be shown, and can't name its server.
 
-import { $, setText } from './ansi.js';
-import * as view from './log.js';
-import { proof, toThisServer } from './session.js';
-import { FIND, bytes } from './words.js';
+import { $, setText } from './dom.js';
+import { append, attach, prepend, rowAt, rowBounds, rowOfRecord } from './log-rows.js';
+import { makeFinder } from './log-tools.js';
+import { clearLog, firstInView, isFollowing, reveal, showLine, takesNone, tellBack, tellFront } from './log.js';
+import { proof, STATE_MS, toThisServer } from './session.js';
+import { bytes, FIND } from './words.js';
 
 // Lines to begin with, in front of one that is gone to, and in further pages.
 const FIRST = 500;
@@ -19,7 +21,6 @@ const RECORD_BYTES = 29;
 const BEHIND_MAX = 1 << 20;
 const LAG_MAX = 16 << 20;
 const LOOK_LINES = 20000;
-const ANSWER_MS = 5000;
 const RETRY_MS = 1000;
 const REFUSED_MS = 5000;
 // A stream begins with the state, and says something every 10 s.
@@ -58,17 +59,17 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
   let isSwitching = false;
 
   const isComplete = () => next !== null && end !== null && next >= end;
-  const waits = () => next !== null && !isAway && !isComplete() && view.takesNone();
+  const waits = () => next !== null && !isAway && !isComplete() && takesNone();
   const poll = () => { pollUntil = performance.now() + POLLING_MS; };
 
   function page(path, params, signal) {
     const given = new URLSearchParams({ run, ...(stream && { stream }), ...params });
-    return ask(`api/logs${path}?${given}`, signal, ANSWER_MS + (params.wait ?? 0) * 1000);
+    return ask(`api/logs${path}?${given}`, signal, STATE_MS + (params.wait ?? 0) * 1000);
   }
 
   // One round: until the stream ends, or one page. Resolves to the pause before the next in ms.
   async function follow(signal) {
-    if (isAway && view.isFollowing()) {
+    if (isAway && isFollowing()) {
       forget();
       if (line) adjust({ line: null });
       line = null;
@@ -103,7 +104,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
   // A log-in that has ended and another server are for the state's loop to find.
   function refuse({ status, body }) {
     if (status === 401 || status === 421) refresh();
-    else if (status !== 404) tell(FIND.unreadable(body.detail || status));
+    else if (status !== 404) noteLog(FIND.unreadable(body.detail || status));
     return REFUSED_MS;
   }
 
@@ -117,20 +118,20 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     if (refused) return refuse(refused);
     const [head, rest = head] = answers.map(({ body }) => body), isRest = rest !== head;
     forget();
-    view.clear();
+    clearLog();
     $('log').dataset.read = '';
-    tell(!head.lines.length && !rest.lines.length && rest.end !== null && head.gone ? FIND.logGone : '');
-    view.append(takeFront(head));
+    noteLog(!head.lines.length && !rest.lines.length && rest.end !== null && head.gone ? FIND.logGone : '');
+    append(takeFront(head));
     ({ end } = rest);
     ({ next } = rest.lines.length || rest.searched_all === false ? rest : head);
     if (isRest) {
-      if (rest.gone) view.append([{ gone: rest.gone }]);
-      view.append(rest.lines);
+      if (rest.gone) append([{ gone: rest.gone }]);
+      append(rest.lines);
       isAway = !isLast(rest);
-      if (line === to) view.showLine(to);
-      else if (view.rowOfRecord(to)) view.reveal(view.rowOfRecord(to));
+      if (line === to) showLine(to);
+      else if (rowOfRecord(to)) reveal(rowOfRecord(to));
     }
-    view.tellBack(isAway);
+    tellBack(isAway);
     return null;
   }
 
@@ -148,19 +149,19 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     } else if (lines.length && start > first) begin = start;
     else {
       begin = null;
-      view.tellFront(gone ? FIND.beginsBehind(bytes(gone)) : FIND.begins, false);
+      tellFront(gone ? FIND.beginsBehind(bytes(gone)) : FIND.begins, false);
     }
     return lines;
   }
 
   async function catchUp(signal) {
     const mine = turn;
-    const answer = await ask(`api/logs/tail?run=${run}&limit=1`, signal, ANSWER_MS);
+    const answer = await ask(`api/logs/tail?run=${run}&limit=1`, signal, STATE_MS);
     if (mine !== turn) return 0;
     if (!answer.ok) return refuse(answer);
-    tell('');
+    noteLog('');
     const behind = answer.body.next - next;
-    if (behind < 0 || behind > BEHIND_MAX && view.isFollowing()) {
+    if (behind < 0 || behind > BEHIND_MAX && isFollowing()) {
       // Another log, or too much to make up for: begin again.
       forget();
       return 0;
@@ -192,7 +193,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     // A page and the stream may bring the same ones.
     const fresh = lines.filter(({ id }) => id > next);
     next = fresh.at(-1)?.id ?? next;
-    view.append(fresh.filter((it) => !stream || !it.stream || it.stream === stream));
+    append(fresh.filter((it) => !stream || !it.stream || it.stream === stream));
   }
 
   async function openStream(signal) {
@@ -253,8 +254,8 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
       count += lines.length;
       if (count >= LOOK_LINES) {
         count = 0;
-        const { ok, body } = await ask('api/logs/tail?source=pipeline&limit=1', signal, ANSWER_MS);
-        if (ok && body.next - next > LAG_MAX && view.isFollowing() && !isComplete()) {
+        const { ok, body } = await ask('api/logs/tail?source=pipeline&limit=1', signal, STATE_MS);
+        if (ok && body.next - next > LAG_MAX && isFollowing() && !isComplete()) {
           forget();
           return 0;
         }
@@ -287,7 +288,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
       const { ok, body } = await page('/tail', { before: begin, limit: PAGE_LINES });
       if (!ok || mine !== turn) return;
       lines = takeFront(body);
-      view.prepend(lines);
+      prepend(lines);
     }
   });
 
@@ -296,7 +297,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     const body = isAway && await more();
     if (!body || !isLast(body)) return;
     isAway = false;
-    view.tellBack(false);
+    tellBack(false);
     if (end === null) restart();
   });
 
@@ -308,7 +309,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
 
   // Sees to it that the line of this id is loaded, with those around it. Resolves to its row, or to null.
   async function goTo(id) {
-    if (next !== null && id <= next && view.rowOfRecord(0)?.id <= id) return view.rowOfRecord(id);
+    if (next !== null && id <= next && rowOfRecord(0)?.id <= id) return rowOfRecord(id);
     const mine = turn += 1;
     goal = id;
     try {
@@ -316,7 +317,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
       // The stream goes on meanwhile, and behind it where the lines are not those at the end.
       else if (await load() === null) {
         if (!isAway && end === null) restart();
-        return view.rowOfRecord(id);
+        return rowOfRecord(id);
       }
     } catch {
       refresh();
@@ -327,17 +328,14 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
 
   // Shows the lines of one stream or of both, from where the reader is.
   function choose(value) {
-    const first = view.firstInView();
-    const place = !view.isFollowing() && first < view.bounds()[1] && view.rowAt(first).id || null;
+    const first = firstInView();
+    const place = !isFollowing() && first < rowBounds()[1] && rowAt(first).id || null;
     forget();
     [stream, goal] = [value, place];
     restart();
   }
 
-  // The tools come behind the lines.
-  const finder = new Promise(requestAnimationFrame).then(() => import('./log-tools.js')).then(({ makeFinder }) => makeFinder({
-    ask, goTo, choose, adjust, where: () => ({ run, stream, upTo: isAway ? next : Infinity }),
-  }));
+  const find = makeFinder({ ask, goTo, choose, adjust, where: () => ({ run, stream, upTo: isAway ? next : Infinity }) });
 
   // Shows the run of this context, at the line that the address names.
   function show(c) {
@@ -345,18 +343,18 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     if (isNew) {
       forget();
       [run, line, goal] = [c.id, to, to];
-      view.clear();
+      clearLog();
       delete $('log').dataset.read;
-      tell('');
+      noteLog('');
       isSwitching = streaming;
       restart();
     } else if (to !== line) {
       line = to;
-      if (to) goTo(to).then((row) => row && view.showLine(to));
+      if (to) goTo(to).then((row) => row && showLine(to));
     } else if (!isAway && next !== null && end === null && run !== null && !(c.isLatest && (c.pipeline.state !== 'stopped' || c.pipeline.pending))) {
       settle();
     }
-    finder.then((find) => find(c.route.find, isNew));
+    find(c.route.find, isNew);
   }
 
   // After the run's end: what is missing up to there.
@@ -368,7 +366,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     isSettling = false;
   }
 
-  view.attach({ later });
+  attach({ later });
   return { show, follow, earlier, isStreaming: () => streaming, isResting: () => resting || isAway };
 }
 
@@ -383,7 +381,7 @@ function startOf({ id, line }) {
 }
 
 // What is wrong with the log, above it.
-function tell(text) {
+function noteLog(text) {
   setText($('log-note'), text);
   $('log-note').hidden = !text;
 }

@@ -1,31 +1,17 @@
 // What stands above the log: the state of the pipeline, in the top bar, the title and the favicon; the banners; and the line of progress of the
 // run that is shown. Text from outside is put in by textContent only.
 
+import { $, set, tint, useIcon } from './dom.js';
 import { build, folder, host } from './session.js';
-import { HINTS, HUES, NO_HINT, T, bytes, command, ending, isBehind, localTime, look, minute, plan, row, sentence, stop, timeLeft, title, visible, when } from './words.js';
+import {
+  bytes, command, ending, HINTS, isBehind, localTime, look, minute, NO_HINT, plan, row, sentence, stop, T, timeLeft, title, visible, when,
+} from './words.js';
 
 const SPARK_MAX = 40;      // points of the small picture of the CPU's use
 const ICON_MS = 3000;      // when the icon of a lost connection is fetched: without one it cannot be
 
-const $ = (id) => document.getElementById(id);
-const hues = new Set(Object.values(HUES));
 let spark = [];            // [at, percent] of the run that is shown
 let sparkOf = null;
-
-export function set(element, text) {
-  const shown = visible(text);
-  if (element.textContent !== shown) element.textContent = shown;
-}
-
-// Gives an element the colour of a tone.
-export function tint(element, tone) {
-  for (const hue of hues) element.classList.toggle(hue, hue === HUES[tone]);
-}
-
-export function useIcon(svg, name) {
-  const use = svg.firstElementChild;
-  if (use.getAttribute('href') !== `#i-${name}`) use.setAttribute('href', `#i-${name}`);
-}
 
 // Shows all of it. Returns the words for the state.
 export function showHead(c) {
@@ -161,7 +147,7 @@ function showProgress(c, looks) {
   set($('doing'), [progress?.text, step].filter(Boolean).join(' · ') || (started ? T.startedAt(when(Date.parse(started), now)) : run?.error ?? ''));
   $('doing').title = $('doing').textContent;
   set($('time-left'), timeWords(c, isAlive, percent));
-  showUsage(c, isAlive && c.connected);
+  showSigns(c, isAlive && c.connected);
 }
 
 function timeWords({ pipeline: p, run, progress, isLatest, connected, heard, now }, isAlive, percent) {
@@ -174,7 +160,7 @@ function timeWords({ pipeline: p, run, progress, isLatest, connected, heard, now
   return timeLeft({ percent, active: activeMs(run, p, true, now), told, usual: run?.usual_ms ?? null });
 }
 
-function showUsage({ id, usage }, isAlive) {
+function showSigns({ id, usage }, isAlive) {
   if (sparkOf !== id) [sparkOf, spark] = [id, []];
   $('cpu').hidden = $('memory').hidden = !isAlive || !usage;
   if (!usage || !isAlive) return;

@@ -1,62 +1,63 @@
-// What helps to read the log, and is loaded behind the lines: the tools at the end of its bar, the keys, links to lines, copying, and the search in
+// What helps to read the log: the tools at the end of its bar, the keys, links to lines, copying, and the search in
 // the run that is shown. The lines that are loaded are searched by the page, a few milliseconds at a time, so that a hundred thousand lines do not
 // keep it waiting, and new lines as they come. The others are searched by the server, which is also the judge of regular expressions: the page
 // marks with its own only where that can't take long.
 //
 // `searchedTo` divides the log. Up to there the server's count is valid, behind it the page's own.
 
-import { $, icon, make, setText } from './ansi.js';
+import { $, el, icon, setText } from './dom.js';
 import { isTyping } from './feed.js';
-import { attach, bounds, errors, linesIn, lower, rowAt, rowOfRecord } from './log-rows.js';
-import * as view from './log.js';
-import { linkProof } from './session.js';
+import { attach, errorRows, firstFrom, linesIn, rowAt, rowBounds, rowOfRecord } from './log-rows.js';
+import {
+  chosenRow, firstInView, goToEnd, goToTop, isFollowing, isWhole, log, markHits, remeasure, reveal, rowOf, shownRun, stayHere, whenDrawn,
+} from './log.js';
+import { COPIED_MS } from './parts.js';
+import { ANSWER_MS, linkProof } from './session.js';
 import { FIND, LOG, visible } from './words.js';
 
-const COPIED_MS = 1500;
 // Of a line, for a screen reader.
 const TOLD_CHARS = 200;
 // What the page's search may take at once, and how long typing must rest before the server is asked.
 const SLICE_MS = 8, REST_MS = 300;
 // Matches that can be gone to where they are not loaded, and how many one answer lists; the count goes on.
 const LISTED_MAX = 10000, LIST_LINES = 1000;
-const ANSWER_MS = 10000, RETRY_MS = 1500;
+const SEARCH_RETRY_MS = 1500;
 // Of the page's regular expression in one line, and characters of a line that such an expression is used on.
 const STEPS_MAX = 2e7, TEXT_MAX = 2000;
 // One that took longer in a line is not used any more.
 const SLOW_MS = 20;
 
-const log = $('log');
 // ---- The tools ---------------------------------------------------------------
 
-const tool = (id, sign, onclick) => make('button', { type: 'button', id, className: 'ib', title: LOG.tools[id], onclick }, icon(sign));
-const marks = make('button', { type: 'button', id: 'marks', title: LOG.nextError, onclick: () => goToMark(1) });
-const follow = tool('follow', 'follow', () => (view.isFollowing() ? view.stay() : view.goToEnd()));
-const [times, wrap] = [['times', 'waiting', 'untimed'], ['wrap', 'wrap', 'nowrap']].map(([id, sign, off]) => {
+const makeTool = (id, sign, onclick) => el('button', { type: 'button', id, className: 'ib', title: LOG.tools[id], onclick }, icon(sign));
+const marksTool = el('button', { type: 'button', id: 'marks', title: LOG.nextError, onclick: () => goToMark(1) });
+const followTool = makeTool('follow', 'follow', () => (isFollowing() ? stayHere() : goToEnd()));
+const [timesTool, wrapTool] = [['times', 'waiting', 'untimed'], ['wrap', 'wrap', 'nowrap']].map(([id, sign, off]) => {
   const show = (isOn) => {
     button.setAttribute('aria-pressed', isOn);
     log.classList.toggle(off, !isOn);
-    view.remeasure();
+    remeasure();
   };
-  const button = tool(id, sign, () => {
+  const button = makeTool(id, sign, () => {
     const isOn = log.classList.contains(off);
     show(isOn);
-    kept(() => localStorage.setItem(id, isOn));
+    inStorage(() => localStorage.setItem(id, isOn));
   });
-  show(kept(() => localStorage.getItem(id)) !== 'false');
+  show(inStorage(() => localStorage.getItem(id)) !== 'false');
   return button;
 });
-times.classList.add('desk');
-const full = tool('full', 'full', () => fillWindow(!document.body.classList.contains('log-full')));
-const get = tool('get', 'get');
+timesTool.classList.add('desk');
+const fullTool = makeTool('full', 'full', () => fillWindow(!document.body.classList.contains('log-full')));
+const getTool = makeTool('get', 'get');
 const QUERIES = ['', '&timestamps=0', '&timestamps=0&stream=stdout', '&timestamps=0&stream=stderr'];
 const IDS = ['download', 'download-plain', 'download-stdout', 'download-stderr'];
-const downloads = make('div', { id: 'downloads', popover: 'auto', onclick: () => downloads.hidePopover(), onbeforetoggle: showLinks },
-  ...IDS.map((id, n) => make('a', { id, textContent: LOG.downloads[n], download: '' })));
-get.popoverTargetElement = downloads;
-$('log-tools').append(make('div', { id: 'log-actions' }, marks, make('hr'), follow, times, wrap, full, get, downloads));
+const downloads = el('div', { id: 'downloads', popover: 'auto', onclick: () => downloads.hidePopover(), onbeforetoggle: showLinks },
+  ...IDS.map((id, n) => el('a', { id, textContent: LOG.downloads[n], download: '' })));
+getTool.popoverTargetElement = downloads;
+$('log-tools').append(el('div', { id: 'log-actions' }, marksTool, el('hr'), followTool, timesTool, wrapTool, fullTool, getTool, downloads));
 
 // Where nothing may be kept, a choice is for this time.
-function kept(use) {
+function inStorage(use) {
   try {
     return use();
   } catch {
@@ -65,37 +66,37 @@ function kept(use) {
 }
 
 function showLinks() {
-  const { bottom, left } = get.getBoundingClientRect();
+  const { bottom, left } = getTool.getBoundingClientRect();
   Object.assign(downloads.style, { top: `${bottom + 4}px`, left: `${Math.min(left, innerWidth - 212)}px` });
-  QUERIES.forEach((query, n) => downloads.children[n].setAttribute('href', `api/runs/${view.shown}/log?download=1${query}${linkProof()}`));
+  QUERIES.forEach((query, n) => downloads.children[n].setAttribute('href', `api/runs/${shownRun}/log?download=1${query}${linkProof()}`));
 }
 
 function fillWindow(isFull) {
   document.body.classList.toggle('log-full', isFull);
-  full.setAttribute('aria-pressed', isFull);
+  fullTool.setAttribute('aria-pressed', isFull);
   if (isFull) log.focus({ preventScroll: true });
 }
 
 function goToMark(step) {
-  if (!errors.length) return;
+  if (!errorRows.length) return;
   // From where one was led last, as long as it can be seen; else from what is in view.
-  const box = view.chosen?.element?.getBoundingClientRect(), { top, bottom } = log.getBoundingClientRect();
-  const from = box?.bottom > top && box.top < bottom ? view.chosen.number : view.firstInView() - (step > 0);
-  const at = lower(errors, ({ number }) => number < from + (step > 0)) - (step < 0), row = errors[at] ?? errors.at(step > 0 ? 0 : -1);
-  view.reveal(row);
-  tell(`${errors.indexOf(row) + 1} / ${LOG.marks(errors.length)}: ${row.text.slice(0, TOLD_CHARS)}`);
+  const box = chosenRow?.element?.getBoundingClientRect(), { top, bottom } = log.getBoundingClientRect();
+  const from = box?.bottom > top && box.top < bottom ? chosenRow.number : firstInView() - (step > 0);
+  const at = firstFrom(errorRows, ({ number }) => number < from + (step > 0)) - (step < 0), row = errorRows[at] ?? errorRows.at(step > 0 ? 0 : -1);
+  reveal(row);
+  announce(`${errorRows.indexOf(row) + 1} / ${LOG.marks(errorRows.length)}: ${row.text.slice(0, TOLD_CHARS)}`);
 }
 
-const tell = (words) => { $('announce').textContent = words; };
+const announce = (words) => { $('announce').textContent = words; };
 
 // ---- Links to lines ----------------------------------------------------------
 
-const copyLink = make('button', { type: 'button', id: 'copy-link', textContent: LOG.copyLink, hidden: true });
+const copyLink = el('button', { type: 'button', id: 'copy-link', textContent: LOG.copyLink, hidden: true });
 // In front of the log, so that the headings in it, which scroll it when they get the focus, are not in between.
 log.before(copyLink);
-let hovered = null, selected = null, pointed = null, timer;
+let hovered = null, selected = null, pointed = null, copyTimer;
 
-function point() {
+function pointAt() {
   const row = hovered ?? selected;
   pointed?.element?.classList.remove('at');
   pointed = row?.element?.isConnected ? row : null;
@@ -107,26 +108,26 @@ function point() {
   copyLink.style.top = `${top}px`;
 }
 
-function hover(row, isChosen) {
+function hoverRow(row, isChosen) {
   hovered = row?.isHead ? null : row;
   if (isChosen) [selected, hovered] = [row, null];
-  point();
+  pointAt();
 }
 
-log.addEventListener('pointerover', ({ target, pointerType }) => pointerType !== 'touch' && hover(view.rowOf(target)));
-$('log-box').addEventListener('pointerleave', () => hover(null));
-log.addEventListener('focusin', ({ target }) => target.closest('.row a') && hover(view.rowOf(target), true));
+log.addEventListener('pointerover', ({ target, pointerType }) => pointerType !== 'touch' && hoverRow(rowOf(target)));
+$('log-box').addEventListener('pointerleave', () => hoverRow(null));
+log.addEventListener('focusin', ({ target }) => target.closest('.row a') && hoverRow(rowOf(target), true));
 log.addEventListener('click', ({ pointerType, target }) => {
   if (pointerType !== 'touch' || target.closest('a, button') || !getSelection().isCollapsed) return;
-  const row = view.rowOf(target);
-  hover(row === selected ? null : row, true);
+  const row = rowOf(target);
+  hoverRow(row === selected ? null : row, true);
 });
 
 copyLink.onclick = async () => {
-  const isCopied = await copy(`${location.href.split('#')[0]}#/runs/${pointed.run}?line=${pointed.id}`);
+  const isCopied = await copyText(`${location.href.split('#')[0]}#/runs/${pointed.run}?line=${pointed.id}`);
   copyLink.textContent = isCopied ? LOG.copied : LOG.notCopied;
-  clearTimeout(timer);
-  timer = setTimeout(() => { copyLink.textContent = LOG.copyLink; }, COPIED_MS);
+  clearTimeout(copyTimer);
+  copyTimer = setTimeout(() => { copyLink.textContent = LOG.copyLink; }, COPIED_MS);
 };
 
 // ---- Copying -----------------------------------------------------------------
@@ -134,7 +135,7 @@ copyLink.onclick = async () => {
 // What is copied in place of the selection.
 let instead = null;
 // Without a secure context there is no clipboard; then a copy is made of nothing, and this text put in its place.
-async function copy(text) {
+async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
@@ -156,7 +157,7 @@ document.addEventListener('copy', (event) => {
 // ---- Keys --------------------------------------------------------------------
 
 const KEYS = {
-  g: view.goToTop, G: view.goToEnd, f: () => follow.click(), t: () => times.click(), w: () => wrap.click(), e: () => goToMark(1),
+  g: goToTop, G: goToEnd, f: () => followTool.click(), t: () => timesTool.click(), w: () => wrapTool.click(), e: () => goToMark(1),
   E: () => goToMark(-1), Escape: () => fillWindow(false),
 };
 
@@ -170,29 +171,29 @@ addEventListener('keydown', (event) => {
 let linksOf, led = null;
 
 // With each frame.
-function showAll() {
-  if (linksOf !== view.shown) {
-    linksOf = view.shown;
+function showTools() {
+  if (linksOf !== shownRun) {
+    linksOf = shownRun;
     hovered = selected = null;
     showLinks();
   }
-  get.hidden = linksOf === null;
-  follow.setAttribute('aria-pressed', view.isFollowing());
-  marks.hidden = !errors.length;
-  setText(marks, LOG.marks(errors.length));
+  getTool.hidden = linksOf === null;
+  followTool.setAttribute('aria-pressed', isFollowing());
+  marksTool.hidden = !errorRows.length;
+  setText(marksTool, LOG.marks(errorRows.length));
   // What one was led to can be linked to by the keyboard as well.
-  if (view.chosen !== led) selected = led = view.chosen;
-  point();
+  if (chosenRow !== led) selected = led = chosenRow;
+  pointAt();
 }
 
-view.whenDrawn(showAll);
-showAll();
+whenDrawn(showTools);
+showTools();
 
 // ---- The search --------------------------------------------------------------
 
 // How long a line may be for this regular expression, so that JavaScript's backtracking takes no more than STEPS_MAX steps. A repeated group
 // can take exponentially many, and is left to the server.
-function longest(pattern) {
+function longestFor(pattern) {
   const bare = pattern.replace(/\\[^]|\[(?:\\[^]|[^\]\\])*\]/g, 'x').replace(/\(\?/g, '(').replace(/([*+?}])\?/g, '$1');
   return /\)[*+{]/.test(bare) ? 0 : Math.min(TEXT_MAX, STEPS_MAX ** (1 / bare.split(/[*+?{]/).length));
 }
@@ -235,7 +236,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
   function matches(row) {
     if (row.isMark) return false;
     if (!canTest(row.text) && !texts.has(row.text)) {
-      const match = listed[lower(listed, ({ id }) => id < row.id)];
+      const match = listed[firstFrom(listed, ({ id }) => id < row.id)];
       if (match?.id <= row.last && match.stream === row.stream) {
         texts.add(row.text);
         isStale = true;
@@ -258,7 +259,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
       look();
     },
     trimmed() {
-      const [first] = bounds();
+      const [first] = rowBounds();
       found.splice(0, place(first));
       tested = Math.max(tested, first);
       if (current?.number < first) current = null;
@@ -268,7 +269,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
   });
 
   // Where in `found` a row of this number is or would be.
-  const place = (number) => lower(found, (row) => row.number < number);
+  const place = (number) => firstFrom(found, (row) => row.number < number);
 
   function look() {
     if (isLooking) return;
@@ -276,9 +277,9 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     setTimeout(() => {
       isLooking = false;
       if (!text) return;
-      const until = performance.now() + SLICE_MS, [, end] = bounds();
+      const until = performance.now() + SLICE_MS, [, end] = rowBounds();
       while (tested < end && performance.now() < until) found.push(...[rowAt(tested++)].filter(matches));
-      if (isStale) view.mark(seeker, current);
+      if (isStale) markHits(seeker, current);
       isStale = false;
       show();
       if (tested < end) look();
@@ -287,15 +288,15 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
 
   function retest() {
     found = [];
-    [tested] = bounds();
-    view.mark(seeker, current);
+    [tested] = rowBounds();
+    markHits(seeker, current);
     look();
   }
 
   // The id of the first line that is loaded.
   const firstId = () => rowOfRecord(0)?.id ?? Infinity;
 
-  const needsServer = () => where().run !== null && (isRegex || !view.isWhole());
+  const needsServer = () => where().run !== null && (isRegex || !isWhole());
 
   // Searches from where the search of before ended.
   async function proceed() {
@@ -326,7 +327,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
         problem = body.detail;
         isAll = true;
       } else {
-        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+        await new Promise((resolve) => setTimeout(resolve, SEARCH_RETRY_MS));
         if (signal.aborted) return;
       }
     }
@@ -345,17 +346,17 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
   }
 
   const isAsking = () => isSearching || !isResting && needsServer();
-  const isMore = () => tested < bounds()[1] || isAsking();
+  const isMore = () => tested < rowBounds()[1] || isAsking();
   function counted() {
     // The rows in `found` that the server has not counted.
-    const behind = found.length - lower(found, (row) => row.id <= searchedTo), count = total + behind;
+    const behind = found.length - firstFrom(found, (row) => row.id <= searchedTo), count = total + behind;
     let at = null;
-    if (current?.id <= listedTo) at = lower(listed, ({ id }) => id < current.id) + 1;
+    if (current?.id <= listedTo) at = firstFrom(listed, ({ id }) => id < current.id) + 1;
     // Which one it is is not known where lines are left out.
     else if (current && (current.id > searchedTo || where().upTo === Infinity)) at = count - found.length + place(current.number) + 1;
     const words = at ? FIND.place(at, Math.max(at, count), isMore()) : FIND.count(count, isMore());
     // "0 lines" must not sound as if it were of the whole log.
-    return isPart || !searchedTo && where().run === null && !view.isWhole() ? FIND.loadedOnly(words) : words;
+    return isPart || !searchedTo && where().run === null && !isWhole() ? FIND.loadedOnly(words) : words;
   }
 
   function show() {
@@ -371,21 +372,21 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     if (!words || isTold || !isResting || isMore()) return;
     // The count changes with each line that comes, so a screen reader is told it once, and then of each match that is gone to.
     isTold = true;
-    tell(words);
+    announce(words);
   }
 
   function search() {
     abort?.abort();
     text = field.value;
     [isRegex, matchesCase] = toggles.map((it) => isTrue(it, 'aria-pressed'));
-    charsMax = isRegex ? longest(text) : Infinity;
+    charsMax = isRegex ? longestFor(text) : Infinity;
     regex = text && charsMax ? compile() : null;
     [found, listed, current, problem] = [[], [], null, ''];
     texts.clear();
     listedTo = searchedTo = total = wanted = 0;
     isSearching = isPart = isResting = isTold = false;
-    [tested] = bounds();
-    view.mark(text ? seeker : null, null);
+    [tested] = rowBounds();
+    markHits(text ? seeker : null, null);
     show();
     if (text) look();
     rest();
@@ -407,25 +408,25 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     if (!text || isGoing) return;
     isGoing = true;
     wanted = 0;
-    let at = place(current ? current.number : view.firstInView());
+    let at = place(current ? current.number : firstInView());
     // The one that it was in may have been written over since.
     if (step < 0 || found[at] === current) at += step;
     const row = found[at] ?? await outside(step) ?? found.at(step > 0 ? 0 : -1);
     isGoing = false;
     if (row) {
       current = row;
-      view.reveal(row);
-      view.mark(seeker, row);
+      reveal(row);
+      markHits(seeker, row);
       isTold = true;
       show();
-      tell(FIND.at(counted(), row.text.slice(0, TOLD_CHARS)));
+      announce(FIND.at(counted(), row.text.slice(0, TOLD_CHARS)));
     } else if (isAsking()) wanted = step;
   }
 
   // The next match in a part of the log that is not loaded: its row, once it is; nothing where the next one is loaded.
   function outside(step) {
     const first = firstId(), { upTo } = where();
-    const [before, behind] = [lower(listed, ({ id }) => id < first), lower(listed, ({ id }) => id <= upTo)];
+    const [before, behind] = [firstFrom(listed, ({ id }) => id < first), firstFrom(listed, ({ id }) => id <= upTo)];
     const match = step > 0 ? listed[behind] ?? (before ? listed[0] : null) : listed[before - 1] ?? (behind < listed.length ? listed.at(-1) : null);
     return match && goTo(match.id);
   }
@@ -486,9 +487,6 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     field.select();
     field.focus();
   };
-  // Typed while this was being loaded.
-  if (field.value) typed();
-
   // Searches for the text that the address names, in a run that may be another one.
   return (given, isNew) => {
     if (given === sought && !isNew) return;

@@ -1,26 +1,14 @@
-// What the parts of the page that are loaded later share: elements, buttons, copying, commands and questions to the server. Text from outside
+// What the parts of the page share: elements, buttons, copying, commands and questions to the server. Text from outside
 // is put in as text only.
 
 import { onMeantClick } from './controls.js';
-import { ANSWERED, START as S, T, command, sentence, visible } from './words.js';
+import { el, icon } from './dom.js';
+import { ANSWER_MS } from './session.js';
+import { ANSWERED, command, sentence, START, T } from './words.js';
 
-const ANSWER_MS = 10000;
-const COPIED_MS = 1600;
+// How long a copy button says what became of it.
+export const COPIED_MS = 1600;
 
-// Makes an element, of a picture too. `props` is its class, or properties; names with a hyphen, and `role`, are attributes. Children that are
-// false or empty are left out.
-export function el(tag, props = '', ...children) {
-  const isDrawn = /^(svg|use|path)$/.test(tag);
-  const element = document.createElementNS(`http://www.w3.org/${isDrawn ? '2000/svg' : '1999/xhtml'}`, tag);
-  for (const [name, value] of Object.entries(typeof props === 'string' ? { class: props } : props)) {
-    if (isDrawn || /-|^(role|class)$/.test(name)) element.setAttribute(name, value);
-    else element[name] = value;
-  }
-  element.append(...children.flat().filter(Boolean).map((child) => (typeof child === 'string' ? visible(child) : child)));
-  return element;
-}
-
-export const icon = (name) => el('svg', { class: 'i', 'aria-hidden': true }, el('use', { href: `#i-${name}` }));
 export const button = (className, words, onclick, name) =>
   el('button', { type: 'button', className, onclick }, name && icon(name), el('span', '', words));
 export const iconButton = (name, words, onclick) =>
@@ -34,23 +22,11 @@ export function acting(className, words, then, name) {
   return element;
 }
 
-// Gives `list` a child for each of `items`. Those that are there are changed in place, so that a selection and the focus stay.
-export function each(list, items, make, show) {
-  while (list.children.length > items.length) list.lastChild.remove();
-  items.forEach((item, n) => show(list.children[n] ?? list.appendChild(make()), item, n));
-}
-
-// Loads the stylesheet of these parts, once. It is to be there before anything is shown.
-let loading;
-export const looks = () => loading ??= new Promise((done) => {
-  document.head.append(el('link', { rel: 'stylesheet', href: 'static/panes.css', onload: done, onerror: done }));
-});
-
 // ---- Copying --------------------------------------------------------------------------------------------------------------
 
 // Copies `text` and says so beside `button` for a moment.
 export async function copy(text, button) {
-  const isCopied = await write(text, button);
+  const isCopied = await writeClipboard(text, button);
   const { top, bottom, left, width } = button.getBoundingClientRect();
   const said = el('span', { className: 'said', role: 'status' });
   // In an open dialog, because what is outside of it is not seen, and not read out.
@@ -58,11 +34,11 @@ export async function copy(text, button) {
   said.style.top = `${top > 44 ? top - 34 : bottom + 6}px`;
   said.style.left = `${Math.max(8, Math.min(innerWidth - 110, left + width / 2 - 36))}px`;
   // A status is read out only if its text comes after it.
-  setTimeout(() => { said.textContent = isCopied ? S.copied : S.notCopied; }, 20);
+  setTimeout(() => { said.textContent = isCopied ? START.copied : START.notCopied; }, 20);
   setTimeout(() => said.remove(), COPIED_MS);
 }
 
-async function write(text, button) {
+async function writeClipboard(text, button) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
@@ -80,7 +56,7 @@ async function write(text, button) {
 
 // A line with a command and its copy button. `text` is called when that is pressed.
 export function copyLine(shown, text, prompt = '$') {
-  const copier = iconButton('copy', S.copy, () => copy(text(), copier));
+  const copier = iconButton('copy', START.copy, () => copy(text(), copier));
   return el('div', { className: 'copyline', dir: 'ltr' }, el('span', { 'aria-hidden': 'true' }, prompt), shown, copier);
 }
 

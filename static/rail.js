@@ -1,26 +1,16 @@
 // The history beside the log: a strip of the last runs, and the runs by day, with what became of each and how long it took, to scale. Runs are
 // read a page at a time, as one scrolls; their rows are kept, so that nothing moves under a pointer. Text gets in by textContent only.
 
-import { set, tint, useIcon } from './head.js';
-import { HUES, T, command, dayOf, localTime, row, since, stop, took, visible } from './words.js';
+import { $, each, el, icon, set, tint, useIcon } from './dom.js';
+import { get } from './parts.js';
+import { command, dayOf, HUES, localTime, row, since, stop, T, took, visible } from './words.js';
 
 const PAGE = 50;
 const STRIP = 30;
-const ANSWER_MS = 10000;
-const FIND_MS = 250;       // after the last key
+export const FIND_MS = 250; // after the last key
+const AGAIN_MS = 1000;
 const NEAR_PX = 400;       // the next page is read when the end is this near
 const FAILED = 'failed,killed,not_started,lost';
-
-const $ = (id) => document.getElementById(id);
-const template = document.createElement('a');
-template.className = 'r';
-for (const [tag, name] of [['span', 'name'], ['span', 'took'], ['span', 'scale']]) template.append(Object.assign(document.createElement(tag), { className: name }));
-const icon = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
-icon.setAttribute('class', 'i');
-icon.setAttribute('aria-hidden', 'true');
-icon.append(document.createElementNS('http://www.w3.org/2000/svg', 'use'));
-template.prepend(icon);
-template.lastElementChild.append(document.createElement('i'));
 
 // `ask` is a request as app.js makes it, and `address` makes the address of a run.
 export function makeRail({ ask, address }) {
@@ -32,65 +22,40 @@ export function makeRail({ ask, address }) {
   let readFor = '';         // the state and the filter that the first page is of
   let isReading = false;
   let timer;
-  const rows = new Map();   // by id: its row, in `element`, and what it shows
+  const kept = new Map();   // elements: of runs by their ids, of days by their words
+  const none = el('p', 'note', T.noRuns);
 
   function show(context) {
     c = context;
-    read();
+    if (readFor !== keyNow()) load();
     draw();
   }
 
-  const query = (before) => {
-    const params = new URLSearchParams({ limit: PAGE });
-    if (filter.failed) params.set('outcome', FAILED);
-    if (filter.find) params.set('find', filter.find);
-    if (before) params.set('before', before);
-    return `api/runs?${params}`;
-  };
+  // What the first page is to be of: it is read again when a run has begun or ended since, or something else is chosen.
+  const keyNow = () => JSON.stringify([c.pipeline.run_id, c.pipeline.status, c.pipeline.state, filter]);
 
-  // Reads the first page again, if a run has begun or ended since, or something else is chosen. What was read beyond it stays.
-  async function read() {
-    const { pipeline: p } = c;
-    const key = JSON.stringify([p.run_id, p.status, p.state, filter]);
-    if (isReading || !c.connected || readFor === key) return;
-    isReading = true;
-    const chosen = JSON.stringify(filter);
-    try {
-      const { ok, body } = await ask(query(), null, ANSWER_MS);
-      if (ok && chosen === JSON.stringify(filter)) {
-        const isAnother = !readFor.endsWith(`${chosen}]`);
-        readFor = key;
-        const last = body.runs.at(-1)?.id ?? 0;
-        const older = isAnother ? [] : runs.filter(({ id }) => id < last);
-        if (!older.length) next = body.next_before;
-        runs = [...body.runs, ...older];
-        if (!filter.failed && !filter.find) recent = body.runs.slice(0, STRIP);
-        if (body.counts) set($('failed-count'), body.counts.failed ? body.counts.failed.toLocaleString() : '');
-      }
-    } catch {
-      // The state's loop finds out what is wrong, and shows this again.
-    }
-    isReading = false;
-    draw();
-    if (readFor !== JSON.stringify([c.pipeline.run_id, c.pipeline.status, c.pipeline.state, filter])) timer ??= setTimeout(() => { timer = undefined; read(); }, 1000);
-  }
+  const query = (before) => new URLSearchParams({
+    limit: PAGE, ...(filter.failed && { outcome: FAILED }), ...(filter.find && { find: filter.find }), ...(before && { before }),
+  });
 
-  async function readMore() {
-    if (isReading || next === null || !c?.connected) return;
+  // Reads the first page, or the one that begins at `before`. What was read beyond the first page stays.
+  async function load(before = null) {
+    if (isReading || !c?.connected) return;
     isReading = true;
-    const chosen = JSON.stringify(filter);
-    try {
-      const { ok, body } = await ask(query(next), null, ANSWER_MS);
-      if (ok && chosen === JSON.stringify(filter)) {
-        runs = [...runs, ...body.runs];
-        next = body.next_before;
-      }
-    } catch {
-      // As above.
-    }
+    const key = keyNow(), chosen = filter;
+    const { runs: page, next_before: end, counts } = await get(ask, `api/runs?${query(before)}`);
     isReading = false;
+    // Without an answer the state's loop finds out what is wrong, and shows this again.
+    if (page && chosen === filter) {
+      const older = before ? [] : runs.filter(({ id }) => id < page.at(-1)?.id);
+      if (!before) readFor = key;
+      if (!older.length) next = end;
+      runs = [...before ? runs : [], ...page, ...older];
+      if (!before && !filter.failed && !filter.find) recent = page.slice(0, STRIP);
+      if (counts) set($('failed-count'), counts.failed ? counts.failed.toLocaleString() : '');
+    }
     draw();
-    read();
+    if (readFor !== keyNow()) timer ??= setTimeout(() => { timer = undefined; load(); }, AGAIN_MS);
   }
 
   // A run as the state has it, if it is the latest: that is newer than the history.
@@ -100,41 +65,36 @@ export function makeRail({ ask, address }) {
   const lasted = (run) => (run.outcome ? run.outcome.took_ms : run.started_at ? Math.max(0, c.now - Date.parse(run.started_at)) : null);
 
   function draw() {
-    const shown = runs.map(current);
-    const longest = Math.max(1, ...shown.map(lasted));
-    const elements = [];
-    let day = null;
+    const shown = runs.map(current), longest = Math.max(1, ...shown.map(lasted)), elements = [];
+    let day;
     for (const run of shown) {
       const words = dayOf(Date.parse(run.created_at), c.now);
-      if (words !== day) {
-        const heading = document.createElement('h2');
-        heading.textContent = day = words;
-        elements.push(heading);
-      }
+      if (words !== day) elements.push(dayHeading(day = words));
       elements.push(drawRow(run, longest));
     }
-    if (!shown.length && readFor) elements.push(note(T.noRuns));
-    const list = $('runs');
+    if (!shown.length && readFor) elements.push(none);
+    const list = $('runs'), { scrollTop: top } = list;
     // Rows are moved only where their order changes, so that focus and place stay.
-    const changed = elements.length !== list.children.length || elements.some((element, n) => list.children[n] !== element && !(element.tagName === 'H2' && list.children[n].tagName === 'H2' && list.children[n].textContent === element.textContent));
-    if (changed) {
-      const focused = list.contains(document.activeElement) ? document.activeElement : null;
-      const top = list.scrollTop;
+    if (elements.length !== list.children.length || elements.some((element, n) => list.children[n] !== element)) {
+      const focused = list.contains(document.activeElement) && document.activeElement;
       list.replaceChildren(...elements);
       list.scrollTop = top;
-      if (focused?.isConnected) focused.focus({ preventScroll: true });
+      if (focused.isConnected) focused.focus({ preventScroll: true });
     }
-    for (const id of rows.keys()) if (!shown.some((run) => run.id === id)) rows.delete(id);
+    for (const [key, element] of kept) if (!element.isConnected) kept.delete(key);
     drawStrip();
   }
 
-  function note(text) {
-    return Object.assign(document.createElement('p'), { className: 'note', textContent: text });
+  // Elements are kept, those of days too.
+  function keepElement(key, make) {
+    if (!kept.has(key)) kept.set(key, make());
+    return kept.get(key);
   }
 
+  const dayHeading = (words) => keepElement(words, () => el('h2', '', words));
+
   function drawRow(run, longest) {
-    let element = rows.get(run.id);
-    if (!element) rows.set(run.id, element = template.cloneNode(true));
+    const element = keepElement(run.id, () => el('a', 'r', icon('idle'), el('span', 'name'), el('span', 'took'), el('span', 'scale', el('i'))));
     const { tone, word, note: why } = c.connected || run.id !== c.pipeline.run_id ? row(run) : { ...row(run), tone: run.outcome ? row(run).tone : 'disconnected' };
     const [svg, name, took_, scale] = element.children;
     element.href = address({ run: run.id, tab: c.route.tab === 'runs' ? 'log' : c.route.tab });
@@ -146,21 +106,14 @@ export function makeRail({ ask, address }) {
     const key = `${file}|${run.id}|${why}`;
     if (name.dataset.key !== key) {
       name.dataset.key = key;
-      name.replaceChildren(file, small(String(run.id)), ...(why ? [small(why, 'why')] : []));
+      name.replaceChildren(file, el('small', '', `${run.id}`), why && el('small', 'why', why));
     }
     const ms = lasted(run);
     set(took_, ms === null ? '' : run.outcome ? took(ms) : since(ms));
     scale.firstElementChild.style.width = `${(100 * (ms ?? 0) / longest).toFixed(1)}%`;
-    const words = `${word}${why ? `, ${why}` : ''}: ${command(run.script, run.args)}. ${localTime(Date.parse(run.created_at), c.now)}.${run.error ? ` ${stop(run.error)}` : ''}`;
-    if (element.title !== visible(words)) {
-      element.title = visible(words);
-      svg.setAttribute('aria-label', word);
-    }
+    element.title = visible(`${word}${why ? `, ${why}` : ''}: ${command(run.script, run.args)}. ${localTime(Date.parse(run.created_at), c.now)}.${run.error ? ` ${stop(run.error)}` : ''}`);
+    svg.setAttribute('aria-label', word);
     return element;
-  }
-
-  function small(text, className = '') {
-    return Object.assign(document.createElement('small'), { textContent: visible(text), className });
   }
 
   // The strip: the height is the square root of the duration, so that short runs are seen beside long ones.
@@ -170,15 +123,11 @@ export function makeRail({ ask, address }) {
     strip.hidden = shown.length < 2;
     strip.setAttribute('aria-label', T.lastRuns(shown.length));
     const longest = Math.max(1, ...shown.map(lasted));
-    while (strip.children.length > shown.length) strip.lastChild.remove();
-    shown.forEach((run, n) => {
-      const bar = strip.children[n] ?? strip.appendChild(document.createElement('a'));
-      bar.tabIndex = -1;
+    each(strip, shown, () => el('a', { tabIndex: -1 }), (bar, run) => {
       bar.href = address({ run: run.id });
       bar.className = HUES[row(run).tone];
       bar.style.height = `${Math.max(8, 100 * Math.sqrt((lasted(run) ?? 0) / longest)).toFixed(0)}%`;
-      const words = `${T.runName(run.id)} · ${visible(run.script.split('/').pop())} · ${row(run).word}`;
-      if (bar.title !== words) bar.title = words;
+      bar.title = visible(`${T.runName(run.id)} · ${run.script.split('/').pop()} · ${row(run).word}`);
     });
   }
 
@@ -188,8 +137,7 @@ export function makeRail({ ask, address }) {
     $('failed-runs').setAttribute('aria-pressed', filter.failed);
     runs = [];
     next = null;
-    if (!c) return;
-    read();
+    load();
     $('runs').scrollTop = 0;
   }
 
@@ -211,7 +159,7 @@ export function makeRail({ ask, address }) {
   });
   $('runs').addEventListener('scroll', () => {
     const { scrollTop, scrollHeight, clientHeight } = $('runs');
-    if (scrollHeight - scrollTop - clientHeight < NEAR_PX) readMore();
+    if (next && scrollHeight - scrollTop - clientHeight < NEAR_PX) load(next);
   }, { passive: true });
   $('fold').addEventListener('click', () => document.body.classList.toggle(innerWidth > 1100 ? 'no-rail' : 'show-rail'));
 

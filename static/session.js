@@ -8,14 +8,16 @@
 // valid without the other. A link's code is in the fragment, which the browser sends to no server, and the page removes it from the
 // address bar before anything else.
 
+import { $ } from './dom.js';
 import { T } from './words.js';
 
-const ANSWER_MS = 10000;
-const KEY = 'autoappdev-proof';
+// How long an answer may take; one that tells the state or brings lines has less time.
+export const ANSWER_MS = 10000;
+export const STATE_MS = 5000;
+const PROOF_KEY = 'autoappdev-proof';
 // The form of a one-time code. Any page can lead here with another text, which is not sent.
 const CODE = /^[a-z2-9]{4}(-[a-z2-9]{4}){5}$/;
 
-const $ = (id) => document.getElementById(id);
 
 // ---- The server ------------------------------------------------------------------------------------------------------------------
 
@@ -74,38 +76,38 @@ export function whatHasMoved() {
 // ---- The log-in ------------------------------------------------------------------------------------------------------------------
 
 let entered = () => {};   // called after a login, here or in another window
-let tell = () => {};      // shows a notice
-let kept = stored();      // the proof of this browser's login
+let sayNotice = () => {};      // shows a notice
+let keptProofs = stored();      // the proof of this browser's login
 export let mayOnlyLook = false;
 export let isLearned = false; // whether that was asked: until then nothing is offered
 
 // If the browser forbids storage, a login lasts only until the page is closed or reloaded.
 function stored() {
   try {
-    return JSON.parse(localStorage.getItem(KEY)) ?? {};
+    return JSON.parse(localStorage.getItem(PROOF_KEY)) ?? {};
   } catch {
     return {};
   }
 }
 
-function keep(proofs) {
-  kept = proofs;
+function keepProofs(proofs) {
+  keptProofs = proofs;
   try {
-    if (proofs.proof) localStorage.setItem(KEY, JSON.stringify(proofs));
-    else localStorage.removeItem(KEY);
+    if (proofs.proof) localStorage.setItem(PROOF_KEY, JSON.stringify(proofs));
+    else localStorage.removeItem(PROOF_KEY);
   } catch {
     // Storage is forbidden: see `stored`.
   }
 }
 
 // The header field that each request of a logged-in page carries.
-export const proof = () => (kept.proof ? { 'X-AutoAppDev-Proof': kept.proof } : {});
+export const proof = () => (keptProofs.proof ? { 'X-AutoAppDev-Proof': keptProofs.proof } : {});
 // The same for a link to a log. It is valid for nothing else, because browsers keep the addresses of downloads in their history.
-export const linkProof = () => (kept.download_proof ? `&proof=${kept.download_proof}` : '');
+export const linkProof = () => (keptProofs.download_proof ? `&proof=${keptProofs.download_proof}` : '');
 
 // Logs in with the link's code, if there is one. `then` is called after this and each later login, and `say` shows a notice.
-export async function enterByLink(then = entered, say = tell) {
-  [entered, tell] = [then, say];
+export async function enterByLink(then = entered, say = sayNotice) {
+  [entered, sayNotice] = [then, say];
   const link = new URLSearchParams(location.hash.slice(1));
   const code = link.get('code');
   if (code === null && !link.has('token')) return;
@@ -113,11 +115,11 @@ export async function enterByLink(then = entered, say = tell) {
   if (code === null) return;
   // A browser with full control needs no link: the code remains valid for another device, and a wrong one does not count as a wrong try.
   if (await mayAct()) {
-    tell('This browser has full control already.', 'The link was not used. You can still use it, once, in another browser.');
+    sayNotice('This browser has full control already.', 'The link was not used. You can still use it, once, in another browser.');
     return;
   }
   const problem = CODE.test(code) ? await logIn({ code }) : refuse('The link has no valid code. To make a new link, run `autoappdev pair` on the server’s machine.');
-  if (problem && $('login').hidden) tell('The link could not be used.', problem);
+  if (problem && $('login').hidden) sayNotice('The link could not be used.', problem);
 }
 
 function refuse(problem) {
@@ -151,7 +153,7 @@ function takeRole({ may, expires_at: until }) {
 }
 
 // Asks what this page may do here, by `ask` of app.js, which also learns of a log-in that has ended.
-export async function learn(ask) {
+export async function learnRole(ask) {
   try {
     const { ok, body: { session } } = await ask('api/session', null, ANSWER_MS);
     if (!ok) return;
@@ -181,7 +183,7 @@ async function logIn(shown) {
   try {
     const answer = await send('api/login', shown);
     problem = answer.ok ? '' : answer.detail || answer.error;
-    if (answer.proof) keep({ proof: answer.proof, download_proof: answer.download_proof });
+    if (answer.proof) keepProofs({ proof: answer.proof, download_proof: answer.download_proof });
   } catch {
     problem = 'The server did not answer. Try again.';
   }
@@ -202,7 +204,7 @@ $('login').addEventListener('submit', (event) => {
 $('log-out').addEventListener('click', async () => {
   try {
     const { ok, detail } = await send('api/logout', {});
-    keep({});
+    keepProofs({});
     // The reload clears the screen. An error is shown after the reload.
     history.replaceState(ok ? null : { problem: detail }, '');
     location.reload();
@@ -221,8 +223,8 @@ addEventListener('hashchange', () => enterByLink());
 
 // Another window of this browser has logged in or out.
 addEventListener('storage', ({ key }) => {
-  if (key !== KEY && key !== null) return;
-  kept = stored();
+  if (key !== PROOF_KEY && key !== null) return;
+  keptProofs = stored();
   entered();
 });
 
@@ -234,7 +236,7 @@ addEventListener('storage', ({ key }) => {
 // How they choose: a page that polls announces that with its random number, and of two the one with the smaller number goes on. A page that
 // is visible has the smallest, because it follows the state anyway. A page that has heard nothing for a while starts to poll.
 
-const SILENCE_MS = 70000;     // longer than the polling page is ever silent
+const QUIET_MS = 70000;     // longer than the polling page is ever silent
 const FOLLOW_UP_MS = 1000;    // within this time another page takes over from a closed one
 const SEEN = 0;               // the number of a visible page
 
@@ -258,7 +260,7 @@ export function makeQuiet({ take, kick }) {
     } else if (isAsking && data.number > number) {
       say({});
     } else {
-      silentUntil = performance.now() + SILENCE_MS;
+      silentUntil = performance.now() + QUIET_MS;
       if (isAsking) kick();
       isAsking = false;
       if (data.pipeline) take(data);

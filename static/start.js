@@ -1,17 +1,15 @@
-// The form of a start, and the page of the first visit. Loaded when one of them is first needed.
+// The form of a start, and the page of the first visit.
 //
 // The form holds no rule about what can be started: the server checks each value, and its words are shown at the field that they are about.
 // A variable's value of an earlier run is sent back exactly as it was kept unless the user changes it, because a field for one line drops the
 // ends of lines.
 
-import { clearNotice, set } from './head.js';
-import { SECRET, acting, button, cli, code, copyLine, curl, el, get, icon, iconButton, looks } from './parts.js';
-import { ANSWERED, BROKE, HINTS, NO_HINT, START as S, T, bytes, command, localTime, row as rowOf, sentence, visible } from './words.js';
+import { el, icon, set } from './dom.js';
+import { clearNotice } from './head.js';
+import { acting, button, cli, code, copyLine, curl, get, iconButton, SECRET } from './parts.js';
+import { FIND_MS } from './rail.js';
+import { ANSWERED, BROKE, bytes, command, HINTS, localTime, NO_HINT, row, sentence, START, T, visible } from './words.js';
 
-await looks();
-
-// After the last key, if the server has to search.
-const FIND_MS = 250;
 // The runs that tell when a script was last run, and how that ended.
 const RECENT = 200;
 const ROWS_MAX = 8;
@@ -23,33 +21,33 @@ const SHOWN_MAX = 30;
 const FRESH_MS = 10000;
 
 // The context that the form was opened with or the first visit was shown with last, and the latest state that the form knows.
-let c, pipeline;
-let dialog, part, typing, seen;
+let formContext, formState;
+let dialog, parts, typing, seen;
 // Counts the times it was opened: an answer for an earlier one is dropped.
 let opening = 0;
 let root = '';
 // The answer that lists the scripts, and the one for the text of the search, if the former is not complete.
-let all, found;
+let allScripts, foundScripts;
 let recent = new Map();
-let chosen = '';
+let chosenScript = '';
 // What the latest run was started with, if the form is for a new one.
-let latest;
-let isTouched, isSending;
+let latestStart;
+let isEdited, isSending;
 // The rows of the environment; the last one is for the next variable.
 let rows = [];
 // The first visit: its section, the scripts or why there are none, what was drawn, and when the scripts were read.
-let section, offered, isTokenNeeded, drawnFor;
+let firstBox, offered, isTokenNeeded, drawnFor;
 let readAt = -Infinity;
 let isStarting = false;
 
 // Splits a line into words as a POSIX shell does (Shell Command Language, 2.2 Quoting), without expansions and operators. Returns the words,
 // and a sentence if the line is not complete.
-export function split(line) {
+function splitLine(line) {
   const words = [];
   let word;
   const pieces = /([ \t\n]+)|\\\n|'([^']*)'|"((?:[^"\\]|\\[^])*)"|\\([^])|([^ \t\n'"\\]+)|([^])/g;
   for (const [, blank, single, double, escaped, plain, broken] of line.matchAll(pieces)) {
-    if (broken) return { words, problem: broken === '\\' ? S.loneBackslash : S.unclosed(broken) };
+    if (broken) return { words, problem: broken === '\\' ? START.loneBackslash : START.unclosed(broken) };
     const text = single ?? double?.replace(/\\(?:\n|([$\x60"\\]))/g, '$1') ?? escaped ?? plain;
     if (text !== undefined) word = (word ?? '') + text;
     else if (blank && word !== undefined) {
@@ -62,49 +60,49 @@ export function split(line) {
 
 // ---- The form: made once -----------------------------------------------------------------------------------------------------
 
-const field = (props, tag = 'input') =>
+const formField = (props, tag = 'input') =>
   el(tag, { className: 'f mono', dir: 'ltr', autocomplete: 'off', autocapitalize: 'none', spellcheck: false, ...props });
 const labelled = (words, input, ...under) => el('div', '', el('label', '', words, input), ...under);
-const text = () => part.find.value.trim();
+const soughtText = () => parts.find.value.trim();
 
-function make() {
+function makeForm() {
   const close = () => dialog.close();
-  part = {
+  parts = {
     title: el('h2', { id: 'form-title', tabIndex: -1 }), from: el('span', 'from'),
-    find: field({ type: 'search', className: 'f', dir: '' }), list: el('div', { className: 'list', role: 'radiogroup', 'aria-label': S.scripts }),
-    note: el('p', { role: 'status' }), retry: button('b sm', S.tryAgain, () => list()), use: button('b sm use', '', () => choose(text(), true)),
-    args: field({ rows: 1, 'aria-describedby': 'args-hint' }, 'textarea'), hint: el('p', { id: 'args-hint' }),
-    chips: el('ol', { dir: 'ltr', 'aria-label': S.argList }), env: el('div', { className: 'envs', dir: 'ltr', role: 'group', 'aria-label': S.env }),
-    cwd: field(), grace: field({ className: 'f', dir: '', inputMode: 'decimal', placeholder: S.graceHint }), command: el('code', { dir: 'ltr' }),
-    why: el('p', { id: 'why-not' }), wrong: el('p', { id: 'wrong', role: 'alert' }), go: acting('b prime', '', start, 'play'),
+    find: formField({ type: 'search', className: 'f', dir: '' }), list: el('div', { className: 'list', role: 'radiogroup', 'aria-label': START.scripts }),
+    note: el('p', { role: 'status' }), retry: button('b sm', START.tryAgain, () => listScripts()), use: button('b sm use', '', () => chooseScript(soughtText(), true)),
+    args: formField({ rows: 1, 'aria-describedby': 'args-hint' }, 'textarea'), hint: el('p', { id: 'args-hint' }),
+    chips: el('ol', { dir: 'ltr', 'aria-label': START.argList }), env: el('div', { className: 'envs', dir: 'ltr', role: 'group', 'aria-label': START.env }),
+    cwd: formField(), grace: formField({ className: 'f', dir: '', inputMode: 'decimal', placeholder: START.graceHint }), command: el('code', { dir: 'ltr' }),
+    why: el('p', { id: 'why-not' }), wrong: el('p', { id: 'wrong', role: 'alert' }), go: acting('b prime', '', startIt, 'play'),
   };
-  part.go.setAttribute('aria-describedby', 'why-not');
-  part.fields = el('fieldset', '', labelled(S.args, part.args, part.hint, part.chips), labelled(S.env, '', part.env),
-    el('div', 'cols', labelled(S.cwd, part.cwd), labelled(S.grace, part.grace)));
-  part.foot = el('footer', '', part.wrong, part.why, copyLine(part.command, () => cli(choices())), button('b quiet', T.cancel, close), part.go);
+  parts.go.setAttribute('aria-describedby', 'why-not');
+  parts.fields = el('fieldset', '', labelled(START.args, parts.args, parts.hint, parts.chips), labelled(START.env, '', parts.env),
+    el('div', 'cols', labelled(START.cwd, parts.cwd), labelled(START.grace, parts.grace)));
+  parts.foot = el('footer', '', parts.wrong, parts.why, copyLine(parts.command, () => cli(choices())), button('b quiet', T.cancel, close), parts.go);
   // Browsers want a password in a form. Nothing submits it.
-  dialog.append(el('header', '', part.title, part.from, iconButton('close', T.close, close)), el('div', 'two',
-    el('div', 'pick', el('div', '', icon('find'), part.find), part.list, part.note, part.retry, part.use),
-    el('form', { onsubmit: (event) => event.preventDefault() }, part.fields)), part.foot);
+  dialog.append(el('header', '', parts.title, parts.from, iconButton('close', T.close, close)), el('div', 'two',
+    el('div', 'pick', el('div', '', icon('find'), parts.find), parts.list, parts.note, parts.retry, parts.use),
+    el('form', { onsubmit: (event) => event.preventDefault() }, parts.fields)), parts.foot);
 
-  part.find.oninput = search;
-  part.find.onkeydown = (event) => {
-    if (event.key !== 'Enter' || !text() || event.isComposing) return;
+  parts.find.oninput = searchScripts;
+  parts.find.onkeydown = (event) => {
+    if (event.key !== 'Enter' || !soughtText() || event.isComposing) return;
     event.preventDefault();
-    choose(matching()[0]?.path ?? text(), true);
+    chooseScript(matching()[0]?.path ?? soughtText(), true);
   };
-  part.list.onchange = ({ target }) => choose(target.value);
-  part.args.onkeydown = (event) => {
+  parts.list.onchange = ({ target }) => chooseScript(target.value);
+  parts.args.onkeydown = (event) => {
     if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
     event.preventDefault();
-    part.go.click();
+    parts.go.click();
   };
-  part.fields.oninput = ({ target }) => {
-    isTouched = true;
+  parts.fields.oninput = ({ target }) => {
+    isEdited = true;
     const row = rows.find(({ value }) => value === target);
     if (row) row.kept = undefined;
     if (rows.at(-1).name.value || rows.at(-1).value.value) addVariable();
-    tell();
+    tellProblem();
     showCommand();
   };
   // Whether a start is possible is asked again with each state that the page shows.
@@ -117,96 +115,96 @@ function make() {
 // Opens the form: for a new run as the latest one was started, for the script `given.script`, or for a run to edit, `given.run`.
 export function openForm(element, context, given) {
   if (element.open) return;
-  [dialog, c] = [element, context];
-  if (!part) make();
+  [dialog, formContext] = [element, context];
+  if (!parts) makeForm();
   opening++;
-  ({ pipeline } = c);
-  latest = null;
+  ({ formState } = formContext);
+  latestStart = null;
   isSending = false;
-  const from = given.run ?? (given.script ? null : pipeline.run_id);
-  set(part.title, given.run ? S.edit : S.newRun);
-  part.find.value = '';
-  chosen = given.script ?? (given.run ? '' : pipeline.script ?? pipeline.default_script ?? '');
-  fill({});
-  tell();
+  const from = given.run ?? (given.script ? null : formState.run_id);
+  set(parts.title, given.run ? START.edit : START.newRun);
+  parts.find.value = '';
+  chosenScript = given.script ?? (given.run ? '' : formState.script ?? formState.default_script ?? '');
+  fillForm({});
+  tellProblem();
   dialog.showModal();
   // On a touch screen the keyboard would cover the form.
-  (matchMedia('(pointer: coarse)').matches ? part.title : part.find).focus();
+  (matchMedia('(pointer: coarse)').matches ? parts.title : parts.find).focus();
   showState();
-  list();
+  listScripts();
   if (from !== null) learnChoices(from, !given.run);
 }
 
 // ---- The scripts -------------------------------------------------------------------------------------------------------------
 
-async function list() {
+async function listScripts() {
   const mine = opening;
-  all = found = null;
+  allScripts = foundScripts = null;
   drawScripts();
-  const [scripts, runs] = await Promise.all([get(c.ask, 'api/pipeline/scripts'), get(c.ask, `api/runs?limit=${RECENT}`)]);
+  const [scripts, runs] = await Promise.all([get(formContext.ask, 'api/pipeline/scripts'), get(formContext.ask, `api/runs?limit=${RECENT}`)]);
   if (mine !== opening) return;
-  all = scripts;
+  allScripts = scripts;
   root = scripts.root ?? root;
   recent = new Map(runs.runs?.map((run) => [run.id, run]));
-  part.cwd.placeholder = visible(root);
-  if (part.cwd.value === root) part.cwd.value = '';
+  parts.cwd.placeholder = visible(root);
+  if (parts.cwd.value === root) parts.cwd.value = '';
   drawScripts();
   showCommand();
-  part.list.querySelector(':checked')?.parentNode.scrollIntoView({ block: 'nearest' });
+  parts.list.querySelector(':checked')?.parentNode.scrollIntoView({ block: 'nearest' });
 }
 
-function search() {
+function searchScripts() {
   clearTimeout(typing);
-  const mine = opening, sought = text();
-  if (!all?.truncated || !sought) found = null;
+  const mine = opening, sought = soughtText();
+  if (!allScripts?.truncated || !sought) foundScripts = null;
   else {
     typing = setTimeout(async () => {
-      const answer = await get(c.ask, `api/pipeline/scripts?find=${encodeURIComponent(sought)}`);
-      if (mine !== opening || sought !== text()) return;
-      found = answer;
+      const answer = await get(formContext.ask, `api/pipeline/scripts?find=${encodeURIComponent(sought)}`);
+      if (mine !== opening || sought !== soughtText()) return;
+      foundScripts = answer;
       drawScripts();
     }, FIND_MS);
   }
-  tell();
+  tellProblem();
   drawScripts();
 }
 
-const matching = () => (found ?? all)?.scripts?.filter(({ path }) => path.toLowerCase().includes(text().toLowerCase())) ?? [];
+const matching = () => (foundScripts ?? allScripts)?.scripts?.filter(({ path }) => path.toLowerCase().includes(soughtText().toLowerCase())) ?? [];
 
 function drawScripts() {
-  const answer = found ?? all, shown = matching();
+  const answer = foundScripts ?? allScripts, shown = matching();
   // A script that is not in the list has a row of its own.
-  const isListed = [...(all?.scripts ?? []), ...shown].some(({ path }) => path === chosen);
-  const drawn = answer && chosen && !isListed ? [{ path: chosen }, ...shown] : shown;
-  part.list.replaceChildren(...drawn.map(drawScript));
-  part.find.placeholder = visible(S.findScripts(root));
-  part.find.setAttribute('aria-label', part.find.placeholder);
-  set(part.note, !answer ? S.reading : answer.problem ? `${S.noList} ${answer.problem}` : answer.truncated ? S.cut(shown.length)
-    : shown.length ? '' : text() ? S.noMatch : `${S.noScripts(root)}. ${S.whatIsOne}`);
-  part.retry.hidden = !answer?.problem;
-  part.use.hidden = !text() || !answer || drawn.some(({ path }) => path === text());
-  set(part.use, S.use(text()));
+  const isListed = [...(allScripts?.scripts ?? []), ...shown].some(({ path }) => path === chosenScript);
+  const drawn = answer && chosenScript && !isListed ? [{ path: chosenScript }, ...shown] : shown;
+  parts.list.replaceChildren(...drawn.map(drawScript));
+  parts.find.placeholder = visible(START.findScripts(root));
+  parts.find.setAttribute('aria-label', parts.find.placeholder);
+  set(parts.note, !answer ? START.reading : answer.problem ? `${START.noList} ${answer.problem}` : answer.truncated ? START.cut(shown.length)
+    : shown.length ? '' : soughtText() ? START.noMatch : `${START.noScripts(root)}. ${START.whatIsOne}`);
+  parts.retry.hidden = !answer?.problem;
+  parts.use.hidden = !soughtText() || !answer || drawn.some(({ path }) => path === soughtText());
+  set(parts.use, START.use(soughtText()));
 }
 
 function drawScript({ path, runs, usual_ms: usual, last_run_id: last }) {
-  const run = recent.get(last), at = run && Date.parse(run.created_at), end = run && rowOf(run);
+  const run = recent.get(last), at = run && Date.parse(run.created_at), end = run && row(run);
   const isBad = /failed|killed|unstarted|lost/.test(end?.tone);
-  return el('label', '', el('input', { type: 'radio', name: 'script', className: 'vh', value: path, checked: path === chosen }),
-    el('span', 'card', code(path), run && el('time', { dateTime: run.created_at, title: localTime(at, c.now) }, S.day(at, c.now)),
-      el('small', '', runs === undefined ? S.notListed(all.problem) : S.ran(runs, usual) + (isBad ? S.lastTime(end.word) : ''))));
+  return el('label', '', el('input', { type: 'radio', name: 'script', className: 'vh', value: path, checked: path === chosenScript }),
+    el('span', 'card', code(path), run && el('time', { dateTime: run.created_at, title: localTime(at, formContext.now) }, START.day(at, formContext.now)),
+      el('small', '', runs === undefined ? START.notListed(allScripts.problem) : START.ran(runs, usual) + (isBad ? START.lastTime(end.word) : ''))));
 }
 
 // Chooses a script. `isFound` is that the search has ended with it.
-function choose(path, isFound) {
-  chosen = path;
-  tell();
+function chooseScript(path, isFound) {
+  chosenScript = path;
+  tellProblem();
   // The arguments of one script mean nothing to another.
-  if (!isTouched && latest) fill(path === latest.script ? latest : {});
+  if (!isEdited && latestStart) fillForm(path === latestStart.script ? latestStart : {});
   if (isFound) {
-    part.find.value = '';
-    found = null;
+    parts.find.value = '';
+    foundScripts = null;
     drawScripts();
-    part.list.querySelector(':checked')?.focus();
+    parts.list.querySelector(':checked')?.focus();
   }
   showState();
 }
@@ -215,59 +213,59 @@ function choose(path, isFound) {
 
 // Fills in what run `id` was started with.
 async function learnChoices(id, isNew) {
-  const mine = opening, before = chosen;
-  part.fields.disabled = true;
-  const { start: kept, problem } = await get(c.ask, `api/runs/${id}/start`);
+  const mine = opening, before = chosenScript;
+  parts.fields.disabled = true;
+  const { start: kept, problem } = await get(formContext.ask, `api/runs/${id}/start`);
   if (mine !== opening) return;
-  part.fields.disabled = false;
-  if (problem) tell(`${S.noChoices(id)} ${problem}`);
+  parts.fields.disabled = false;
+  if (problem) tellProblem(`${START.noChoices(id)} ${problem}`);
   else {
-    if (isNew) latest = { ...kept, id };
+    if (isNew) latestStart = { ...kept, id };
     // Another script may have been chosen meanwhile.
-    if (chosen === before) chosen = kept.script;
-    if (chosen === kept.script || !isNew) fill({ ...kept, id });
+    if (chosenScript === before) chosenScript = kept.script;
+    if (chosenScript === kept.script || !isNew) fillForm({ ...kept, id });
   }
   drawScripts();
   showState();
 }
 
-function fill({ args = [], cwd, env = {}, grace_s: grace, id }) {
-  set(part.from, id ? S.from(id) : '');
-  part.args.value = args.length ? command(args[0], args.slice(1)) : '';
-  part.cwd.value = cwd && cwd !== root ? cwd : '';
-  part.grace.value = grace ?? '';
+function fillForm({ args = [], cwd, env = {}, grace_s: grace, id }) {
+  set(parts.from, id ? START.from(id) : '');
+  parts.args.value = args.length ? command(args[0], args.slice(1)) : '';
+  parts.cwd.value = cwd && cwd !== root ? cwd : '';
+  parts.grace.value = grace ?? '';
   rows = [];
-  part.env.replaceChildren();
+  parts.env.replaceChildren();
   for (const [name, value] of Object.entries(env)) addVariable(name, value);
   addVariable();
-  isTouched = false;
+  isEdited = false;
   showCommand();
 }
 
 // Adds a row of the environment. A value that is null was not kept.
 function addVariable(name = '', kept = '') {
-  const row = { kept, name: field({ value: name, placeholder: S.envName, 'aria-label': S.envName }), value: field({ value: kept ?? '' }),
+  const row = { kept, name: formField({ value: name, placeholder: START.envName, 'aria-label': START.envName }), value: formField({ value: kept ?? '' }),
     show: button('show', '', () => {
       row.isShown = !row.isShown;
       showCommand();
     }),
     remove: iconButton('close', '', () => {
       const n = rows.indexOf(row);
-      tell();
+      tellProblem();
       rows.splice(n, 1);
       element.remove();
       rows[n].name.focus();
-      isTouched = true;
+      isEdited = true;
       showCommand();
     }) };
   const element = el('div', '', row.name, row.value, row.show, row.remove);
   row.value.onpaste = (event) => {
     if (!/[\r\n]/.test(event.clipboardData.getData('text').trim())) return;
     event.preventDefault();
-    tell(S.oneLine, row.value);
+    tellProblem(START.oneLine, row.value);
   };
   rows.push(row);
-  part.env.append(element);
+  parts.env.append(element);
 }
 
 // What depends on a variable's name, and on whether its value was kept.
@@ -276,89 +274,89 @@ function showVariable({ name: { value: name }, value, kept, isShown, show, remov
   value.type = isSecret && !isShown ? 'password' : 'text';
   // The browser must not put in a password that it keeps for this address.
   value.autocomplete = isSecret ? 'new-password' : 'off';
-  value.placeholder = kept === null ? S.notKept : S.envValue;
-  value.setAttribute('aria-label', visible(S.valueOf(name)));
+  value.placeholder = kept === null ? START.notKept : START.envValue;
+  value.setAttribute('aria-label', visible(START.valueOf(name)));
   show.hidden = !isSecret || kept === null;
   value.classList.toggle('hides', !show.hidden);
-  set(show, isShown ? S.hide : S.show);
-  remove.title = visible(S.remove(name));
+  set(show, isShown ? START.hide : START.show);
+  remove.title = visible(START.remove(name));
   remove.setAttribute('aria-label', remove.title);
 }
 
 // ---- What the fields say -----------------------------------------------------------------------------------------------------
 
 // Says what is wrong, at the field `at` or else at the end; or takes that away.
-function tell(words = '', at = null) {
+function tellProblem(words = '', at = null) {
   dialog.querySelector('[aria-invalid]')?.removeAttribute('aria-invalid');
-  if (at) at.closest('div').append(part.wrong);
-  else part.foot.prepend(part.wrong);
-  set(part.wrong, words);
+  if (at) at.closest('div').append(parts.wrong);
+  else parts.foot.prepend(parts.wrong);
+  set(parts.wrong, words);
   at?.setAttribute('aria-invalid', 'true');
   at?.focus();
-  if (words) part.wrong.scrollIntoView({ block: 'nearest' });
+  if (words) parts.wrong.scrollIntoView({ block: 'nearest' });
 }
 
 // The start that the fields describe, as far as they do.
 function choices() {
-  const grace = part.grace.value.trim().replace(',', '.');
+  const grace = parts.grace.value.trim().replace(',', '.');
   const env = rows.filter(({ name }) => name.value).map(({ name, value, kept }) => [name.value, kept ?? value.value]);
-  return { script: chosen || 'SCRIPT', args: split(part.args.value).words, cwd: part.cwd.value || null, env: Object.fromEntries(env),
+  return { script: chosenScript || 'SCRIPT', args: splitLine(parts.args.value).words, cwd: parts.cwd.value || null, env: Object.fromEntries(env),
     grace_s: grace ? Number(grace) : null };
 }
 
 // What is missing: a sentence, and the field that it is about.
 function missing() {
-  const { problem } = split(part.args.value);
-  if (!chosen) return [S.chooseOne, part.find];
-  if (problem) return [problem, part.args];
+  const { problem } = splitLine(parts.args.value);
+  if (!chosenScript) return [START.chooseOne, parts.find];
+  if (problem) return [problem, parts.args];
   for (const [n, { name, value, kept }] of rows.entries()) {
-    if (!name.value && value.value) return [S.noName, name];
-    if (name.value && kept === null) return [S.notGiven(name.value), value];
-    if (name.value && rows.findIndex((row) => row.name.value === name.value) < n) return [S.twice(name.value), name];
+    if (!name.value && value.value) return [START.noName, name];
+    if (name.value && kept === null) return [START.notGiven(name.value), value];
+    if (name.value && rows.findIndex((row) => row.name.value === name.value) < n) return [START.twice(name.value), name];
   }
-  return Number.isNaN(choices().grace_s) ? [S.noNumber, part.grace] : null;
+  return Number.isNaN(choices().grace_s) ? [START.noNumber, parts.grace] : null;
 }
 
 function showCommand() {
-  const { words, problem } = split(part.args.value);
-  part.args.rows = 1;
-  while (part.args.scrollHeight > part.args.clientHeight && part.args.rows < ROWS_MAX) part.args.rows++;
-  set(part.hint, problem || (words.length ? '' : S.argsHint));
-  part.chips.hidden = !words.length;
-  part.chips.replaceChildren(...words.slice(0, CHIPS_MAX).map((word) => el('li', '', word || "''")));
+  const { words, problem } = splitLine(parts.args.value);
+  parts.args.rows = 1;
+  while (parts.args.scrollHeight > parts.args.clientHeight && parts.args.rows < ROWS_MAX) parts.args.rows++;
+  set(parts.hint, problem || (words.length ? '' : START.argsHint));
+  parts.chips.hidden = !words.length;
+  parts.chips.replaceChildren(...words.slice(0, CHIPS_MAX).map((word) => el('li', '', word || "''")));
   rows.forEach(showVariable);
-  set(part.command, cli(choices()));
-  part.command.title = part.command.textContent;
+  set(parts.command, cli(choices()));
+  parts.command.title = parts.command.textContent;
 }
 
 // ---- Starting ----------------------------------------------------------------------------------------------------------------
 
 async function learnState() {
-  const mine = opening, answer = await get(c.ask, 'api/pipeline');
+  const mine = opening, answer = await get(formContext.ask, 'api/pipeline');
   if (mine !== opening) return;
-  pipeline = answer.pipeline ?? pipeline;
+  formState = answer.pipeline ?? formState;
   showState();
 }
 
 // The button, and why it can't be pressed.
 function showState() {
-  const { run_id: id, state, pending, allowed } = pipeline;
-  const busy = state === 'stopped' ? S.noStart : S.busy(id, pending === 'stop' ? 'stopping' : state);
+  const { run_id: id, state, pending, allowed } = formState;
+  const busy = state === 'stopped' ? START.noStart : START.busy(id, pending === 'stop' ? 'stopping' : state);
   const why = document.body.dataset.state === 'unknown' ? T.noConnection : allowed.includes('start') ? '' : busy;
-  set(part.why, isSending ? '' : why);
-  part.go.disabled = !!why && !isSending;
-  set(part.go.lastChild, isSending ? S.starting : chosen ? S.startThe(chosen) : S.start);
+  set(parts.why, isSending ? '' : why);
+  parts.go.disabled = !!why && !isSending;
+  set(parts.go.lastChild, isSending ? START.starting : chosenScript ? START.startThe(chosenScript) : START.start);
   showCommand();
 }
 
-async function start() {
+async function startIt() {
   if (isSending) return;
   const mine = opening, wrong = missing();
-  tell(...(wrong ?? []));
+  tellProblem(...(wrong ?? []));
   if (wrong) return;
   isSending = true;
   showState();
-  const answer = await c.act('start', choices());
+  const answer = await formContext.act('start', choices());
   if (answer?.ok) location.hash = '#/';
   // It may have been closed, and opened again, meanwhile. The page's own notice then tells of a refusal.
   if (mine !== opening) return;
@@ -375,24 +373,24 @@ async function start() {
 function showRefusal(answer) {
   const { error = 'lost', detail = answer ? ANSWERED(answer.status) : BROKE, missing: names = [] } = answer?.body ?? {};
   const row = rows.find(({ name }) => name.value && (names.includes(name.value) || detail.includes(name.value)));
-  const at = { script: part.find, args: part.args, cwd: part.cwd, env: (row ?? rows[0]).name, grace_s: part.grace };
-  const place = names.length ? row?.value : at[/^\w*/.exec(detail)[0]] ?? (/_script|script_/.test(error) ? part.find : null);
-  const words = sentence(detail.replace(/^(args|env|cwd|grace_s)\b/, (key) => S[key]));
-  tell(place ? words : `${words} ${HINTS[error] ?? NO_HINT}`, place);
+  const at = { script: parts.find, args: parts.args, cwd: parts.cwd, env: (row ?? rows[0]).name, grace_s: parts.grace };
+  const place = names.length ? row?.value : at[/^\w*/.exec(detail)[0]] ?? (/_script|script_/.test(error) ? parts.find : null);
+  const words = sentence(detail.replace(/^(args|env|cwd|grace_s)\b/, (key) => START[key]));
+  tellProblem(place ? words : `${words} ${HINTS[error] ?? NO_HINT}`, place);
 }
 
 // ---- The first visit, while there was no run at all: the scripts that can be started, and the commands that do the same from elsewhere ----------
 
 // Shows the scripts. Called with each state.
 export function showFirst(element, context) {
-  [section, c] = [element, context];
-  if (c.mayAct && performance.now() - readAt > FRESH_MS) readScripts();
+  [firstBox, formContext] = [element, context];
+  if (formContext.mayAct && performance.now() - readAt > FRESH_MS) readScripts();
   drawFirst();
 }
 
 async function readScripts() {
   readAt = performance.now();
-  const [scripts, login] = await Promise.all([get(c.ask, 'api/pipeline/scripts'), isTokenNeeded ?? get(c.ask, 'api/session')]);
+  const [scripts, login] = await Promise.all([get(formContext.ask, 'api/pipeline/scripts'), isTokenNeeded ?? get(formContext.ask, 'api/session')]);
   isTokenNeeded = login.session?.token_needed ?? isTokenNeeded;
   // What is shown stays if it can't be read again.
   if (!scripts.problem || !offered?.scripts) offered = scripts;
@@ -400,52 +398,52 @@ async function readScripts() {
 }
 
 function drawFirst() {
-  const key = JSON.stringify([c.mayAct, c.mayOnlyLook, offered, isTokenNeeded, c.pipeline.default_script, new Date(c.now).getDate()]);
+  const key = JSON.stringify([formContext.mayAct, formContext.mayOnlyLook, offered, isTokenNeeded, formContext.pipeline.default_script, new Date(formContext.now).getDate()]);
   if (drawnFor !== key) {
     drawnFor = key;
-    const focused = section.contains(document.activeElement) && document.activeElement.dataset.path;
-    section.replaceChildren(el('div', 'in', content()));
+    const focused = firstBox.contains(document.activeElement) && document.activeElement.dataset.path;
+    firstBox.replaceChildren(el('div', 'in', firstContent()));
     starters().find(({ dataset }) => dataset.path === focused)?.focus();
   }
-  for (const starter of starters()) starter.disabled = !c.connected || !c.pipeline.allowed.includes('start') || isStarting;
+  for (const starter of starters()) starter.disabled = !formContext.connected || !formContext.pipeline.allowed.includes('start') || isStarting;
 }
 
-const starters = () => [...section.querySelectorAll('[data-path]')];
-const heading = (words, ...text) => el('div', 'hd', el('h2', '', words), el('p', '', ...text));
+const starters = () => [...firstBox.querySelectorAll('[data-path]')];
+const titled = (words, ...text) => el('div', 'hd', el('h2', '', words), el('p', '', ...text));
 
-function content() {
-  if (c.mayOnlyLook) return heading(S.noRuns, S.youLook);
-  if (!c.mayAct || !offered) return heading(S.choose, S.reading);
+function firstContent() {
+  if (formContext.mayOnlyLook) return titled(START.noRuns, START.youLook);
+  if (!formContext.mayAct || !offered) return titled(START.choose, START.reading);
   const { root, scripts = [], problem, truncated } = offered;
-  const retry = button('b', S.tryAgain, readScripts);
-  if (problem) return [heading(S.choose, `${S.noList} ${problem}`), el('div', '', retry)];
+  const retry = button('b', START.tryAgain, readScripts);
+  if (problem) return [titled(START.choose, `${START.noList} ${problem}`), el('div', '', retry)];
   if (!scripts.length) {
-    return [heading(S.noScripts(root), S.whatIsOne), el('div', '', el('p', '', S.example),
-      copyLine(el('pre', { dir: 'ltr', textContent: S.script.trimEnd() }), () => S.script, ''), el('p', '', S.saveIt(`${root}/hello.sh`)), retry)];
+    return [titled(START.noScripts(root), START.whatIsOne), el('div', '', el('p', '', START.example),
+      copyLine(el('pre', { dir: 'ltr', textContent: START.script.trimEnd() }), () => START.script, ''), el('p', '', START.saveIt(`${root}/hello.sh`)), retry)];
   }
-  const byDefault = c.pipeline.default_script;
+  const byDefault = formContext.pipeline.default_script;
   const sorted = [...scripts].sort((a, b) => (b.path === byDefault) - (a.path === byDefault));
   const script = sorted[0].path, left = sorted.length - SHOWN_MAX;
-  const opener = (words) => button('link', words, () => c.startForm({ script }));
+  const opener = (words) => button('link', words, () => formContext.startForm({ script }));
   const token = isTokenNeeded ? ['-H', 'Authorization: Bearer TOKEN'] : [];
-  const [before, after] = S.theseAreIn.split('{}');
-  return [heading(S.choose, before, code(root), after), el('div', '', el('ul', '', sorted.slice(0, SHOWN_MAX).map(scriptRow)), opener(S.withArgs),
-    left > 0 && opener(S.more(left, truncated)), el('h3', '', S.elsewhere),
+  const [before, after] = START.theseAreIn.split('{}');
+  return [titled(START.choose, before, code(root), after), el('div', '', el('ul', '', sorted.slice(0, SHOWN_MAX).map(scriptRow)), opener(START.withArgs),
+    left > 0 && opener(START.more(left, truncated)), el('h3', '', START.elsewhere),
     [cli({ script }), curl({ script }, ...token)].map((text) => copyLine(code(text), () => text)))];
 }
 
 function scriptRow({ path, size, modified_at: time }, n) {
   const at = Date.parse(time);
   // The page has one filled button: the top bar's, if there is a script for it.
-  const starter = acting(n || c.pipeline.default_script ? 'b sm' : 'b sm prime', S.start, async () => {
+  const starter = acting(n || formContext.pipeline.default_script ? 'b sm' : 'b sm prime', START.start, async () => {
     isStarting = true;
     drawFirst();
-    await c.act('start', { script: path });
+    await formContext.act('start', { script: path });
     isStarting = false;
     drawFirst();
   });
   starter.dataset.path = path;
-  starter.setAttribute('aria-label', visible(`${S.start} ${path}`));
+  starter.setAttribute('aria-label', visible(`${START.start} ${path}`));
   return el('li', '', icon('file'), code(path), el('span', { dir: 'ltr' }, bytes(size)),
-    el('time', { dateTime: time, title: localTime(at, c.now) }, S.day(at, c.now)), starter);
+    el('time', { dateTime: time, title: localTime(at, formContext.now) }, START.day(at, formContext.now)), starter);
 }

@@ -1,11 +1,9 @@
 // A run over time: its steps to scale, with pauses, compared with the last run of the same script that succeeded; and the CPU and the memory of its
-// processes, on the same axis. Time always goes from left to right. Loaded when the pane is first shown.
+// processes, on the same axis. Time always goes from left to right.
 
-import { set, tint, useIcon } from './head.js';
-import { each, el, get, icon, looks } from './parts.js';
-import { HUES, T, TIME, bytes, clock, localTime, minute, row, since, took, visible } from './words.js';
-
-await looks();
+import { each, el, icon, set, tint, useIcon } from './dom.js';
+import { get } from './parts.js';
+import { bytes, clock, HUES, localTime, minute, row, since, T, TIME, took, visible } from './words.js';
 
 // How often the usage of a live run is read again.
 const REFRESH_MS = 10000;
@@ -19,7 +17,7 @@ const SAME_MS = 1000;
 // By run: what the server told of its usage, and the steps of the run to compare with.
 const usages = new Map(), lasts = new Map();
 // By pane.
-const views = new Map();
+const timeViews = new Map();
 
 // The charts: their place in a sample, the least scale, the name of the peak, and what is told beside the mean.
 const CHARTS = [
@@ -27,27 +25,27 @@ const CHARTS = [
   [TIME.memory, 2, 1e6, bytes, 'memory_bytes', ({ memory_total: total }) => total && TIME.ofMemory(bytes(total))],
 ];
 
-export function show(pane, c) {
+export function showTime(pane, c) {
   if (!c.run?.started_at) {
     pane.replaceChildren(el('p', 'note', c.run ? c.run.error ?? TIME.noSteps : TIME.loading));
-    views.delete(pane);
+    timeViews.delete(pane);
     return;
   }
-  let view = views.get(pane);
+  let view = timeViews.get(pane);
   if (view?.id !== c.id) {
-    views.set(pane, view = build(c.id, pane.id === 'pane-steps'));
+    timeViews.set(pane, view = buildPane(c.id, pane.id === 'pane-steps'));
     pane.replaceChildren(view.root);
   }
   view.c = c;
-  learn(view);
-  update(view);
+  learnTime(view);
+  updateTime(view);
 }
 
 // ---- What is known of the run -------------------------------------------------------------------------------------------------------
 
 const isAlive = ({ isLatest, pipeline }) => isLatest && pipeline.state !== 'stopped';
 
-async function learn(view) {
+async function learnTime(view) {
   const { c, c: { id, ask, run, isLatest, pipeline: { state } } } = view;
   const known = usages.get(id), previous = run.previous?.id;
   const key = !known?.usage || isLatest && state === 'running' ? Math.floor(c.now / REFRESH_MS) : isLatest && state;
@@ -55,7 +53,7 @@ async function learn(view) {
     usages.set(id, { ...known, key });
     get(ask, `api/runs/${id}/usage`).then(({ usage = known?.usage ?? null }) => {
       usages.set(id, { key, usage });
-      update(view);
+      updateTime(view);
     });
   }
   if (c.connected && previous && !lasts.has(id)) {
@@ -63,13 +61,13 @@ async function learn(view) {
     get(ask, `api/runs/${previous}`).then((answer) => {
       if (answer.problem) lasts.delete(id);
       else lasts.set(id, answer.run.progress?.steps ?? []);
-      update(view);
+      updateTime(view);
     });
   }
 }
 
 // From when to when the run is shown, and when it was paused.
-function span({ run, isLatest, pipeline: p, now, connected, heard }) {
+function spanOf({ run, isLatest, pipeline: p, now, connected, heard }) {
   const from = Date.parse(isLatest && p.started_at || run.started_at);
   const ended = isLatest ? p.stopped_at : run.stopped_at;
   const to = Math.max(from + 1000, ended ? Date.parse(ended) : connected ? now : heard);
@@ -82,15 +80,15 @@ function span({ run, isLatest, pipeline: p, now, connected, heard }) {
 }
 
 // The pauses between two times.
-const within = (pauses, from, to) =>
+const pausesIn = (pauses, from, to) =>
   pauses.map(([begin, end]) => [Math.max(begin, from), Math.min(end, to), 'hold hatch']).filter(([begin, end]) => end > begin);
-const sum = (pauses) => pauses.reduce((ms, [begin, end]) => ms + end - begin, 0);
+const sumOf = (pauses) => pauses.reduce((ms, [begin, end]) => ms + end - begin, 0);
 
 // ---- The pane -------------------------------------------------------------------------------------------------------------------------
 
 const addLabel = (className, name, ...more) => el('div', className, el('b', '', name), ...more, el('span'));
 
-function build(id, hasSteps) {
+function buildPane(id, hasSteps) {
   const view = { id, samples: [], none: el('p', 'hint'), axis: el('div', { className: 'axis', 'aria-hidden': 'true' }),
     told: el('p', { className: 'told', 'aria-live': 'polite' }), run: hasSteps && addLabel('label', T.runName(id)), band: el('div', 'lane band'),
     legend: el('p', 'legend', el('span', '', el('i', 'run'), TIME.running), el('span', '', el('i', 'hold hatch'), TIME.paused)),
@@ -106,26 +104,26 @@ function buildChart(view, [name]) {
   const box = el('div', { className: 'chart', tabIndex: 0, role: 'img' }, el('svg', { viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: 'none' },
     el('path', { class: 'grid', d: `M0 0H${WIDE}M0 ${HIGH / 2}H${WIDE}M0 ${HIGH}H${WIDE}` }), ...paths), el('span'));
   box.onpointermove = box.onpointerdown = ({ clientX }) => {
-    const { left, width } = box.getBoundingClientRect(), { from, to } = span(view.c);
+    const { left, width } = box.getBoundingClientRect(), { from, to } = spanOf(view.c);
     const off = ([t]) => Math.abs(t - (to - from) * (clientX - left) / width);
-    choose(view, view.samples.reduce((best, sample, n) => (off(sample) < off(view.samples[best]) ? n : best), 0));
+    pickSample(view, view.samples.reduce((best, sample, n) => (off(sample) < off(view.samples[best]) ? n : best), 0));
   };
-  box.onpointerleave = box.onblur = () => choose(view, null);
+  box.onpointerleave = box.onblur = () => pickSample(view, null);
   box.onkeydown = (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    choose(view, (view.picked ?? view.samples.length) + step);
+    pickSample(view, (view.picked ?? view.samples.length) + step);
   };
   return { label: addLabel('label of-chart', name, el('strong')), box, paths };
 }
 
 // ---- Drawing ----------------------------------------------------------------------------------------------------------------------------
 
-function update(view) {
-  const axis = span(view.c);
-  if (view.run) showSteps(view, axis);
-  showUsage(view, axis);
+function updateTime(view) {
+  const axis = spanOf(view.c);
+  if (view.run) drawSteps(view, axis);
+  drawUsage(view, axis);
   showAxis(view, axis);
 }
 
@@ -137,10 +135,10 @@ function bars(lane, list, { share }) {
   });
 }
 
-function showSteps(view, axis) {
+function drawSteps(view, axis) {
   const { c, c: { progress, run, pipeline: { state } } } = view, { from: begun, to: now, pauses, share } = axis;
   const steps = progress?.steps ?? [], before = progress?.steps_before ?? 0;
-  const paused = within(pauses, begun, now), pausedMs = sum(paused);
+  const paused = pausesIn(pauses, begun, now), pausedMs = sumOf(paused);
   bars(view.band, [[begun, now, 'run'], ...paused], axis);
   set(view.run.lastChild, TIME.active(now - begun - pausedMs) + (pausedMs >= 500 ? `, ${TIME.pausedFor(pausedMs)}` : ''));
   view.legend.lastChild.hidden = !paused.length;
@@ -154,8 +152,8 @@ function showSteps(view, axis) {
     set(number, `${before + n + 1}`);
     set(title, name);
     title.title = visible(name);
-    const from = Date.parse(started), to = ended ? Date.parse(ended) : now, inside = within(pauses, from, to);
-    const ms = told ?? Math.max(0, to - from - sum(inside));
+    const from = Date.parse(started), to = ended ? Date.parse(ended) : now, inside = pausesIn(pauses, from, to);
+    const ms = told ?? Math.max(0, to - from - sumOf(inside));
     set(time, !ended && isAlive(c) ? since(ms) : took(ms));
     bars(lane.firstChild, [[from, to, tone === 'paused' ? 'run' : HUES[tone]], ...inside], axis);
     const last = lasts.get(c.id)?.find((other) => other.name === name)?.ms ?? null, off = told - last;
@@ -178,7 +176,7 @@ function roundUp(value) {
   return power * [1, 2, 3, 4, 5, 8, 10].find((factor) => factor * power >= value);
 }
 
-function showUsage(view, axis) {
+function drawUsage(view, axis) {
   const { c, c: { id, usage } } = view, told = usages.get(id)?.usage;
   const samples = view.samples = [...(told?.samples ?? [])];
   const at = usage && Date.parse(usage.at) - axis.from;
@@ -192,7 +190,7 @@ function showUsage(view, axis) {
     label.hidden = box.hidden = isNone;
     if (!isNone) showChart(view.charts[n], chart, samples, axis, told, isAlive(c));
   });
-  if (view.picked != null) choose(view, view.picked);
+  if (view.picked != null) pickSample(view, view.picked);
 }
 
 function showChart({ label, box, paths }, [name, at, least, format, peak, of], samples, { from, to, pauses }, told, lives) {
@@ -221,9 +219,9 @@ function showChart({ label, box, paths }, [name, at, least, format, peak, of], s
 }
 
 // Marks a sample, or none, in both charts, and says what it is.
-function choose(view, n) {
+function pickSample(view, n) {
   view.picked = n === null ? null : Math.max(0, Math.min(view.samples.length - 1, n));
-  const { from, to } = span(view.c), sample = view.samples[view.picked];
+  const { from, to } = spanOf(view.c), sample = view.samples[view.picked];
   for (const { paths } of view.charts) paths[3].setAttribute('d', sample ? `M${(WIDE * sample[0] / (to - from)).toFixed(1)} 0V${HIGH}` : '');
   set(view.told, sample ? TIME.at(localTime(from + sample[0], view.c.now), TIME.percent(sample[1]), bytes(sample[2]), sample[3]) : '');
 }

@@ -18,7 +18,7 @@ export const T = {
   runName: (id) => `Run ${id}`, tabOf: (tab, id) => `${tab}, run ${id}`, lastRuns: (count) => `The last ${count} runs; a bar’s height is the duration`,
   showIt: (id) => `Show run ${id}`, close: 'Close', notify: 'Notify me when a run ends', notifying: 'Stop notifying me', notGranted: 'Notices are blocked in this browser',
   serverAsks: 'The server asks for its token.', noConnection: 'No connection to the server.', gone: 'That run is not in the history any more.',
-  elsewhere: (shown, latest, word) => `This is run ${shown}. The latest, run ${latest}: ${lower(word)}.`,
+  elsewhere: (shown, latest, word) => `This is run ${shown}. The latest, run ${latest}: ${lowered(word)}.`,
   stopTitle: (name) => `Stop ${name}?`, killTitle: (name) => `Kill ${name} now?`,
   stopText: (time) => (time === 0 ? 'It is killed at once, without a chance to save its work.' : `It gets SIGTERM and ${time === null ? 'its own time' : since(time * 1000)} to save its work. Then it is killed.`),
   killText: 'All its processes end at once (SIGKILL), without a chance to save anything.', stop: 'Stop',
@@ -101,8 +101,8 @@ export function bytes(count) {
 
 // One unit where lines are broken.
 const solid = (text) => text.replaceAll(' ', '\u00a0');
-const lower = (word) => word.charAt(0).toLowerCase() + word.slice(1);
-const list = (...parts) => parts.filter(Boolean).join(' · ');
+const lowered = (word) => word.charAt(0).toLowerCase() + word.slice(1);
+const joined = (...parts) => parts.filter(Boolean).join(' · ');
 
 // A sentence with its full stop; it may begin with a name, whose letters stay as they are.
 export const stop = (text) => text + (/[.!?…]$/.test(text) ? '' : '.');
@@ -120,10 +120,8 @@ const GLYPHS = { idle: '○', running: '▶', waiting: '◷', asking: '?', pause
 export const HUES = { idle: 'idle', running: 'run', waiting: 'run', asking: 'hold', paused: 'hold', stopping: 'hold', succeeded: 'ok', failed: 'fail',
   stopped: 'idle', killed: 'fail', unstarted: 'fail', lost: 'lost', doubt: 'hold', disconnected: 'idle' };
 
-export const TONES = Object.keys(GLYPHS);
-
 // Who wanted an action: an origin of the API.
-export function byWhom(origin) {
+function byWhom(origin) {
   switch (origin?.by) {
     case 'client': return 'by you';
     case 'shutdown': return 'by the server’s shutdown';
@@ -197,8 +195,8 @@ export const isBehind = (p) => p.conditions?.some(({ code }) => code === 'not_re
 export function look(p, now, heard = null, pause = null) {
   const state = known(p, now);
   const passed = state.since && solid(since(Math.max(0, now - Date.parse(state.since))));
-  if (heard !== null) return { ...state, word: 'Disconnected', tone: 'disconnected', left: null, detail: `last seen ${lower(state.word)} ${minute(heard)}` };
-  if (isBehind(p)) return { ...state, word: 'Not recorded', tone: 'doubt', left: null, detail: `last recorded: ${lower(state.word)}` };
+  if (heard !== null) return { ...state, word: 'Disconnected', tone: 'disconnected', left: null, detail: `last seen ${lowered(state.word)} ${minute(heard)}` };
+  if (isBehind(p)) return { ...state, word: 'Not recorded', tone: 'doubt', left: null, detail: `last recorded: ${lowered(state.word)}` };
   if (p.state === 'paused' && !p.pending) {
     const who = pause?.cause === 'outside' ? 'from outside' : byWhom(pause?.origin);
     return { ...state, detail: [who, passed].filter(Boolean).join(', ') };
@@ -221,7 +219,7 @@ export function title({ word, tone, sign, detail }, p, host) {
   const name = (p.script ?? p.default_script)?.split('/').pop();
   const percent = word === 'Running' ? p.progress?.percent ?? null : null;
   const what = percent === null ? `${GLYPHS[tone]} ${word}${sign == null ? '' : ` (${sign})`}` : `${Math.floor(percent)}%`;
-  return visible(list([percent === null ? what : `${what} ${name ?? ''}`, tone === 'stopping' && detail].filter(Boolean).join(' · '), percent === null && name, host));
+  return visible(joined([percent === null ? what : `${what} ${name ?? ''}`, tone === 'stopping' && detail].filter(Boolean).join(' · '), percent === null && name, host));
 }
 
 // How long the run still takes, from its percent, else from earlier runs of the same script: a text, or none. `active` is how long it has run
@@ -305,7 +303,7 @@ export const START = {
   chooseOne: 'Choose a script.',
   times: (count) => (count === 1 ? 'once' : `${count.toLocaleString()} times`),
   ran: (runs, usual) => (runs ? `ran ${START.times(runs)}${usual === null ? '' : `, usually ${solid(took(usual))}`}` : 'never run'),
-  lastTime: (word) => ` · ${lower(word)} last time`,
+  lastTime: (word) => ` · ${lowered(word)} last time`,
   args: 'Arguments', argsHint: 'Split as by a shell: quotes and backslashes work; $NAME and * stay as they are.',
   argList: 'The arguments, one by one',
   unclosed: (quote) => `The quote ${quote} is not closed.`, loneBackslash: 'Nothing follows the backslash at the end.',

@@ -4,6 +4,8 @@
 
 mod app;
 mod auth;
+#[cfg(test)]
+mod bundle;
 mod coding;
 mod common_fields;
 mod endpoints;

@@ -1,34 +1,33 @@
-//! The page: files that are part of the binary. They are sent without the comments and the indentation that only their authors need, and
-//! packed for clients that take gzip.
+//! The page: files that are part of the binary, put together and packed by build.rs (`bundle.rs`). Clients that do not take gzip get them unpacked.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::io::Read;
 use std::sync::LazyLock;
 
+use flate2::read::GzDecoder;
 use include_dir::{Dir, File, include_dir};
 use rouille::{Request, Response};
 
 use super::coding::takes_gzip;
 use super::etag;
-use crate::gzip;
 
-static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/static");
+static FILES: Dir<'static> = include_dir!("$OUT_DIR/page");
 
 /// A file as it is sent.
 struct Sent {
     plain: Vec<u8>,
     /// The same as gzip: a third of the bytes for a phone on a bad line.
-    packed: Vec<u8>,
+    packed: &'static [u8],
 }
 
-/// Each file as it is sent, made when the page is asked for the first time.
-static SENT: LazyLock<HashMap<&'static Path, Sent>> = LazyLock::new(|| {
+/// Each file by its name, unpacked when the page is asked for the first time.
+static SENT: LazyLock<HashMap<&'static str, Sent>> = LazyLock::new(|| {
     let sent = |file: &'static File<'static>| {
-        let plain = lean(file);
-        let packed = gzip::pack_small(&plain);
-        (file.path(), Sent { plain, packed })
+        let mut plain = Vec::new();
+        GzDecoder::new(file.contents()).read_to_end(&mut plain).expect("build.rs packed it");
+        let name = file.path().to_str().and_then(|name| name.strip_suffix(".gz")).expect("build.rs named it");
+        (name, Sent { plain, packed: file.contents() })
     };
     FILES.files().map(sent).collect()
 });
@@ -41,9 +40,9 @@ const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-
 
 /// One of its files.
 pub(super) fn file(request: &Request, name: &str) -> Option<Response> {
-    let sent = SENT.get(Path::new(name))?;
+    let sent = SENT.get(name)?;
     let is_packed = takes_gzip(request);
-    let contents = if is_packed { sent.packed.as_slice() } else { sent.plain.as_slice() };
+    let contents = if is_packed { sent.packed } else { sent.plain.as_slice() };
     let response = Response::from_data(content_type(name), contents)
         .with_additional_header("Vary", "Accept-Encoding")
         .with_unique_header("Content-Security-Policy", CSP)
@@ -69,39 +68,13 @@ fn caching(name: &str) -> &'static str {
 
 /// Whether there is such a file.
 pub(super) fn has_file(name: &str) -> bool {
-    FILES.get_file(name).is_some()
+    SENT.contains_key(name)
 }
 
 fn tag(contents: &[u8]) -> String {
     let mut hasher = DefaultHasher::new();
     contents.hash(&mut hasher);
     format!("\"{:016x}\"", hasher.finish())
-}
-
-/// A file without comments and indentation, which are a fifth of the packed bytes. A line of a script is a comment or code, never both,
-/// and no text spans lines; a test holds the files to that.
-fn lean(file: &File<'_>) -> Vec<u8> {
-    let text = file.contents_utf8().expect("the page's files are text");
-    let ending = file.path().extension().and_then(OsStr::to_str);
-    let text = match ending {
-        Some("css") => without(text, "/*", "*/"),
-        Some("html" | "svg") => without(text, "<!--", "-->"),
-        _ => text.to_owned(),
-    };
-    let is_comment = |line: &str| ending == Some("js") && line.starts_with("//");
-    let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !is_comment(line));
-    lines.flat_map(|line| [line, "\n"]).collect::<String>().into_bytes()
-}
-
-/// A text without what stands between these marks, and without the marks.
-fn without(text: &str, from: &str, to: &str) -> String {
-    let mut rest = text;
-    let mut kept = String::new();
-    while let Some((before, comment)) = rest.split_once(from) {
-        kept.push_str(before);
-        rest = comment.split_once(to).map_or("", |(_, after)| after);
-    }
-    kept + rest
 }
 
 fn content_type(name: &str) -> &'static str {
@@ -117,10 +90,9 @@ fn content_type(name: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
 
     /// A page that a phone on a bad line gets at once: what goes over the line, and what it is before that.
-    const PACKED_BYTES_MAX: usize = 82_000;
+    const PACKED_BYTES_MAX: usize = 68_000;
     const PAGE_BYTES_MAX: usize = 240_000;
 
     #[test]
@@ -129,37 +101,14 @@ mod tests {
         assert!(bytes < PAGE_BYTES_MAX, "{bytes} bytes");
         let packed: usize = SENT.values().map(|sent| sent.packed.len()).sum();
         assert!(packed < PACKED_BYTES_MAX, "{packed} bytes packed");
-        let html = FILES.get_file("index.html").and_then(|file| file.contents_utf8()).expect("text");
+        let html = String::from_utf8(SENT["index.html"].plain.clone()).expect("text");
         assert!(!html.contains("<style") && !html.contains(" style=") && !html.contains(" onclick="));
         for script in html.split("<script").skip(1) {
             assert!(script.contains("src="), "an inline script: the policy would block it");
         }
-        for name in FILES.files().map(|file| file.path().to_string_lossy().into_owned()) {
-            assert_ne!(content_type(&name), "application/octet-stream", "{name} needs a content type");
+        for name in SENT.keys() {
+            assert_ne!(content_type(name), "application/octet-stream", "{name} needs a content type");
         }
-    }
-
-    #[test]
-    fn what_is_left_out_of_the_files_is_no_part_of_what_they_do() {
-        for file in FILES.files().filter(|file| file.path().extension() == Some(OsStr::new("js"))) {
-            let lines = file.contents_utf8().expect("text").lines().enumerate();
-            for (n, line) in lines.filter(|(_, line)| !line.trim_start().starts_with("//")) {
-                let at = format!("{}:{}", file.path().display(), n + 1);
-                assert!(
-                    line.replace("\\`", "").matches('`').count() % 2 == 0,
-                    "{at}: a text that spans lines would lose its indentation"
-                );
-                assert!(!line.contains("/*"), "{at}: a comment stands on lines of its own, behind //");
-            }
-        }
-        let lean = |name: &str| String::from_utf8(SENT[Path::new(name)].plain.clone()).expect("text");
-        assert!(
-            lean("app.js").starts_with("import ")
-                && !lean("app.js").contains("\n//")
-                && lean("app.js").contains("'api/pipeline'")
-        );
-        assert!(lean("style.css").starts_with(":root {") && !lean("style.css").contains("/*"));
-        assert!(lean("index.html").starts_with("<!doctype html>") && !lean("index.html").contains("<!--"));
     }
 
     #[test]
@@ -168,7 +117,7 @@ mod tests {
             let headers = accepted.map(|value| ("accept-encoding".to_owned(), value.to_owned())).into_iter().collect();
             file(&Request::fake_http("GET", "/", headers, vec![]), "index.html").expect("there")
         };
-        let plain = &SENT[Path::new("index.html")].plain;
+        let plain = &SENT["index.html"].plain;
         for (accepted, is_packed) in [
             (Some("gzip, deflate, br"), true),
             (Some("br;q=1.0, GZIP;q=0.8"), true),
@@ -186,7 +135,7 @@ mod tests {
             let (mut body, mut text) = (Vec::new(), Vec::new());
             response.data.into_reader_and_size().0.read_to_end(&mut body).expect("reads");
             if is_packed {
-                flate2::read::GzDecoder::new(body.as_slice()).read_to_end(&mut text).expect("gzip");
+                GzDecoder::new(body.as_slice()).read_to_end(&mut text).expect("gzip");
             } else {
                 text = body;
             }

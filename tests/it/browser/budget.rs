@@ -6,7 +6,7 @@ use crate::support::Place;
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
 /// Of the first look: the page, its files, and the API's answers.
-const REQUESTS_MAX: usize = 20;
+const REQUESTS_MAX: usize = 12;
 const WIRE_BYTES_MAX: u64 = 100_000;
 
 /// A server with a run that goes on, and a browser that shows nothing yet.

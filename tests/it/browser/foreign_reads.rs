@@ -254,17 +254,17 @@ fn pages_of_other_origins_have_nothing_prefetched_or_prerendered() {
         assert_eq!(status, "403", "{head}");
     }
     assert_eq!(urls.len(), 20);
-    // What the user opens, works: the page with all that it loads in advance, and an address of the API.
+    // What the user opens, works: the page with its files, and an address of the API.
     browser.open(&format!("http://127.0.0.1:{port}/"));
     wait_until("the page works", PATIENCE, || browser.state() == "running");
     browser.open(&format!("http://127.0.0.1:{port}/api/runs/1/log?stream=stderr"));
     assert!(browser.script("return document.body.innerText").as_str().is_some_and(|text| text.contains("a warning")));
-    let preloads = noted
+    let files = noted
         .lock()
         .expect("whole")
         .iter()
         .filter(|(head, _)| head.starts_with("GET /static/"))
         .map(|it| it.1.clone())
         .collect::<Vec<_>>();
-    assert!(preloads.len() > 9 && preloads.iter().all(|status| status == "200"), "{preloads:?}");
+    assert!(files.len() >= 3 && files.iter().all(|status| status == "200"), "{files:?}");
 }

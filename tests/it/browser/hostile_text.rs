@@ -13,7 +13,7 @@ const STEPS_MAX: u64 = 4 * RECORD_CHARS + 8 * 8000;
 fn append(browser: &Browser, lines: &[(String, bool)]) {
     let record = |(line, partial): &(String, bool)| json!({"id": 1, "ts": null, "stream": "stdout", "run_id": 1, "line": line, "partial": partial});
     let lines: Vec<Value> = lines.iter().map(record).collect();
-    browser.script(&format!("return import('/static/log.js').then((it) => it.append({}))", json!(lines)));
+    browser.script(&format!("return import('/static/app.js').then((it) => it.append({}))", json!(lines)));
 }
 
 fn until_read(browser: &Browser) {
@@ -40,7 +40,7 @@ fn what_a_record_of_thousands_of_sequences_costs_is_limited() {
         "\u{1b}]",
     ] {
         let steps = browser.script(&format!(
-            "return import('/static/ansi.js').then(({{ blank, write, steps }}) => {{ const line = blank(), piece = {};
+            "return import('/static/app.js').then(({{ blank, write, steps }}) => {{ const line = blank(), piece = {};
                write(line, 'y'.repeat(8000), true); const before = steps();
                write(line, piece.repeat({RECORD_CHARS} / piece.length), true); return steps() - before; }})",
             json!(piece)
@@ -50,13 +50,13 @@ fn what_a_record_of_thousands_of_sequences_costs_is_limited() {
     }
     // A sequence that consists only of codes.
     let codes = browser.script(
-        "return import('/static/ansi.js').then(({ blank, write, steps }) => { const before = steps();
+        "return import('/static/app.js').then(({ blank, write, steps }) => { const before = steps();
            write(blank(), `\\x1b[${'38;2;1;2;3;'.repeat(6000)}mx`, false); return steps() - before; })",
     );
     assert!(codes.as_u64().is_some_and(|steps| steps < STEPS_MAX), "{codes}");
     // Normal lines stay within the limit: a progress bar with a thousand states, each of which erases the previous one.
     let shown = browser.script(
-        "return import('/static/ansi.js').then(({ blank, write }) => { const line = blank();
+        "return import('/static/app.js').then(({ blank, write }) => { const line = blank();
            for (let n = 0; n <= 1000; n++) write(line, `\\r\\x1b[2K\\x1b[32m${'#'.repeat(n / 10)}\\x1b[0m ${n}`, n < 1000); return line.text; })",
     );
     assert_eq!(shown, json!(format!("{} 1000", "#".repeat(100))));
@@ -138,7 +138,7 @@ fn direction_in_a_line_turns_only_that_line() {
         "plain 123",
     ];
     let lines: Vec<Value> = texts.iter().map(|text| json!({"id": 1, "ts": "2026-11-30T10:00:00.000Z", "stream": "stdout", "run_id": 1, "line": text, "partial": false})).collect();
-    browser.script(&format!("return import('/static/log.js').then((it) => it.append({}))", json!(lines)));
+    browser.script(&format!("return import('/static/app.js').then((it) => it.append({}))", json!(lines)));
     wait_until("all are drawn", PATIENCE, || {
         browser.script("return document.querySelectorAll('#log .row').length") == texts.len()
     });

@@ -143,7 +143,7 @@ fn who_reads_further_up_is_not_moved_and_comes_back_by_a_button() {
     assert_unmoved();
 
     // Older lines come in above it, too.
-    browser.script("return import('/static/log.js').then(({ prepend }) => prepend([{ id: 1, ts: null, stream: 'stdout', run_id: 1, line: 'older', partial: false }]))");
+    browser.script("return import('/static/app.js').then(({ prepend }) => prepend([{ id: 1, ts: null, stream: 'stdout', run_id: 1, line: 'older', partial: false }]))");
     assert_unmoved();
 
     browser.click("latest");
@@ -208,7 +208,7 @@ fn a_flood_is_bounded_and_searched_without_hurry() {
     wait_for_row(&browser, "line 1");
     say_up_to(&place, 103_000);
     wait_until("the end is drawn", PATIENCE, || shows_line(&browser, "line 103000"));
-    let count = browser.script("return import('/static/log.js').then(({ bounds: b }) => b()[1] - b()[0])");
+    let count = browser.script("return import('/static/app.js').then(({ rowBounds: b }) => b()[1] - b()[0])");
     assert!(count.as_u64() <= Some(100_000), "{count} are kept");
     assert!(count.as_u64() > Some(90_000), "{count} are kept: a flood that fits is taken in whole");
     assert!(browser.text("log").len() < 50_000, "few are in the document");

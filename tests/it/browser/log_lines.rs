@@ -61,7 +61,7 @@ fn a_line_is_what_a_terminal_would_show() {
     ];
     for (records, text, looks) in cases {
         let found = browser.script(&format!(
-            "return import('/static/ansi.js').then(({{ blank, write, classes }}) => {{
+            "return import('/static/app.js').then(({{ blank, write, classes }}) => {{
                const records = {}, line = blank(); records.forEach((it, n) => write(line, it, n < records.length - 1));
                const runs = []; for (let n = 0; n < line.text.length; n++) {{ const it = classes(line.tones.charCodeAt(n) || 0);
                  if (runs.length && runs.at(-1)[1] === it) runs.at(-1)[0]++; else runs.push([1, it]); }}
@@ -72,7 +72,7 @@ fn a_line_is_what_a_terminal_would_show() {
     }
     // Made to be slow for whoever copies a line for each of its parts or looks for an end again and again: it would not be done in time.
     let long = browser.script(
-        "return import('/static/ansi.js').then(({ blank, write }) => ['\\rx', '\\x1b[', '\\x1b]', '\\x1b[1;', '\\x1b[31mx', '\\b', '\\x1b[K', '\\x1b[9999Gx'].map((part) => {
+        "return import('/static/app.js').then(({ blank, write }) => ['\\rx', '\\x1b[', '\\x1b]', '\\x1b[1;', '\\x1b[31mx', '\\b', '\\x1b[K', '\\x1b[9999Gx'].map((part) => {
            const line = blank(); write(line, 'y'.repeat(8000), true); write(line, part.repeat(60000), false); return line.text.length; }))",
     );
     assert!(long.as_array().is_some_and(|lengths| lengths.iter().all(|it| it.as_u64() <= Some(8000))), "{long}");
@@ -92,7 +92,7 @@ fn a_line_that_began_further_up_is_one_line() {
             .iter()
             .map(|(stream, line, partial)| json!({"id": 1, "ts": null, "stream": stream, "run_id": 1, "line": line, "partial": partial}))
             .collect();
-        browser.script(&format!("return import('/static/log.js').then((it) => it.{function}({}))", json!(lines)));
+        browser.script(&format!("return import('/static/app.js').then((it) => it.{function}({}))", json!(lines)));
         rows(&browser)
     };
     assert_eq!(add("append", &[("stdout", "30%\r", true), ("stderr", "oops", false)]), ["30%", "oops"]);
@@ -130,7 +130,7 @@ fn the_log_tells_of_which_day_its_lines_are() {
             })
             .collect();
         let rows = browser.script(&format!(
-            "return import('/static/log.js').then((it) => {{ it.{function}({}); const [from, to] = it.bounds(); const texts = [];
+            "return import('/static/app.js').then((it) => {{ it.{function}({}); const [from, to] = it.rowBounds(); const texts = [];
                for (let n = from; n < to; n++) texts.push(it.rowAt(n).text); return texts; }})",
             json!(lines)
         ));

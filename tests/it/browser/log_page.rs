@@ -44,7 +44,7 @@ pub(super) fn say_up_to(place: &Place, n: u32) {
 /// The text of every line that is loaded, in the document or not, without the marks between them.
 pub(super) fn rows(browser: &Browser) -> Vec<String> {
     let texts = browser.script(
-        "return import('/static/log.js').then(({ bounds, rowAt }) => { const [from, to] = bounds(); const texts = [];
+        "return import('/static/app.js').then(({ rowBounds, rowAt }) => { const [from, to] = rowBounds(); const texts = [];
            for (let n = from; n < to; n++) if (!rowAt(n).isMark) texts.push(rowAt(n).text); return texts; })",
     );
     serde_json::from_value(texts).expect("texts")

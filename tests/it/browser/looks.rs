@@ -153,7 +153,7 @@ fn a_search_marks_what_it_found_and_goes_on_from_where_it_was() {
                 |(line, partial)| json!({"id": 1, "ts": null, "stream": "stdout", "run_id": 1, "line": line, "partial": partial}),
             )
             .collect();
-        browser.script(&format!("return import('/static/log.js').then((it) => it.append({}))", json!(lines)));
+        browser.script(&format!("return import('/static/app.js').then((it) => it.append({}))", json!(lines)));
     };
     // More hits than one line has room for marks, and then none.
     add(&[("-x".repeat(400) + "the end", false)]);
@@ -193,7 +193,7 @@ fn durations_match_those_of_the_command_line() {
         table.lines().filter(|row| !row.starts_with('#')).map(|row| row.split(" | ").map(str::trim).collect()).collect();
     let ms: Vec<u64> = rows.iter().map(|row| row[0].parse().expect("a number")).collect();
     let told = browser.script(&format!(
-        "return import('/static/words.js').then(({{ took, since }}) => {}.map((ms) => [`${{ms}}`, took(ms), since(ms)]))",
+        "return import('/static/app.js').then(({{ took, since }}) => {}.map((ms) => [`${{ms}}`, took(ms), since(ms)]))",
         json!(ms)
     ));
     assert_eq!(told, json!(rows));
@@ -251,7 +251,7 @@ fn each_outcome_has_its_word_its_icon_and_its_title() {
         pipeline.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
         let told = browser.script(&format!(
             "const p = {pipeline}, now = Date.parse('2026-01-31T10:20:00.000Z');
-             return Promise.all([import('/static/words.js'), fetch('/static/icon-{tone}.svg')]).then(([{{ look, title }}, icon]) => {{
+             return Promise.all([import('/static/app.js'), fetch('/static/icon-{tone}.svg')]).then(([{{ look, title }}, icon]) => {{
                const at = look(p, now), word = at.word.replace(/ \\d.*/, ''), name = title(at, p, 'board').replace(/( until) .*/, '$1');
                return [word, at.tone, name, icon.status]; }})"
         ));

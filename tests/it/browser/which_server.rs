@@ -70,7 +70,7 @@ fn page_does_not_act_on_the_server_of_another_project_at_its_address() {
     assert!(!browser.shows("trouble"), "{}", told());
 
     // What the page sends with a click is refused by the first server, which is back at the address.
-    let field = browser.script("return import('./static/session.js').then(({ toThisServer }) => toThisServer())");
+    let field = browser.script("return import('./static/app.js').then(({ toThisServer }) => toThisServer())");
     assert!(field["AutoAppDev-Server"].is_string(), "{field}");
     other.kill_server();
     place.set_env("AUTOAPPDEV_PORT", &port.to_string());
@@ -90,7 +90,7 @@ fn page_does_not_act_on_the_server_of_another_project_at_its_address() {
 fn until_a_new_server_is_known_requests_stay_meant_for_the_old_one() {
     let Some((browser, mut place)) = set_up(TREE) else { return };
     agree(&browser, &place, "stopped");
-    let fields = || browser.script("return import('./static/session.js').then(({ toThisServer }) => toThisServer())");
+    let fields = || browser.script("return import('./static/app.js').then(({ toThisServer }) => toThisServer())");
     let before = fields();
     assert!(before["AutoAppDev-Server"].is_string(), "{before}");
     browser.script(
@@ -183,6 +183,6 @@ fn page_that_was_hidden_from_the_start_learns_its_server_when_it_is_seen() {
     });
     browser.script("window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'))");
     agree(&browser, &place, "stopped");
-    let fields = browser.script("return import('./static/session.js').then(({ toThisServer }) => toThisServer())");
+    let fields = browser.script("return import('./static/app.js').then(({ toThisServer }) => toThisServer())");
     assert!(fields["AutoAppDev-Server"].is_string(), "{fields}");
 }

@@ -1,0 +1,48 @@
+// Elements: how they are found, made and changed. Text from outside is put in as text only, and an element is touched only where something changes.
+
+import { HUES, visible } from './words.js';
+
+export const $ = (id) => document.getElementById(id);
+
+// Makes an element, of a picture too. `props` is its class, or properties; names with a hyphen, and `role`, are attributes. Children that are
+// false or empty are left out.
+export function el(tag, props = '', ...children) {
+  const isDrawn = /^(svg|use|path)$/.test(tag);
+  const element = document.createElementNS(`http://www.w3.org/${isDrawn ? '2000/svg' : '1999/xhtml'}`, tag);
+  for (const [name, value] of Object.entries(typeof props === 'string' ? { class: props } : props)) {
+    if (isDrawn || /-|^(role|class)$/.test(name)) element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children.flat().filter(Boolean).map((child) => (typeof child === 'string' ? visible(child) : child)));
+  return element;
+}
+
+export const icon = (name) => el('svg', { class: 'i', 'aria-hidden': true }, el('use', { href: `#i-${name}` }));
+
+// Puts text in as it is.
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+// Puts in a name, or a sentence with names, as it is safe to show.
+export function set(element, text) {
+  setText(element, visible(text));
+}
+
+const hues = new Set(Object.values(HUES));
+
+// Gives an element the colour of a tone.
+export function tint(element, tone) {
+  for (const hue of hues) element.classList.toggle(hue, hue === HUES[tone]);
+}
+
+export function useIcon(svg, name) {
+  const use = svg.firstElementChild;
+  if (use.getAttribute('href') !== `#i-${name}`) use.setAttribute('href', `#i-${name}`);
+}
+
+// Gives `list` a child for each of `items`. Those that are there are changed in place, so that a selection and the focus stay.
+export function each(list, items, make, show) {
+  while (list.children.length > items.length) list.lastChild.remove();
+  items.forEach((item, n) => show(list.children[n] ?? list.appendChild(make()), item, n));
+}
