@@ -85,7 +85,9 @@ function context() {
   const isLatest = id === pipeline?.run_id;
   const shown = run?.id === id ? run : null;
   const brief = shown ?? rail.find(id);
-  return { pipeline, connected, locked, heard, failures, refusal, id, isLatest, run: shown, brief, route, address,
+  // The latest run as the state has it, any other as the history has it: that one is over.
+  const state = isLatest || !brief ? pipeline : { ...brief, state: 'stopped', pending: null };
+  return { pipeline, state, connected, locked, heard, failures, refusal, id, isLatest, run: shown, brief, route, address,
     progress: (isLatest ? pipeline?.progress : shown?.progress) ?? null, usage: (isLatest && pipeline?.usage) || null,
     mayAct: isLearned && !mayOnlyLook, mayOnlyLook, isStreaming: feed.isStreaming(), now: now(), ask, act: controls.act, startForm, adjust };
 }
@@ -363,6 +365,7 @@ setInterval(() => {
   const c = context();
   showLog(c, tick(c));
   controls.tick(c);
+  rail.tick(c);
   if (PANES[route.tab]) showPane(c);
 }, 1000);
 

@@ -9,10 +9,9 @@ import { CARD, ending, T, verdict, visible } from './words.js';
 
 let c;
 const picture = icon('idle'), heading = el('h2'), text = el('p', 'text'), lines = el('pre', { 'aria-label': CARD.lastLines, tabIndex: 0 });
-const again = acting('b', T.runAgain, () => c.act('start', { again: c.id }));
 const jump = button('b', CARD.jump, () => reveal(errorRows[0]));
 const edit = acting('b', T.editAndRun, () => c.startForm({ run: c.id }));
-const actions = el('div', 'actions', again, jump, edit);
+const actions = el('div', 'actions', jump, edit);
 const card = el('section', 'card', el('header', '', picture, heading), text, lines, actions);
 
 // Returns the card, or null where the run needs none.
@@ -30,7 +29,6 @@ export function showCard(context) {
   setText(lines, said);
   lines.hidden = !said;
   edit.hidden = !c.connected || !c.mayAct || !pipeline.allowed.includes('start');
-  again.hidden = isLatest || edit.hidden;
   jump.hidden = !isBad || !errorRows.length;
   actions.hidden = edit.hidden && jump.hidden;
   return card;

@@ -5,14 +5,14 @@
 import { $, set } from './dom.js';
 import { clearNotice, showError } from './head.js';
 import { grace, toThisServer } from './session.js';
-import { ANSWERED, BROKE, clock, DID_NOT_WORK, look, since, T, visible } from './words.js';
+import { ANSWERED, BROKE, clock, DID_NOT_WORK, look, span, T, visible } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'longer', 'kill'];
 const ACT_MS = 3700e3;       // an action's answer: a stop may wait for the longest grace
 const SETTLE_MS = 700;       // no button works for this long after a click or a change of buttons
 const ASK_MS = 400;          // how long a confirmation is disabled, so that a double click does not confirm
 const LONGER_S = 30;
-const GRACES_S = [0, 5, 10, 30, 60, 300, 900, 3600];
+const GRACES_S = [5, 10, 30, 60, 300, 900, 3600];
 const APPEARED_MS = 1000;    // how long a page that was just loaded enables no button
 const SHOWN_MS = 600;        // how long presses are ignored after the window got the focus or its tab was shown
 const SAME_PRESS_MS = 50;    // the focus that a press on a button itself brings comes within this time
@@ -85,10 +85,10 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
 
   const scriptName = () => (c.pipeline.script ?? '').split('/').pop() || T.runName(c.pipeline.run_id);
 
-  // What the start button does: it repeats the latest run, or begins the configured script for the first time.
+  // What the start button does: it repeats the run that is shown, or begins the configured script for the first time.
   function starts() {
-    const { run_id, default_script } = c.pipeline;
-    if (run_id !== null) return { words: T.runAgain, icon: 'again', body: { again: run_id } };
+    const { default_script } = c.pipeline;
+    if (c.id !== null) return { words: T.runAgain, icon: 'again', body: { again: c.id } };
     return default_script ? { words: T.startThe(default_script), icon: 'play', body: { script: default_script } } : null;
   }
 
@@ -97,9 +97,12 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     const { pipeline: p } = c;
     const isStopping = p.pending === 'stop';
     const can = (action) => c.connected && !c.mayOnlyLook && p.allowed.includes(action);
-    const exists = { start: can('start') && !!starts(), pause: can('pause') && !isStopping, resume: can('resume') && !isStopping,
-      stop: can('stop') && !isStopping, longer: isStopping && can('stop') && !!p.kill_at, kill: isStopping && can('stop') };
-    const now = ACTIONS.filter((action) => exists[action]).join();
+    // Nothing is done to a run that is not the one that is shown.
+    const may = (action) => c.isLatest && can(action) && !isStopping, stopsNow = c.isLatest && isStopping && can('stop');
+    const exists = { start: can('start') && !!starts(), pause: may('pause'), resume: may('resume'), stop: may('stop'),
+      longer: stopsNow && !!p.kill_at, kill: stopsNow };
+    // A page that shows another run has other buttons.
+    const now = [c.id, ...ACTIONS.filter((action) => exists[action])].join();
     if (now !== lastSet) {
       changed = performance.now();
       lastSet = now;
@@ -122,8 +125,13 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     }
     $('look').hidden = !c.mayOnlyLook;
     set($('look'), c.mayOnlyLook ? T.readOnly : '');
-    // The action is no longer needed or no longer possible.
-    if ($('sure').open && (!exists[question.action] || p.run_id !== question.run)) $('sure').close();
+    // The action is no longer needed or no longer possible. The question stays, so that no button comes up under a finger.
+    if ($('sure').open && question.run !== null && (!exists[question.action] || p.run_id !== question.run)) {
+      question.run = null;
+      set($('sure-text'), T.hasEnded);
+      showAnswers(false);
+      $('no').focus();
+    }
     showStopping(exists.kill);
     showStarter(can('start'), ready);
   }
@@ -144,6 +152,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     const { pipeline: p } = c;
     const sheet = $('stopping');
     sheet.hidden = !isStopping || hidden === p.run_id || $('sure').open;
+    $('unhide').hidden = !isStopping || hidden !== p.run_id;
     if (!isStopping && p.pending !== 'stop') hidden = null;
     if (sheet.hidden) return;
     set(sheet.querySelector('h2'), T.stoppingTitle(scriptName()));
@@ -169,6 +178,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     set($('sure-title'), isKill ? T.killTitle(scriptName()) : T.stopTitle(scriptName()));
     set($('yes'), isKill ? T.killNow : T.stop);
     $('sure').classList.toggle('kill', isKill);
+    showAnswers(true);
     $('sure-choice').hidden = $('kill-now').hidden = isKill;
     if (!isKill) offerGraces();
     showGrace();
@@ -179,17 +189,18 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     answerable = setTimeout(() => { $('yes').disabled = $('kill-now').disabled = false; }, ASK_MS);
   }
 
+  // What can be answered: all of it, or only that one has seen it.
+  function showAnswers(isAsked) {
+    for (const id of ['sure-choice', 'kill-now', 'yes']) $(id).hidden = !isAsked;
+    set($('no'), isAsked ? T.cancel : T.close);
+  }
+
   const ownGrace = () => c.run?.grace_s ?? grace();
 
+  // The run's own grace is offered among others, in order.
   function offerGraces() {
-    const own = ownGrace();
-    const option = (value, words, isChosen) => {
-      const element = document.createElement('option');
-      [element.value, element.textContent, element.selected] = [value, words, isChosen];
-      return element;
-    };
-    $('grace').replaceChildren(option('', own === null ? T.ownGrace : since(own * 1000), true),
-      ...GRACES_S.filter((s) => s > 0 && s !== own).map((s) => option(String(s), since(s * 1000), false)));
+    const own = ownGrace(), graces = [...new Set([own, ...GRACES_S])].sort((a, b) => a - b);
+    $('grace').replaceChildren(...graces.map((s) => new Option(s === null ? T.ownGrace : span(s), s === own ? '' : s, s === own, s === own)));
   }
 
   function showGrace() {
@@ -206,7 +217,8 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     const own = { start: () => starts()?.body, kill: () => ({ grace_s: 0 }), longer: () => ({ grace_s: Math.ceil(secondsLeft()) + LONGER_S }) };
     const body = { ...(Object.keys(given).length ? given : own[action]?.() ?? {}), if_run_id: question?.action === action ? question.run : c.pipeline.run_id };
     question = null;
-    asked.add(action);
+    // One that puts off the end is answered at the end, and may be sent again before.
+    if (action !== 'longer') asked.add(action);
     clicked = performance.now();
     awaited = c.pipeline.version + 1;
     clearNotice();
@@ -223,7 +235,14 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
       if (posted.body.error === 'other_server' && await whoAnswers(null)) posted = await post();
       const { ok, status, body: answer } = posted;
       awaited = (ok && answer.version) || 0;
-      if (!ok) showError(DID_NOT_WORK[action], { error: answer.error, detail: answer.detail || ANSWERED(status) });
+      // What is shown then is what was started.
+      if (ok && path === 'start') location.hash = '#/';
+      // The form asks for what is missing.
+      else if (answer.error === 'not_repeatable' && body.again) startForm({ run: body.again, isMissing: true });
+      // The page shows what goes on, and what another page began: neither is an error.
+      else if (!ok && !(path === 'stop' && answer.error === 'still_under_way' || body.again && answer.error === 'run_changed')) {
+        showError(DID_NOT_WORK[action], { error: answer.error, detail: answer.detail || ANSWERED(status) });
+      }
     } catch {
       awaited = 0;
       isInDoubt = true;
@@ -255,9 +274,16 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
   $('grace').addEventListener('change', showGrace);
   $('hide').addEventListener('click', () => {
     hidden = c.pipeline.run_id;
-    $('stopping').hidden = true;
+    redraw();
     $('controls').focus();
   });
+  $('unhide').addEventListener('click', () => {
+    hidden = null;
+    redraw();
+    $('hide').focus();
+  });
+  // The second press of a double click must not select what came up in the button's place.
+  addEventListener('mousedown', (event) => { if (performance.now() - clicked < SETTLE_MS) event.preventDefault(); });
   onMeantClick($('new-run'), () => {
     if (c.pipeline.default_script && c.pipeline.allowed.includes('start')) act('start', { script: c.pipeline.default_script });
     else startForm({});

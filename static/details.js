@@ -86,7 +86,7 @@ function processFacts({ run, isLatest, pipeline: p, usage, now }) {
     [DETAILS.exit, code === null ? outcome?.signal_name ?? (outcome?.signal && `${outcome.signal}`) : DETAILS.exitCode(code)],
     [DETAILS.error, run.error && stop(run.error)],
     [DETAILS.cpuTime, user !== null && list(DETAILS.user(user), DETAILS.system(run.cpu_system_ms))],
-    [DETAILS.memory, list(usage && bytes(usage.memory_bytes), peak && DETAILS.peak(peak), rss && DETAILS.largest(rss * 1024), oom > 0 && DETAILS.oom(oom))],
+    [DETAILS.memory, list(usage && bytes(usage.memory_bytes), (peak || rss) && DETAILS.peak(Math.max(peak, rss * 1024)), oom > 0 && DETAILS.oom(oom))],
     [DETAILS.grace, run.grace_s == null ? DETAILS.serversGrace : DETAILS.seconds(run.grace_s)],
   ];
 }

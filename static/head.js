@@ -1,7 +1,7 @@
 // What stands above the log: the state of the pipeline, in the top bar, the title and the favicon; the banners; and the line of progress of the
 // run that is shown. Text from outside is put in by textContent only.
 
-import { $, set, tint, useIcon } from './dom.js';
+import { $, el, set, tint, useIcon } from './dom.js';
 import { build, folder, host } from './session.js';
 import {
   bytes, command, ending, HINTS, isBehind, localTime, look, minute, NO_HINT, plan, row, sentence, stop, T, timeLeft, title, visible, when,
@@ -22,7 +22,7 @@ export function showHead(c) {
   const { pipeline: p } = c;
   showConditions(c);
   // A detail that is also a condition is shown only once.
-  const detail = c.connected && p.detail ? sentence(p.detail) : '';
+  const detail = c.connected && c.isLatest && p.detail ? sentence(p.detail) : '';
   set($('detail'), detail);
   $('detail').hidden = !detail;
   showScript(c);
@@ -41,37 +41,33 @@ export function showHead(c) {
   return looks;
 }
 
-// The script and its arguments of the latest run, or of the one that a start would run.
-function showScript({ pipeline: p, brief: run }) {
-  const script = p.script ?? '';
-  const name = document.createElement('b');
-  name.textContent = visible(script);
-  const args = run?.id === p.run_id && run.args.length ? command(script, run.args).slice(command(script, []).length + 1) : '';
-  const words = visible(args ? `${script} ${args}` : script);
+// The script and its arguments, of the run that is shown or of the one that a start would run.
+function showScript({ state, brief }) {
+  const script = state.script ?? '', args = brief?.args.length ? command(script, brief.args).slice(command(script, []).length) : '';
+  const words = visible(script + args);
   if ($('script').title === words) return;
   $('script').title = words;
-  $('script').replaceChildren(name, args ? ` ${visible(args)}` : '');
+  $('script').replaceChildren(el('b', '', script), visible(args));
 }
 
 // What changes by itself with time: durations, the title, the progress. Returns the words for the state.
 export function tick(c) {
-  const { pipeline: p, now } = c;
-  const pause = c.isLatest ? c.run?.events?.findLast(({ kind }) => kind === 'paused') : null;
-  const looks = look(p, now, c.connected ? null : c.heard, pause);
-  const { tone } = looks;
-  document.body.dataset.tone = tone;
-  set($('state'), looks.word);
-  set($('status'), looks.detail ?? '');
-  tint($('pill'), tone);
-  useIcon($('symbol'), tone);
-  const at = p.stopped_at ?? p.paused_at ?? p.started_at;
-  $('pill').title = at ? visible(localTime(Date.parse(at), now)) : '';
-  if (p.error && p.state === 'stopped') $('pill').title = visible(stop(p.error));
+  const { pipeline: p, state, now } = c;
+  const pause = c.isLatest ? c.run?.events?.findLast(({ kind }) => kind === 'paused') : null, heard = c.connected ? null : c.heard;
+  // The window's title and icon are of the latest run, the page itself is of the one that it shows.
+  const looks = look(p, now, heard, pause), own = state === p ? looks : look(state, now, heard);
+  document.body.dataset.tone = looks.tone;
+  set($('state'), own.word);
+  set($('status'), own.detail ?? '');
+  tint($('pill'), own.tone);
+  useIcon($('symbol'), own.tone);
+  const at = state.stopped_at ?? state.paused_at ?? state.started_at;
+  $('pill').title = state.error && state.state === 'stopped' ? visible(stop(state.error)) : at ? visible(localTime(Date.parse(at), now)) : '';
   const next = c.connected ? plan(p.next, now) : '';
   set($('next'), next);
   $('next').hidden = !next;
   set($('live').lastElementChild, c.connected ? (c.isStreaming ? T.live : T.polling) : T.retrying);
-  const icon = `static/icon-${tone}.svg`;
+  const icon = `static/icon-${looks.tone}.svg`;
   if ($('icon').getAttribute('href') !== icon) $('icon').setAttribute('href', icon);
   const words = title(looks, p, host());
   const shown = c.locked && !c.connected ? `${T.logIn} · ${words}` : words;
@@ -93,7 +89,7 @@ function showConnection({ connected, locked, failures, refusal, pipeline, heard 
   const banner = $('connection');
   banner.hidden = connected || locked || !failures;
   if (banner.hidden) return;
-  set(banner, refusal ? T.refused(refusal) : pipeline ? T.noContact(minute(heard)) : T.never);
+  set(banner, refusal ? T.refused(refusal) : pipeline ? T.noContact(minute(heard), pipeline.state !== 'stopped') : T.never);
 }
 
 // The conditions that the server reports. Without a connection they may be outdated.
@@ -105,13 +101,8 @@ function showConditions({ connected, pipeline, now }) {
   if (box.dataset.key === key) return;
   box.dataset.key = key;
   tint(box, shown.some(({ code }) => /disk_full|dropped|failing|replaced|not_recorded/.test(code)) ? 'failed' : 'paused');
-  box.replaceChildren(...shown.map(({ since: at, detail }) => {
-    const [item, time] = [document.createElement('li'), document.createElement('time')];
-    time.dateTime = time.title = at;
-    time.textContent = T.since(localTime(Date.parse(at), now));
-    item.append(`${visible(sentence(detail))} `, time);
-    return item;
-  }));
+  box.replaceChildren(...shown.map(({ since: at, detail }) =>
+    el('li', '', `${sentence(detail)} `, el('time', { dateTime: at, title: at }, T.since(localTime(Date.parse(at), now))))));
 }
 
 // ---- The line of progress -------------------------------------------------------------------------------------------------
@@ -140,7 +131,7 @@ function showProgress(c, looks) {
   bar.setAttribute('aria-valuenow', percent ?? 0);
   bar.setAttribute('aria-valuetext', visible(percent === null ? T.noPercent : `${percent} %${progress?.text ? `, ${progress.text}` : ''}`));
   bar.firstElementChild.style.width = `${percent ?? 0}%`;
-  set($('percent'), percent === null ? '' : `${Math.floor(percent)} %`);
+  set($('percent'), progress?.percent == null ? '' : `${Math.floor(percent)} %`);
   const steps = progress?.steps ?? [];
   const step = steps.length ? T.stepOf(steps.length + progress.steps_before, steps.at(-1).name) : '';
   const started = isLatest ? p.started_at : run?.started_at;
@@ -180,13 +171,7 @@ export function showError(what, answer) {
 
 export function notify(what, ...lines) {
   $('trouble').hidden = false;
-  const heading = document.createElement('strong');
-  heading.textContent = what;
-  $('error').replaceChildren(heading, ...lines.map((line) => {
-    const p = document.createElement('p');
-    p.textContent = visible(line);
-    return p;
-  }));
+  $('error').replaceChildren(el('strong', '', what), ...lines.map((line) => el('p', '', line)));
 }
 
 export function clearNotice() {

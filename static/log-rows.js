@@ -40,11 +40,11 @@ export function attach(given) {
 
 export const rowBounds = () => [firstNumber, endNumber];
 
-// The text of the last `count` lines of the last error. Lines of the other stream may stand between them.
+// The text of the last `count` lines of the last error, behind the first line of the first one. Lines of the other stream may stand between them.
 export function lastErrorLines(count) {
-  const from = errorRows.at(-1)?.number ?? endNumber;
-  const lines = Array.from({ length: Math.min(JOIN_LINES, endNumber - from) }, (_, n) => rowAt(from + n));
-  return lines.filter(({ bad }) => bad).map(({ text }) => text).slice(-count);
+  const [head] = errorRows, from = errorRows.at(-1)?.number ?? endNumber;
+  const lines = Array.from({ length: Math.min(JOIN_LINES, endNumber - from) }, (_, n) => rowAt(from + n)).filter(({ bad }) => bad).slice(-count);
+  return [...head && !lines.includes(head) ? [head.text, '…'] : [], ...lines.map(({ text }) => text)];
 }
 
 // ---- What is loaded ----------------------------------------------------------

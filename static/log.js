@@ -9,8 +9,8 @@ import { chunks, clearRows, endNumber, errorRows, firstNumber, isLogFull, LINES_
 import { LOG, since, took } from './words.js';
 
 const CHUNK_PIECES_MAX = 8000;
-// This close to the end is at the end.
-const END_PX = 40;
+// Who goes down to this close to the end is at the end; and what is as close as the other one can be seen as well as the end.
+const END_PX = 8, NEAR_END_PX = 40;
 // How often a short log is made longer without being asked.
 const FILLS_MAX = 5;
 // Of a finished run, from which on what went well is folded.
@@ -36,7 +36,7 @@ let needle = null, currentRow = null, linkedRow = null;
 let runLife = null;
 // Whether what went well was folded at first; null: that is not decided.
 let isFolded = null;
-let caret = null, cardElement = null;
+let caret = null, cardElement = null, isCardLast = false;
 // The id of the run that is shown.
 export let shownRun = null;
 // Rows to repaint with the next frame: once each, however many records they received.
@@ -82,7 +82,8 @@ export const rowOf = (element) => owners.get(element.closest('#log .row, #log .s
 export function clearLog() {
   clearRows();
   log.replaceChildren();
-  if (cardElement) log.append(cardElement);
+  isCardLast = false;
+  placeCard();
   freshRows = fills = 0;
   isFolded = caret = linkedRow = chosenRow = null;
   isPlaceChosen = isRising = false;
@@ -127,11 +128,11 @@ function drawAll(view) {
   showCaret();
   showTrack(view);
   setText(toLatest.lastChild, takesNone() ? LOG.linesWait : freshRows ? LOG.newLines(freshRows) : LOG.latest);
-  toLatest.hidden = isFollowingEnd;
+  toLatest.hidden = isFollowingEnd || !runLife?.isAlive && backMark.hidden && pxToEnd() < NEAR_END_PX;
   if (!backMark.hidden && log.scrollHeight - lastTop < 3 * view) logHooks.later();
   if (earlierButton.hidden || endNumber - firstNumber > LINES_MAX - 5000) return;
   // Not where a card is read: it would be pushed away.
-  const isNearStart = !isFollowingEnd && isRising && lastTop < view && !(lastTop < cardElement?.offsetHeight);
+  const isNearStart = !isFollowingEnd && isRising && lastTop < view && (isCardLast || !(lastTop < cardElement?.offsetHeight));
   if (isShort ? !isFolded && fills++ < FILLS_MAX : isNearStart) logHooks.earlier();
 }
 
@@ -142,8 +143,8 @@ function insertParts() {
     if (element.parentNode !== parent || element.nextSibling !== next) parent.insertBefore(element, next);
   };
   let part = null, isNewStep = false, below, next = backMark;
-  if (!frontMark.isConnected) cardElement ? cardElement.after(frontMark) : log.prepend(frontMark);
-  if (backMark.parentNode !== log) log.append(backMark);
+  if (!frontMark.isConnected) cardElement && !isCardLast ? cardElement.after(frontMark) : log.prepend(frontMark);
+  if (backMark.parentNode !== log) isCardLast && cardElement ? cardElement.before(backMark) : log.append(backMark);
   for (const chunk of [...chunks].reverse()) {
     if (chunk.part !== part) {
       below = null;
@@ -326,6 +327,7 @@ export function setSteps(progress, given) {
   runLife = { progress, ...given };
   // What one saw live stays as it is when it ends.
   isPlaceChosen ||= runLife.isAlive;
+  isCardLast ||= runLife.isAlive;
   showHeadings();
   drawSoon();
 }
@@ -358,10 +360,19 @@ export function setRun({ id }) {
 // Puts a card in front of the log, or takes it away.
 export function setCard(element) {
   if (element === cardElement) return;
+  const anchor = isFollowingEnd ? null : anchorRow();
   cardElement?.remove();
   cardElement = element;
-  if (cardElement) log.prepend(cardElement);
+  placeCard();
+  holdPlace(anchor);
   drawSoon();
+}
+
+// Before the first line; behind the last one for who saw the run end there.
+function placeCard() {
+  if (!cardElement) return;
+  if (isCardLast) log.append(cardElement);
+  else log.prepend(cardElement);
 }
 
 // What stands in front of the first line, and whether there may be earlier ones.
@@ -453,10 +464,10 @@ export function remeasure() {
 }
 
 log.addEventListener('scroll', () => {
-  const top = log.scrollTop, isAtEnd = pxToEnd() < END_PX;
+  const top = log.scrollTop, off = pxToEnd();
   // Only who goes down to the end or up from it; what comes and goes moves nobody.
-  if (top > lastTop && isAtEnd && !isFollowingEnd && backMark.hidden) goToEnd();
-  else if (top < lastTop - 1 && !isAtEnd) isFollowingEnd = false;
+  if (top > lastTop && off < END_PX && !isFollowingEnd && backMark.hidden) goToEnd();
+  else if (top < lastTop - 1 && off > NEAR_END_PX) isFollowingEnd = false;
   if (Math.abs(top - lastTop) > 1) {
     isRising = top < lastTop;
     isPlaceChosen ||= !isFollowingEnd;
@@ -464,6 +475,19 @@ log.addEventListener('scroll', () => {
   lastTop = top;
   drawSoon();
 }, { passive: true });
+
+// The first pixel that a wheel, a finger or a key moves up ends the following: the next lines would take the view back.
+let touchY = 0;
+function leaveEnd(isUp) {
+  if (isUp && log.scrollTop > 0) isFollowingEnd = false;
+}
+log.addEventListener('wheel', ({ deltaY }) => leaveEnd(deltaY < 0), { passive: true });
+log.addEventListener('touchstart', ({ touches: [{ clientY }] }) => { touchY = clientY; }, { passive: true });
+log.addEventListener('touchmove', ({ touches: [{ clientY }] }) => {
+  leaveEnd(clientY > touchY);
+  touchY = clientY;
+}, { passive: true });
+log.addEventListener('keydown', ({ key }) => leaveEnd(/^(ArrowUp|PageUp|Home)$/.test(key)));
 
 toLatest.append(icon('down'), el('span'));
 toLatest.addEventListener('click', () => {

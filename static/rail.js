@@ -3,7 +3,7 @@
 
 import { $, each, el, icon, set, tint, useIcon } from './dom.js';
 import { get } from './parts.js';
-import { command, dayOf, HUES, localTime, row, since, stop, T, took, visible } from './words.js';
+import { command, dayOf, HUES, localTime, look, row, since, stop, T, took, visible } from './words.js';
 
 const PAGE = 50;
 const STRIP = 30;
@@ -31,6 +31,15 @@ export function makeRail({ ask, address }) {
     draw();
   }
 
+  // What changes by itself with time: the row of a live run.
+  function tick(context) {
+    c = context;
+    const run = runs.find(({ id }) => id === c.pipeline.run_id);
+    if (run && c.pipeline.state !== 'stopped') drawRow(current(run), longestOf(runs.map(current)));
+  }
+
+  const longestOf = (shown) => Math.max(1, ...shown.map(lasted));
+
   // What the first page is to be of: it is read again when a run has begun or ended since, or something else is chosen.
   const keyNow = () => JSON.stringify([c.pipeline.run_id, c.pipeline.status, c.pipeline.state, filter]);
 
@@ -52,6 +61,7 @@ export function makeRail({ ask, address }) {
       if (!older.length) next = end;
       runs = [...before ? runs : [], ...page, ...older];
       if (!before && !filter.failed && !filter.find) recent = page.slice(0, STRIP);
+      else if (recent[0]?.id !== c.pipeline.run_id) recent = (await get(ask, `api/runs?limit=${STRIP}`)).runs ?? recent;
       if (counts) set($('failed-count'), counts.failed ? counts.failed.toLocaleString() : '');
     }
     draw();
@@ -65,7 +75,7 @@ export function makeRail({ ask, address }) {
   const lasted = (run) => (run.outcome ? run.outcome.took_ms : run.started_at ? Math.max(0, c.now - Date.parse(run.started_at)) : null);
 
   function draw() {
-    const shown = runs.map(current), longest = Math.max(1, ...shown.map(lasted)), elements = [];
+    const shown = runs.map(current), longest = longestOf(shown), elements = [];
     let day;
     for (const run of shown) {
       const words = dayOf(Date.parse(run.created_at), c.now);
@@ -95,7 +105,8 @@ export function makeRail({ ask, address }) {
 
   function drawRow(run, longest) {
     const element = keepElement(run.id, () => el('a', 'r', icon('idle'), el('span', 'name'), el('span', 'took'), el('span', 'scale', el('i'))));
-    const { tone, word, note: why } = c.connected || run.id !== c.pipeline.run_id ? row(run) : { ...row(run), tone: run.outcome ? row(run).tone : 'disconnected' };
+    const { tone, word, note: why = '' } = run.outcome || run.id !== c.pipeline.run_id ? row(run)
+      : look(c.pipeline, c.now, c.connected ? null : c.heard);
     const [svg, name, took_, scale] = element.children;
     element.href = address({ run: run.id, tab: c.route.tab === 'runs' ? 'log' : c.route.tab });
     if (run.id === c.id) element.setAttribute('aria-current', 'true');
@@ -122,7 +133,7 @@ export function makeRail({ ask, address }) {
     const strip = $('strip');
     strip.hidden = shown.length < 2;
     strip.setAttribute('aria-label', T.lastRuns(shown.length));
-    const longest = Math.max(1, ...shown.map(lasted));
+    const longest = longestOf(shown);
     each(strip, shown, () => el('a', { tabIndex: -1 }), (bar, run) => {
       bar.href = address({ run: run.id });
       bar.className = HUES[row(run).tone];
@@ -163,5 +174,5 @@ export function makeRail({ ask, address }) {
   }, { passive: true });
   $('fold').addEventListener('click', () => document.body.classList.toggle(innerWidth > 1100 ? 'no-rail' : 'show-rail'));
 
-  return { show, find: (id) => recent.find((run) => run.id === id) ?? null };
+  return { show, tick, find: (id) => recent.find((run) => run.id === id) ?? null };
 }

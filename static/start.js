@@ -8,6 +8,7 @@ import { el, icon, set } from './dom.js';
 import { clearNotice } from './head.js';
 import { acting, button, cli, code, copyLine, curl, get, iconButton, SECRET } from './parts.js';
 import { FIND_MS } from './rail.js';
+import { grace } from './session.js';
 import { ANSWERED, BROKE, bytes, command, HINTS, localTime, NO_HINT, row, sentence, START, T, visible } from './words.js';
 
 // The runs that tell when a script was last run, and how that ended.
@@ -73,7 +74,7 @@ function makeForm() {
     note: el('p', { role: 'status' }), retry: button('b sm', START.tryAgain, () => listScripts()), use: button('b sm use', '', () => chooseScript(soughtText(), true)),
     args: formField({ rows: 1, 'aria-describedby': 'args-hint' }, 'textarea'), hint: el('p', { id: 'args-hint' }),
     chips: el('ol', { dir: 'ltr', 'aria-label': START.argList }), env: el('div', { className: 'envs', dir: 'ltr', role: 'group', 'aria-label': START.env }),
-    cwd: formField(), grace: formField({ className: 'f', dir: '', inputMode: 'decimal', placeholder: START.graceHint }), command: el('code', { dir: 'ltr' }),
+    cwd: formField(), grace: formField({ className: 'f', dir: '', inputMode: 'decimal' }), command: el('code', { dir: 'ltr' }),
     why: el('p', { id: 'why-not' }), wrong: el('p', { id: 'wrong', role: 'alert' }), go: acting('b prime', '', startIt, 'play'),
   };
   parts.go.setAttribute('aria-describedby', 'why-not');
@@ -118,7 +119,7 @@ export function openForm(element, context, given) {
   [dialog, formContext] = [element, context];
   if (!parts) makeForm();
   opening++;
-  ({ formState } = formContext);
+  formState = formContext.pipeline;
   latestStart = null;
   isSending = false;
   const from = given.run ?? (given.script ? null : formState.run_id);
@@ -128,11 +129,10 @@ export function openForm(element, context, given) {
   fillForm({});
   tellProblem();
   dialog.showModal();
-  // On a touch screen the keyboard would cover the form.
-  (matchMedia('(pointer: coarse)').matches ? parts.title : parts.find).focus();
+  (isTouch() ? parts.title : parts.find).focus();
   showState();
   listScripts();
-  if (from !== null) learnChoices(from, !given.run);
+  if (from !== null) learnChoices(from, !given.run, given.isMissing);
 }
 
 // ---- The scripts -------------------------------------------------------------------------------------------------------------
@@ -147,6 +147,7 @@ async function listScripts() {
   root = scripts.root ?? root;
   recent = new Map(runs.runs?.map((run) => [run.id, run]));
   parts.cwd.placeholder = visible(root);
+  parts.grace.placeholder = START.graceHint(grace());
   if (parts.cwd.value === root) parts.cwd.value = '';
   drawScripts();
   showCommand();
@@ -180,7 +181,7 @@ function drawScripts() {
   parts.find.placeholder = visible(START.findScripts(root));
   parts.find.setAttribute('aria-label', parts.find.placeholder);
   set(parts.note, !answer ? START.reading : answer.problem ? `${START.noList} ${answer.problem}` : answer.truncated ? START.cut(shown.length)
-    : shown.length ? '' : soughtText() ? START.noMatch : `${START.noScripts(root)}. ${START.whatIsOne}`);
+    : shown.length ? '' : soughtText() ? `${START.noMatch} ${START.whatIsOne}` : `${START.noScripts(root)}. ${START.whatIsOne}`);
   parts.retry.hidden = !answer?.problem;
   parts.use.hidden = !soughtText() || !answer || drawn.some(({ path }) => path === soughtText());
   set(parts.use, START.use(soughtText()));
@@ -212,7 +213,7 @@ function chooseScript(path, isFound) {
 // ---- The fields --------------------------------------------------------------------------------------------------------------
 
 // Fills in what run `id` was started with.
-async function learnChoices(id, isNew) {
+async function learnChoices(id, isNew, isMissing) {
   const mine = opening, before = chosenScript;
   parts.fields.disabled = true;
   const { start: kept, problem } = await get(formContext.ask, `api/runs/${id}/start`);
@@ -227,7 +228,13 @@ async function learnChoices(id, isNew) {
   }
   drawScripts();
   showState();
+  if (isMissing && !problem) tellProblem(...missing() ?? []);
+  // What one edits is mostly an argument.
+  else if (!isNew && !isTouch()) parts.args.focus();
 }
+
+// Where the keyboard would cover the form.
+const isTouch = () => matchMedia('(pointer: coarse)').matches;
 
 function fillForm({ args = [], cwd, env = {}, grace_s: grace, id }) {
   set(parts.from, id ? START.from(id) : '');
@@ -357,7 +364,6 @@ async function startIt() {
   isSending = true;
   showState();
   const answer = await formContext.act('start', choices());
-  if (answer?.ok) location.hash = '#/';
   // It may have been closed, and opened again, meanwhile. The page's own notice then tells of a refusal.
   if (mine !== opening) return;
   isSending = false;
@@ -421,10 +427,11 @@ function firstContent() {
     return [titled(START.noScripts(root), START.whatIsOne), el('div', '', el('p', '', START.example),
       copyLine(el('pre', { dir: 'ltr', textContent: START.script.trimEnd() }), () => START.script, ''), el('p', '', START.saveIt(`${root}/hello.sh`)), retry)];
   }
-  const byDefault = formContext.pipeline.default_script;
-  const sorted = [...scripts].sort((a, b) => (b.path === byDefault) - (a.path === byDefault));
+  const byDefault = formContext.pipeline.default_script, depth = ({ path }) => path.split('/').length;
+  // The folder's own come before those of the folders in it.
+  const sorted = [...scripts].sort((a, b) => (b.path === byDefault) - (a.path === byDefault) || depth(a) - depth(b));
   const script = sorted[0].path, left = sorted.length - SHOWN_MAX;
-  const opener = (words) => button('link', words, () => formContext.startForm({ script }));
+  const opener = (words) => button('link', words, () => formContext.startForm(sorted[1] ? {} : { script }));
   const token = isTokenNeeded ? ['-H', 'Authorization: Bearer TOKEN'] : [];
   const [before, after] = START.theseAreIn.split('{}');
   return [titled(START.choose, before, code(root), after), el('div', '', el('ul', '', sorted.slice(0, SHOWN_MAX).map(scriptRow)), opener(START.withArgs),
@@ -432,10 +439,10 @@ function firstContent() {
     [cli({ script }), curl({ script }, ...token)].map((text) => copyLine(code(text), () => text)))];
 }
 
-function scriptRow({ path, size, modified_at: time }, n) {
+function scriptRow({ path, size, modified_at: time }, n, { length }) {
   const at = Date.parse(time);
-  // The page has one filled button: the top bar's, if there is a script for it.
-  const starter = acting(n || formContext.pipeline.default_script ? 'b sm' : 'b sm prime', START.start, async () => {
+  // The page has one filled button at most: the top bar's, if there is a script for it, or that of the only script.
+  const starter = acting(length > 1 || formContext.pipeline.default_script ? 'b sm' : 'b sm prime', START.start, async () => {
     isStarting = true;
     drawFirst();
     await formContext.act('start', { script: path });

@@ -6,7 +6,7 @@
 
 // The texts that never change. index.html names them: `data-text` is content, `data-label` an accessible name, `data-hint` a placeholder.
 export const T = {
-  pause: 'Pause', resume: 'Resume', stopAsk: 'Stop…', longer: 'Give it 30 s more', hide: 'Hide', killAsk: 'Kill now…', killNow: 'Kill now',
+  pause: 'Pause', resume: 'Resume', stopAsk: 'Stop…', longer: 'Give it 30 s more', hide: 'Hide', unhide: 'Show countdown', killAsk: 'Kill now…', killNow: 'Kill now',
   cancel: 'Cancel', dismiss: 'Dismiss', notices: 'Notices', menu: 'Menu', controls: 'Controls', conditions: 'What is wrong', progress: 'Progress', runs: 'Runs',
   run: 'Run', log: 'Log', steps: 'Steps', usage: 'Usage', details: 'Details', runsTab: 'Runs', moreTab: 'More', all: 'All', failed: 'Failed',
   filterRuns: 'Filter the runs', findRuns: 'Script, argument or error', choose: 'Choose a script', cpu: 'CPU', memory: 'Memory',
@@ -20,13 +20,13 @@ export const T = {
   serverAsks: 'The server asks for its token.', noConnection: 'No connection to the server.', gone: 'That run is not in the history any more.',
   elsewhere: (shown, latest, word) => `This is run ${shown}. The latest, run ${latest}: ${lowered(word)}.`,
   stopTitle: (name) => `Stop ${name}?`, killTitle: (name) => `Kill ${name} now?`,
-  stopText: (time) => (time === 0 ? 'It is killed at once, without a chance to save its work.' : `It gets SIGTERM and ${time === null ? 'its own time' : since(time * 1000)} to save its work. Then it is killed.`),
+  stopText: (time) => (time === 0 ? 'It is killed at once, without a chance to save its work.' : `It gets SIGTERM and ${time === null ? 'its own time' : span(time)} to save its work. Then it is killed.`),
   killText: 'All its processes end at once (SIGKILL), without a chance to save anything.', stop: 'Stop',
-  stoppingTitle: (name) => `Stopping ${name}`, sinceThen: (at) => `SIGTERM was sent. It may still be saving; what is left at ${at} is killed.`,
-  sinceUnknown: 'SIGTERM was sent. It may still be saving.', ownGrace: 'its own', dial: (s) => (s < 100 ? `${Math.round(s)} s` : `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, '0')}`), left: (ms) => `about ${since(ms)} left`,
+  hasEnded: 'It has already ended.', stoppingTitle: (name) => `Stopping ${name}`, sinceThen: (at) => `SIGTERM was sent. It may still be saving; what is left at ${at} is killed.`,
+  sinceUnknown: 'SIGTERM was sent. It may still be saving.', ownGrace: 'its own', dial: (s) => (s < 60 ? `${Math.round(s)} s` : `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, '0')}`), left: (ms) => `about ${since(ms)} left`,
   noPercent: 'Not told', usually: (ms) => `usually ${since(ms)}`, longerThanUsual: (ms) => `longer than the usual ${since(ms)}`, startedAt: (at) => `Started ${at}`,
   endedAt: (at) => `ended ${at}`, asOf: (at) => `as of ${at}`, sinceAt: (at) => `since ${at}`, stepOf: (n, name) => `step ${n}, ${name}`,
-  since: (at) => `Since ${at}.`, noContact: (at) => `No answer since ${at}; trying again. If only the server is down, the run goes on. What you see is from then.`,
+  since: (at) => `Since ${at}.`, noContact: (at, isAlive) => `No answer since ${at}; trying again. ${isAlive ? 'If only the server is down, the run goes on. ' : ''}What you see is from then.`,
   refused: (why) => `The server can’t tell the state: ${why}; trying again.`, never: 'No answer from the server; trying again.',
 };
 
@@ -92,6 +92,9 @@ export function since(ms) {
   return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
+// Seconds that were chosen, and are mostly round.
+export const span = (s) => since(s * 1000).replace(/ 0 \w+$/, '');
+
 // Bytes, in powers of 1000.
 export function bytes(count) {
   const power = Math.min(4, Math.floor(Math.log10(Math.max(1, count)) / 3));
@@ -107,7 +110,8 @@ const joined = (...parts) => parts.filter(Boolean).join(' · ');
 // A sentence with its full stop; it may begin with a name, whose letters stay as they are.
 export const stop = (text) => text + (/[.!?…]$/.test(text) ? '' : '.');
 
-export const sentence = (text) => stop(text.charAt(0).toUpperCase() + text.slice(1));
+// The same with a capital, unless it begins with a file's name.
+export const sentence = (text) => stop(text.replace(/^[a-z](?=[a-z]*[ ,:;])/, (letter) => letter.toUpperCase()));
 
 // A command as a shell would read it.
 export const command = (script, args) => [script, ...args].map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ');
@@ -161,7 +165,7 @@ export function ending(outcome) {
 export function row(run) {
   if (run.outcome) {
     const { tone, how, word } = ending(run.outcome);
-    return { tone, word, note: { lost: 'lost', unstarted: 'couldn’t start' }[tone] ?? how.replace(/, (not by you|then killed)$/, '') };
+    return { tone, word, note: { lost: 'lost', unstarted: 'couldn’t start' }[tone] ?? how.replace(/(^by you)?(, (not by you|then killed))?$/, '') };
   }
   if (run.status === 'paused') return { tone: 'paused', word: 'Paused', note: '' };
   return { tone: 'running', word: run.status === 'starting' ? 'Starting' : 'Running', note: '' };
@@ -264,7 +268,7 @@ export const ANSWERED = (status) => `the server answered ${status}`;
 const counted = (count, what) => `${count.toLocaleString()} ${what}${count === 1 ? '' : 's'}`;
 
 export const LOG = {
-  earlier: 'Earlier lines', later: 'Later lines', noneYet: 'No output yet.', none: 'No output.', latest: 'Jump to latest', linesWait: 'New lines wait',
+  earlier: 'Earlier lines', later: 'Later lines', noneYet: 'No output yet.', none: 'No output.', latest: 'Jump to the end', linesWait: 'New lines wait',
   newLines: (count) => counted(count, 'new line'), marks: (count) => counted(count, 'mark'),
   missing: (count) => `${bytes(count)} not kept any more`, someMissing: 'Some lines not kept any more', run: (id) => `run ${id}`,
   full: (count) => `This page shows ${count.toLocaleString()} lines at most; the download has them all.`,
@@ -294,8 +298,8 @@ export const FIND = {
 // ---- The form of a start, and the first visit ------------------------------------------------------------------------------
 
 export const START = {
-  newRun: 'New run', edit: 'Edit and run', from: (id) => `as run ${id}`, start: 'Start', startThe: (script) => `Start ${script.split('/').pop()}`,
-  starting: 'Starting…', scripts: 'Scripts', findScripts: (root) => (root ? `Scripts in ${root}` : 'Scripts'), reading: 'Looking for scripts…',
+  newRun: 'New run', edit: 'Edit and run', from: (id) => `filled in from run ${id}`, start: 'Start', startThe: (script) => `Start ${script.split('/').pop()}`,
+  starting: 'Starting…', scripts: 'Scripts', findScripts: (root) => (root ? `Find a script in ${root}` : 'Find a script'), reading: 'Looking for scripts…',
   noScripts: (root) => `No scripts found in ${root}`, noMatch: 'No script has this in its name.', noList: 'The scripts could not be listed.',
   whatIsOne: 'A script is an executable file, a file with a first line like #!/bin/bash, or a name that ends with .sh.',
   cut: (count) => `Only ${count.toLocaleString()} are listed. Type a part of a name to find others.`,
@@ -312,7 +316,7 @@ export const START = {
   show: 'Show', hide: 'Hide', notKept: 'not kept; give it again', noName: 'This value has no name.', twice: (name) => `${name} is given twice.`,
   notGiven: (name) => `The value of ${name} was not kept. Give it again, or remove the variable.`,
   oneLine: 'This field takes one line. A value of several lines can be given on the command line: --env NAME takes it from your shell.',
-  cwd: 'Folder', grace: 'Time to save its work, in seconds', graceHint: 'the server’s default', grace_s: 'It',
+  cwd: 'Folder', grace: 'Time to stop, in seconds', graceHint: (s) => (s === null ? 'the server’s default' : `${s}, the server’s default`), grace_s: 'It',
   noNumber: 'Give a number of seconds, or nothing.',
   busy: (id, what) => `Run ${id} is ${what}; ${what === 'stopping' ? 'wait for its end' : 'stop it first'}.`,
   noStart: 'A start is not possible at the moment.',
@@ -362,8 +366,7 @@ export const DETAILS = {
   loading: 'Loading…', paused: (ms) => `paused ${since(ms)}`, soFar: (ms) => `${since(ms)} so far`, user: (ms) => `${took(ms)} in user mode`,
   system: (ms) => `${took(ms)} in the kernel`,
   pidOf: (pid, containment) => `${pid}, ${containment === 'cgroup' ? 'in its own control group' : 'with its descendants'}`,
-  largest: (count) => `largest process ${bytes(count)}`,
-  peak: (count) => `peak ${bytes(count)}`, oom: (count) => `${count} killed for want of memory`, seconds: (s) => since(s * 1000),
+  peak: (count) => `peak ${bytes(count)}`, oom: (count) => `${count} killed for want of memory`, seconds: span,
   serversGrace: 'the server’s default',
   exitCode: (code) => `code ${code}`, noEnv: 'Nothing was added to the server’s own.', helpTitle: 'Keyboard shortcuts',
   help: [['/', 'Search this run'], ['n N', 'Next, previous match'], ['g G', 'Beginning, end of the log'], ['f', 'Follow the end'], ['t', 'Times on or off'], ['w', 'Wrap long lines'],
@@ -397,7 +400,7 @@ export function happening({ kind, cause, origin, exit_code: code, signal_name: s
     case 'spawned': return ['Started', 'running', who];
     case 'paused': return ['Paused', 'paused', cause === 'outside' ? 'by a signal from outside' : who];
     case 'resumed': return ['Resumed', 'running', [cause === 'outside' ? 'by a signal from outside' : who, paused && `paused for ${since(paused)} in all`].filter(Boolean).join(', ')];
-    case 'stopping': return ['Stopping', 'stopping', [who, grace === 0 ? 'at once' : grace !== null && `with ${since(grace)} to save its work`].filter(Boolean).join(', ')];
+    case 'stopping': return ['Stopping', 'stopping', [who, grace === 0 ? 'at once' : grace !== null && `with ${span(grace / 1000)} to save its work`].filter(Boolean).join(', ')];
     case 'exited': return ['Ended', code === 0 ? 'succeeded' : 'stopped', `${code === null ? sign ?? `signal ${signal}` : `exit code ${code}`}${who && `, ${who}`}${dead}`];
     case 'spawn_failed': return ['Couldn’t start', 'unstarted', detail ?? ''];
     case 'lost': return ['Lost', 'lost', `${detail ?? ''}${dead}`];

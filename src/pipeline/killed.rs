@@ -54,7 +54,8 @@ impl Killed {
     pub fn at_end(&self, asked: bool) -> Option<String> {
         let were = if self.count == 1 { "was" } else { "were" };
         self.told(&if asked {
-            format!("had not ended within the grace period, and {were} killed")
+            // Also where the stop had no grace, or was followed by a kill.
+            format!("had not ended by {}, and {were} killed", if self.count == 1 { "itself" } else { "themselves" })
         } else {
             format!("{were} still running when the script ended, and {were} killed")
         })
@@ -125,7 +126,7 @@ mod tests {
         );
         assert_eq!(
             killed(&["sleep"]).at_end(true).as_deref(),
-            Some("1 process had not ended within the grace period, and was killed: sleep (4711)")
+            Some("1 process had not ended by itself, and was killed: sleep (4711)")
         );
         let told = killed(&["x"; 17]).in_recovery().expect("some were");
         assert!(told.starts_with("17 processes were still running, and were killed: x (4711), "), "{told}");

@@ -416,7 +416,7 @@ fn end_keeps_what_was_killed_with_the_event_and_with_the_run() {
     let mut bench = Bench::new();
     for (asked, sentence) in [
         (false, "exit code 3; 2 processes were still running when the script ended, and were killed: tee (7), process 8"),
-        (true, "exit code 3; 2 processes had not ended within the grace period, and were killed: tee (7), process 8"),
+        (true, "exit code 3; 2 processes had not ended by themselves, and were killed: tee (7), process 8"),
     ] {
         let id = bench.begin(0);
         bench.see(id, 1, 1, spawned(5));

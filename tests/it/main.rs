@@ -39,6 +39,7 @@ mod browser {
     mod login;
     mod looks;
     mod neighbour;
+    mod new_user;
     mod old_client;
     mod page;
     mod progress;

@@ -166,6 +166,12 @@ impl Browser {
         }
     }
 
+    /// Turns the mouse wheel at a point, `[x, y]`, by this many pixels.
+    pub(crate) fn wheel(&self, at: &Value, pixels: i32) {
+        let params = json!({"type": "mouseWheel", "x": at[0], "y": at[1], "deltaX": 0, "deltaY": pixels});
+        self.devtools("Input.dispatchMouseEvent", &params);
+    }
+
     /// Runs the body of a function in the page and gives what it returns, or what it promises.
     pub(crate) fn script(&self, body: &str) -> Value {
         self.command("execute/sync", &json!({"script": body, "args": []}))

@@ -68,7 +68,7 @@ fn stop_names_the_process_that_outlived_the_grace() {
         until_true("it executes its program", || crate::support::describe(pid).contains("sleep"));
         place.post("/api/pipeline/stop", json!({"grace_s": 0.1})).ok();
         place.until_ended(run_id);
-        let sentence = format!("1 process had not ended within the grace period, and was killed: sleep ({pid})");
+        let sentence = format!("1 process had not ended by itself, and was killed: sleep ({pid})");
         assert_names(&mut place, run_id, &sentence, pid);
     }
 }

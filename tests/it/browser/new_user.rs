@@ -1,0 +1,255 @@
+//! What stopped or misled people who had never seen the page.
+
+use serde_json::{Value, json};
+
+use super::page::{agree, enabled, run_nothing};
+use crate::support::Place;
+use crate::webdriver::{Browser, PATIENCE, wait_until};
+
+/// Ends with this exit code once the file `end` exists; says its arguments, and what looks like two errors.
+const ENDS: &str = "#!/bin/bash\necho \"arguments: $*\"\nseq -f 'line %.0f' 300\necho 'x.c:1: error: the cause'\necho plain\n\
+                    while [ ! -e end ]; do sleep 0.05; done\necho 'ERROR: the last'\nexit 3\n";
+/// Does not end by TERM.
+const STUBBORN: &str = "#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 0.1; done\n";
+
+fn set_up(scripts: &[(&str, &str)]) -> Option<(Browser, Place)> {
+    let browser = Browser::start()?;
+    let mut place = Place::new();
+    for (name, text) in scripts {
+        place.script(name, text);
+    }
+    place.start_server();
+    Some((browser, place))
+}
+
+fn open(browser: &Browser, place: &Place, hash: &str) {
+    browser.open("about:blank");
+    browser.open(&format!("http://127.0.0.1:{}/{hash}", place.port()));
+}
+
+fn end(place: &Place) {
+    std::fs::write(place.root().join("end"), "").expect("ours");
+    wait_until("the run is over", PATIENCE, || place.pipeline()["state"] == "stopped");
+    std::fs::remove_file(place.root().join("end")).expect("ours");
+}
+
+fn is_true(browser: &Browser, expression: &str) -> bool {
+    browser.script(&format!("return {expression}")) == true
+}
+
+/// How far the log's view is from its end, in pixels.
+fn px_to_end(browser: &Browser) -> f64 {
+    let px = browser.script("const it = document.getElementById('log'); return it.scrollHeight - it.scrollTop - it.clientHeight");
+    px.as_f64().expect("a number")
+}
+
+#[test]
+fn page_of_an_older_run_shows_that_run_and_acts_on_no_other() {
+    let Some((browser, place)) = set_up(&[("ends.sh", ENDS), ("stubborn.sh", STUBBORN)]) else { return };
+    place.start_with(json!({"script": "ends.sh", "args": ["first", "run"]}));
+    end(&place);
+    place.start_with(json!({"script": "stubborn.sh"}));
+    open(&browser, &place, "#/runs/1");
+
+    wait_until("the page shows run 1", PATIENCE, || browser.text("state") == "Failed");
+    assert_eq!(browser.text("script"), "ends.sh first run");
+    assert!(browser.text("elsewhere").contains("The latest, run 2: running."), "{}", browser.text("elsewhere"));
+    // The window is among others, and tells of what goes on.
+    wait_until("the title is of the live run", PATIENCE, || {
+        browser.script("return document.title").as_str().is_some_and(|title| title.starts_with("▶ Running · stubborn.sh"))
+    });
+    // The buttons for the live run are on its own page.
+    wait_until("the page knows what it may do", PATIENCE, || browser.shows("new-run"));
+    assert_eq!(enabled(&browser), Vec::<String>::new());
+
+    browser.script("location.hash = '#/'");
+    wait_until("the live run has its buttons", PATIENCE, || enabled(&browser) == ["pause", "stop"]);
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    browser.script("location.hash = '#/runs/1'");
+    wait_until("the page shows run 1", PATIENCE, || browser.text("state") == "Failed" && enabled(&browser) == ["start"]);
+    browser.click("start");
+    wait_until("the page shows what was started", PATIENCE, || browser.text("log").contains("arguments: first run"));
+    wait_until("at its own address", PATIENCE, || browser.script("return location.hash") == "#/");
+    assert_eq!((browser.text("run-name").as_str(), browser.text("script").as_str()), ("Run 3", "ends.sh first run"));
+    assert_eq!(place.pipeline()["script"], "ends.sh");
+}
+
+#[test]
+fn who_reads_upward_by_a_few_pixels_is_not_taken_back() {
+    let Some((browser, place)) = set_up(&[("ends.sh", ENDS)]) else { return };
+    browser.be_a_screen(1280, 800, false);
+    place.start_with(json!({"script": "ends.sh"}));
+    open(&browser, &place, "");
+    wait_until("the log follows its end", PATIENCE, || browser.text("log").contains("the cause") && px_to_end(&browser) < 1.0);
+
+    for step in 1..=4 {
+        browser.wheel(&json!([700, 500]), -8);
+        wait_until("the view has moved", PATIENCE, || px_to_end(&browser) >= f64::from(8 * step));
+    }
+    // New lines do not take it back either.
+    end(&place);
+    wait_until("the last line is there", PATIENCE, || browser.text("log").contains("the last"));
+    assert!(px_to_end(&browser) >= 32.0, "{}", px_to_end(&browser));
+}
+
+#[test]
+fn who_sees_a_run_fail_sees_why_and_what_next_and_others_see_it_first() {
+    let Some((browser, place)) = set_up(&[("ends.sh", ENDS)]) else { return };
+    browser.be_a_screen(1280, 800, false);
+    place.start_with(json!({"script": "ends.sh"}));
+    open(&browser, &place, "");
+    wait_until("the log follows its end", PATIENCE, || browser.text("log").contains("the cause") && px_to_end(&browser) < 1.0);
+    end(&place);
+    // The whole card is in view, below the last line.
+    let card = "document.querySelector('section.card')";
+    wait_until("the card is there", PATIENCE, || {
+        is_true(
+            &browser,
+            &format!(
+                "(() => {{ const box = {card}?.getBoundingClientRect(), view = document.getElementById('log').getBoundingClientRect();
+                   return !!box && box.top > view.top + 50 && box.bottom <= view.bottom; }})()"
+            ),
+        )
+    });
+    let told = browser.script(&format!("return {card}.querySelector('pre').textContent"));
+    assert_eq!(told, "x.c:1: error: the cause\n…\nERROR: the last");
+
+    // Later it comes first.
+    open(&browser, &place, "");
+    wait_until("the card is at the top", PATIENCE, || {
+        is_true(&browser, &format!("{card} && {card} === document.getElementById('log').firstElementChild"))
+            && is_true(&browser, "document.getElementById('log').scrollTop === 0")
+    });
+    // A line that the address names is in the middle, whatever comes in above it.
+    let line = browser.script("return import('/static/app.js').then(({ rowBounds, rowAt }) => rowAt(rowBounds()[0] + 150).id)");
+    open(&browser, &place, &format!("#/runs/1?line={line}"));
+    wait_until("the card is there again", PATIENCE, || is_true(&browser, &format!("!!{card}")));
+    wait_until("the line is in the middle", PATIENCE, || {
+        is_true(
+            &browser,
+            "(() => { const box = document.querySelector('#log .to')?.getBoundingClientRect(), view = document.getElementById('log').getBoundingClientRect();
+               return !!box && Math.abs(box.top + box.height / 2 - view.top - view.height / 2) < 40; })()",
+        )
+    });
+}
+
+#[test]
+fn run_again_asks_for_the_value_that_was_not_kept() {
+    let Some((browser, place)) = set_up(&[("ends.sh", ENDS)]) else { return };
+    place.start_with(json!({"script": "ends.sh", "args": ["a b"], "env": {"BUILD_TYPE": "release"}}));
+    end(&place);
+    open(&browser, &place, "");
+    browser.click("start");
+    wait_until("the form asks", PATIENCE, || {
+        browser.script("return document.getElementById('form').open && document.activeElement.getAttribute('aria-label')")
+            == "Value of BUILD_TYPE"
+    });
+    assert!(browser.text("wrong").starts_with("The value of BUILD_TYPE was not kept."), "{}", browser.text("wrong"));
+    assert!(!browser.shows("trouble"), "{}", browser.text("error"));
+    for key in ["d", "e", "v"] {
+        browser.press(key);
+    }
+    browser.script("document.querySelector('#form .prime').id = 'go'");
+    browser.click("go");
+    wait_until("it runs with that value", PATIENCE, || place.pipeline()["state"] == "running");
+    let pid = place.pipeline()["pid"].as_u64().expect("a pid");
+    let env = std::fs::read(format!("/proc/{pid}/environ")).expect("ours");
+    assert!(env.split(|byte| *byte == 0).any(|it| it == b"BUILD_TYPE=dev"));
+    assert_eq!(place.get("/api/runs/2").ok()["run"]["args"], json!(["a b"]));
+}
+
+#[test]
+fn a_stop_is_put_off_twice_and_its_countdown_comes_back() {
+    let Some((browser, place)) = set_up(&[("stubborn.sh", STUBBORN)]) else { return };
+    place.start_with(json!({"script": "stubborn.sh", "grace_s": 2}));
+    open(&browser, &place, "");
+    agree(&browser, &place, "running");
+    browser.click_and_confirm("stop");
+    let deadline = |after: &str| {
+        let mut at = String::new();
+        wait_until("there is a later deadline", PATIENCE, || {
+            at = place.pipeline()["kill_at"].as_str().unwrap_or_default().to_owned();
+            at.as_str() > after
+        });
+        at
+    };
+    let first = deadline("");
+    browser.click("longer");
+    let second = deadline(&first);
+    browser.click("longer");
+    deadline(&second);
+
+    browser.click("hide");
+    wait_until("the countdown is hidden", PATIENCE, || !browser.shows("stopping"));
+    browser.click("unhide");
+    wait_until("it is back", PATIENCE, || browser.shows("kill"));
+    browser.click("kill");
+    wait_until("the question takes a yes", PATIENCE, || is_true(&browser, "!document.getElementById('yes').disabled"));
+    browser.click("yes");
+    agree(&browser, &place, "stopped");
+    assert!(!browser.shows("trouble"), "{}", browser.text("error"));
+    assert!(browser.text("detail").contains("had not ended by"), "{}", browser.text("detail"));
+}
+
+#[test]
+fn a_run_that_ends_under_the_question_puts_no_button_under_the_finger() {
+    let Some((browser, place)) = set_up(&[("ends.sh", ENDS)]) else { return };
+    place.start_with(json!({"script": "ends.sh"}));
+    open(&browser, &place, "");
+    agree(&browser, &place, "running");
+    browser.click("stop");
+    wait_until("the question is there", PATIENCE, || browser.shows("yes"));
+    end(&place);
+    wait_until("it says so", PATIENCE, || browser.text("sure-text") == "It has already ended.");
+    assert_eq!((browser.shows("sure"), browser.shows("yes"), browser.shows("kill-now")), (true, false, false));
+    browser.click("no");
+    wait_until("the question is gone", PATIENCE, || !browser.shows("sure"));
+    assert_eq!(place.pipeline()["run_id"], 1);
+    // And it is whole again for the next run.
+    place.start_with(json!({"script": "ends.sh"}));
+    agree(&browser, &place, "running");
+    browser.click_and_confirm("stop");
+    agree(&browser, &place, "stopped");
+}
+
+#[test]
+fn two_pages_that_repeat_a_run_start_one_and_report_no_error() {
+    let Some((browser, place)) = set_up(&[("stubborn.sh", STUBBORN)]) else { return };
+    run_nothing(&place);
+    place.script("nothing.sh", STUBBORN);
+    open(&browser, &place, "");
+    wait_until("the run can be repeated", PATIENCE, || enabled(&browser) == ["start"]);
+    browser.wait_for_presses("start");
+    // The other page was faster, and this one has not heard of it: its requests wait while both have pressed.
+    browser.script(
+        "const real = window.fetch;
+         window.fetch = async (path, ...rest) => { if (`${path}`.endsWith('/start')) await new Promise((go) => { window.go = go; }); return real(path, ...rest); }",
+    );
+    browser.click("start");
+    wait_until("the press is on its way", PATIENCE, || is_true(&browser, "!!window.go"));
+    place.start_with(json!({"again": 1}));
+    browser.script("window.go()");
+    wait_until("the press was refused", PATIENCE, || {
+        is_true(
+            &browser,
+            "performance.getEntriesByType('resource').some((it) => it.name.endsWith('/start') && it.responseStatus === 409)",
+        )
+    });
+    agree(&browser, &place, "running");
+    assert_eq!(place.pipeline()["run_id"], 2);
+    assert!(!browser.shows("trouble"), "{}", browser.text("error"));
+}
+
+#[test]
+fn scripts_of_the_folder_itself_come_first_and_none_of_several_is_preferred() {
+    let Some((browser, place)) = set_up(&[("train.sh", ENDS), ("eval.sh", ENDS)]) else { return };
+    std::fs::create_dir(place.root().join("a")).expect("ours");
+    place.script("a/clean.sh", ENDS);
+    open(&browser, &place, "");
+    wait_until("the scripts are listed", PATIENCE, || browser.text("first").contains("clean.sh"));
+    let paths =
+        browser.script("return [...document.querySelectorAll('#first li')].map((it) => it.querySelector('code').textContent)");
+    let paths: Vec<Value> = serde_json::from_value(paths).expect("paths");
+    assert_eq!(paths.last(), Some(&json!("a/clean.sh")), "{paths:?}");
+    assert_eq!(browser.script("return document.querySelectorAll('.prime:enabled').length"), 0);
+}
