@@ -19,7 +19,7 @@ CREATE TABLE pipeline_runs (
     created_at    TEXT    NOT NULL CHECK (created_at GLOB '????-??-??T??:??:??.???Z'),
     started_at    TEXT    CHECK (started_at GLOB '????-??-??T??:??:??.???Z'),
     stopped_at    TEXT    CHECK (stopped_at GLOB '????-??-??T??:??:??.???Z'),
-    -- Who started it and who stopped it, as JSON; null where nobody is known to have done so.
+    -- The clients that started and stopped it, as JSON; null if unknown.
     started_by    TEXT    CHECK (started_by IS NULL OR json_valid(started_by) AND json_type(started_by) = 'object'),
     stopped_by    TEXT    CHECK (stopped_by IS NULL OR json_valid(stopped_by) AND json_type(stopped_by) = 'object'),
     exit_code     INTEGER,
@@ -42,7 +42,7 @@ CREATE TABLE pipeline_runs (
     start_cwd     TEXT,
     env_names     TEXT    NOT NULL DEFAULT '[]' CHECK (json_valid(env_names) AND json_type(env_names) = 'array'),
     grace_ms      INTEGER CHECK (grace_ms >= 0),
-    -- How many processes the kernel killed for want of memory, and the most memory of the whole tree; null where nobody counted.
+    -- How many processes the kernel killed for lack of memory, and the most memory that the whole tree used; null if not measured.
     oom_kills     INTEGER CHECK (oom_kills >= 0),
     memory_peak_bytes INTEGER CHECK (memory_peak_bytes >= 0),
 
@@ -58,7 +58,7 @@ CREATE TABLE pipeline_runs (
     CHECK (status NOT IN ('starting', 'running', 'paused', 'lost') OR (exit_code IS NULL AND signal IS NULL)),
     CHECK (status <> 'completed' OR (exit_code IS NOT NULL AND exit_code = 0)),
     CHECK (status <> 'stopped' OR exit_code IS NOT NULL OR signal IS NOT NULL),
-    -- An end that nobody saw, or a life that never began, comes with a sentence.
+    -- A run whose end was not seen, and a run that failed before it started, come with a sentence.
     CHECK (status <> 'lost' OR error IS NOT NULL),
     CHECK (status <> 'failed' OR exit_code IS NOT NULL OR signal IS NOT NULL OR error IS NOT NULL),
     CHECK ((killed IS NULL) = (killed_count IS NULL))
@@ -80,7 +80,7 @@ CREATE TABLE pipeline_events (
     from_state   TEXT    CHECK (from_state IN ('stopped', 'running', 'paused')),
     to_state     TEXT    CHECK (to_state IN ('stopped', 'running', 'paused')),
     cause        TEXT,
-    -- Who wanted it, as JSON; null where nobody did, or where that is unknown.
+    -- The client that asked for it, as JSON; null if no client did, or if unknown.
     origin       TEXT    CHECK (origin IS NULL OR json_valid(origin) AND json_type(origin) = 'object'),
     pid          INTEGER CHECK (pid > 0),
     exit_code    INTEGER,
