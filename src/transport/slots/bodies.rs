@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Doing, Order, Slot, waits_longest};
+use super::Slot;
+use super::giving_way::{Order, waits_longest};
+use super::occupant::Doing;
 use crate::lock::lock;
 use crate::transport::head::Broken;
 

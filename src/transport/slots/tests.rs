@@ -3,10 +3,11 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use super::giving_way::{KEPT_IN, NEWS_PATIENCE, SPARE_IN, WRITE_PATIENCE, waits_longest};
 use super::*;
 use crate::transport::head::Broken;
 use crate::transport::limits::{
-    CONNECTIONS_MAX, CONNECTIONS_MIN, DESCRIPTORS_MIN, FROM_ONE_ADDRESS_MAX, LongRequests, OWN_DESCRIPTORS, Rank,
+    CONNECTIONS_MAX, CONNECTIONS_MIN, DESCRIPTORS_MIN, FROM_ONE_ADDRESS_MAX, LongRequests, ONE_MORE_IN, OWN_DESCRIPTORS, Rank,
 };
 use crate::transport::reach::Reach;
 

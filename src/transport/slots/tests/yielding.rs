@@ -3,6 +3,7 @@
 use std::thread;
 
 use rouille::{Request, Response};
+use rustix::io::ioctl_fionread;
 
 use super::*;
 use crate::transport::connection::{self, Terms};
