@@ -103,6 +103,7 @@ mod run {
     mod output;
     mod outside;
     mod scripts;
+    mod second_stop;
     mod tree;
 }
 mod server {

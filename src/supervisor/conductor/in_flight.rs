@@ -30,7 +30,7 @@ pub(super) struct UnderWay {
     is_origin_told: bool,
     /// The latest command of this server, if there was one.
     command: Option<Command>,
-    /// The command's tag; 0 if this server did not send it.
+    /// The first command's tag; 0 if this server did not send it.
     tag: u64,
     /// When it was asked for, on the boot-time clock in milliseconds: what the shim had seen before that is no answer to it.
     asked_ms: u64,
@@ -76,10 +76,11 @@ impl InFlight {
         self.under_way.as_ref().and_then(|under_way| under_way.origin)
     }
 
-    /// When the KILL of a stop follows that this server asked for, in awake time. Of another one only the latest possible moment is known.
+    /// When the KILL of a stop follows that this server asked for, in awake time, also where an earlier server had asked for one before. If
+    /// only others have asked, no more than the latest possible moment is known.
     pub(super) fn own_kill_at(&self) -> Option<Duration> {
         match self.under_way {
-            Some(UnderWay { pending: Pending::Stop { kill_at }, tag: 1.., .. }) => Some(kill_at),
+            Some(UnderWay { pending: Pending::Stop { kill_at }, command: Some(_), .. }) => Some(kill_at),
             _ => None,
         }
     }

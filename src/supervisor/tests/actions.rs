@@ -129,8 +129,19 @@ fn a_stop_of_an_earlier_server_is_the_shims_to_time() {
     assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 2 }, "no second stop with less of a grace");
     let hasten = stage.ask(stop(Duration::from_secs(1)));
     assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(1_000), .. }));
+    assert_eq!(
+        stage.snapshot().kill_at,
+        Some(stage.clock.now().after(Duration::from_secs(1))),
+        "this one is the server's to time"
+    );
+    let later = stage.ask(stop(Duration::from_secs(90)));
+    assert_eq!(stage.snapshot().kill_at, Some(stage.clock.now().after(Duration::from_secs(90))));
+    // The connection may have taken it along.
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 })]);
+    stage.lose_shim();
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(89_000..=90_010), .. }), "{:?}", stage.last_sent());
     stage.hear(&[(3, exited(137, true))]);
-    assert!(got(&hasten).is_ok());
+    assert!(got(&hasten).is_ok() && got(&later).is_ok());
 }
 
 #[test]
