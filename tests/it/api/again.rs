@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::Barrier;
+use std::thread;
 
 use crate::support::{Place, assert_keys, until_true};
 use serde_json::{Value, json};
@@ -216,4 +218,54 @@ fn action_is_done_only_for_the_run_that_its_client_saw() {
     assert_eq!(act("start", json!(1)).ok()["run_id"], 2);
     assert_eq!(act("stop", json!(1)).error(), "run_changed", "a click on what is over");
     place.act("stop").ok();
+}
+
+/// The check and the start are one step. As two, more than one of the clients could pass the check before the first of them starts.
+#[test]
+fn only_one_of_many_clients_that_saw_the_same_run_starts_the_next() {
+    const CLIENTS: usize = 12;
+    const ROUNDS: i64 = 12;
+    let place = Place::serving("exit.sh");
+    let mut latest = Value::Null;
+    for round in 1..=ROUNDS {
+        let gate = Barrier::new(CLIENTS);
+        let ask = || {
+            gate.wait();
+            place.post("/api/pipeline/start", json!({"if_run_id": latest}))
+        };
+        let answers = thread::scope(|scope| {
+            let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(ask)).collect();
+            clients.into_iter().map(|client| client.join().expect("an answer")).collect::<Vec<_>>()
+        });
+        let (started, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+        assert_eq!(started.len(), 1, "{answers:?}");
+        latest = started[0].body["run_id"].clone();
+        assert_eq!(latest, round);
+        for answer in refused {
+            assert_eq!((answer.status, answer.error(), &answer.body["run_id"]), (409, "run_changed", &latest));
+        }
+        place.until_ended(round);
+    }
+    assert_eq!(place.footprint().2, ROUNDS);
+}
+
+#[test]
+fn run_whose_script_or_folder_is_gone_is_not_begun_again() {
+    let place = place_keeping("values");
+    let (first, _) = told(&place, whole_start());
+    let before = place.footprint();
+    let again = || place.post("/api/pipeline/start", json!({"again": first}));
+    let (script, cwd, aside) = (place.root().join("tell.sh"), place.root().join("sub"), place.folder().join("aside"));
+    for (what, path, status, error) in [("script", &script, 404, "script_not_found"), ("folder", &cwd, 400, "invalid_body")] {
+        fs::rename(path, &aside).expect("ours");
+        let refused = again();
+        assert_eq!((refused.status, refused.error()), (status, error), "the {what} is gone: {}", refused.body);
+        symlink(&aside, path).expect("links");
+        let refused = again();
+        assert!((400..500).contains(&refused.status), "the {what} is a link out of the root: {}", refused.body);
+        assert_eq!(place.footprint(), before, "nothing was begun");
+        fs::remove_file(path).and_then(|()| fs::rename(&aside, path)).expect("ours");
+    }
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o644)).expect("ours");
+    assert_eq!(told(&place, json!({"again": first})).1, "a b c in sub with s3cret-of-this-test and 1");
 }
