@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::stat::Mode;
@@ -172,6 +173,39 @@ fn list_leaves_out_hidden_foreign_and_odd_files_and_waits_for_no_pipe() {
     let more = list(&place, "");
     assert_eq!(paths(&more).len(), paths(&before).len() + 2);
     place.start_with(json!({"script": script(&more, "tool")["path"]}));
+}
+
+/// Root reads everything, so the server is another user's.
+#[test]
+fn list_leaves_out_what_the_server_may_not_read_and_goes_on() {
+    if !nix::unistd::getuid().is_root() {
+        return not_run("a server of another user takes root", "AUTOAPPDEV_REQUIRE_ROOT");
+    }
+    let mut place = Place::new();
+    let binary = place.folder().join("autoappdev");
+    // By a process of its own: see `Place::script`.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status();
+    assert!(copied.expect("cp is there").success());
+    file(&place, "closed/x.sh", "", 0o755);
+    file(&place, "blind/x.sh", "", 0o755);
+    file(&place, "open/secret.sh", "", 0o600);
+    file(&place, "open/y.sh", "", 0o755);
+    let owned = Command::new("chown").args(["-R", "65534"]).arg(place.folder()).status();
+    assert!(owned.expect("chown is there").success());
+    // Of root, so that not even their modes can be changed.
+    for (name, mode) in [("closed", 0o000), ("blind", 0o711), ("open/secret.sh", 0o600)] {
+        let path = place.root().join(name);
+        chown(&path, Some(0), Some(0))
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
+            .expect("root may");
+    }
+    let mut command = place.command_of(Path::new("setpriv"));
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary);
+    place.start_server_with(command);
+    place.bring_own_token();
+    let listed = list(&place, "");
+    let of_this_test: Vec<_> = paths(&listed).into_iter().filter(|path| path.contains('/')).collect();
+    assert_eq!((of_this_test, &listed["truncated"]), (vec!["open/y.sh"], &json!(false)), "{listed}");
 }
 
 #[test]

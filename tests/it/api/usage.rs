@@ -1,13 +1,14 @@
 //! What a run uses is looked at, told and kept, and costs nothing while it is paused.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
 
-use crate::support::sse::EventStream;
+use crate::support::sse::{Event, EventStream};
 use crate::support::{Place, assert_keys, assert_time, can_make_cgroups, not_run, own_cgroup, stat_field, until, until_true};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use rustix::param::clock_ticks_per_second;
 use serde_json::{Value, json};
 
@@ -123,6 +124,36 @@ fn supervisor_status(server: u32) -> String {
     paths.find(is_it).expect("it has one").join("status").display().to_string()
 }
 
+/// Another server with a run of its own, which is looked at each second and followed: proof that what did not happen had the time to.
+struct Ticks {
+    place: Place,
+    run_id: i64,
+    stream: EventStream,
+}
+
+impl Ticks {
+    fn begin() -> Self {
+        let place = looking("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n", "tree");
+        let (_, run_id) = place.start();
+        let stream = EventStream::open(place.port(), "", None);
+        Self { place, run_id, stream }
+    }
+
+    /// Waits until the other run was looked at so many times more, and its clients told each time; the milliseconds between the first of
+    /// these looks and the last.
+    fn pass(&mut self, count: usize) -> u64 {
+        let before = samples(&self.place, self.run_id).len();
+        let mut told = Value::Null;
+        for _ in 0..=count {
+            let new = |event: &Event| event.kind == "usage" && !event.data["usage"].is_null() && event.data != told;
+            told = self.stream.until("usage of the other run", new).pop().expect("it").data;
+        }
+        let all = until("its samples", || Some(samples(&self.place, self.run_id)).filter(|all| all.len() > before + count));
+        let at = |index: usize| all[index][0].as_u64().expect("a time");
+        at(before + count) - at(before)
+    }
+}
+
 #[test]
 fn paused_run_is_not_looked_at_and_nothing_wakes_for_it() {
     let containment = containments().pop().expect("at least one");
@@ -136,15 +167,16 @@ fn paused_run_is_not_looked_at_and_nothing_wakes_for_it() {
     stream.until("the pause", |event| event.kind == "state" && event.data["state"] == "paused");
     let before = samples(&place, run_id);
     let count = || [sleeps(&format!("/proc/{}/status", place.shim_pid(run_id))), sleeps(&supervisor_status(place.server_pid()))];
+    let mut ticks = Ticks::begin();
     // What the pause itself left to be said.
-    until("it is quiet", || {
+    until("it is quiet for a tick", || {
         let before = count();
-        thread::sleep(Duration::from_millis(700));
+        ticks.pass(1);
         (count() == before || containment == "tree").then_some(())
     });
     let quiet = count();
-    // Longer than the time after which the shim would be told again that somebody watches.
-    thread::sleep(Duration::from_secs(6));
+    // Meanwhile the other server has told its shim at least once more that somebody watches, which it does every five seconds.
+    let pause_ms = ticks.pass(7);
     if containment == "auto" {
         assert_eq!(count(), quiet, "the shim or the supervisor woke");
     }
@@ -155,7 +187,7 @@ fn paused_run_is_not_looked_at_and_nothing_wakes_for_it() {
     let after = until_more(&place, run_id, 2);
     assert_eq!(after[..before.len()], before);
     let at = |index: usize| after[index][0].as_u64().expect("a time");
-    assert!(at(before.len()) - at(before.len() - 1) >= 6_000, "the pause is a gap: {after:?}");
+    assert!(at(before.len()) - at(before.len() - 1) >= pause_ms, "the pause is a gap of {pause_ms} ms and more: {after:?}");
 }
 
 #[test]
@@ -229,8 +261,8 @@ fn nothing_is_looked_at_where_that_is_switched_off_or_has_no_room() {
     place.restart_server();
     let (_, run_id) = place.start();
     let _looker = EventStream::open(place.port(), "", None);
-    // A moment in which others are looked at.
-    thread::sleep(Duration::from_secs(2));
+    // Another run is looked at meanwhile.
+    Ticks::begin().pass(2);
     assert_eq!(place.pipeline()["usage"], Value::Null);
     fs::write(place.root().join("end"), "").expect("writes");
     place.until_ended(run_id);
@@ -242,6 +274,66 @@ fn nothing_is_looked_at_where_that_is_switched_off_or_has_no_room() {
         assert_eq!((answer.status, answer.error()), (404, "not_found"), "{path}");
     }
     assert_eq!(place.get(&format!("/api/runs/{run_id}/usage?x=1")).error(), "invalid_query");
+}
+
+/// Another program can put anything in the place of the file. Its run is still told, with its samples up to the damage or without any.
+#[test]
+fn history_of_usage_is_told_without_a_wait_whatever_is_in_the_place_of_its_file() {
+    let place = looking("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n", "auto");
+    let (_, run_id) = place.start();
+    let kept = until_more(&place, run_id, 3).len();
+    place.act("stop").ok();
+    place.until_settled(run_id);
+    let peak = place.run(run_id)["memory_peak_bytes"].clone();
+    let file = place.run_dir(run_id).join("usage");
+    let whole = fs::read(&file).expect("there");
+    let kept = samples(&place, run_id).len().max(kept);
+    let empty = |dir: &Path| if dir.is_dir() { fs::remove_dir(dir) } else { fs::remove_file(dir) }.expect("ours");
+    let is_told = |what: &str, count: usize, reason: &str| {
+        let said = place.server_log().len();
+        let told = usage(&place, run_id);
+        assert_eq!(told["samples"].as_array().map(Vec::len), Some(count), "{what}: {told}");
+        assert!(told["peak"]["memory_bytes"].as_u64() >= peak.as_u64(), "{what}: {told}");
+        assert_eq!(told["interval_ms"].as_u64() > Some(0), reason.is_empty(), "{what}: {told}");
+        let log = &place.server_log()[said..];
+        let warning = format!("run {run_id}: what it used is not known: failed to read its file `usage`: ");
+        assert_eq!((log.contains(&warning), log.contains(reason)), (!reason.is_empty(), true), "{what}: {log}");
+    };
+    is_told("whole", kept, "");
+    let strange = "it is no usage file that this version knows";
+    let reversed: Vec<u8> = whole[..16].iter().chain(whole[16..].rchunks_exact(32).flatten()).copied().collect();
+    for (what, bytes, count, reason) in [
+        ("torn in its second record", &whole[..16 + 32 + 31], 1, ""),
+        ("a header alone", &whole[..16], 0, ""),
+        ("torn in its header", &whole[..15], 0, strange),
+        ("empty", &[], 0, strange),
+        ("text", b"AADusage is a file of another program\n", 0, strange),
+        ("records backwards", &reversed, 1, ""),
+    ] {
+        fs::write(&file, bytes).expect("writes");
+        is_told(what, count, reason);
+    }
+    fs::write(&file, &whole).and_then(|()| fs::File::options().write(true).open(&file)?.set_len(1 << 30)).expect("a hole");
+    is_told("a gigabyte", 0, "it is larger than");
+    let other = place.folder().join("other");
+    fs::write(&other, &whole).expect("writes");
+    for to in [other.as_path(), file.as_path(), Path::new("/dev/zero")] {
+        empty(&file);
+        symlink(to, &file).expect("links");
+        is_told("a link", 0, "it is a symbolic link");
+    }
+    empty(&file);
+    mkfifo(&file, Mode::S_IRWXU).expect("creates");
+    is_told("a pipe", 0, "it is not a regular file");
+    empty(&file);
+    fs::create_dir(&file).expect("creates");
+    is_told("a folder", 0, "it is not a regular file");
+    empty(&file);
+    fs::write(&file, &whole).expect("writes");
+    if fs::metadata(&file).expect("there").uid() == 0 {
+        chown(&file, Some(65534), None).expect("we are root");
+        is_told("another user's", 0, "it belongs to");
+    }
 }
 
 /// In a mount namespace of its own, so that the test is the kernel that counts: the script itself says how many were killed.
