@@ -31,8 +31,9 @@ const POLL_WAIT_S = 20;
 // Until the next try of a stream, where one did not live this long.
 const POLLING_MS = 60000;
 const SHORT_MS = 2000;
-// As long as this the page may be kept from drawing.
+// As long as this the page may be kept from drawing. In a flood a browser hands over megabytes at once: they are taken in pieces of this size.
 const BUSY_MS = 12;
+const PIECE_BYTES = 32768;
 
 // `ask` is a request as app.js makes it, and `refresh` has the state asked for. `take` receives the state, `showSign` the data of a progress or
 // usage event, and `hear` is called whenever the server says something. `adjust` changes the address, `restart` begins `follow` again.
@@ -225,9 +226,9 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
 
   async function read(reader, expectMore, signal) {
     const decoder = new TextDecoder(), openedAt = performance.now();
-    let rest = '', count = 0, drawnAt = openedAt;
+    let rest = '', count = 0, drawnAt = openedAt, left = [];
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = left.length ? { value: left } : await reader.read();
       if (done) {
         // Something that lets no stream live is not to be asked for one four times a second.
         if (performance.now() - openedAt < SHORT_MS) poll();
@@ -235,8 +236,9 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
       }
       expectMore();
       hear();
-      const events = (rest + decoder.decode(value, { stream: true })).split('\n\n'), lines = [];
+      const events = (rest + decoder.decode(value.subarray(0, PIECE_BYTES), { stream: true })).split('\n\n'), lines = [];
       rest = events.pop();
+      left = value.subarray(PIECE_BYTES);
       for (const event of events) {
         const [, kind, json] = /^event: (.*)$[^]*^data: (.*)/m.exec(event) ?? [], data = json && JSON.parse(json);
         if (kind === 'state') take(data);

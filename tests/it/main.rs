@@ -30,6 +30,7 @@ mod api {
 mod browser {
     mod budget;
     mod controls;
+    mod flood;
     mod foreign_reads;
     mod hostile_page;
     mod hostile_text;
@@ -43,9 +44,12 @@ mod browser {
     mod new_user;
     mod old_client;
     mod page;
+    mod preferences;
     mod progress;
     mod scenes;
     mod sharing;
+    mod sizes;
+    mod slow_network;
     mod state;
     mod which_server;
 }

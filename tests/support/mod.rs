@@ -19,6 +19,7 @@ mod missing;
 pub mod network;
 pub mod past;
 mod processes;
+pub mod slow_line;
 pub mod sse;
 mod tree;
 mod waiting;

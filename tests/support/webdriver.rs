@@ -291,8 +291,13 @@ impl Browser {
 
     /// Lets the person prefer something, as a media feature and its value (Chrome `DevTools` protocol, `Emulation`).
     pub(crate) fn prefer(&self, feature: &str, value: &str) {
-        let params = json!({"features": [{"name": feature, "value": value}]});
-        self.devtools("Emulation.setEmulatedMedia", &params);
+        self.prefer_all(&[(feature, value)]);
+    }
+
+    /// The same for several at once; each call replaces what an earlier one said.
+    pub(crate) fn prefer_all(&self, features: &[(&str, &str)]) {
+        let features: Vec<Value> = features.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+        self.devtools("Emulation.setEmulatedMedia", &json!({ "features": features }));
     }
 
     /// Runs `script` before those of each page that is opened from now on (Chrome `DevTools` protocol, `Page`).
