@@ -56,7 +56,7 @@ function watchForFocus(changed) {
   });
 }
 
-// Calls `then` for each click on a button that the user began while this page was before their eyes.
+// Calls `then` for each click on a button that the user began while this page was before their eyes. A double click is one.
 export function onMeantClick(button, then) {
   let isMeant = false;
   button.addEventListener('pointerdown', ({ timeStamp }) => {
@@ -64,7 +64,7 @@ export function onMeantClick(button, then) {
   });
   button.addEventListener('click', ({ detail, timeStamp }) => {
     // A key, or a screen reader, makes a click without a press before it.
-    if (detail === 0 ? isSettled(timeStamp) : isMeant) then();
+    if (detail === 0 ? isSettled(timeStamp) : isMeant && detail === 1) then();
     isMeant = false;
   });
 }

@@ -47,16 +47,17 @@ export function makeRail({ ask, address }) {
     limit: PAGE, ...(filter.failed && { outcome: FAILED }), ...(filter.find && { find: filter.find }), ...(before && { before }),
   });
 
-  // Reads the first page, or the one that begins at `before`. What was read beyond the first page stays.
+  // Reads the first page, or the one that begins at `before`. What was read beyond the first page stays. One answer searches a part of the
+  // history: on as far as there is something to scroll to.
   async function load(before = null) {
     if (isReading || !c?.connected) return;
     isReading = true;
     const key = keyNow(), chosen = filter;
-    const { runs: page, next_before: end, counts } = await get(ask, `api/runs?${query(before)}`);
+    const { runs: page, next_before: end, counts, searched_all: all } = await get(ask, `api/runs?${query(before)}`);
     isReading = false;
     // Without an answer the state's loop finds out what is wrong, and shows this again.
     if (page && chosen === filter) {
-      const older = before ? [] : runs.filter(({ id }) => id < page.at(-1)?.id);
+      const older = before ? [] : runs.filter(({ id }) => id < end);
       if (!before) readFor = key;
       if (!older.length) next = end;
       runs = [...before ? runs : [], ...page, ...older];
@@ -65,6 +66,7 @@ export function makeRail({ ask, address }) {
       if (counts) set($('failed-count'), counts.failed ? counts.failed.toLocaleString() : '');
     }
     draw();
+    if (page && chosen === filter && all === false && next && (!page.length || runs.length < PAGE)) load(next);
     if (readFor !== keyNow()) timer ??= setTimeout(() => { timer = undefined; load(); }, AGAIN_MS);
   }
 
@@ -82,7 +84,7 @@ export function makeRail({ ask, address }) {
       if (words !== day) elements.push(dayHeading(day = words));
       elements.push(drawRow(run, longest));
     }
-    if (!shown.length && readFor) elements.push(none);
+    if (!shown.length && readFor && next === null) elements.push(none);
     const list = $('runs'), { scrollTop: top } = list;
     // Rows are moved only where their order changes, so that focus and place stay.
     if (elements.length !== list.children.length || elements.some((element, n) => list.children[n] !== element)) {

@@ -32,6 +32,7 @@ mod browser {
     mod controls;
     mod flood;
     mod foreign_reads;
+    mod hand;
     mod hostile_page;
     mod hostile_text;
     mod jacking;
@@ -42,15 +43,22 @@ mod browser {
     mod looks;
     mod neighbour;
     mod new_user;
+    mod notice;
     mod old_client;
     mod page;
     mod preferences;
     mod progress;
+    mod runs_rail;
     mod scenes;
     mod sharing;
     mod sizes;
     mod slow_network;
+    mod start_again;
+    mod start_form;
     mod state;
+    mod steps;
+    mod two_pages;
+    mod usage;
     mod which_server;
 }
 mod cli {

@@ -313,7 +313,7 @@ impl Browser {
     }
 
     /// A command of the Chrome `DevTools` protocol.
-    fn devtools(&self, command: &str, params: &Value) -> Value {
+    pub(crate) fn devtools(&self, command: &str, params: &Value) -> Value {
         self.command("goog/cdp/execute", &json!({"cmd": command, "params": params}))
     }
 
