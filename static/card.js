@@ -25,7 +25,8 @@ export function showCard(context) {
   set(text, sentence);
   tint(card, tone);
   useIcon(picture, tone);
-  const said = isBad ? lastErrorLines(6).map(visible).join('\n') : '';
+  // What ended a run from outside is not in its log.
+  const said = tone === 'failed' ? lastErrorLines(6).map(visible).join('\n') : '';
   setText(lines, said);
   lines.hidden = !said;
   edit.hidden = !c.connected || !c.mayAct || !pipeline.allowed.includes('start');

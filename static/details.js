@@ -53,7 +53,7 @@ function details(view) {
     each(events, run.events ?? [], () => el('li'), (item, event) => showEvent(item, event, c.now));
   };
   return [el('div', 'details', el('div', '',
-    headed(DETAILS.command, copyLine(line, () => line.textContent, ''), el('div', 'row',
+    headed(DETAILS.command, copyLine(line, () => line.textContent, ''), el('div', 'actions',
       copier(DETAILS.copyLink, 'link', () => location.href.split('#')[0] + view.c.address({ run: id })),
       copier(DETAILS.copyCli, 'copy', ({ script, args, cwd }) => cli({ script, args, cwd })),
       copier(DETAILS.copyCurl, 'copy', ({ script, args, cwd }) => curl({ script, args, cwd })), rerun, edit)),

@@ -8,6 +8,7 @@ import {
 } from './words.js';
 
 const SPARK_MAX = 40;      // points of the small picture of the CPU's use
+const STAMP = /\b\d{4}-\d\d-\d\dT[\d:.]+Z/g; // a timestamp in a text of the server
 const ICON_MS = 3000;      // when the icon of a lost connection is fetched: without one it cannot be
 
 let spark = [];            // [at, percent] of the run that is shown
@@ -32,10 +33,11 @@ export function showHead(c) {
     set($('elsewhere').lastElementChild, T.showIt(p.run_id));
   }
   set($('run-name'), c.id === null ? '' : T.runName(c.id));
+  // A phone has other tabs than a desktop, and either may open an address of the other's.
+  const current = innerWidth > 760 ? c.route.tab.replace('runs', 'log') : c.route.tab.replace(/usage|details/, 'more');
   for (const tab of $('tabs').children) {
     tab.href = c.address({ run: c.route.run, tab: tab.dataset.tab });
-    const isMore = tab.dataset.tab === 'more' && ['usage', 'details'].includes(c.route.tab);
-    if (tab.dataset.tab === c.route.tab || isMore && innerWidth <= 760) tab.setAttribute('aria-current', 'page');
+    if (tab.dataset.tab === current) tab.setAttribute('aria-current', 'page');
     else tab.removeAttribute('aria-current');
   }
   return looks;
@@ -89,12 +91,15 @@ function showConnection({ connected, locked, failures, refusal, pipeline, heard 
   const banner = $('connection');
   banner.hidden = connected || locked || !failures;
   if (banner.hidden) return;
-  set(banner, refusal ? T.refused(refusal) : pipeline ? T.noContact(minute(heard), pipeline.state !== 'stopped') : T.never);
+  set(banner, refusal ? T.refused(refusal) : pipeline ? T.noContact(minute(heard), pipeline.state) : T.never);
 }
 
 // The conditions that the server reports. Without a connection they may be outdated.
 function showConditions({ connected, pipeline, now }) {
-  const shown = connected ? (pipeline.conditions ?? []).filter(({ code }) => !(code === 'pause_not_holding' && pipeline.detail)) : [];
+  const all = connected ? pipeline.conditions ?? [] : [];
+  // A full disk is low on space as well.
+  const isFull = all.some(({ code }) => code === 'disk_full');
+  const shown = all.filter(({ code }) => !(code === 'pause_not_holding' && pipeline.detail) && !(code === 'disk_low' && isFull));
   const key = JSON.stringify(shown);
   const box = $('conditions');
   box.hidden = !shown.length;
@@ -102,7 +107,7 @@ function showConditions({ connected, pipeline, now }) {
   box.dataset.key = key;
   tint(box, shown.some(({ code }) => /disk_full|dropped|failing|replaced|not_recorded/.test(code)) ? 'failed' : 'paused');
   box.replaceChildren(...shown.map(({ since: at, detail }) =>
-    el('li', '', `${sentence(detail)} `, el('time', { dateTime: at, title: at }, T.since(localTime(Date.parse(at), now))))));
+    el('p', '', `${sentence(detail.replace(STAMP, (stamp) => localTime(Date.parse(stamp), now)))} `, el('time', { dateTime: at, title: at }, T.since(localTime(Date.parse(at), now))))));
 }
 
 // ---- The line of progress -------------------------------------------------------------------------------------------------
@@ -124,7 +129,7 @@ function showProgress(c, looks) {
   const end = outcome ? ending(outcome) : null;
   const tone = isLatest ? looks.tone : run ? row(run).tone : 'idle';
   tint(line, tone);
-  line.classList.toggle('ended', (!isAlive && tone !== 'succeeded') || tone === 'disconnected');
+  line.classList.toggle('ended', (!isAlive && tone !== 'succeeded') || ['disconnected', 'doubt'].includes(tone));
   const percent = progress?.percent ?? (end?.tone === 'succeeded' ? 100 : null);
   const bar = $('bar');
   bar.classList.toggle('none', percent === null);
@@ -138,7 +143,7 @@ function showProgress(c, looks) {
   set($('doing'), [progress?.text, step].filter(Boolean).join(' · ') || (started ? T.startedAt(when(Date.parse(started), now)) : run?.error ?? ''));
   $('doing').title = $('doing').textContent;
   set($('time-left'), timeWords(c, isAlive, percent));
-  showSigns(c, isAlive && c.connected);
+  showSigns(c, isAlive && c.connected && tone !== 'doubt');
 }
 
 function timeWords({ pipeline: p, run, progress, isLatest, connected, heard, now }, isAlive, percent) {
@@ -158,7 +163,7 @@ function showSigns({ id, usage }, isAlive) {
   if (spark.at(-1)?.[0] !== usage.at) spark = [...spark, [usage.at, usage.cpu_percent]].slice(-SPARK_MAX);
   const top = Math.max(10, ...spark.map(([, percent]) => percent));
   const points = spark.map(([, percent], n) => `${(44 - (spark.length - 1 - n) * 44 / (SPARK_MAX - 1)).toFixed(1)} ${(15 - 14 * percent / top).toFixed(1)}`);
-  $('spark').firstElementChild.setAttribute('d', points.length > 1 ? `M${points.join('L')}` : '');
+  $('spark').firstElementChild.setAttribute('d', points.length > 9 ? `M${points.join('L')}` : '');
   set($('cpu').lastElementChild, `${Math.round(usage.cpu_percent)} %`);
   set($('memory').lastElementChild, bytes(usage.memory_bytes));
 }

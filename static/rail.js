@@ -31,13 +31,6 @@ export function makeRail({ ask, address }) {
     draw();
   }
 
-  // What changes by itself with time: the row of a live run.
-  function tick(context) {
-    c = context;
-    const run = runs.find(({ id }) => id === c.pipeline.run_id);
-    if (run && c.pipeline.state !== 'stopped') drawRow(current(run), longestOf(runs.map(current)));
-  }
-
   const longestOf = (shown) => Math.max(1, ...shown.map(lasted));
 
   // What the first page is to be of: it is read again when a run has begun or ended since, or something else is chosen.
@@ -74,7 +67,17 @@ export function makeRail({ ask, address }) {
   const current = (run) => (run.id === c.pipeline.run_id
     ? { ...run, status: c.pipeline.status, outcome: c.pipeline.outcome, started_at: c.pipeline.started_at, stopped_at: c.pipeline.stopped_at } : run);
 
-  const lasted = (run) => (run.outcome ? run.outcome.took_ms : run.started_at ? Math.max(0, c.now - Date.parse(run.started_at)) : null);
+  // What a run shows: how it ended, or what the page says of the one that is alive.
+  const signs = (run) => (run.outcome || run.id !== c.pipeline.run_id ? row(run) : { ...row(run), ...look(c.pipeline, c.now, c.connected ? null : c.heard) });
+
+  // The time of the run that is alive goes on by itself.
+  function tick(context) {
+    c = context;
+    const run = runs.find(({ id }) => id === c.pipeline.run_id);
+    if (run && c.connected && c.pipeline.state !== 'stopped') drawRow(current(run), longestOf(runs.map(current)));
+  }
+
+  const lasted = (run) => (run.outcome ? run.outcome.took_ms : run.started_at && signs(run).tone !== 'doubt' ? Math.max(0, c.now - Date.parse(run.started_at)) : null);
 
   function draw() {
     const shown = runs.map(current), longest = longestOf(shown), elements = [];
@@ -107,8 +110,7 @@ export function makeRail({ ask, address }) {
 
   function drawRow(run, longest) {
     const element = keepElement(run.id, () => el('a', 'r', icon('idle'), el('span', 'name'), el('span', 'took'), el('span', 'scale', el('i'))));
-    const { tone, word, note: why = '' } = run.outcome || run.id !== c.pipeline.run_id ? row(run)
-      : look(c.pipeline, c.now, c.connected ? null : c.heard);
+    const { tone, word, note: why } = signs(run);
     const [svg, name, took_, scale] = element.children;
     element.href = address({ run: run.id, tab: c.route.tab === 'runs' ? 'log' : c.route.tab });
     if (run.id === c.id) element.setAttribute('aria-current', 'true');
@@ -138,9 +140,10 @@ export function makeRail({ ask, address }) {
     const longest = longestOf(shown);
     each(strip, shown, () => el('a', { tabIndex: -1 }), (bar, run) => {
       bar.href = address({ run: run.id });
-      bar.className = HUES[row(run).tone];
+      const { tone, word } = signs(run);
+      bar.className = HUES[tone];
       bar.style.height = `${Math.max(8, 100 * Math.sqrt((lasted(run) ?? 0) / longest)).toFixed(0)}%`;
-      bar.title = visible(`${T.runName(run.id)} · ${run.script.split('/').pop()} · ${row(run).word}`);
+      bar.title = visible(`${T.runName(run.id)} · ${run.script.split('/').pop()} · ${word}`);
     });
   }
 

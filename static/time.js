@@ -231,7 +231,7 @@ function showAxis(view, { from, to, share }) {
   const format = step < 60000 ? clock : step < 864e5 ? minute : (ms) => since(ms - from);
   // Round times where the device is.
   const offset = new Date(from).getTimezoneOffset() * 60000;
-  const ticks = [], edge = 700 * format(from).length / Math.max(1, view.axis.clientWidth);
+  const ticks = [], edge = 1100 * format(from).length / Math.max(1, view.axis.clientWidth);
   for (let at = Math.ceil((from - offset) / step) * step + offset; at < to; at += step) if (share(at) > edge && share(at) < 100 - edge) ticks.push(at);
   each(view.axis, [from, ...ticks, to], () => el('span'), (label, at) => {
     set(label, format(at));

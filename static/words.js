@@ -11,7 +11,7 @@ export const T = {
   run: 'Run', log: 'Log', steps: 'Steps', usage: 'Usage', details: 'Details', runsTab: 'Runs', moreTab: 'More', all: 'All', failed: 'Failed',
   filterRuns: 'Filter the runs', findRuns: 'Script, argument or error', choose: 'Choose a script', cpu: 'CPU', memory: 'Memory',
   folder: 'Folder', server: 'Server', access: 'Access', keys: 'Keyboard shortcuts', logIn: 'Log in', logOut: 'Log out', stopping: 'Stopping',
-  loginTitle: 'This server asks for its token.', loginHint: 'On its own machine, autoappdev pair shows a link and a code to scan.',
+  loginTitle: 'This server asks for its token.', loginHint: 'On its own machine, autoappdev\u00a0pair shows a link and a code to scan.',
   graceLabel: 'Time to save its work', newRun: 'New run…', start: 'Start', startThe: (what) => `Start ${what}`, runAgain: 'Run again',
   editAndRun: 'Edit and run…', live: 'live', polling: 'updating', retrying: 'retrying', readOnly: 'Read-only access',
   fullAccess: 'With full control', loggedIn: 'Logged in, with full control', noRuns: 'No run matches.', olderRuns: 'Older runs', asked: 'Asking the server.',
@@ -26,7 +26,7 @@ export const T = {
   sinceUnknown: 'SIGTERM was sent. It may still be saving.', ownGrace: 'its own', dial: (s) => (s < 60 ? `${Math.round(s)} s` : `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, '0')}`), left: (ms) => `about ${since(ms)} left`,
   noPercent: 'Not told', usually: (ms) => `usually ${since(ms)}`, longerThanUsual: (ms) => `longer than the usual ${since(ms)}`, startedAt: (at) => `Started ${at}`,
   endedAt: (at) => `ended ${at}`, asOf: (at) => `as of ${at}`, sinceAt: (at) => `since ${at}`, stepOf: (n, name) => `step ${n}, ${name}`,
-  since: (at) => `Since ${at}.`, noContact: (at, isAlive) => `No answer since ${at}; trying again. ${isAlive ? 'If only the server is down, the run goes on. ' : ''}What you see is from then.`,
+  since: (at) => `Since ${at}.`, noContact: (at, state) => `No answer since ${at}; trying again. ${state === 'stopped' ? '' : `If only the server is down, the run ${state === 'paused' ? 'stays paused' : 'goes on'}. `}What you see is from then.`,
   refused: (why) => `The server can’t tell the state: ${why}; trying again.`, never: 'No answer from the server; trying again.',
 };
 
@@ -349,7 +349,7 @@ export const TIME = {
   whyNoUsage: 'A run that ended within seconds has none, and neither has one with AUTOAPPDEV_USAGE_S=0.', now: (value) => `now ${value}`,
   mean: (value) => `mean ${value}`,
   peak: (value) => `peak ${value}`, ofCores: (count) => `of\u00a0${count * 100}\u00a0%`, ofMemory: (value) => `of\u00a0${value}`,
-  processes: (count) => `${count} process${count === 1 ? '' : 'es'}`,
+  processes: (count) => `${count}\u00a0process${count === 1 ? '' : 'es'}`,
   oom: (count) => `${count} process${count === 1 ? ' was' : 'es were'} killed for want of memory.`,
   chart: (name, words) => `${name} over time: ${words}`,
   at: (time, cpu, memory, count) => `${time}: CPU ${cpu}, memory ${memory}, ${count} process${count === 1 ? '' : 'es'}`, loading: 'Loading…',
@@ -388,7 +388,7 @@ export function verdict(run, progress, now) {
     : tone === 'failed' && outcome.exit_code !== null ? `Exit code ${outcome.exit_code}${lasted}${where}`
     : `${word}${how ? ` ${tone === 'stopped' ? '' : '· '}${how}` : ''}${how.includes(',') ? ',' : ''}${lasted}${tone === 'succeeded' ? '' : where}`;
   const same = previous && tone !== 'succeeded' ? `The same script succeeded in ${took(previous.active_ms)} (run ${previous.id}).` : '';
-  return [heading, [run.error && stop(run.error), same, run.stopped_at && sentence(`Ended ${when(Date.parse(run.stopped_at), now)}`)].filter(Boolean).join(' ')];
+  return [heading, [run.error && (tone === 'lost' ? sentence : stop)(run.error), same, run.stopped_at && sentence(`Ended ${when(Date.parse(run.stopped_at), now)}`)].filter(Boolean).join(' ')];
 }
 
 // What happened, by the kind of an event of the history: a word, an icon and the rest of the sentence.

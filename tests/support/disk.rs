@@ -32,6 +32,11 @@ impl SmallDisk {
         Self::with(&format!("size={kib}k"), test)
     }
 
+    /// The same for a test that has more to do: `None` where this user can't mount it.
+    pub fn if_it_mounts(kib: u32) -> Option<Self> {
+        Self::try_mounted(&["-t", "tmpfs", "-o", &format!("mode=700,size={kib}k")])
+    }
+
     /// The same with these options of a tmpfs.
     pub fn with(options: &str, test: &str) -> Option<Self> {
         Self::mounted(&["-t", "tmpfs", "-o", &format!("mode=700,{options}")], test)
@@ -39,9 +44,16 @@ impl SmallDisk {
 
     /// The same on a file system that mount(8) makes of these arguments.
     pub fn mounted(args: &[&str], test: &str) -> Option<Self> {
+        let small = Self::try_mounted(args);
+        if small.is_none() {
+            run_within_a_namespace(test);
+        }
+        small
+    }
+
+    fn try_mounted(args: &[&str]) -> Option<Self> {
         let dir = tempfile::Builder::new().prefix("autoappdev-disk-").tempdir().expect("a temp folder");
         if !mount(&[args, &["autoappdev-test"]].concat(), dir.path()) {
-            run_within_a_namespace(test);
             return None;
         }
         let disk = Disk { dir };

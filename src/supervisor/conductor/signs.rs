@@ -177,5 +177,6 @@ fn sentence_of(troubles: &[Trouble], code: ConditionCode) -> Option<String> {
         ConditionCode::LogDropped => format!("{remedy}: the log says how many lines are missing and where"),
         _ => remedy.to_owned(),
     };
-    Some(format!("the live run's own process (the shim) has trouble: {}; {advice}", details(&troubles)))
+    let subject = if is_disk_full { "the disk is full, and" } else { "the live run's own process (the shim) has trouble:" };
+    Some(format!("{subject} {}; {advice}", details(&troubles)))
 }

@@ -215,7 +215,7 @@ fn page_shows_conditions_and_marks_an_unrecorded_state() {
     assert_eq!(browser.text("status"), "last recorded: running");
     assert_eq!(browser.script("return document.title"), titled(&place, "? Not recorded · tree.sh"));
     assert_eq!(icon(&browser), "doubt");
-    assert_eq!(browser.script("return document.querySelectorAll('#conditions li').length"), 2);
+    assert_eq!(browser.script("return document.querySelectorAll('#conditions p').length"), 2);
     assert_eq!(enabled(&browser), Vec::<String>::new());
 
     pretend(&browser, &json!({}));

@@ -1,6 +1,8 @@
 //! Each state of the page as a scene: a real server, a real run, a real browser. The scenes are looked at by axe-core and, for people, put
 //! into pictures: `make screenshots DIR=<folder>`.
 
+mod rare;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -28,6 +30,9 @@ case $1 in
     exit 1 ;;
   well) echo "::progress 100 Saved checkpoints/epoch-40.pt"; exit 0 ;;
   crash) kill -SEGV $$ ;;
+  # As the kernel does it where memory is short; see the scene.
+  oom) echo "oom_kill 6" > "$MEMORY_EVENTS"; kill -KILL $$ ;;
+  talk) while [ ! -e over ]; do seq -f 'batch %.0f of 640, 2.4 s each' 1 640; sleep 0.05; done; exit 1 ;;
   stubborn) trap '' TERM ;;
 esac
 printf '\rEpoch 17:  62%%|██████████      | 37/60 [01:32<00:57, 2.49s/it, loss=0.331]' >&2
@@ -93,6 +98,20 @@ fn kill(place: &Place) {
     wait_until("the run is over", PATIENCE, || place.pipeline()["state"] == "stopped");
 }
 
+/// The processes stop without a word from the server.
+fn stop_from_outside(place: &Place) {
+    train(place);
+    signal(u32::try_from(place.pipeline()["pid"].as_u64().expect("alive")).expect("a pid"), "STOP");
+    wait_until("the server has seen it", PATIENCE, || place.pipeline()["state"] == "paused");
+}
+
+/// With the shim dies what alone would have seen the run's end.
+fn lose(place: &Place) {
+    train(place);
+    signal(place.shim_pid(place.pipeline()["run_id"].as_i64().expect("a run")), "KILL");
+    wait_until("the run is lost", PATIENCE, || place.pipeline()["status"] == "lost");
+}
+
 fn refuse_to_stop(place: &Place) {
     run(place, json!({"script": "train.py", "args": ["stubborn"], "grace_s": 600}));
     wait_until("the run has told its progress", PATIENCE, || place.pipeline()["progress"]["percent"] == 42);
@@ -113,7 +132,7 @@ const SCENES: &[Scene] = &[
         address: "#/?tab=usage",
         before: nothing,
         act: stay,
-        until: "document.getElementById('pane-usage').children.length",
+        until: "document.querySelector('#pane-usage .chart')?.checkVisibility()",
     },
     Scene {
         name: "details",
@@ -175,6 +194,13 @@ const SCENES: &[Scene] = &[
         until: "document.getElementById('state').textContent === 'Paused'",
     },
     Scene {
+        name: "paused-from-outside",
+        address: "",
+        before: stop_from_outside,
+        act: stay,
+        until: "document.getElementById('status').textContent.startsWith('from outside')",
+    },
+    Scene {
         name: "stopping",
         address: "",
         before: refuse_to_stop,
@@ -191,6 +217,13 @@ const SCENES: &[Scene] = &[
         before: kill,
         act: stay,
         until: "document.getElementById('state').textContent === 'Killed'",
+    },
+    Scene {
+        name: "lost",
+        address: "",
+        before: lose,
+        act: stay,
+        until: "document.querySelector('.card')?.checkVisibility() && document.getElementById('state').textContent === 'Lost'",
     },
     Scene {
         name: "stopped",
@@ -248,9 +281,15 @@ const SCENES: &[Scene] = &[
     },
 ];
 
-/// A server with a history.
+/// A server without a history.
 fn place() -> Place {
     let mut place = Place::new();
+    furnish(&mut place);
+    place.start_server();
+    place
+}
+
+fn furnish(place: &mut Place) {
     // Only these are to be seen.
     for entry in fs::read_dir(place.root()).expect("ours") {
         let path = entry.expect("ours").path();
@@ -265,8 +304,6 @@ fn place() -> Place {
     fs::create_dir(place.root().join("tools")).expect("ours");
     place.script("tools/backup.sh", "#!/bin/bash\necho ok\n");
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "train.py");
-    place.start_server();
-    place
 }
 
 fn fill(place: &Place) {
@@ -282,43 +319,64 @@ fn fill(place: &Place) {
     }
 }
 
-/// Plays every scene in each of `looks`, and calls `look` with its name.
-fn play(browser: &Browser, looks: &[Look], mut look: impl FnMut(&str)) {
-    let mut place = place();
-    let address = |place: &Place| format!("http://127.0.0.1:{}/", place.port());
-    let only = std::env::var("AUTOAPPDEV_SCENE").ok().filter(|name| !name.is_empty());
-    let is_wanted = |name: &str| only.as_ref().is_none_or(|only| only == name);
-    let mut show = |browser: &Browser, name: &str, url: &str, act: &dyn Fn(), until: &str| {
-        if !is_wanted(name) {
+/// Where scenes are played: each in all of `looks`, and `look` is called with its name. `only` is the one that is wanted.
+struct Stage<'a> {
+    browser: &'a Browser,
+    looks: &'a [Look],
+    look: &'a mut dyn FnMut(&str),
+    only: Option<String>,
+}
+
+impl Stage<'_> {
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only == name)
+    }
+
+    fn open(&self, way: &Look, place: &Place, address: &str) {
+        way.take(self.browser);
+        self.browser.open("about:blank");
+        self.browser.open(&format!("http://127.0.0.1:{}/{address}", place.port()));
+    }
+
+    fn until(&self, name: &str, condition: &str) {
+        let holds = || self.browser.script(&format!("return !!({condition})")) == true;
+        wait_until(&format!("{name}: {condition}"), PATIENCE, holds);
+    }
+
+    fn show(&mut self, place: &Place, name: &str, address: &str, act: &dyn Fn(), until: &str) {
+        if !self.wants(name) {
             return;
         }
-        for way in looks {
-            way.take(browser);
-            browser.open("about:blank");
-            browser.open(url);
-            wait_until(&format!("{name}: the page has the state"), PATIENCE, || {
-                browser.script(&format!("return !!({HAS_STATE})")) == true
-            });
+        for way in self.looks {
+            self.open(way, place, address);
+            self.until(name, HAS_STATE);
             act();
             // A button works a moment after it appeared.
-            let works =
-                "!document.querySelector('dialog[open]') && document.querySelector('#controls button:not([hidden]):disabled')";
-            wait_until(&format!("{name}: the buttons work"), PATIENCE, || browser.script(&format!("return !({works})")) == true);
-            wait_until(&format!("{name}: {until}"), PATIENCE, || browser.script(&format!("return !!({until})")) == true);
-            look(&format!("{name}-{}", way.name));
+            self.until(
+                name,
+                "document.querySelector('dialog[open]') || !document.querySelector('#controls button:not([hidden]):disabled')",
+            );
+            self.until(name, until);
+            (self.look)(&format!("{name}-{}", way.name));
         }
-    };
-    show(browser, "first", &address(&place), &|| {}, "document.getElementById('first').textContent.includes('tools/backup.sh')");
+    }
+
+    /// Before a server goes: its page would miss it.
+    fn close_page(&self) {
+        self.browser.open("about:blank");
+    }
+}
+
+/// Plays every scene in each of `looks`, and calls `look` with its name.
+fn play(browser: &Browser, looks: &[Look], look: &mut dyn FnMut(&str)) {
+    let only = std::env::var("AUTOAPPDEV_SCENE").ok().filter(|name| !name.is_empty());
+    let mut stage = Stage { browser, looks, look, only };
+    let place = place();
+    stage.show(&place, "first", "", &|| {}, "document.getElementById('first').textContent.includes('tools/backup.sh')");
     fill(&place);
     for scene in SCENES {
         (scene.before)(&place);
-        show(
-            browser,
-            scene.name,
-            &format!("{}{}", address(&place), scene.address),
-            &|| (scene.act)(browser, &place),
-            scene.until,
-        );
+        stage.show(&place, scene.name, scene.address, &|| (scene.act)(browser, &place), scene.until);
         if browser.script("return !!document.querySelector('dialog[open]')") == true {
             browser.script("document.querySelector('dialog[open]').close()");
         }
@@ -326,43 +384,9 @@ fn play(browser: &Browser, looks: &[Look], mut look: impl FnMut(&str)) {
             stop(&place);
         }
     }
-    if only.is_some() {
-        return;
-    }
-    // Without the server what is shown is from before.
-    train(&place);
-    let port = place.port();
-    for way in looks {
-        way.take(browser);
-        browser.open("about:blank");
-        browser.open(&address(&place));
-        wait_until("the log is there", PATIENCE, || browser.text("log").contains("Epoch 17"));
-        place.kill_server();
-        wait_until("the page is disconnected", PATIENCE, || {
-            browser.text("state") == "Disconnected" && browser.shows("connection")
-        });
-        look(&format!("disconnected-{}", way.name));
-        place.set_env("AUTOAPPDEV_PORT", &port.to_string());
-        place.start_server();
-    }
-    // A browser with the role of a viewer, and one that has not logged in.
-    place.kill_server();
-    place.use_token("a-token-of-the-owner-4Kq9");
-    place.start_server();
-    for way in looks {
-        way.take(browser);
-        browser.open("about:blank");
-        browser.open(&address(&place));
-        wait_until("the form is shown", PATIENCE, || browser.shows("login"));
-        look(&format!("login-{}", way.name));
-        let code = place.post("/api/pair", json!({"may": "look"})).ok()["code"].as_str().expect("a code").to_owned();
-        browser.open("about:blank");
-        browser.open(&format!("{}#code={code}", address(&place)));
-        wait_until("the role is shown", PATIENCE, || browser.shows("look"));
-        look(&format!("read-only-{}", way.name));
-        browser.script("localStorage.clear()");
-        browser.forget_cookies();
-    }
+    rare::without_memory(&mut stage);
+    rare::on_a_full_disk(&mut stage);
+    rare::without_a_server(&mut stage, place);
 }
 
 /// A window and a colour scheme.
@@ -396,7 +420,7 @@ fn axe_finds_no_violation_in_any_scene() {
     let axe = fs::read_to_string(path).expect("a script");
     let Some(browser) = Browser::start() else { return };
     let mut found_in_all = Vec::new();
-    play(&browser, &[DESKTOP, PHONE_DARK], |name| {
+    play(&browser, &[DESKTOP, PHONE_DARK], &mut |name| {
         browser.script(&format!("{axe}; window.axe = axe"));
         let found = browser.script(
             "return axe.run().then(({ violations }) => violations.map(({ id, nodes }) => `${id}: ${nodes.map((it) => `${it.html} ${it.failureSummary}`).join(' | ')}`))",
@@ -419,7 +443,7 @@ fn screenshots() {
     let folder = PathBuf::from(std::env::var_os("AUTOAPPDEV_SCREENSHOTS").expect("AUTOAPPDEV_SCREENSHOTS names a folder"));
     fs::create_dir_all(&folder).expect("it can be made");
     let browser = Browser::start().expect("a browser");
-    play(&browser, &[DESKTOP, DESKTOP_DARK, PHONE, PHONE_DARK], |name| {
+    play(&browser, &[DESKTOP, DESKTOP_DARK, PHONE, PHONE_DARK], &mut |name| {
         browser.settle();
         fs::write(folder.join(format!("{name}.png")), browser.picture()).expect("it can be written");
     });

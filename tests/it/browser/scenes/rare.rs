@@ -1,0 +1,115 @@
+//! The scenes that need a machine of their own: no memory, no space on the disk, no server, and a browser with another role.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::{Stage, fail, fill, furnish, pause, run, run_to_end, train};
+use crate::support::disk::SmallDisk;
+use crate::support::{Place, not_run, own_cgroup};
+use crate::webdriver::{PATIENCE, wait_until};
+
+/// Prepares the pipeline.
+type Before = fn(&Place);
+
+/// The kernel ends the run for want of memory. In a mount namespace the script itself plays the kernel that counts, as in the tests of usage.
+pub(super) fn without_memory(stage: &mut Stage<'_>) {
+    if !stage.wants("no-memory") {
+        return;
+    }
+    let enter = "mount -t tmpfs none \"$1\" && echo 'oom_kill 5' >\"$1/memory.events\" && shift && exec \"$@\"";
+    let group = own_cgroup();
+    let group = group.as_ref().and_then(|dir| dir.to_str()).unwrap_or_default();
+    let words = ["-m", "sh", "-c", enter, "sh", group];
+    if group.is_empty() || !Command::new("unshare").args(words).arg("true").status().is_ok_and(|status| status.success()) {
+        return not_run("no-memory: it takes root, unshare(1) and control groups of version 2", "AUTOAPPDEV_REQUIRE_ROOT");
+    }
+    let mut place = Place::new();
+    furnish(&mut place);
+    let mut command = place.command_of(Path::new("unshare"));
+    command.args(words).arg(env!("CARGO_BIN_EXE_autoappdev"));
+    place.start_server_with(command);
+    fill(&place);
+    run_to_end(
+        &place,
+        json!({"script": "train.py", "args": ["oom"], "env": {"MEMORY_EVENTS": format!("{group}/memory.events")}}),
+    );
+    stage.show(&place, "no-memory", "", &|| {}, "document.querySelector('.card')?.textContent.includes('want of memory')");
+    stage.close_page();
+}
+
+/// The disk is full while a run goes on, and then when it ends.
+pub(super) fn on_a_full_disk(stage: &mut Stage<'_>) {
+    if !stage.wants("full-disk") && !stage.wants("not-recorded") {
+        return;
+    }
+    let Some(SmallDisk { disk, mut place }) = SmallDisk::if_it_mounts(8 << 10) else {
+        return not_run("full-disk: this user can't mount anything", "AUTOAPPDEV_REQUIRE_ROOT");
+    };
+    furnish(&mut place);
+    place.start_server();
+    fill(&place);
+    run(&place, json!({"script": "train.py", "args": ["talk"]}));
+    wait_until("the run has told its progress", PATIENCE, || place.pipeline()["progress"]["percent"] == 42);
+    disk.fill();
+    wait_until("lines are lost", PATIENCE, || place.degraded().is_some_and(|why| why.contains("log")));
+    stage.show(&place, "full-disk", "", &|| {}, "document.getElementById('conditions').checkVisibility()");
+    fs::write(place.root().join("over"), "").expect("another disk");
+    wait_until("the end is seen, and can't be recorded", PATIENCE, || {
+        place.pipeline()["conditions"].as_array().is_some_and(|list| list.iter().any(|it| it["code"] == "not_recorded"))
+    });
+    stage.show(&place, "not-recorded", "", &|| {}, "document.getElementById('state').textContent === 'Not recorded'");
+    stage.close_page();
+    disk.free();
+}
+
+/// Without the server what is shown is from before. Afterwards it asks for a token: a browser that has not logged in, and a viewer's.
+pub(super) fn without_a_server(stage: &mut Stage<'_>, mut place: Place) {
+    let port = place.port().to_string();
+    let scenes: [(&str, Before); 2] = [("disconnected", train), ("disconnected-paused", pause)];
+    for (name, before) in scenes {
+        if !stage.wants(name) {
+            continue;
+        }
+        before(&place);
+        for way in stage.looks {
+            stage.open(way, &place, "");
+            stage.until(name, "document.getElementById('log').textContent.includes('Epoch 17')");
+            // The last part of the page is there.
+            stage.until(name, "!document.getElementById('notify').hidden");
+            place.kill_server();
+            wait_until("the page is disconnected", PATIENCE, || {
+                stage.browser.text("state") == "Disconnected" && stage.browser.shows("connection")
+            });
+            (stage.look)(&format!("{name}-{}", way.name));
+            place.set_env("AUTOAPPDEV_PORT", &port);
+            place.start_server();
+        }
+    }
+    place.kill_server();
+    place.use_token("a-token-of-the-owner-4Kq9");
+    place.start_server();
+    let scenes: [(&str, Before); 2] = [("read-only", train), ("read-only-failed", fail)];
+    for (name, before) in scenes {
+        if !stage.wants(name) {
+            continue;
+        }
+        before(&place);
+        for way in stage.looks {
+            stage.open(way, &place, "");
+            wait_until("the form is shown", PATIENCE, || stage.browser.shows("login"));
+            if name == "read-only" {
+                (stage.look)(&format!("login-{}", way.name));
+            }
+            let code = place.post("/api/pair", json!({"may": "look"})).ok()["code"].as_str().expect("a code").to_owned();
+            stage.open(way, &place, &format!("#code={code}"));
+            wait_until("the role is shown", PATIENCE, || stage.browser.shows("look"));
+            stage.until(name, "document.querySelector('#log .row, #log .card')");
+            (stage.look)(&format!("{name}-{}", way.name));
+            stage.browser.script("localStorage.clear()");
+            stage.browser.forget_cookies();
+        }
+    }
+}
