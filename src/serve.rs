@@ -193,6 +193,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     let [budget, health_budget, script_budget] = std::array::from_fn(|_| Arc::new(ResponseBudget::default()));
     let identity = Arc::new(new_identity(runtime_dir).context("cannot get random bytes from the kernel")?);
     let started_at = SystemClock.now();
+    let listening: Arc<[_]> = listeners.iter().filter_map(Listener::address).collect();
     let app = |reach| App {
         identity: identity.clone(),
         started_at,
@@ -203,6 +204,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         pipeline_root: config.pipeline_root.clone(),
         database: database_file.clone(),
         guard: Guard::new(reach, config.allow_hosts.clone(), config.allow_origins.clone()),
+        addresses: listening.clone(),
         authenticator: authenticator.clone(),
         prover: prover.clone(),
         trust: Trust::of(reach, needs_token),

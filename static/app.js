@@ -17,6 +17,7 @@ import { isTyping, makeFeed } from './feed.js';
 import { notify, showHead, tick } from './head.js';
 import { append, attach, prepend, rowAt, rowBounds } from './log-rows.js';
 import { setCard, setRun, setSteps } from './log.js';
+import { openPair } from './pair.js';
 import { makeRail } from './rail.js';
 import {
   enterByLink, identify, isLearned, isOfThisProject, learnRole, lock, makeQuiet, mayOnlyLook, OWN, project, proof, serverId, STATE_MS, toThisServer,
@@ -89,7 +90,7 @@ function context() {
   const state = isLatest || !brief ? pipeline : { ...brief, state: 'stopped', pending: null };
   return { pipeline, state, connected, locked, heard, failures, refusal, id, isLatest, run: shown, brief, route, address,
     progress: (isLatest ? pipeline?.progress : shown?.progress) ?? null, usage: (isLatest && pipeline?.usage) || null,
-    mayAct: isLearned && !mayOnlyLook, mayOnlyLook, isStreaming: feed.isStreaming(), now: now(), ask, act: controls.act, startForm, adjust };
+    mayAct: isLearned && !mayOnlyLook, mayOnlyLook, isStreaming: feed.isStreaming(), now: now(), ask, act: controls.act, startForm, pair, adjust };
 }
 
 function showAll() {
@@ -109,6 +110,7 @@ function showAll() {
   if (connected) noticeEnd(pipeline, looks);
   controls.show(c);
   $('first').hidden = !isFirst;
+  $('pair').hidden = !c.mayAct;
   $('body').hidden = $('progress').hidden = pipeline.run_id === null;
   if (isFirst) showFirst($('first'), c);
   rail.show(c);
@@ -143,6 +145,8 @@ function showPane(c) {
 function startForm(given) {
   openForm($('form'), context(), given);
 }
+
+const pair = () => openPair(context());
 
 // Asks for the run that is shown: again with each new state, if it is the latest one.
 async function learnRun() {
@@ -358,6 +362,10 @@ addEventListener('keydown', (event) => {
 $('keys').addEventListener('click', () => {
   $('menu').hidePopover();
   showHelp($('help'));
+});
+$('pair').addEventListener('click', () => {
+  $('menu').hidePopover();
+  pair();
 });
 
 setInterval(() => {

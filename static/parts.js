@@ -79,9 +79,9 @@ export const curl = (start, ...options) =>
 // ---- Asking ----------------------------------------------------------------------------------------------------------------
 
 // What the server answered: a body, or a sentence in `problem`.
-export async function get(ask, path) {
+export async function get(ask, path, init) {
   try {
-    const { ok, status, body } = await ask(path, null, ANSWER_MS);
+    const { ok, status, body } = await ask(path, null, ANSWER_MS, init);
     return ok ? body : { problem: sentence(body.detail || ANSWERED(status)) };
   } catch {
     return { problem: T.noConnection };

@@ -408,7 +408,7 @@ function drawFirst() {
   if (drawnFor !== key) {
     drawnFor = key;
     const focused = firstBox.contains(document.activeElement) && document.activeElement.dataset.path;
-    firstBox.replaceChildren(el('div', 'in', firstContent()));
+    firstBox.replaceChildren(el('div', 'in', firstContent(), formContext.mayAct && offered && el('div', '', button('b', T.pair, formContext.pair))));
     starters().find(({ dataset }) => dataset.path === focused)?.focus();
   }
   for (const starter of starters()) starter.disabled = !formContext.connected || !formContext.pipeline.allowed.includes('start') || isStarting;

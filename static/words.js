@@ -10,7 +10,7 @@ export const T = {
   cancel: 'Cancel', dismiss: 'Dismiss', notices: 'Notices', menu: 'Menu', controls: 'Controls', conditions: 'What is wrong', progress: 'Progress', runs: 'Runs',
   run: 'Run', log: 'Log', steps: 'Steps', usage: 'Usage', details: 'Details', runsTab: 'Runs', moreTab: 'More', all: 'All', failed: 'Failed',
   filterRuns: 'Filter the runs', findRuns: 'Script, argument or error', choose: 'Choose a script', cpu: 'CPU', memory: 'Memory',
-  folder: 'Folder', server: 'Server', access: 'Access', keys: 'Keyboard shortcuts', logIn: 'Log in', logOut: 'Log out', stopping: 'Stopping',
+  folder: 'Folder', server: 'Server', access: 'Access', keys: 'Keyboard shortcuts', pair: 'Pair a phone…', logIn: 'Log in', logOut: 'Log out', stopping: 'Stopping',
   loginTitle: 'This server asks for its token.', loginHint: 'On its own machine, autoappdev\u00a0pair shows a link and a code to scan.',
   graceLabel: 'Time to save its work', newRun: 'New run…', start: 'Start', startThe: (what) => `Start ${what}`, runAgain: 'Run again',
   editAndRun: 'Edit and run…', live: 'live', polling: 'updating', retrying: 'retrying', readOnly: 'Read-only access',
@@ -337,6 +337,14 @@ export const START = {
 };
 const shortWeekday = format({ weekday: 'long' });
 const shortDay = format({ day: 'numeric', month: 'long' });
+
+// ---- Pairing a phone -----------------------------------------------------------------------------------------------------------
+
+export const PAIR = {
+  title: 'Pair a phone', may: ['May act', 'Read-only'],
+  works: (ms) => `Works once, for 10 minutes; ${since(ms)} left.`, used: 'The link was used: a browser has logged in.', expired: 'The link has expired.',
+  none: 'This server listens on this machine only. This starts it for its network: AUTOAPPDEV_HOST=0.0.0.0 autoappdev serve',
+};
 
 // ---- Steps and usage over time -----------------------------------------------------------------------------------------------
 

@@ -75,6 +75,22 @@ pub struct Session {
 pub struct SessionsResponse {
     /// Every session, most recently used first.
     pub sessions: Vec<ListedSession>,
+    /// The one-time codes that have not expired, oldest first. Empty from a server that does not list them.
+    #[serde(default)]
+    pub codes: Vec<ListedCode>,
+}
+
+/// A one-time code as listed for an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedCode {
+    /// The id from the answer of `POST /api/pair`. Not secret.
+    pub id: String,
+    /// What a session begun with the code may do.
+    pub may: Role,
+    /// When the code expires.
+    pub expires_at: Timestamp,
+    /// True once it has logged a browser in.
+    pub is_used: bool,
 }
 
 /// A session as listed for an operator.
@@ -139,6 +155,30 @@ pub struct PairResponse {
     pub may: Role,
     /// The code, which logs in once.
     pub code: String,
+    /// The code's id in `GET /api/sessions`. Empty from a server that does not list codes.
+    #[serde(default)]
+    pub id: String,
     /// When the code expires.
     pub expires_at: Timestamp,
+    /// A link for each address by which another device may reach the server, the likeliest first; empty if none does. They contain the code.
+    #[serde(default)]
+    pub links: Vec<PairLink>,
+}
+
+/// A link that logs a browser in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairLink {
+    /// The link.
+    pub url: String,
+    /// Its QR code.
+    pub qr: QrPicture,
+}
+
+/// A QR code as a picture, without the light border that a reader needs around it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QrPicture {
+    /// How many modules it is wide and high.
+    pub size: u32,
+    /// The dark modules as the `d` of an SVG path, each one unit wide and high.
+    pub path: String,
 }

@@ -3,13 +3,10 @@
 //! The link contains a one-time code made by the server, and no token: browsers keep links in their history, and may sync it. The
 //! code is in the link's fragment, which browsers send to no server; the page reads it there and logs in with it.
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 
-use nix::ifaddrs::{InterfaceAddress, getifaddrs};
-use nix::net::if_::InterfaceFlags;
 use serde::Serialize;
 
 use super::args::PairArgs;
@@ -22,7 +19,7 @@ use crate::clock::Timestamp;
 use crate::config::{Endpoint, FoundTokens};
 use crate::console::json_line;
 use crate::runtime_dir::ServerInfo;
-use crate::transport::{Reach, dialable};
+use crate::transport::{Reach, dialable, open_addresses};
 
 /// The longest code, in bytes. A longer link would not fit into a QR code on a screen.
 const CODE_BYTES_MAX: usize = 256;
@@ -122,48 +119,16 @@ fn bases(named: Option<&str>, address: SocketAddr, more: &[SocketAddr]) -> Resul
     if let Some(host) = named {
         return Ok(vec![with_host(host, Some(address.port()))]);
     }
-    let open: Vec<SocketAddr> =
-        [address].into_iter().chain(more.iter().copied()).filter(|address| Reach::at(*address).is_open()).collect();
-    if open.is_empty() {
+    let listening: Vec<SocketAddr> = [address].into_iter().chain(more.iter().copied()).collect();
+    if !listening.iter().any(|address| Reach::at(*address).is_open()) {
         return Err(PairError::Closed(address));
     }
-    let mut found = Vec::new();
-    for address in open {
-        if address.ip().to_canonical().is_unspecified() {
-            let mut own = own_addresses();
-            own.retain(|(_, ip)| address.is_ipv6() || ip.is_ipv4());
-            own.sort_by_key(|(is_virtual, ip)| (*is_virtual, ip.is_ipv6()));
-            found.extend(own.into_iter().map(|(_, ip)| SocketAddr::new(ip, address.port())));
-        } else {
-            found.push(address);
-        }
-    }
-    let mut seen = HashSet::new();
-    found.retain(|address| seen.insert(*address));
+    let found = open_addresses(&listening);
     if found.is_empty() {
         Err(PairError::NoAddress)
     } else {
         Ok(found.iter().map(|address| format!("http://{address}")).collect())
     }
-}
-
-/// This machine's addresses that others may reach, and whether each belongs to a bridge of containers or virtual machines.
-fn own_addresses() -> Vec<(bool, IpAddr)> {
-    let address_of = |interface: InterfaceAddress| {
-        let is_used = interface.flags.contains(InterfaceFlags::IFF_UP) && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK);
-        let address = interface.address.filter(|_| is_used)?;
-        let ip: IpAddr = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-            (Some(four), _) => four.ip().into(),
-            // One that means something on one wire only cannot be written into a link (RFC 6874 was never taken up).
-            (None, Some(six)) if !six.ip().is_unicast_link_local() => six.ip().into(),
-            (None, _) => return None,
-        };
-        let is_virtual = ["docker", "br-", "veth", "virbr", "podman", "cni", "lxc"]
-            .iter()
-            .any(|name| interface.interface_name.starts_with(name));
-        Some((is_virtual, ip))
-    };
-    getifaddrs().into_iter().flatten().filter_map(address_of).collect()
 }
 
 /// What somebody named as an address: with its own port, or the server's.

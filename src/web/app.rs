@@ -1,5 +1,6 @@
 //! What the endpoints work with. There is one for each listener, so that it knows by which one a request came.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub struct App {
     pub database: DatabaseFile,
     /// Which pages and names may ask.
     pub guard: Guard,
+    /// The addresses of all TCP listeners.
+    pub addresses: Arc<[SocketAddr]>,
     /// Checks the tokens and sessions of clients that the listener does not trust.
     pub authenticator: Arc<Authenticator>,
     /// Proves to clients that this server owns its runtime directory.

@@ -19,6 +19,7 @@ mod input;
 mod json;
 mod long_poll;
 mod page;
+mod pair_links;
 mod response_budget;
 mod router;
 #[cfg(test)]

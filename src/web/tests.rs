@@ -122,6 +122,7 @@ impl House {
             grace: Duration::ZERO,
             database: DatabaseFile::at(&self.dir.path().join("autoappdev.db")),
             guard: Guard::new(reach, vec![], vec![]),
+            addresses: Arc::new([address(NETWORK)]),
             authenticator: self.authenticator(token),
             prover: Arc::new(Prover::new(&Token::new("the-key-of-sessions").expect("good"))),
             trust: Trust::of(reach, needs_token),

@@ -194,6 +194,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         pipeline_root: runs_dir,
         database,
         guard: Guard::new(Reach::Loopback, Vec::new(), Vec::new()),
+        addresses: Arc::default(),
         authenticator: Arc::new(authenticator),
         prover: Arc::new(Prover::new(&secrets.session_key)),
         trust: Trust::OwnUser,

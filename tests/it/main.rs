@@ -46,6 +46,7 @@ mod browser {
     mod notice;
     mod old_client;
     mod page;
+    mod pairing;
     mod preferences;
     mod progress;
     mod runs_rail;
@@ -81,6 +82,7 @@ mod http {
     mod local_guesses;
     mod packed;
     mod page_security;
+    mod pairing;
     mod proof;
     pub(crate) mod reading;
     mod rouille_faults;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use rouille::Request;
 
 use super::keys::{Keys, Of};
-use super::pairing::{CODE_LIFETIME, Codes};
+use super::pairing::{Code, Codes};
 use super::sessions::{BeginError, Begun, Moment, Newcomer, Proofs, Session, Sessions};
 use super::throttle::{Source, Throttle, Wait};
-use crate::api::session::{ListedSession, Role};
-use crate::clock::{Clock, Timestamp};
+use crate::api::session::{ListedCode, ListedSession, Role};
+use crate::clock::Clock;
 use crate::lock::lock;
 use crate::runtime_dir::Secrets;
 use crate::store::{WorkError, Writer};
@@ -151,7 +151,7 @@ impl Authenticator {
         self.sessions.begin(&self.keys, &newcomer, client, self.moment()).map_err(|error| {
             // The code was not used: the same link works once the session can be stored.
             if let Some(code) = code {
-                lock(&self.codes).give_back(code);
+                lock(&self.codes).give_back(&code);
             }
             match error {
                 BeginError::Store(error) => ApiError::SessionNotStored(error),
@@ -207,12 +207,18 @@ impl Authenticator {
         }
     }
 
-    /// Makes a one-time code and returns it with its expiry time. `by` is the session that requests it.
-    pub(in crate::web) fn make_code(&self, role: Role, by: Option<Arc<Session>>) -> Result<(String, Timestamp), ApiError> {
+    /// Makes a one-time code and returns it with its text. `by` is the session that requests it.
+    pub(in crate::web) fn make_code(&self, role: Role, by: Option<Arc<Session>>) -> Result<(String, ListedCode), ApiError> {
         let grant = self.sessions.grant(by);
-        let code = lock(&self.codes).make(&self.keys, role, grant, self.clock.since_boot());
-        let code = code.map_err(ApiError::NoRandomBytes)?;
-        Ok((code, self.clock.now().after(CODE_LIFETIME)))
+        let made = lock(&self.codes).make(&self.keys, role, grant, self.moment());
+        let (text, code) = made.map_err(ApiError::NoRandomBytes)?;
+        Ok((text, listed(&code)))
+    }
+
+    /// Lists the one-time codes that have neither expired nor ended with the session that made them.
+    pub(in crate::web) fn list_codes(&self) -> Vec<ListedCode> {
+        let mut codes = lock(&self.codes);
+        codes.list(self.clock.since_boot()).iter().filter(|code| self.sessions.holds(&code.grant)).map(listed).collect()
     }
 
     /// True if a cookie, `name=value`, may be a session cookie of this server.
@@ -275,6 +281,10 @@ impl Authenticator {
         tell(&from, told);
         Err(ApiError::WrongToken)
     }
+}
+
+fn listed(code: &Code) -> ListedCode {
+    ListedCode { id: code.id().to_owned(), may: code.role, expires_at: code.expires_at, is_used: code.is_used }
 }
 
 fn too_many_tries(from: &Source, wait: Wait) -> ApiError {

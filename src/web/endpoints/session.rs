@@ -14,6 +14,7 @@ use crate::web::auth::{Caller, Shown};
 use crate::web::error::ApiError;
 use crate::web::input;
 use crate::web::json::json;
+use crate::web::pair_links;
 
 impl App {
     pub(in crate::web) fn log_in(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
@@ -58,7 +59,7 @@ impl App {
 
     pub(in crate::web) fn sessions(&self, caller: Option<&Caller>) -> Response {
         let own = caller.and_then(|caller| caller.session.as_deref());
-        json(&SessionsResponse { sessions: self.authenticator.list(own) })
+        json(&SessionsResponse { sessions: self.authenticator.list(own), codes: self.authenticator.list_codes() })
     }
 
     pub(in crate::web) fn end_sessions(&self, request: &Request) -> Result<Response, ApiError> {
@@ -76,7 +77,8 @@ impl App {
     pub(in crate::web) fn pair(&self, request: &Request, caller: Option<Caller>) -> Result<Response, ApiError> {
         let PairRequest { may } = input::body(request)?;
         let may = may.unwrap_or(Role::Operator);
-        let (code, expires_at) = self.authenticator.make_code(may, caller.and_then(|caller| caller.session))?;
-        Ok(json(&PairResponse { ok: true, may, code, expires_at }))
+        let (code, listed) = self.authenticator.make_code(may, caller.and_then(|caller| caller.session))?;
+        let links = pair_links::links(self.guard.named_origin(request), &self.addresses, &code);
+        Ok(json(&PairResponse { ok: true, may, code, id: listed.id, expires_at: listed.expires_at, links }))
     }
 }

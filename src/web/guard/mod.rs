@@ -129,14 +129,33 @@ impl Guard {
         self.allow_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
     }
 
+    /// The origin by which the client has reached the server, through a proxy or not, if the owner named it in the settings, and other
+    /// machines can use it.
+    pub(super) fn named_origin(&self, request: &Request) -> Option<String> {
+        let host = request.header("Host").unwrap_or_default();
+        // A proxy may have written another Host; the browser says truthfully that its page has the same origin as the request.
+        let by = request.header("Origin").filter(|_| site(request) == Some("same-origin"));
+        let leads_here = |origin: &&String| {
+            let web = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            web.is_some_and(|it| it.eq_ignore_ascii_case(host))
+                || (web.is_some() && by.is_some_and(|by| by.eq_ignore_ascii_case(origin)))
+        };
+        let origin = self.allow_origins.iter().find(leads_here).cloned().or_else(|| {
+            let is_named = self.allow_hosts.iter().any(|named| named.eq_ignore_ascii_case(without_port(host)));
+            is_named.then(|| format!("http://{}", host.to_ascii_lowercase()))
+        })?;
+        let name = without_port(origin.split_once("://")?.1);
+        let is_loopback = name == "localhost" || number(name).is_some_and(|ip| ip.is_loopback());
+        (!is_loopback).then_some(origin)
+    }
+
     fn is_own_host(&self, host: &str) -> bool {
         let name = without_port(host);
         let is = |own: &String| own.eq_ignore_ascii_case(name);
         if name.eq_ignore_ascii_case("localhost") || self.allow_hosts.iter().any(is) || self.own_names.iter().any(is) {
             return true;
         }
-        let number = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
-        let Ok(ip) = number.parse::<IpAddr>().map(|ip| ip.to_canonical()) else { return false };
+        let Some(ip) = number(name) else { return false };
         ip.is_loopback()
             || match self.reach {
                 Reach::Socket | Reach::Loopback => false,
@@ -205,6 +224,12 @@ fn without_port(host: &str) -> &str {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
         _ => host,
     }
+}
+
+/// The address that a host's name is: `1.2.3.4`, or `[::1]`.
+fn number(name: &str) -> Option<IpAddr> {
+    let number = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    number.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
 fn is_json(kind: &str) -> bool {
@@ -326,6 +351,35 @@ mod tests {
         for number in ["", "7", ".", "127.0.0.1"] {
             assert_eq!(own_names(number), Vec::<String>::new(), "{number}");
         }
+    }
+
+    #[test]
+    fn origin_that_leads_here_is_one_of_the_settings() {
+        let named = |origins: &[&str], fields: &[(&str, &str)]| {
+            let origins = origins.iter().map(|&origin| origin.to_owned()).collect();
+            let guard = Guard::new(Reach::Loopback, vec!["board.local".into(), "localhost".into()], origins);
+            guard.named_origin(&request("POST", fields))
+        };
+        let tls = ["https://a.example", "https://board.example", "app://a.example", "http://localhost:5173"];
+        let same = ("Sec-Fetch-Site", "same-origin");
+        for (fields, origin) in [
+            (&[("Host", "BOARD.local:8788")][..], Some("http://board.local:8788")),
+            (&[("Host", "board.example")], Some("https://board.example")),
+            (&[("Host", "127.0.0.1:8788"), ("Origin", "https://board.example"), same], Some("https://board.example")),
+            // A page of an allowed origin, but at another address.
+            (&[("Host", "127.0.0.1:8788"), ("Origin", "https://a.example"), ("Sec-Fetch-Site", "cross-site")], None),
+            (&[("Host", "127.0.0.1:8788"), ("Origin", "https://a.example")], None),
+            (&[("Host", "127.0.0.1:8788"), ("Origin", "app://a.example"), same], None),
+            (&[("Host", "127.0.0.1:8788"), ("Origin", "https://evil.example"), same], None),
+            (&[("Host", "evil.example"), ("X-Forwarded-Host", "board.local"), ("X-Forwarded-Proto", "https")], None),
+            // Nothing that leads another device to itself.
+            (&[("Host", "localhost:8788")], None),
+            (&[("Host", "localhost:5173"), ("Origin", "http://localhost:5173"), same], None),
+            (&[], None),
+        ] {
+            assert_eq!(named(&tls, fields).as_deref(), origin, "{fields:?}");
+        }
+        assert_eq!(named(&["http://board.local:81"], &[("Host", "board.local:81")]).as_deref(), Some("http://board.local:81"));
     }
 
     #[test]

@@ -180,6 +180,13 @@ const SCENES: &[Scene] = &[
         until: "document.getElementById('menu').checkVisibility()",
     },
     Scene {
+        name: "pairing",
+        address: "",
+        before: nothing,
+        act: |browser, _| browser.click_in_menu("pair"),
+        until: "document.querySelector('#pairing [role=status]')?.textContent.includes('AUTOAPPDEV_HOST')",
+    },
+    Scene {
         name: "help",
         address: "",
         before: nothing,
@@ -304,6 +311,8 @@ fn furnish(place: &mut Place) {
     fs::create_dir(place.root().join("tools")).expect("ours");
     place.script("tools/backup.sh", "#!/bin/bash\necho ok\n");
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "train.py");
+    // A name that leads here, so that there is a link for a phone.
+    place.set_env("AUTOAPPDEV_ALLOW_HOST", "board.localhost");
 }
 
 fn fill(place: &Place) {

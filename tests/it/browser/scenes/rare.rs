@@ -112,4 +112,18 @@ pub(super) fn without_a_server(stage: &mut Stage<'_>, mut place: Place) {
             stage.browser.forget_cookies();
         }
     }
+    if !stage.wants("pairing-link") {
+        return;
+    }
+    for way in stage.looks {
+        stage.open(way, &place, "");
+        let code = place.post("/api/pair", json!({})).ok()["code"].as_str().expect("a code").to_owned();
+        // Another host, which has cookies and a storage of its own.
+        stage.browser.open(&format!("http://board.localhost:{}/#code={code}", place.port()));
+        stage.browser.click_in_menu("pair");
+        stage.until("pairing-link", "document.querySelector('#pairing .qr')?.checkVisibility()");
+        (stage.look)(&format!("pairing-link-{}", way.name));
+        stage.browser.script("localStorage.clear()");
+        stage.browser.forget_cookies();
+    }
 }

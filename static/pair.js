@@ -1,0 +1,60 @@
+// The dialog that pairs a phone: a link, which logs another browser in once, and its QR code.
+//
+// The server makes the link and draws the code. While the dialog is open, the server is asked whether the link was used.
+
+import { el, set } from './dom.js';
+import { button, code, copyLine, get } from './parts.js';
+import { PAIR, T } from './words.js';
+
+export function openPair({ ask }) {
+  // What the server answered to what is chosen.
+  let answer;
+  const option = (words) => el('option', '', words);
+  const pick = (words, onchange) => el('select', { className: 'f', 'aria-label': words, onchange });
+  const may = pick(T.access, choose), at = pick(T.server, draw), path = el('path'), svg = el('svg', { 'aria-hidden': true }, path);
+  const told = el('p', { role: 'status' }), url = code(''), left = el('p'), close = button('b', T.close, () => dialog.close());
+  const shown = el('div', 'qr', at, svg, copyLine(url, () => url.textContent, ''), left);
+  // The link does not stay on the page.
+  const dialog = el('dialog', { id: 'pairing', className: 'sheet', 'aria-label': PAIR.title, onclose: () => dialog.remove() },
+    el('h2', '', PAIR.title), may, told, shown, close);
+  may.append(...PAIR.may.map(option));
+  document.body.append(dialog);
+  dialog.showModal();
+  choose();
+  watch();
+
+  async function choose() {
+    const mine = answer = {}, body = JSON.stringify({ may: may.selectedIndex ? 'look' : 'act' });
+    draw();
+    Object.assign(mine, await get(ask, 'api/pair', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body }), { until: Date.now() + 6e5 });
+    draw();
+  }
+
+  function draw() {
+    const { links, problem, end, until } = answer;
+    if (links && at.length !== links.length) at.replaceChildren(...links.map((link) => option(link.url.split('/#')[0])));
+    const link = !end && links?.[at.selectedIndex];
+    set(told, problem ?? (end || (!links ? T.asked : link ? '' : PAIR.none)));
+    // Not left without the focus.
+    if (!link && shown.contains(document.activeElement)) close.focus();
+    shown.hidden = !link;
+    at.hidden = at.length < 2;
+    if (!link) return;
+    // With the light border that a reader needs, four modules wide.
+    const size = link.qr.size + 8;
+    svg.setAttribute('viewBox', `-4 -4 ${size} ${size}`);
+    path.setAttribute('d', link.qr.path);
+    set(url, link.url);
+    set(left, PAIR.works(Math.max(0, until - Date.now())));
+  }
+
+  // Each second, shows the time that is left and learns whether the link was used.
+  async function watch() {
+    while (dialog.open) {
+      const mine = answer, { id } = mine, { codes } = await get(ask, 'api/sessions'), listed = codes?.find((it) => it.id === id);
+      if (codes && id) mine.end = listed ? listed.is_used && PAIR.used : mine.end || PAIR.expired;
+      draw();
+      await new Promise((done) => setTimeout(done, 1000));
+    }
+  }
+}
