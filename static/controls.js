@@ -67,6 +67,8 @@ export function onMeantClick(button, then) {
     if (detail === 0 ? isSettled(timeStamp) : isMeant && detail === 1) then();
     isMeant = false;
   });
+  // A key that is held down is one press.
+  button.addEventListener('keydown', (event) => { if (event.repeat) event.preventDefault(); });
 }
 
 // ---- The buttons -----------------------------------------------------------------------------------------------------
@@ -239,10 +241,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
       if (ok && path === 'start') location.hash = '#/';
       // The form asks for what is missing.
       else if (answer.error === 'not_repeatable' && body.again) startForm({ run: body.again, isMissing: true });
-      // The page shows what goes on, and what another page began: neither is an error.
-      else if (!ok && !(path === 'stop' && answer.error === 'still_under_way' || body.again && answer.error === 'run_changed')) {
-        showError(DID_NOT_WORK[action], { error: answer.error, detail: answer.detail || ANSWERED(status) });
-      }
+      else if (!ok && !isDone(path, answer, body)) showError(DID_NOT_WORK[action], { error: answer.error, detail: answer.detail || ANSWERED(status) });
     } catch {
       awaited = 0;
       isInDoubt = true;
@@ -252,6 +251,14 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     after(isInDoubt);
     redraw();
     return posted ?? null;
+  }
+
+  // Whether a refusal is none: the page shows what goes on, and what another page did a moment before.
+  function isDone(path, { error }, { again }) {
+    const { state, pending } = c.pipeline;
+    if (error === 'run_changed') return !!again;
+    if (error === 'still_under_way') return path === 'stop';
+    return error === 'invalid_transition' && (pending === path || state === { pause: 'paused', resume: 'running', stop: 'stopped' }[path]);
   }
 
   const secondsLeft = () => Math.max(0, (Date.parse(c.pipeline.kill_at) - c.now) / 1000);

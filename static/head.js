@@ -57,7 +57,7 @@ export function tick(c) {
   const { pipeline: p, state, now } = c;
   const pause = c.isLatest ? c.run?.events?.findLast(({ kind }) => kind === 'paused') : null, heard = c.connected ? null : c.heard;
   // The window's title and icon are of the latest run, the page itself is of the one that it shows.
-  const looks = look(p, now, heard, pause), own = state === p ? looks : look(state, now, heard);
+  const looks = look(c.isLatest ? state : p, now, heard, pause), own = c.isLatest ? looks : look(state, now, heard);
   document.body.dataset.tone = looks.tone;
   set($('state'), own.word);
   set($('status'), own.detail ?? '');

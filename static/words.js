@@ -146,14 +146,15 @@ export function fromWhere(origin) {
   return byWhom(origin);
 }
 
-// How a run ended: `word`, `tone`, `how` in short, and `sign` for the title. `outcome` is the API's.
-export function ending(outcome) {
+// How a run ended: `word`, `tone`, `how` in short, and `sign` for the title. `outcome` is the API's, and `oom` the number of its processes that were
+// killed for want of memory.
+export function ending(outcome, oom) {
   const { kind, exit_code: code, signal_name: name, signal, by, forced } = outcome;
-  const sign = name ?? (signal === null ? null : `signal ${signal}`);
+  const sign = oom > 0 && kind === 'killed' ? 'out of memory' : name ?? (signal === null ? null : `signal ${signal}`);
   switch (kind) {
     case 'completed': return { word: 'Succeeded', tone: 'succeeded', how: '' };
     case 'failed': return { word: 'Failed', tone: 'failed', how: code === null ? sign : `exit ${code}`, sign: code ?? sign };
-    case 'killed': return { word: 'Killed', tone: 'killed', how: `${sign}, not by you`, sign };
+    case 'killed': return { word: 'Killed', tone: 'killed', how: oom > 0 ? sign : `${sign}, not by you`, sign };
     case 'stopped': return { word: 'Stopped', tone: 'stopped', how: [byWhom(by), forced && 'then killed'].filter(Boolean).join(', ') };
     case 'not_started': return { word: 'Couldn’t start', tone: 'unstarted', how: '' };
     case 'lost': return { word: 'Lost', tone: 'lost', how: '' };
@@ -164,7 +165,7 @@ export function ending(outcome) {
 // What a row of the history shows: `tone`, and a `note` beside the name.
 export function row(run) {
   if (run.outcome) {
-    const { tone, how, word } = ending(run.outcome);
+    const { tone, how, word } = ending(run.outcome, run.oom_kills);
     return { tone, word, note: { lost: 'lost', unstarted: 'couldn’t start' }[tone] ?? how.replace(/(^by you)?(, (not by you|then killed))?$/, '') };
   }
   if (run.status === 'paused') return { tone: 'paused', word: 'Paused', note: '' };
@@ -188,7 +189,7 @@ function known(p, now) {
   if (p.state === 'running') return { word: 'Running', tone: 'running', since: p.started_at };
   if (p.state === 'paused') return { word: 'Paused', tone: 'paused', since: p.paused_at };
   if (p.status === 'starting') return { word: 'Starting', tone: 'running' };
-  return p.outcome ? ending(p.outcome) : { word: 'No runs yet', tone: 'idle' };
+  return p.outcome ? ending(p.outcome, p.oom_kills) : { word: 'No runs yet', tone: 'idle' };
 }
 
 // Whether the recorded state is outdated.
