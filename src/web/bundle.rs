@@ -1,10 +1,13 @@
 //! The page's files as they are sent: all scripts in one, all styles in one, without what only their authors need.
 //!
 //! Compiled into build.rs, which packs the result; the program has no part in it. The scripts are ES modules that a browser could load one by one.
-//! Their top-level names differ, so that they can share one scope, and each import is by the name that the other module gave: then nothing has
-//! to be renamed, and no parser is needed.
+//! Their top-level names differ, so that they can share one scope, and each import is by the name that the other module gave: then they can simply
+//! follow each other. What is left is shortened (`shorten.rs`).
 
 use std::collections::{BTreeMap, HashMap};
+
+#[path = "shorten.rs"]
+mod shorten;
 
 /// The first module, which imports the others.
 const ENTRY: &str = "app.js";
@@ -26,12 +29,12 @@ pub(crate) fn bundle(sources: &BTreeMap<String, String>) -> Result<BTreeMap<Stri
         return Err(format!("{name}: no page links it"));
     }
     sent.insert(STYLE.to_owned(), page.style);
-    let mut script = Script { sources, text: String::new(), names: HashMap::new(), visited: Vec::new() };
+    let mut script = Script { sources, text: String::new(), places: Vec::new(), names: HashMap::new(), visited: Vec::new() };
     script.add(ENTRY)?;
     if let Some((name, _)) = of(".js").find(|(name, _)| !script.visited.contains(*name)) {
         return Err(format!("{name}: {ENTRY} does not import it"));
     }
-    sent.insert(ENTRY.to_owned(), script.text);
+    sent.insert(ENTRY.to_owned(), script.shortened()?);
     Ok(sent)
 }
 
@@ -67,6 +70,8 @@ impl Page {
 struct Script<'a> {
     sources: &'a BTreeMap<String, String>,
     text: String,
+    /// The module and the line that each line of the text is from.
+    places: Vec<(&'a str, usize)>,
     /// Each top-level name and its module.
     names: HashMap<&'a str, &'a str>,
     visited: Vec<String>,
@@ -77,7 +82,7 @@ impl<'a> Script<'a> {
     fn add(&mut self, module: &'a str) -> Result<(), String> {
         self.visited.push(module.to_owned());
         let source = self.sources.get(module).ok_or_else(|| format!("{module}: a module imports it, and it does not exist"))?;
-        let mut own = String::new();
+        let mut own = Vec::new();
         let mut lines = source.lines().enumerate();
         while let Some((n, line)) = lines.next() {
             let wrong = |what: &str| Err(format!("{module}:{}: {what}", n + 1));
@@ -110,10 +115,22 @@ impl<'a> Script<'a> {
             if let Some(other) = declared(line).and_then(|name| self.names.insert(name, module)) {
                 return wrong(&format!("{other} has this name as well, and all modules are in one scope"));
             }
-            own = own + line + "\n";
+            own.push((line, n + 1));
         }
-        self.text += &lean(&own);
+        for (line, n) in own {
+            let line = lean(line);
+            self.places.extend(line.lines().map(|_| (module, n)));
+            self.text += &line;
+        }
         Ok(())
+    }
+
+    /// What is sent of it.
+    fn shortened(&self) -> Result<String, String> {
+        shorten::shorten(&self.text).map_err(|(line, what)| {
+            let (module, line) = self.places.get(line).or(self.places.last()).unwrap_or(&(ENTRY, 1));
+            format!("{module}:{line}: {what}")
+        })
     }
 }
 
@@ -172,10 +189,7 @@ mod tests {
             ("icon.svg", "<svg>\n  <!-- A shape -->\n  <path/>\n</svg>\n"),
         ]);
         let sent = bundle(&page).expect("whole");
-        assert_eq!(
-            sent["app.js"],
-            "const one = 1;\nfunction three() {\nreturn two;\n}\nlet two = 2, four = 4;\nconst app = one + two;\nexport { app };\n"
-        );
+        assert_eq!(sent["app.js"], "const b=1;\nfunction d(){\nreturn a;\n}\nlet a=2,e=4;\nconst c=b+a;\nexport{c as app};\n");
         assert_eq!(sent["style.css"], "a {\nb: c;\n}\nd { e: f; } \n");
         assert_eq!(
             sent["index.html"],
@@ -196,6 +210,8 @@ mod tests {
             ("import { a } from './b.js';\nconst x = `\n  y`;", "", "app.js:2: a text or a comment spans lines"),
             ("import { a } from './b.js';\nlet x; /* y */", "", "app.js:2: a text or a comment spans lines"),
             ("const x = 1;", "", "b.js: app.js does not import it"),
+            ("import { a } from './b.js';\n\n// Why.\n  let y = ;", "", "app.js:4: this is no JavaScript"),
+            ("import { a } from './b.js';\nlet y;", "// Why.\n\nlet x = ;\n", "b.js:3: this is no JavaScript"),
         ] {
             let error = bundle(&sources(&[("app.js", app), ("b.js", other)])).expect_err(app);
             assert!(error.starts_with(wrong), "{app}: {error}");

@@ -92,8 +92,8 @@ mod tests {
     use super::*;
 
     /// A page that a phone on a bad line gets at once: what goes over the line, and what it is before that.
-    const PACKED_BYTES_MAX: usize = 68_000;
-    const PAGE_BYTES_MAX: usize = 240_000;
+    const PACKED_BYTES_MAX: usize = 60_000;
+    const PAGE_BYTES_MAX: usize = 180_000;
 
     #[test]
     fn the_page_is_small_and_holds_nothing_inline() {
