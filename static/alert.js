@@ -44,7 +44,9 @@ export function noticeEnd(pipeline, looks) {
   wasAlive = null;
   if (!document.hidden || !isWanted()) return;
   const name = visible((pipeline.script ?? '').split('/').pop());
-  const notice = new Notification([name, looks.word].join(' · '), { body: visible(looks.detail ?? ''), tag: `${host()}-${pipeline.run_id}`, icon: `static/icon-${looks.tone}.svg` });
+  const notice = new Notification(`${name} · ${looks.word}`, {
+    body: visible(looks.detail ?? ''), tag: `${host()}-${pipeline.run_id}`, icon: `static/icon-${looks.tone}.svg`,
+  });
   notice.addEventListener('click', () => {
     window.focus();
     location.hash = `#/runs/${pipeline.run_id}`;

@@ -5,7 +5,7 @@
 import { $, set } from './dom.js';
 import { clearNotice, showError } from './head.js';
 import { grace, toThisServer } from './session.js';
-import { ANSWERED, BROKE, clock, DID_NOT_WORK, look, span, T, visible } from './words.js';
+import { ANSWERED, BROKE, clock, didNotWork, look, span, T, visible } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'longer', 'kill'];
 const ACT_MS = 3700e3;       // an action's answer: a stop may wait for the longest grace
@@ -128,11 +128,14 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     $('look').hidden = !c.mayOnlyLook;
     set($('look'), c.mayOnlyLook ? T.readOnly : '');
     // The action is no longer needed or no longer possible. The question stays, so that no button comes up under a finger.
-    if ($('sure').open && question.run !== null && (!exists[question.action] || p.run_id !== question.run)) {
-      question.run = null;
-      set($('sure-text'), T.hasEnded);
-      showAnswers(false);
-      $('no').focus();
+    const isSame = p.run_id === question?.run;
+    if ($('sure').open && (question.isOver || !isSame || !exists[question.action])) {
+      set($('sure-text'), isSame && p.state !== 'stopped' ? T.isStopping : T.hasEnded);
+      if (!question.isOver) {
+        question.isOver = true;
+        showAnswers(false);
+        $('no').focus();
+      }
     }
     showStopping(exists.kill);
     showStarter(can('start'), ready);
@@ -217,7 +220,8 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
   async function act(action, given = {}) {
     const path = { kill: 'stop', longer: 'stop' }[action] ?? action;
     const own = { start: () => starts()?.body, kill: () => ({ grace_s: 0 }), longer: () => ({ grace_s: Math.ceil(secondsLeft()) + LONGER_S }) };
-    const body = { ...(Object.keys(given).length ? given : own[action]?.() ?? {}), if_run_id: question?.action === action ? question.run : c.pipeline.run_id };
+    const body = { ...(Object.keys(given).length ? given : own[action]?.() ?? {}) };
+    body.if_run_id = question?.action === action ? question.run : c.pipeline.run_id;
     question = null;
     // One that puts off the end is answered at the end, and may be sent again before.
     if (action !== 'longer') asked.add(action);
@@ -241,11 +245,13 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
       if (ok && path === 'start') location.hash = '#/';
       // The form asks for what is missing.
       else if (answer.error === 'not_repeatable' && body.again) startForm({ run: body.again, isMissing: true });
-      else if (!ok && !isDone(path, answer, body)) showError(DID_NOT_WORK[action], { error: answer.error, detail: answer.detail || ANSWERED(status) });
+      else if (!ok && !isDone(path, answer, body)) {
+        showError(didNotWork(action), { error: answer.error, detail: answer.detail || ANSWERED(status) });
+      }
     } catch {
       awaited = 0;
       isInDoubt = true;
-      showError(DID_NOT_WORK[action], { error: 'lost', detail: BROKE });
+      showError(didNotWork(action), { error: 'lost', detail: BROKE });
     }
     asked.delete(action);
     after(isInDoubt);

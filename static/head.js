@@ -106,8 +106,9 @@ function showConditions({ connected, pipeline, now }) {
   if (box.dataset.key === key) return;
   box.dataset.key = key;
   tint(box, shown.some(({ code }) => /disk_full|dropped|failing|replaced|not_recorded/.test(code)) ? 'failed' : 'paused');
+  const local = (stamp) => localTime(Date.parse(stamp), now);
   box.replaceChildren(...shown.map(({ since: at, detail }) =>
-    el('p', '', `${sentence(detail.replace(STAMP, (stamp) => localTime(Date.parse(stamp), now)))} `, el('time', { dateTime: at, title: at }, T.since(localTime(Date.parse(at), now))))));
+    el('p', '', `${sentence(detail.replace(STAMP, local))} `, el('time', { dateTime: at, title: at }, T.since(local(at))))));
 }
 
 // ---- The line of progress -------------------------------------------------------------------------------------------------
@@ -162,7 +163,8 @@ function showSigns({ id, usage }, isAlive) {
   if (!usage || !isAlive) return;
   if (spark.at(-1)?.[0] !== usage.at) spark = [...spark, [usage.at, usage.cpu_percent]].slice(-SPARK_MAX);
   const top = Math.max(10, ...spark.map(([, percent]) => percent));
-  const points = spark.map(([, percent], n) => `${(44 - (spark.length - 1 - n) * 44 / (SPARK_MAX - 1)).toFixed(1)} ${(15 - 14 * percent / top).toFixed(1)}`);
+  const x = (n) => 44 - (spark.length - 1 - n) * 44 / (SPARK_MAX - 1);
+  const points = spark.map(([, percent], n) => `${x(n).toFixed(1)} ${(15 - 14 * percent / top).toFixed(1)}`);
   $('spark').firstElementChild.setAttribute('d', points.length > 9 ? `M${points.join('L')}` : '');
   set($('cpu').lastElementChild, `${Math.round(usage.cpu_percent)} %`);
   set($('memory').lastElementChild, bytes(usage.memory_bytes));

@@ -68,7 +68,8 @@ export function makeRail({ ask, address }) {
     ? { ...run, status: c.pipeline.status, outcome: c.pipeline.outcome, started_at: c.pipeline.started_at, stopped_at: c.pipeline.stopped_at } : run);
 
   // What a run shows: how it ended, or what the page says of the one that is alive.
-  const signs = (run) => (run.outcome || run.id !== c.pipeline.run_id ? row(run) : { ...row(run), ...look(c.pipeline, c.now, c.connected ? null : c.heard) });
+  const signs = (run) => (run.outcome || run.id !== c.pipeline.run_id ? row(run)
+    : { ...row(run), ...look(c.pipeline, c.now, c.connected ? null : c.heard) });
 
   // The time of the run that is alive goes on by itself.
   function tick(context) {
@@ -77,7 +78,8 @@ export function makeRail({ ask, address }) {
     if (run && c.connected && c.pipeline.state !== 'stopped') drawRow(current(run), longestOf(runs.map(current)));
   }
 
-  const lasted = (run) => (run.outcome ? run.outcome.took_ms : run.started_at && signs(run).tone !== 'doubt' ? Math.max(0, c.now - Date.parse(run.started_at)) : null);
+  const lasted = (run) => (run.outcome ? run.outcome.took_ms
+    : run.started_at && signs(run).tone !== 'doubt' ? Math.max(0, c.now - Date.parse(run.started_at)) : null);
 
   function draw() {
     const shown = runs.map(current), longest = longestOf(shown), elements = [];
@@ -126,7 +128,8 @@ export function makeRail({ ask, address }) {
     const ms = lasted(run);
     set(took_, ms === null ? '' : run.outcome ? took(ms) : since(ms));
     scale.firstElementChild.style.width = `${(100 * (ms ?? 0) / longest).toFixed(1)}%`;
-    element.title = visible(`${word}${why ? `, ${why}` : ''}: ${command(run.script, run.args)}. ${localTime(Date.parse(run.created_at), c.now)}.${run.error ? ` ${stop(run.error)}` : ''}`);
+    const what = `${why ? `${word}, ${why}` : word}: ${command(run.script, run.args)}. ${localTime(Date.parse(run.created_at), c.now)}.`;
+    element.title = visible(run.error ? `${what} ${stop(run.error)}` : what);
     svg.setAttribute('aria-label', word);
     return element;
   }

@@ -118,7 +118,8 @@ export async function enterByLink(then = entered, say = sayNotice) {
     sayNotice('This browser has full control already.', 'The link was not used. You can still use it, once, in another browser.');
     return;
   }
-  const problem = CODE.test(code) ? await logIn({ code }) : refuse('The link has no valid code. To make a new link, run `autoappdev pair` on the server’s machine.');
+  const problem = CODE.test(code) ? await logIn({ code })
+    : refuse('The link has no valid code. To make a new link, run `autoappdev pair` on the server’s machine.');
   if (problem && $('login').hidden) sayNotice('The link could not be used.', problem);
 }
 
@@ -240,7 +241,8 @@ const QUIET_MS = 70000;     // longer than the polling page is ever silent
 const FOLLOW_UP_MS = 1000;    // within this time another page takes over from a closed one
 const SEEN = 0;               // the number of a visible page
 
-// `take(message)` receives another page's state, and `kick()` makes this page begin or end polling. `say` sends to the others; `pause` returns how long not to poll.
+// `take(message)` receives another page's state, and `kick()` makes this page begin or end polling. `say` sends to the others; `pause` returns how
+// long not to poll.
 export function makeQuiet({ take, kick }) {
   const number = 1 + Math.random();
   const mine = () => (document.hidden ? number : SEEN);

@@ -6,27 +6,42 @@
 
 // The texts that never change. index.html names them: `data-text` is content, `data-label` an accessible name, `data-hint` a placeholder.
 export const T = {
-  pause: 'Pause', resume: 'Resume', stopAsk: 'Stop…', longer: 'Give it 30 s more', hide: 'Hide', unhide: 'Show countdown', killAsk: 'Kill now…', killNow: 'Kill now',
-  cancel: 'Cancel', dismiss: 'Dismiss', notices: 'Notices', menu: 'Menu', controls: 'Controls', conditions: 'What is wrong', progress: 'Progress', runs: 'Runs',
+  pause: 'Pause', resume: 'Resume', stopAsk: 'Stop…', longer: 'Give it 30 s more', hide: 'Hide', unhide: 'Show countdown', killAsk: 'Kill now…',
+  killNow: 'Kill now',
+  cancel: 'Cancel', dismiss: 'Dismiss', notices: 'Notices', menu: 'Menu', controls: 'Controls', conditions: 'What is wrong', progress: 'Progress',
+  runs: 'Runs',
   run: 'Run', log: 'Log', steps: 'Steps', usage: 'Usage', details: 'Details', runsTab: 'Runs', moreTab: 'More', all: 'All', failed: 'Failed',
   filterRuns: 'Filter the runs', findRuns: 'Script, argument or error', choose: 'Choose a script', cpu: 'CPU', memory: 'Memory',
-  folder: 'Folder', server: 'Server', access: 'Access', keys: 'Keyboard shortcuts', pair: 'Pair a phone…', logIn: 'Log in', logOut: 'Log out', stopping: 'Stopping',
+  folder: 'Folder', server: 'Server', access: 'Access', keys: 'Keyboard shortcuts', pair: 'Pair a phone…', logIn: 'Log in', logOut: 'Log out',
+  stopping: 'Stopping',
   loginTitle: 'This server asks for its token.', loginHint: 'On its own machine, autoappdev\u00a0pair shows a link and a code to scan.',
   graceLabel: 'Time to save its work', newRun: 'New run…', start: 'Start', startThe: (what) => `Start ${what}`, runAgain: 'Run again',
   editAndRun: 'Edit and run…', live: 'live', polling: 'updating', retrying: 'retrying', readOnly: 'Read-only access',
-  fullAccess: 'With full control', loggedIn: 'Logged in, with full control', noRuns: 'No run matches.', olderRuns: 'Older runs', asked: 'Asking the server.',
-  runName: (id) => `Run ${id}`, tabOf: (tab, id) => `${tab}, run ${id}`, lastRuns: (count) => `The last ${count} runs; a bar’s height is the duration`,
-  showIt: (id) => `Show run ${id}`, close: 'Close', notify: 'Notify me when a run ends', notifying: 'Stop notifying me', notGranted: 'Notices are blocked in this browser',
+  fullAccess: 'With full control', loggedIn: 'Logged in, with full control', noRuns: 'No run matches.', olderRuns: 'Older runs',
+  asked: 'Asking the server.',
+  runName: (id) => `Run ${id}`, tabOf: (tab, id) => `${tab}, run ${id}`,
+  lastRuns: (count) => `The last ${count} runs; a bar’s height is the duration`,
+  showIt: (id) => `Show run ${id}`, close: 'Close', notify: 'Notify me when a run ends', notifying: 'Stop notifying me',
+  notGranted: 'Notices are blocked in this browser',
   serverAsks: 'The server asks for its token.', noConnection: 'No connection to the server.', gone: 'That run is not in the history any more.',
   elsewhere: (shown, latest, word) => `This is run ${shown}. The latest, run ${latest}: ${lowered(word)}.`,
   stopTitle: (name) => `Stop ${name}?`, killTitle: (name) => `Kill ${name} now?`,
-  stopText: (time) => (time === 0 ? 'It is killed at once, without a chance to save its work.' : `It gets SIGTERM and ${time === null ? 'its own time' : span(time)} to save its work. Then it is killed.`),
+  stopText: (time) => (time === 0 ? 'It is killed at once, without a chance to save its work.'
+    : `It gets SIGTERM and ${time === null ? 'its own time' : span(time)} to save its work. Then it is killed.`),
   killText: 'All its processes end at once (SIGKILL), without a chance to save anything.', stop: 'Stop',
-  hasEnded: 'It has already ended.', stoppingTitle: (name) => `Stopping ${name}`, sinceThen: (at) => `SIGTERM was sent. It may still be saving; what is left at ${at} is killed.`,
-  sinceUnknown: 'SIGTERM was sent. It may still be saving.', ownGrace: 'its own', dial: (s) => (s < 60 ? `${Math.round(s)} s` : `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, '0')}`), left: (ms) => `about ${since(ms)} left`,
-  noPercent: 'Not told', usually: (ms) => `usually ${since(ms)}`, longerThanUsual: (ms) => `longer than the usual ${since(ms)}`, startedAt: (at) => `Started ${at}`,
+  hasEnded: 'It has already ended.', isStopping: 'It is being stopped already.', stoppingTitle: (name) => `Stopping ${name}`,
+  sinceThen: (at) => `SIGTERM was sent. It may still be saving; what is left at ${at} is killed.`,
+  sinceUnknown: 'SIGTERM was sent. It may still be saving.', ownGrace: 'its own',
+  dial: (s) => (s < 60 ? `${Math.round(s)} s` : `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, '0')}`),
+  left: (ms) => `about ${since(ms)} left`,
+  noPercent: 'Not told', usually: (ms) => `usually ${since(ms)}`, longerThanUsual: (ms) => `longer than the usual ${since(ms)}`,
+  startedAt: (at) => `Started ${at}`,
   endedAt: (at) => `ended ${at}`, asOf: (at) => `as of ${at}`, sinceAt: (at) => `since ${at}`, stepOf: (n, name) => `step ${n}, ${name}`,
-  since: (at) => `Since ${at}.`, noContact: (at, state) => `No answer since ${at}; trying again. ${state === 'stopped' ? '' : `If only the server is down, the run ${state === 'paused' ? 'stays paused' : 'goes on'}. `}What you see is from then.`,
+  since: (at) => `Since ${at}.`,
+  noContact(at, state) {
+    const run = state === 'stopped' ? '' : `If only the server is down, the run ${state === 'paused' ? 'stays paused' : 'goes on'}. `;
+    return `No answer since ${at}; trying again. ${run}What you see is from then.`;
+  },
   refused: (why) => `The server can’t tell the state: ${why}; trying again.`, never: 'No answer from the server; trying again.',
 };
 
@@ -106,6 +121,7 @@ export function bytes(count) {
 const solid = (text) => text.replaceAll(' ', '\u00a0');
 const lowered = (word) => word.charAt(0).toLowerCase() + word.slice(1);
 const joined = (...parts) => parts.filter(Boolean).join(' · ');
+const commas = (...parts) => parts.filter(Boolean).join(', ');
 
 // A sentence with its full stop; it may begin with a name, whose letters stay as they are.
 export const stop = (text) => text + (/[.!?…]$/.test(text) ? '' : '.');
@@ -114,12 +130,15 @@ export const stop = (text) => text + (/[.!?…]$/.test(text) ? '' : '.');
 export const sentence = (text) => stop(text.replace(/^[a-z](?=[a-z]*[ ,:;])/, (letter) => letter.toUpperCase()));
 
 // A command as a shell would read it.
-export const command = (script, args) => [script, ...args].map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ');
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+export const command = (script, args) => [script, ...args].map(quoted).join(' ');
 
 // ---- States and outcomes -------------------------------------------------------------------------------------------------
 
-const GLYPHS = { idle: '○', running: '▶', waiting: '◷', asking: '?', paused: '⏸', stopping: '◼', succeeded: '✓', failed: '✕', stopped: '◼', killed: '⚡',
-  unstarted: '!', lost: '?', doubt: '?', disconnected: '⌁' };
+const GLYPHS = {
+  idle: '○', running: '▶', waiting: '◷', asking: '?', paused: '⏸', stopping: '◼', succeeded: '✓', failed: '✕', stopped: '◼', killed: '⚡',
+  unstarted: '!', lost: '?', doubt: '?', disconnected: '⌁',
+};
 // The colour of each tone.
 export const HUES = { idle: 'idle', running: 'run', waiting: 'run', asking: 'hold', paused: 'hold', stopping: 'hold', succeeded: 'ok', failed: 'fail',
   stopped: 'idle', killed: 'fail', unstarted: 'fail', lost: 'lost', doubt: 'hold', disconnected: 'idle' };
@@ -155,7 +174,7 @@ export function ending(outcome, oom) {
     case 'completed': return { word: 'Succeeded', tone: 'succeeded', how: '' };
     case 'failed': return { word: 'Failed', tone: 'failed', how: code === null ? sign : `exit ${code}`, sign: code ?? sign };
     case 'killed': return { word: 'Killed', tone: 'killed', how: oom > 0 ? sign : `${sign}, not by you`, sign };
-    case 'stopped': return { word: 'Stopped', tone: 'stopped', how: [byWhom(by), forced && 'then killed'].filter(Boolean).join(', ') };
+    case 'stopped': return { word: 'Stopped', tone: 'stopped', how: commas(byWhom(by), forced && 'then killed') };
     case 'not_started': return { word: 'Couldn’t start', tone: 'unstarted', how: '' };
     case 'lost': return { word: 'Lost', tone: 'lost', how: '' };
     default: return { word: kind, tone: 'doubt', how: '' };
@@ -200,11 +219,12 @@ export const isBehind = (p) => p.conditions?.some(({ code }) => code === 'not_re
 export function look(p, now, heard = null, pause = null) {
   const state = known(p, now);
   const passed = state.since && solid(since(Math.max(0, now - Date.parse(state.since))));
-  if (heard !== null) return { ...state, word: 'Disconnected', tone: 'disconnected', left: null, detail: `last seen ${lowered(state.word)} ${minute(heard)}` };
-  if (isBehind(p)) return { ...state, word: 'Not recorded', tone: 'doubt', left: null, detail: `last recorded: ${lowered(state.word)}` };
+  const was = lowered(state.word);
+  if (heard !== null) return { ...state, word: 'Disconnected', tone: 'disconnected', left: null, detail: `last seen ${was} ${minute(heard)}` };
+  if (isBehind(p)) return { ...state, word: 'Not recorded', tone: 'doubt', left: null, detail: `last recorded: ${was}` };
   if (p.state === 'paused' && !p.pending) {
     const who = pause?.cause === 'outside' ? 'from outside' : byWhom(pause?.origin);
-    return { ...state, detail: [who, passed].filter(Boolean).join(', ') };
+    return { ...state, detail: commas(who, passed) };
   }
   const lasted = p.state === 'stopped' && !p.pending && p.outcome?.took_ms != null && `after ${solid(took(p.outcome.took_ms))}`;
   return { ...state, detail: passed || [state.how, lasted].filter(Boolean).join(state.how?.includes(',') ? ', ' : ' ') };
@@ -223,8 +243,8 @@ export function plan(next, now) {
 export function title({ word, tone, sign, detail }, p, host) {
   const name = (p.script ?? p.default_script)?.split('/').pop();
   const percent = word === 'Running' ? p.progress?.percent ?? null : null;
-  const what = percent === null ? `${GLYPHS[tone]} ${word}${sign == null ? '' : ` (${sign})`}` : `${Math.floor(percent)}%`;
-  return visible(joined([percent === null ? what : `${what} ${name ?? ''}`, tone === 'stopping' && detail].filter(Boolean).join(' · '), percent === null && name, host));
+  if (percent !== null) return visible(joined(`${Math.floor(percent)}% ${name ?? ''}`, host));
+  return visible(joined(`${GLYPHS[tone]} ${word}${sign == null ? '' : ` (${sign})`}`, tone === 'stopping' && detail, name, host));
 }
 
 // How long the run still takes, from its percent, else from earlier runs of the same script: a text, or none. `active` is how long it has run
@@ -259,8 +279,7 @@ export const HINTS = {
   lost: 'The action may or may not have happened. The state above will tell as soon as the server answers.',
 };
 export const NO_HINT = 'The server’s log, backend.log, may say more.';
-export const DID_NOT_WORK = { start: 'The start did not work.', pause: 'The pause did not work.', resume: 'The resume did not work.', stop: 'The stop did not work.',
-  kill: 'The kill did not work.', longer: 'The stop was not put off.' };
+export const didNotWork = (action) => (action === 'longer' ? 'The stop was not put off.' : `The ${action} did not work.`);
 export const BROKE = 'the connection broke before the server answered';
 export const ANSWERED = (status) => `the server answered ${status}`;
 
@@ -269,11 +288,14 @@ export const ANSWERED = (status) => `the server answered ${status}`;
 const counted = (count, what) => `${count.toLocaleString()} ${what}${count === 1 ? '' : 's'}`;
 
 export const LOG = {
-  earlier: 'Earlier lines', later: 'Later lines', noneYet: 'No output yet.', none: 'No output.', latest: 'Jump to the end', linesWait: 'New lines wait',
+  earlier: 'Earlier lines', later: 'Later lines', noneYet: 'No output yet.', none: 'No output.', latest: 'Jump to the end',
+  linesWait: 'New lines wait',
   newLines: (count) => counted(count, 'new line'), marks: (count) => counted(count, 'mark'),
   missing: (count) => `${bytes(count)} not kept any more`, someMissing: 'Some lines not kept any more', run: (id) => `run ${id}`,
   full: (count) => `This page shows ${count.toLocaleString()} lines at most; the download has them all.`,
-  tools: { follow: 'Follow the end (f)', times: 'Times (t)', wrap: 'Wrap long lines (w)', full: 'Full screen, until Escape', get: 'Download the log' },
+  tools: {
+    follow: 'Follow the end (f)', times: 'Times (t)', wrap: 'Wrap long lines (w)', full: 'Full screen, until Escape', get: 'Download the log',
+  },
   nextError: 'Next line that looks like an error (e)', copyLink: 'copy link', copied: 'copied',
   notCopied: 'not copied', downloads: ['Download with times', 'Download as plain text', 'Download stdout', 'Download stderr'],
   // How long the last step of a run has lasted.
@@ -286,8 +308,10 @@ export const LOG = {
 // ---- The search in the log -------------------------------------------------------------------------------------------------
 
 export const FIND = {
-  labels: { finder: 'Search', find: 'Search this run', 'find-regex': 'Regular expression', 'find-case': 'Match case', 'find-previous': 'Previous match',
-    'find-next': 'Next match', stream: 'Which output to show', 'find-open': 'Search this run, and tools' },
+  labels: {
+    finder: 'Search', find: 'Search this run', 'find-regex': 'Regular expression', 'find-case': 'Match case', 'find-previous': 'Previous match',
+    'find-next': 'Next match', stream: 'Which output to show', 'find-open': 'Search this run, and tools',
+  },
   streams: { '': 'All output', stdout: 'stdout', stderr: 'stderr' },
   count: (shown, isMore) => (isMore ? `${shown.toLocaleString()} lines…` : counted(shown, 'line')),
   place: (place, count, isMore) => `${place.toLocaleString()} of ${count.toLocaleString()}${isMore ? '…' : ''}`,
@@ -299,8 +323,10 @@ export const FIND = {
 // ---- The form of a start, and the first visit ------------------------------------------------------------------------------
 
 export const START = {
-  newRun: 'New run', edit: 'Edit and run', from: (id) => `filled in from run ${id}`, start: 'Start', startThe: (script) => `Start ${script.split('/').pop()}`,
-  starting: 'Starting…', scripts: 'Scripts', findScripts: (root) => (root ? `Find a script in ${root}` : 'Find a script'), reading: 'Looking for scripts…',
+  newRun: 'New run', edit: 'Edit and run', from: (id) => `filled in from run ${id}`, start: 'Start',
+  startThe: (script) => `Start ${script.split('/').pop()}`,
+  starting: 'Starting…', scripts: 'Scripts', findScripts: (root) => (root ? `Find a script in ${root}` : 'Find a script'),
+  reading: 'Looking for scripts…',
   noScripts: (root) => `No scripts found in ${root}`, noMatch: 'No script has this in its name.', noList: 'The scripts could not be listed.',
   whatIsOne: 'A script is an executable file, a file with a first line like #!/bin/bash, or a name that ends with .sh.',
   cut: (count) => `Only ${count.toLocaleString()} are listed. Type a part of a name to find others.`,
@@ -317,7 +343,8 @@ export const START = {
   show: 'Show', hide: 'Hide', notKept: 'not kept; give it again', noName: 'This value has no name.', twice: (name) => `${name} is given twice.`,
   notGiven: (name) => `The value of ${name} was not kept. Give it again, or remove the variable.`,
   oneLine: 'This field takes one line. A value of several lines can be given on the command line: --env NAME takes it from your shell.',
-  cwd: 'Folder', grace: 'Time to stop, in seconds', graceHint: (s) => (s === null ? 'the server’s default' : `${s}, the server’s default`), grace_s: 'It',
+  cwd: 'Folder', grace: 'Time to stop, in seconds', graceHint: (s) => (s === null ? 'the server’s default' : `${s}, the server’s default`),
+  grace_s: 'It',
   noNumber: 'Give a number of seconds, or nothing.',
   busy: (id, what) => `Run ${id} is ${what}; ${what === 'stopping' ? 'wait for its end' : 'stop it first'}.`,
   noStart: 'A start is not possible at the moment.',
@@ -343,7 +370,8 @@ const shortDay = format({ day: 'numeric', month: 'long' });
 
 export const PAIR = {
   title: 'Pair a phone', may: ['May act', 'Read-only'],
-  works: (ms) => `Works once, for 10 minutes; ${since(ms)} left.`, used: 'The link was used: a browser has logged in.', expired: 'The link has expired.',
+  works: (ms) => `Works once, for 10 minutes; ${since(ms)} left.`, used: 'The link was used: a browser has logged in.',
+  expired: 'The link has expired.',
   none: 'This server listens on this machine only. This starts it for its network: AUTOAPPDEV_HOST=0.0.0.0 autoappdev serve',
 };
 
@@ -378,8 +406,9 @@ export const DETAILS = {
   peak: (count) => `peak ${bytes(count)}`, oom: (count) => `${count} killed for want of memory`, seconds: span,
   serversGrace: 'the server’s default',
   exitCode: (code) => `code ${code}`, noEnv: 'Nothing was added to the server’s own.', helpTitle: 'Keyboard shortcuts',
-  help: [['/', 'Search this run'], ['n N', 'Next, previous match'], ['g G', 'Beginning, end of the log'], ['f', 'Follow the end'], ['t', 'Times on or off'], ['w', 'Wrap long lines'],
-    ['e E', 'Next, previous error'], ['p', 'Pause or resume'], ['?', 'This list'], ['Esc', 'Close']],
+  help: [['/', 'Search this run'], ['n N', 'Next, previous match'], ['g G', 'Beginning, end of the log'], ['f', 'Follow the end'],
+    ['t', 'Times on or off'], ['w', 'Wrap long lines'], ['e E', 'Next, previous error'], ['p', 'Pause or resume'], ['?', 'This list'],
+    ['Esc', 'Close']],
 };
 
 // ---- The card of a run that has ended -----------------------------------------------------------------------------------------------
@@ -397,22 +426,28 @@ export function verdict(run, progress, now) {
     : tone === 'failed' && outcome.exit_code !== null ? `Exit code ${outcome.exit_code}${lasted}${where}`
     : `${word}${how ? ` ${tone === 'stopped' ? '' : '· '}${how}` : ''}${how.includes(',') ? ',' : ''}${lasted}${tone === 'succeeded' ? '' : where}`;
   const same = previous && tone !== 'succeeded' ? `The same script succeeded in ${took(previous.active_ms)} (run ${previous.id}).` : '';
-  return [heading, [run.error && (tone === 'lost' ? sentence : stop)(run.error), same, run.stopped_at && sentence(`Ended ${when(Date.parse(run.stopped_at), now)}`)].filter(Boolean).join(' ')];
+  const error = run.error && (tone === 'lost' ? sentence : stop)(run.error);
+  const ended = run.stopped_at && `Ended ${when(Date.parse(run.stopped_at), now)}.`;
+  return [heading, [error, same, ended].filter(Boolean).join(' ')];
 }
 
 // What happened, by the kind of an event of the history: a word, an icon and the rest of the sentence.
-export function happening({ kind, cause, origin, exit_code: code, signal_name: sign, signal, grace_ms: grace, paused_ms: paused, killed, killed_count: count, detail }) {
-  const who = fromWhere(origin);
-  const dead = count ? `; killed: ${killed.map(({ pid, name }) => `${name || '?'} (${pid})`).join(', ')}${count > killed.length ? ` and ${count - killed.length} more` : ''}` : '';
+export function happening(event) {
+  const { kind, exit_code: code, grace_ms: grace, paused_ms: paused, killed = [], killed_count: count, detail } = event;
+  const who = fromWhere(event.origin);
+  const byWhat = event.cause === 'outside' ? 'by a signal from outside' : who;
+  const end = code === null ? event.signal_name ?? `signal ${event.signal}` : `exit code ${code}`;
+  const dead = commas(...killed.map(({ pid, name }) => `${name || '?'} (${pid})`));
+  const also = count ? `; killed: ${dead}${count > killed.length ? ` and ${count - killed.length} more` : ''}` : '';
   switch (kind) {
     case 'starting': return ['Requested', 'waiting', who];
     case 'spawned': return ['Started', 'running', who];
-    case 'paused': return ['Paused', 'paused', cause === 'outside' ? 'by a signal from outside' : who];
-    case 'resumed': return ['Resumed', 'running', [cause === 'outside' ? 'by a signal from outside' : who, paused && `paused for ${since(paused)} in all`].filter(Boolean).join(', ')];
-    case 'stopping': return ['Stopping', 'stopping', [who, grace === 0 ? 'at once' : grace !== null && `with ${span(grace / 1000)} to save its work`].filter(Boolean).join(', ')];
-    case 'exited': return ['Ended', code === 0 ? 'succeeded' : 'stopped', `${code === null ? sign ?? `signal ${signal}` : `exit code ${code}`}${who && `, ${who}`}${dead}`];
+    case 'paused': return ['Paused', 'paused', byWhat];
+    case 'resumed': return ['Resumed', 'running', commas(byWhat, paused && `paused for ${since(paused)} in all`)];
+    case 'stopping': return ['Stopping', 'stopping', commas(who, grace === 0 ? 'at once' : grace && `with ${span(grace / 1000)} to save its work`)];
+    case 'exited': return ['Ended', code === 0 ? 'succeeded' : 'stopped', commas(end, who) + also];
     case 'spawn_failed': return ['Couldn’t start', 'unstarted', detail ?? ''];
-    case 'lost': return ['Lost', 'lost', `${detail ?? ''}${dead}`];
+    case 'lost': return ['Lost', 'lost', (detail ?? '') + also];
     case 'usage': return ['Usage counted', 'idle', detail ?? ''];
     default: return [kind, 'idle', detail ?? ''];
   }

@@ -140,15 +140,15 @@ fn a_stop_that_takes_long_says_so_and_can_be_made_a_kill() {
 
 /// The open confirmation is about one run; it must not end the next one.
 #[test]
-fn confirmation_closes_when_its_run_ends() {
+fn confirmation_says_when_its_run_is_stopped_elsewhere() {
     let Some((browser, place)) = set_up(TREE) else { return };
     place.start();
     agree(&browser, &place, "running");
     browser.click("stop");
-    let is_open = || browser.script("return document.getElementById('sure').open") == true;
-    assert!(is_open());
+    wait_until("the question is there", PATIENCE, || browser.shows("yes"));
     place.act("stop").ok();
-    wait_until("the question is gone", PATIENCE, || !is_open());
+    wait_until("it says so", PATIENCE, || browser.text("sure-text") == "It has already ended." && !browser.shows("yes"));
+    browser.click("no");
     agree(&browser, &place, "stopped");
 }
 
