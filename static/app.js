@@ -129,7 +129,7 @@ function showLog(c, looks) {
   if (!c.isLatest && !c.run || c.id === null) return;
   const isAlive = c.isLatest && c.pipeline.state !== 'stopped';
   setSteps(c.progress, { isAlive, tone: c.isLatest ? looks.tone : row(c.run).tone, now: c.now });
-  setCard(showCard(c));
+  setCard(() => showCard(c));
 }
 
 // The panes beside the log.

@@ -357,15 +357,16 @@ export function setRun({ id }) {
   drawSoon();
 }
 
-// Puts a card in front of the log, or takes it away.
-export function setCard(element) {
-  if (element === cardElement) return;
-  const anchor = isFollowingEnd ? null : anchorRow();
-  cardElement?.remove();
-  cardElement = element;
-  placeCard();
-  holdPlace(anchor);
-  drawSoon();
+// Puts the card that `update` returns beside the lines, or takes it away. What one reads stays where it is, also if the card gets another height.
+export function setCard(update) {
+  const anchor = isFollowingEnd ? null : anchorRow(), before = cardElement;
+  cardElement = update();
+  if (cardElement !== before) {
+    before?.remove();
+    placeCard();
+    drawSoon();
+  }
+  if (cardElement ?? before) holdPlace(anchor);
 }
 
 // Before the first line; behind the last one for who saw the run end there.

@@ -210,7 +210,8 @@ fn page_whose_session_is_ended_shows_nothing_more() {
     assert_eq!(code, 0, "{said}");
     wait_until("the form is shown", PATIENCE, || browser.shows("login"));
     wait_until("no button works", PATIENCE, || {
-        browser.script("return [...document.querySelectorAll('#controls button')].every((button) => button.disabled)") == true
+        browser.script("return [...document.querySelectorAll('#controls button')].every((it) => it.disabled || it.hidden)")
+            == true
     });
     assert_eq!(place.state(), "running");
 }

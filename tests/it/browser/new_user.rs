@@ -46,6 +46,7 @@ fn px_to_end(browser: &Browser) -> f64 {
 #[test]
 fn page_of_an_older_run_shows_that_run_and_acts_on_no_other() {
     let Some((browser, place)) = set_up(&[("ends.sh", ENDS), ("stubborn.sh", STUBBORN)]) else { return };
+    browser.be_a_screen(1280, 800, false);
     place.start_with(json!({"script": "ends.sh", "args": ["first", "run"]}));
     end(&place);
     place.start_with(json!({"script": "stubborn.sh"}));
@@ -59,7 +60,7 @@ fn page_of_an_older_run_shows_that_run_and_acts_on_no_other() {
         browser.script("return document.title").as_str().is_some_and(|title| title.starts_with("▶ Running · stubborn.sh"))
     });
     // The buttons for the live run are on its own page.
-    wait_until("the page knows what it may do", PATIENCE, || browser.shows("new-run"));
+    wait_until("the page knows what it may do", PATIENCE, || browser.shows("starter"));
     assert_eq!(enabled(&browser), Vec::<String>::new());
 
     browser.script("location.hash = '#/'");
@@ -251,5 +252,5 @@ fn scripts_of_the_folder_itself_come_first_and_none_of_several_is_preferred() {
         browser.script("return [...document.querySelectorAll('#first li')].map((it) => it.querySelector('code').textContent)");
     let paths: Vec<Value> = serde_json::from_value(paths).expect("paths");
     assert_eq!(paths.last(), Some(&json!("a/clean.sh")), "{paths:?}");
-    assert_eq!(browser.script("return document.querySelectorAll('.prime:enabled').length"), 0);
+    assert_eq!(browser.script("return [...document.querySelectorAll('.prime')].filter((it) => it.checkVisibility()).length"), 0);
 }
