@@ -22,7 +22,7 @@ fn old_run_fills_the_form_and_is_repeated_as_it_was() {
     click_on(&browser, &button("#pane-details", "Edit and run…"));
     let first = json!(["tools/say.sh", "'a b' c", "sub", "3", [["WORDS", "w"], ["", ""]]]);
     wait_until("it fills the form", PATIENCE, || fields(&browser) == first);
-    assert!(texts(&browser, "#form header").concat().starts_with("Edit and runas run 1"));
+    assert!(texts(&browser, "#form header").concat().starts_with("Edit and runfilled in from run 1"));
     write_into(&browser, &field("Arguments"), "'a b' d");
     click_on(&browser, &button("#form", "Start say.sh"));
     until_closed(&browser);

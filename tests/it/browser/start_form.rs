@@ -35,7 +35,7 @@ pub(super) fn fields(browser: &Browser) -> Value {
            [...document.querySelectorAll('#form .envs > div')].map((row) => [...row.querySelectorAll('input')].map((it) => it.value))]",
         field("Arguments"),
         field("Folder"),
-        field("Time to save its work, in seconds")
+        field("Time to stop, in seconds")
     ))
 }
 
@@ -78,7 +78,7 @@ fn form_finds_a_script_and_its_fields_reach_the_run() {
     write_into(&browser, &variable(1, 1), "hush");
     assert_eq!(browser.script(&format!("return {}.type", variable(1, 1))), "password");
     write_into(&browser, &field("Folder"), "sub");
-    write_into(&browser, &field("Time to save its work, in seconds"), "0,2");
+    write_into(&browser, &field("Time to stop, in seconds"), "0,2");
     let command = texts(&browser, "#form footer code").concat();
     assert!(command.starts_with("autoappdev start tools/say.sh --cwd sub ") && !command.contains("hush"), "{command}");
     click_on(&browser, &button("#form", "Start say.sh"));
@@ -113,12 +113,12 @@ fn unclosed_quote_is_told_and_starts_nothing() {
         assert_eq!(browser.script(&format!("return {}.getAttribute('aria-invalid')", field("Arguments"))), "true");
         assert_eq!(browser.script(&format!("return {} === document.activeElement", field("Arguments"))), true);
     }
-    write_into(&browser, &field("Time to save its work, in seconds"), "soon");
+    write_into(&browser, &field("Time to stop, in seconds"), "soon");
     write_into(&browser, &field("Arguments"), "a");
     assert_eq!(browser.text("wrong"), "");
     click_on(&browser, &go);
     wait_until("it is told", PATIENCE, || browser.text("wrong") == "Give a number of seconds, or nothing.");
-    write_into(&browser, &field("Time to save its work, in seconds"), "1");
+    write_into(&browser, &field("Time to stop, in seconds"), "1");
     assert_eq!(browser.script("return window.posted"), json!([]));
     // What the server refuses is told at its field.
     write_into(&browser, &field("Folder"), "nowhere");
@@ -145,7 +145,7 @@ fn next_start_offers_the_last_choices_without_a_secret() {
     browser.click("new-run");
     let last = json!(["tools/say.sh", "-v 'it'\\''s' ''", "sub", "2.5", [["API_KEY", ""], ["", ""]]]);
     wait_until("they are offered", PATIENCE, || fields(&browser) == last);
-    assert!(texts(&browser, "#form header").concat().contains("as run 1"));
+    assert!(texts(&browser, "#form header").concat().contains("filled in from run 1"));
 
     // The arguments of one script mean nothing to another.
     choose(&browser, "count");
