@@ -2,11 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::{Command, Stdio};
 
-/// Sends a signal by its name; whoever it was may have gone.
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Sends a signal by its name, such as `TERM`. The process may have ended already.
 pub fn signal(pid: u32, name: &str) {
-    let _gone = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
+    let signal: Signal = format!("SIG{name}").parse().expect("the name of a signal");
+    let sent = kill(Pid::from_raw(i32::try_from(pid).expect("a process id")), signal);
+    let sent = sent.or_else(|error| if error == Errno::ESRCH { Ok(()) } else { Err(error) });
+    sent.unwrap_or_else(|error| panic!("{signal} cannot be sent to process {pid}: {error}"));
 }
 
 /// The state letter of a process; `None` when it is gone.
