@@ -131,6 +131,54 @@ fn dotenv_that_others_can_write_opens_no_door() {
     }
 }
 
+/// Many distributions give users umask 002. The tests themselves run with another one (`.cargo/config.toml`), whatever their user has.
+#[test]
+fn files_of_a_user_with_umask_002_are_refused_with_what_mends_them() {
+    let status = fs::read_to_string("/proc/self/status").expect("ours");
+    assert!(status.contains("\nUmask:\t0022\n"), "tests run by cargo, whose runner sets the umask: {status}");
+    let mut place = Place::new();
+    let typed = |line: &str| {
+        let status = Command::new("sh").args(["-c", line]).current_dir(place.folder()).status();
+        assert!(status.expect("sh is everywhere").success(), "{line}");
+    };
+    let command = || {
+        let server = bare(&place, &[]);
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask 002; exec \"$@\"", "sh"]).arg(server.get_program());
+        for (name, value) in server.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.current_dir(place.folder());
+        command
+    };
+    let refused = || {
+        let mut command = command();
+        command.arg("serve");
+        ended(command)
+    };
+    let folder = place.folder().canonicalize().expect("there");
+    typed("umask 002; echo AUTOAPPDEV_PORT=0 >.env; mkdir runtime");
+    let (code, said) = refused();
+    let sentence = format!(
+        "autoappdev: AUTOAPPDEV_PORT in {}/.env is not used, because its group can write to it (mode 664); make the file one that only this \
+         user can write to (`chmod go-w .env` or `chown`)",
+        folder.display()
+    );
+    assert!(code == 2 && said.starts_with(&sentence), "{said}");
+    typed("chmod go-w .env");
+    let (code, said) = refused();
+    let remedy = format!("chmod go-w {}/runtime", folder.display());
+    let sentence = format!("its group can write to {}/runtime (mode 775); `{remedy}` prevents that", folder.display());
+    assert!(code == 1 && said.contains(&sentence), "{said}");
+    typed(&remedy);
+    let command = command();
+    place.start_server_with(command);
+    assert_eq!(place.stop_server(), 0);
+}
+
 #[test]
 fn dotenv_of_anybody_may_say_how_the_pipeline_is_run() {
     let mut place = Place::new();
