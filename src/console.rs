@@ -11,7 +11,7 @@ mod printable;
 mod terminal_line;
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -35,6 +35,13 @@ pub fn say(text: &str) {
 /// A line on standard error.
 pub fn complain(text: &str) {
     ERR.lock().unwrap_or_else(PoisonError::into_inner).say(text);
+}
+
+/// Whether standard output and standard error are the same terminal, so that a person reads both.
+pub fn is_one_terminal() -> bool {
+    let device = |stream: &dyn AsFd| rustix::fs::fstat(stream).map(|found| found.st_rdev).ok();
+    let (out, error) = (io::stdout(), io::stderr());
+    out.is_terminal() && error.is_terminal() && device(&out) == device(&error)
 }
 
 /// One of the two.

@@ -27,7 +27,7 @@ mod segment;
 mod text;
 mod writer;
 
-pub use backend::{BACKEND_LOG, BackendFiles, BackendLog};
+pub use backend::{BACKEND_LOG, BackendFiles, BackendLog, SAID};
 pub use capture::{LineSplitter, RECORDS_ENOUGH};
 pub use cursor::{Cursor, Item, RawLine};
 pub use listing::{Listing, RunLog, SegmentList, ShortLog};

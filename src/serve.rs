@@ -27,7 +27,7 @@ use crate::file_id::FileId;
 use crate::health::Upkeep;
 use crate::held_dir::has_entry;
 use crate::kill_point::KillPoint;
-use crate::log::{BACKEND_LOG, BackendLog};
+use crate::log::{BACKEND_LOG, BackendLog, SAID};
 use crate::made::Made;
 use crate::private::beside;
 use crate::process;
@@ -117,7 +117,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     let secrets = Secrets::keep(&config.tokens, runtime_dir, |why| {
         let note = announcing::replaced_secrets(why, runtime_dir);
         // Before, because a killed server would not say it afterwards.
-        ::log::warn!("{note}");
+        ::log::warn!(target: SAID, "{note}");
         replaced = Some(note);
     });
     let secrets = secrets.map_err(|error| anyhow!("failed to {error}"))?;
@@ -130,11 +130,12 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         disk_free_bytes: config.disk_free_bytes,
         segment_bytes,
     };
+    let default_script = config.pipeline_script;
     let settings = Settings {
         taken_vars: config.taken_vars,
         runtime_dir: runtime_dir.to_owned(),
         root: config.pipeline_root.clone(),
-        default_script: config.pipeline_script,
+        default_script: default_script.clone(),
         grace: config.grace,
         uses_cgroups: config.uses_cgroups,
         keeps_env_values: config.keeps_env_values,
@@ -239,7 +240,8 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         ::log::warn!("cannot write server.json: {error}; until it can be, client commands have to be told the address");
     }
     KillPoint::ServerInfoWritten.reach();
-    let ways = announcing::say_where(&info);
+    let ways = announcing::Ways::of(&info);
+    ways.say_to_programs();
     upkeep::keep_files(&upkeep, (info, written.is_ok()), own_sockets, runtime_dir, &config.database);
     // So that the first client has no scan to wait for.
     inspector.begin_look();
@@ -247,19 +249,21 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     announcing::say_scarce_descriptors();
     announcing::say_runtime_dir(&given_runtime_dir, runtime_dir);
     announcing::say_root(&config.pipeline_root, root_now);
+    announcing::warn_of_script(root_now, default_script.as_deref());
     if let Some(note) = &replaced {
         say(note);
     }
     if needs_token {
         announcing::say_token(&config.tokens, runtime_dir, is_open);
     }
+    ways.say_to_a_person(stops_run.is_some());
     let watchdog = Watchdog::start({
         let (probe, life_cycle) = (server.probe(), supervisor.handle());
         // The state is answered from a copy: a thread that hangs behind it would show to nobody.
         move |limit| probe.is_answered(limit / 2) && life_cycle.is_alive(limit / 2, limit * STORAGE_LIMITS)
     })
     .map_err(cannot("start a thread for the watchdog"))?;
-    service_manager::tell_ready(&format!("listening on {ways}"));
+    service_manager::tell_ready(&format!("listening on {}", ways.sentence()));
 
     let woken_by = alarm.wait(None);
     service_manager::tell_stopping();

@@ -22,6 +22,9 @@ use crate::private;
 /// A file of this size is closed. Two of them are kept at most.
 const BACKEND_FILE_BYTES_MAX: u64 = 1024 * 1024;
 
+/// The target of a record whose text the server also says on standard output.
+pub const SAID: &str = "autoappdev-said";
+
 /// The newest segment's file.
 pub const BACKEND_LOG: &str = "backend.log";
 
@@ -112,7 +115,10 @@ impl log::Log for BackendLog {
         // One line, whatever names from a cloned folder or of another process are in it.
         let text = format!("{} {}", record.level(), printable(&record.args().to_string()));
         let at = SystemClock.now().to_string();
-        console::complain(&format!("{at} {text}"));
+        // On a terminal, a person would read it twice.
+        if record.target() != SAID || !console::is_one_terminal() {
+            console::complain(&format!("{at} {text}"));
+        }
         // The disk can be full: a server that cannot log goes on serving.
         let _no_one_to_tell = self.append(&at, &text);
     }

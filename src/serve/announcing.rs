@@ -3,28 +3,67 @@
 use std::path::Path;
 
 use crate::config::Tokens;
-use crate::console::say;
+use crate::console::{is_one_terminal, say};
+use crate::log::SAID;
 use crate::runtime_dir::{Replaced, Secret, ServerInfo, target_of_link};
+use crate::script::find_script;
 use crate::transport::{DESCRIPTORS_MIN, scarce_descriptors};
 
-/// Says where it listens; returns that as a part of a sentence.
-pub(super) fn say_where(info: &ServerInfo) -> String {
-    let addresses = info.address.iter().chain(&info.more_addresses).map(|address| format!("http://{address}/"));
-    let ways: Vec<String> = addresses.chain(info.socket.iter().map(|path| path.display().to_string())).collect();
-    let all = ways.join(" and ");
-    ::log::info!("listening on {all}");
-    // The socket is for client commands, which find it by themselves, unless there is nothing else.
-    let shown = ways.len() - usize::from(info.socket.is_some() && ways.len() > 1);
-    for (n, way) in ways[..shown].iter().enumerate() {
-        say(&format!("autoappdev {}listens on {way}", if n > 0 { "also " } else { "" }));
+/// How to reach the server.
+pub(super) struct Ways {
+    all: Vec<String>,
+    /// How many of them are said: the socket is for client commands, which find it by themselves, unless there is nothing else.
+    said: usize,
+}
+
+impl Ways {
+    pub(super) fn of(info: &ServerInfo) -> Self {
+        let addresses = info.address.iter().chain(&info.more_addresses).map(|address| format!("http://{address}/"));
+        let all: Vec<String> = addresses.chain(info.socket.iter().map(|path| path.display().to_string())).collect();
+        let said = all.len() - usize::from(info.socket.is_some() && all.len() > 1);
+        Self { all, said }
     }
-    all
+
+    /// All of them, as a part of a sentence.
+    pub(super) fn sentence(&self) -> String {
+        self.all.join(" and ")
+    }
+
+    /// Logs them. Programs that start a server read its address in the first line of standard output.
+    pub(super) fn say_to_programs(&self) {
+        ::log::info!(target: SAID, "listening on {}", self.sentence());
+        if !is_one_terminal() {
+            self.say("");
+        }
+    }
+
+    /// On a terminal, the address is the last line of the start: there it is found.
+    pub(super) fn say_to_a_person(&self, stops_run: bool) {
+        if is_one_terminal() {
+            let run = if stops_run { " and its run" } else { "; a run goes on" };
+            self.say(&format!(" (Ctrl-C ends the server{run})"));
+        }
+    }
+
+    fn say(&self, hint: &str) {
+        for (n, way) in self.all[..self.said].iter().enumerate() {
+            let hint = if n + 1 == self.said { hint } else { "" };
+            say(&format!("autoappdev {}listens on {way}{hint}", if n > 0 { "also " } else { "" }));
+        }
+    }
+}
+
+/// Warns if the configured script cannot be started now. It is looked for again at each start.
+pub(super) fn warn_of_script(root_now: &Path, script: Option<&str>) {
+    if let Some(Err(error)) = script.map(|name| find_script(root_now, name, &[])) {
+        ::log::warn!("the configured script cannot be started now: {error}");
+    }
 }
 
 /// Reports which settings were taken from which source, without their values: a cloned project may contain a `.env` file.
 pub(super) fn say_taken(taken: &[String]) {
     for line in taken {
-        ::log::info!("{line}");
+        ::log::info!(target: SAID, "{line}");
         say(line);
     }
 }
@@ -50,7 +89,7 @@ pub(super) fn say_runtime_dir(path: &Path, real: &Path) {
 pub(super) fn say_root(root: &Path, root_now: &Path) {
     if root_now != root {
         let root = format!("{} (now {})", root.display(), root_now.display());
-        ::log::info!("scripts are looked up in {root}");
+        ::log::info!(target: SAID, "scripts are looked up in {root}");
         say(&format!("scripts are looked up in {root}; each start resolves that path again"));
     }
 }

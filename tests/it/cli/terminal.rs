@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io::Read;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 
-use nix::pty::openpty;
+use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use serde_json::json;
 
 use crate::fake_server::FakeServer;
-use crate::support::{Place, until};
+use crate::support::{DEADLINE, Place, signal, until};
 
 /// Sequences that set the clipboard and the title, make the terminal reply, overwrite other lines, hide text, and change the
 /// reading direction: in 7-bit and 8-bit form, truncated, and too long.
@@ -43,13 +44,18 @@ const ATTACKS: [&str; 24] = [
 /// Invalid UTF-8: 8-bit controls, an overlong escape, and a truncated character.
 const RAW_BYTES: &[u8] = b"raw \x9b2J \x9d0;t\x9c \xc0\x9b[2J \xe0\x80\x9b[2J \xf0\x80\x80\x9b[c \xe2\x80\n";
 
-/// Runs a command on a terminal. Returns the output of both streams, and the exit code.
-fn on_a_terminal(mut command: Command, args: &[&str]) -> (String, Option<i32>) {
+/// A terminal whose line discipline does not change line breaks.
+fn terminal() -> OpenptyResult {
     let pair = openpty(None, None).expect("a terminal");
     let mut settings = tcgetattr(&pair.slave).expect("a terminal");
-    // Otherwise the line discipline would change line breaks.
     cfmakeraw(&mut settings);
     tcsetattr(&pair.slave, SetArg::TCSANOW, &settings).expect("a terminal");
+    pair
+}
+
+/// Runs a command on a terminal. Returns the output of both streams, and the exit code.
+fn on_a_terminal(mut command: Command, args: &[&str]) -> (String, Option<i32>) {
+    let pair = terminal();
     let [out, error] = [(); 2].map(|()| Stdio::from(pair.slave.try_clone().expect("a copy")));
     let mut child = command.args(args).stdin(Stdio::null()).stdout(out).stderr(error).spawn().expect("it runs");
     drop((pair.slave, command));
@@ -207,6 +213,81 @@ fn first_lines_of_a_server_do_not_drive_the_terminal() {
         assert_harmless(&text, "what a running server said");
         assert!(text.contains(r"link\u{1b}]0;t\u{7}"), "{text}");
     }
+}
+
+/// Starts a server with its standard output on a terminal, and its standard error on the same one, or on another. Returns what each of
+/// them showed until the server had said where it listens and was then told to end.
+fn serve_on_a_terminal(mut command: Command, is_one: bool) -> [String; 2] {
+    let [out, error] = [terminal(), terminal()];
+    let to = |pair: &OpenptyResult| Stdio::from(pair.slave.try_clone().expect("a copy"));
+    command.arg("serve").stdin(Stdio::null()).stdout(to(&out)).stderr(to(if is_one { &out } else { &error }));
+    let mut child = command.spawn().expect("it runs");
+    drop(command);
+    let (send, pieces) = std::sync::mpsc::channel();
+    let readers = [out, error].into_iter().enumerate().map(|(n, pair)| {
+        let (send, mut master) = (send.clone(), File::from(pair.master));
+        std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            // Reading fails once the other end is closed everywhere (`pty(7)`).
+            while let Ok(count) = master.read(&mut piece) {
+                send.send((n, piece[..count].to_vec())).expect("it is received");
+            }
+        })
+    });
+    let _readers: Vec<_> = readers.collect();
+    drop(send);
+    let (mut shown, mut is_told) = ([const { Vec::new() }; 2], false);
+    loop {
+        match pieces.recv_timeout(DEADLINE) {
+            Ok((n, piece)) => shown[n].extend_from_slice(&piece),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let _ended = child.kill();
+                panic!("{:?}", shown.map(|shown| String::from_utf8_lossy(&shown).into_owned()));
+            }
+        }
+        let has_said = String::from_utf8_lossy(&shown[0]).lines().any(|line| line.starts_with("autoappdev listens on http"));
+        if has_said && !is_told {
+            // It catches the signal since before it listened.
+            signal(child.id(), "TERM");
+            is_told = true;
+        }
+    }
+    assert!(child.wait().expect("ours").success(), "{shown:?}");
+    shown.map(|shown| String::from_utf8(shown).expect("UTF-8"))
+}
+
+#[test]
+fn server_on_a_terminal_says_each_fact_once_and_its_address_last() {
+    let mut place = Place::new();
+    let link = place.folder().join("link");
+    std::os::unix::fs::symlink(place.root(), &link).expect("links");
+    place.set_env("AUTOAPPDEV_PIPELINE_CWD", link.to_str().expect("text"));
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "missing.sh");
+    let facts = [" on http://127.0.0.1:", "settings from the environment: ", "scripts are looked up in "];
+    let warning = "WARN the configured script cannot be started now: there is no script \"missing.sh\" in the pipeline's root";
+    let count = |text: &str, part: &str| text.matches(part).count();
+    let logged = |place: &Place| std::fs::read_to_string(place.runtime().join("backend.log")).expect("there");
+
+    let [shown, _] = serve_on_a_terminal(place.command(), true);
+    for part in facts.iter().chain([&warning]) {
+        assert_eq!((count(&shown, part), count(&logged(&place), part)), (1, 1), "{part}: {shown}");
+    }
+    let before = shown.lines().take_while(|line| !line.starts_with("autoappdev has stopped")).last().expect("a line");
+    let is_address = before.starts_with("autoappdev listens on http://127.0.0.1:");
+    assert!(is_address && before.ends_with("/ (Ctrl-C ends the server; a run goes on)"), "{shown}");
+
+    // In two terminals, each has what it would have in a file.
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.set_env("AUTOAPPDEV_ON_TERM", "stop");
+    let [out, error] = serve_on_a_terminal(place.command(), false);
+    for part in facts {
+        assert_eq!((count(&out, part), count(&error, part)), (1, 1), "{part}: {out} {error}");
+    }
+    assert!(out.starts_with("autoappdev listens on ") && !out.contains("Ctrl-C"), "{out}");
+    assert!(!error.contains("the configured script"), "{error}");
+    let [shown, _] = serve_on_a_terminal(place.command(), true);
+    assert!(shown.contains("/ (Ctrl-C ends the server and its run)\n"), "{shown}");
 }
 
 /// The formatter of the standard library panics at a width above 65,535.
