@@ -1,135 +1,181 @@
 #!/usr/bin/env bash
 #
-# A pipeline to try AutoAppDev with. It only pretends to work, but it has the shape of a real one: steps one after the
-# other, each with several child processes side by side, progress on stdout, warnings on stderr, two minutes in all.
+# A pipeline to try AutoAppDev with. It builds nothing, but it has the shape of real work: four steps, progress at each moment, warnings on
+# stderr, colours, a helper process that takes memory, and a processor that is busy for up to a third of the time.
 #
-#   demo.sh            about two minutes
+#   demo.sh            about 90 seconds, exit code 0
+#   demo.sh --fail     fails in its third step, with exit code 1
 #   demo.sh --fast     about six seconds
 #   DEMO_SPEED=4 ...   four times as fast; a whole number from 1 to 100
 #
-# It ends with 0 when every step went well, and with 143 (128 + SIGTERM) when it was told to stop.
+# It needs bash and sleep(1), and ends with 143 (128 + SIGTERM) when it is told to stop.
 set -euo pipefail
 
-speed=${DEMO_SPEED:-1}
-if [[ ${1:-} == --fast ]]; then
-  speed=20
-elif (($# > 0)); then
-  echo "usage: ${0##*/} [--fast]" >&2
-  exit 2
-fi
+speed=${DEMO_SPEED:-1} fails=
+for argument; do
+  case $argument in
+    --fast) speed=15 ;;
+    --fail) fails=1 ;;
+    *) echo "usage: ${0##*/} [--fast] [--fail]" >&2; exit 2 ;;
+  esac
+done
 if [[ ! $speed =~ ^[1-9][0-9]{0,2}$ ]] || ((speed > 100)); then
   echo "DEMO_SPEED is '$speed'; it must be a whole number from 1 to 100" >&2
   exit 2
 fi
 
-step=starting
-workers=()
+red=$'\e[31m' green=$'\e[32m' yellow=$'\e[33m' cyan=$'\e[36m' bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'
+step=start
+helper=
 
-# Asked to stop: say so and leave. Under AutoAppDev the workers have had their own TERM by now; one who runs this script
-# by hand and presses Ctrl-C has reached this process only, so the workers are told from here.
+# Asked to stop: say so and leave. Under AutoAppDev the helper has had its own TERM by now; a Ctrl-C by hand does not reach it.
 leave() {
   trap '' TERM INT
   echo "demo: told to stop during '$step', leaving"
-  ((${#workers[@]} == 0)) || kill "${workers[@]}" 2>/dev/null || true
+  end_helper
   exit 143
 }
 trap leave TERM INT
 
-# Rests for the given milliseconds, divided by the speed. Bash runs a trap only between two commands, so a plain `sleep`
-# would hold TERM up until it is over; `wait` is interrupted at once.
-rest() {
+# Starts a timer for the given milliseconds, divided by the speed.
+start_timer() {
   local ms=$(($1 / speed))
   sleep "$((ms / 1000)).$(printf '%03d' $((ms % 1000)))" &
-  wait "$!" || true
+  timer=$!
 }
 
-# One child process: works through its items and says how far it has come.
-# The arguments are its name, the number of items, and the milliseconds each of them takes.
-worker() {
-  local name=$1 items=$2 ms=$3 item
-  for ((item = 1; item <= items; item++)); do
-    rest "$ms"
-    if ((item % 5 == 0 || item == items)); then
-      echo "  $step/$name: $item of $items"
-    fi
+# Bash runs a trap only between two commands, so a plain `sleep` would hold TERM up until it is over; `wait` is interrupted at once.
+rest() {
+  start_timer "$1"
+  wait "$timer" || true
+}
+
+# Computes until the timer ends: work for the processor.
+compute() {
+  local n hash=5381
+  start_timer "$1"
+  while kill -0 "$timer" 2>/dev/null; do
+    for ((n = 0; n < 500; n++)); do hash=$(((hash * 33 + n) & 0xffffffff)); done
   done
+  wait "$timer" || true
 }
 
-# Starts a worker in the background. Its process id is kept: `wait` without ids would forget how each one ended.
-start() {
-  worker "$@" &
-  workers+=("$!")
+# A process that takes one more MiB of memory about three times a second, up to the given number. It waits by reading from a pipe into which
+# nothing is written: a `sleep` would begin as a copy of this process, with all of its memory.
+start_helper() {
+  (
+    trap - TERM INT
+    exec {silent}<> <(:)
+    chunk='' kept=()
+    printf -v chunk '%1048576s' ''
+    while :; do
+      ((${#kept[@]} >= $1)) || kept+=("$chunk")
+      read -r -t 0.3 -u "$silent" || true
+    done
+  ) &
+  helper=$!
 }
 
-# Waits until every worker of the step is gone. A step with a failed worker fails the pipeline.
-finish_step() {
-  local pid status failed=0
-  for pid in "${workers[@]}"; do
-    status=0
-    wait "$pid" || status=$?
-    if ((status != 0)); then
-      # A stop sends TERM to every process; this one may see a worker end before it sees its own TERM.
-      ((status != 143)) || rest $((500 * speed))
-      echo "demo: a worker of '$step' ended with $status" >&2
-      failed=1
-    fi
-  done
-  workers=()
-  if ((failed)); then
-    echo "demo: step '$step' failed" >&2
-    exit 1
-  fi
-  echo "step '$step' is done"
+end_helper() {
+  [[ -n $helper ]] || return 0
+  kill "$helper" 2>/dev/null || true
+  wait "$helper" 2>/dev/null || true
+  helper=
 }
 
-# Two kinds of lines that AutoAppDev shows as a bar and a list of steps; to everybody else they are lines of output.
-# The arguments are the step's name, how much of all the work is done before it, and what it is about to do.
+# Two kinds of lines that AutoAppDev shows as a list of steps and a bar; to everybody else they are lines of output.
 begin_step() {
   step=$1
   echo "::step $step"
-  echo "::progress $2 $3"
-  echo "step '$step': $3"
+  echo "$bold==> $step$plain"
+}
+
+# One of many parts of a step: what is done, how much of the whole pipeline that is, the milliseconds for it, and in how many of a hundred of
+# them the processor works.
+part() {
+  echo "::progress $2 $1"
+  rest $(($3 * (100 - $4) / 100))
+  compute $(($3 * $4 / 100))
+}
+
+# How much is done after part $1 of $2 of a step that goes from $3 to $4 percent, with one decimal.
+percent() {
+  local tenths=$(($3 * 10 + ($4 - $3) * 10 * $1 / $2))
+  done_so_far=$((tenths / 10)).$((tenths % 10))
 }
 
 began=$SECONDS
 echo "demo: run ${AUTOAPPDEV_RUN_ID:-(by hand)}, process $$, speed $speed"
 
-begin_step prepare 0 "looking at the inputs"
-start inventory 10 500
-start settings 5 800
-finish_step
+begin_step "Fetch dependencies"
+packages=(openssl zlib sqlite libuv protobuf grpc abseil re2 fmt catch2 benchmark icu)
+count=${#packages[@]}
+for ((n = 1; n <= count; n++)); do
+  name=${packages[n - 1]}
+  percent "$n" "$count" 0 14
+  part "Fetching $name ($n of $count)" "$done_so_far" 1000 10
+  echo "  ${green}fetched$plain $name $dim$((n * 37 % 90 + 4)).$((n * 7 % 10)) MB$plain"
+  ((n != 7)) || echo "mirror eu-2 is slow, going on with eu-1" >&2
+done
 
-begin_step fetch 5 "three downloads side by side"
-start sources 20 1100
-start assets 15 1200
-start models 12 2000
-rest 7000
-echo "fetch: the mirror for 'models' is slow, going on" >&2
-finish_step
+begin_step "Compile"
+start_helper 40
+units=(core/arena core/hash core/queue io/file io/socket io/poll net/http net/tls net/proxy db/schema db/query db/index ui/window ui/theme)
+count=$((${#units[@]} * 2))
+for ((n = 1; n <= count; n++)); do
+  unit=${units[(n - 1) / 2]}
+  percent "$n" "$count" 14 54
+  if ((n % 2)); then
+    part "Compiling $unit.cc ($(((n + 1) / 2)) of ${#units[@]})" "$done_so_far" 1250 35
+    echo "  ${cyan}CXX$plain $unit.o"
+  else
+    part "Compiling ${unit}_test.cc" "$done_so_far" 1250 35
+    echo "  ${cyan}CXX$plain ${unit}_test.o"
+  fi
+  if ((n == 13)); then
+    echo "net/http.cc:218:14: ${yellow}warning:$plain 'parse_header' is deprecated: use 'read_header' [-Wdeprecated-declarations]" >&2
+    echo "  about this warning: https://en.cppreference.com/w/cpp/language/attributes/deprecated" >&2
+  fi
+done
+end_helper
 
-begin_step build 25 "four compilers"
-start core 30 1500
-start server 25 1300
-start client 20 1400
-start docs 10 1500
-rest 12000
-echo "build: warning: 'client' uses a deprecated call" >&2
-finish_step
+begin_step "Run tests"
+suites=(arena hash queue file socket poll http tls proxy schema query index)
+count=$((${#suites[@]} * 2)) passed=0
+for ((n = 1; n <= count; n++)); do
+  suite=${suites[(n - 1) / 2]}
+  percent "$n" "$count" 54 88
+  part "Testing $suite ($passed passed)" "$done_so_far" 1100 25
+  if ((n == 15)) && [[ -n $fails ]]; then
+    cat >&2 <<TRACE
+${red}FAILED$plain tests/test_$suite.py::test_resumes_after_reset
+Traceback (most recent call last):
+  File "tests/test_$suite.py", line 84, in test_resumes_after_reset
+    session = client.resume(ticket, timeout=2.0)
+  File "client/session.py", line 131, in resume
+    return self._handshake(ticket)
+  File "client/session.py", line 167, in _handshake
+    raise HandshakeError(f"unexpected message: {kind}")
+client.errors.HandshakeError: unexpected message: certificate_request
+TRACE
+    echo "demo: 1 test failed, $passed passed" >&2
+    exit 1
+  fi
+  passed=$((passed + 3 + n % 4))
+  echo "  ${green}ok$plain test_$suite $dim($passed passed)$plain"
+  ((n != 9)) || echo "test_socket took 1.9 s, longer than usual" >&2
+done
 
-begin_step test 62 "three suites"
-start unit 25 900
-start whole 15 1800
-start slow 10 2500
-rest 9000
-echo "test: 'whole' case 7 took longer than usual" >&2
-finish_step
+begin_step "Package"
+start_helper 20
+files=(bin/server bin/client lib/core.so share/doc share/man LICENSE archive checksums)
+count=${#files[@]}
+for ((n = 1; n <= count; n++)); do
+  name=${files[n - 1]}
+  percent "$n" "$count" 88 100
+  part "Packing $name ($n of $count)" "$done_so_far" 1300 15
+  echo "  packed $name"
+done
+end_helper
 
-begin_step package 88 "packing the results"
-start archive 10 1200
-start checksums 8 1000
-finish_step
-
-# A short-lived process of its own, for the sake of a real number at the end.
-digest=$(printf '%s\n' core server client docs | sha256sum)
-echo "::progress 100 the package is ready"
-echo "demo: package ${digest:0:12} is ready after $((SECONDS - began)) s"
+echo "${green}${bold}demo: $passed tests passed, the package is ready after $((SECONDS - began)) s$plain"

@@ -108,6 +108,7 @@ mod rules {
 }
 mod run {
     mod containment;
+    mod demo;
     mod environment;
     mod left_behind;
     mod lifecycle;
