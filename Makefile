@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test crowds bench bench-log simulate torture fuzz screenshots check build clean binary need-tools
+.PHONY: help run test crowds bench bench-log simulate torture fuzz screenshots check build clean binary need-tools say-missing
 # Two cargo commands at once would only wait for each other's lock.
 .NOTPARALLEL:
 
@@ -24,7 +24,7 @@ FAULTY_TESTS := --test kill_points --test clock_steps --test corpora --test diff
 SCRIPTS := .ci/run tests/fuzz/run.sh $(wildcard examples/*.sh)
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # PORT and every AUTOAPPDEV_ variable given to make reach the server through the environment. The server does not pass them on to a
 # pipeline, nor the variables that make adds (MAKEFLAGS, its job server). `exec` leaves no shell between
@@ -38,7 +38,7 @@ run: binary ## Build, and serve the demo pipeline on http://127.0.0.1:8788/ (ano
 # With cargo-nextest each test has a process of its own, and one that fails is tried once more (.config/nextest.toml). A test that passes then is
 # named at the end of all output, from nextest's report. Tests wait more than they compute.
 test: export RUST_TEST_THREADS ?= 4
-test: need-tools ## Run every test
+test: need-tools say-missing ## Run every test
 	@target="$${CARGO_TARGET_DIR:-target}"; mkdir -p -- "$$target"; target=$$(CDPATH= cd -- "$$target" && pwd); \
 	export AUTOAPPDEV_NOT_RUN_LIST="$$target/not-run.txt"; : > "$$AUTOAPPDEV_NOT_RUN_LIST"; failed=0; \
 	flaky="$$target/flaky.txt"; report="$$target/nextest/default/junit.xml"; : > "$$flaky"; rm -f -- "$$report"; \
@@ -49,7 +49,13 @@ test: need-tools ## Run every test
 	}; \
 	run_tests; \
 	run_tests --features faults,fuzzing $(FAULTY_TESTS); \
-	cat "$$AUTOAPPDEV_NOT_RUN_LIST" "$$flaky"; exit $$failed
+	awk "$$GROUP_NOT_RUN" "$$AUTOAPPDEV_NOT_RUN_LIST"; cat "$$flaky"; exit $$failed
+# One line for each reason in the list of tests that did not run.
+test: export GROUP_NOT_RUN = !seen[$$0]++ && sub(/^NOT RUN: /, "") { at = index($$0, ": "); why = substr($$0, at + 2); \
+    if (!count[why]++) { reasons[++n] = why; first[why] = substr($$0, 1, at - 1) } } \
+  END { for (i = 1; i <= n; i++) { why = reasons[i]; others = count[why] - 1; \
+      print "NOT RUN: " first[why] (others ? " and " others " more" : "") ": " why } \
+    if (n) print "(all names are in " FILENAME ")" }
 # A test case of nextest's report that failed before it passed.
 test: export LIST_FLAKY = /<testcase / { match($$0, / name="[^"]*"/); name = substr($$0, RSTART + 7, RLENGTH - 8) } \
   /<flakyFailure/ { print "FLAKY: " name " failed, and passed when it was tried again" }
@@ -123,3 +129,15 @@ need-tools:
 	@need=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml); have=$$($(CARGO) --version | cut -d ' ' -f 2); \
 	  printf '%s\n' "$$need" "$$have" | sort -VC || { \
 	  echo "Rust $$have is too old: this needs $$need or newer. With rustup: rustup update" >&2; exit 1; }
+
+# Programs that tests need and the build does not, each with Debian's package. Only root's tests use nginx.
+say-missing:
+	@missing= packages=; \
+	need() { \
+	  package=$$1; shift; \
+	  for name; do ! command -v "$$name" >/dev/null || return 0; done; \
+	  missing="$$missing $$1" packages="$$packages $$package"; \
+	}; \
+	need chromium chromium chromium-browser google-chrome; need chromium-driver chromedriver; need git git; need iproute2 ip; \
+	need util-linux unshare; need systemd systemd-analyze; [ "$$(id -u)" != 0 ] || need nginx-light nginx; \
+	[ -z "$$missing" ] || echo "Tests that need what is not installed here will say NOT RUN:$$missing. Debian, Ubuntu: apt-get install$$packages"
