@@ -29,11 +29,6 @@ const CODE_BYTES_MAX: usize = 256;
 pub(super) enum PairError {
     #[error("the server listens only on a Unix socket, which a phone cannot reach; name an address that leads to it with --url")]
     SocketOnly,
-    #[error(
-        "the server listens on {0}, where nothing but this machine reaches it; start it with AUTOAPPDEV_HOST=0.0.0.0 (every address of this \
-         machine) or one address of it: it then asks for the token. Or, if something else leads there, name that with --address"
-    )]
-    Closed(SocketAddr),
     #[error("this machine has no address that others could reach; is it in a network? Name one with --address")]
     NoAddress,
     #[error(transparent)]
@@ -54,12 +49,15 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, jso
         None => url.to_owned(),
     };
     // Checked first, so that no code is made for a link that leads nowhere.
+    let mut closed = None;
     let bases = match &endpoint {
         Endpoint::Url(url) => vec![at_url(url)],
         Endpoint::Folder(folder) => match (ServerInfo::read_live(&folder.runtime_dir), folder.named_address) {
             (Some(info), _) => {
                 let address = info.address.ok_or(PairError::SocketOnly)?;
-                bases(args.address.as_deref(), address, &info.more_addresses)?
+                let listening: Vec<SocketAddr> = [address].into_iter().chain(info.more_addresses).collect();
+                closed = Some(address).filter(|_| args.address.is_none() && !is_open(&listening));
+                bases(args.address.as_deref(), &listening)?
             }
             (None, Some(address)) => vec![at_url(&format!("http://{}", dialable(address)))],
             (None, None) => {
@@ -83,7 +81,10 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, jso
     }
     let env = |name: &str| std::env::var(name).ok();
     let screen = Screen { is_utf8: qr::is_utf8(env), is_terminal: std::io::stdout().is_terminal() };
-    Ok(describe(&links, may, screen))
+    Ok(match (closed, &*links) {
+        (Some(address), [link, ..]) => describe_here(link, may, address),
+        _ => describe(&links, may, screen),
+    })
 }
 
 /// True if a code has the form that every server uses. Such a code cannot contain a second line or link, or lead to another address.
@@ -92,16 +93,32 @@ fn is_code(text: &str) -> bool {
     (1..=CODE_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_usual)
 }
 
+/// What a login with this role allows, as a phrase that follows "can then".
+fn allows(may: Role) -> &'static str {
+    match may {
+        Role::Viewer => "see everything, and change nothing",
+        Role::Operator => "see everything, and start, pause, resume and stop",
+    }
+}
+
+/// The link of a server that other machines do not reach. A phone could not open it, so there is no QR code.
+fn describe_here(link: &str, may: Role, address: SocketAddr) -> String {
+    format!(
+        "Open this link in a browser on this machine. It logs in one browser, which can then {may}:\n\n  {link}\n\n\
+         Only this machine reaches it, because the server listens on {address}. For a phone, start the server with AUTOAPPDEV_HOST=0.0.0.0 \
+         (every address of this machine) or one address of it: it then asks for the token. If something else leads to the server, name that \
+         with --address.\n\nIt works once, within 10 minutes. `autoappdev sessions` lists who is logged in.\n",
+        may = allows(may),
+    )
+}
+
 fn describe(links: &[String], may: Role, screen: Screen) -> String {
     let Some((first, others)) = links.split_first() else { return String::new() };
     let mut text = qr::code(first, screen).unwrap_or_default();
-    let may = match may {
-        Role::Viewer => "see everything, and change nothing",
-        Role::Operator => "see everything, and start, pause, resume and stop",
-    };
     let _never_fails = writeln!(
         text,
-        "Scan this with your phone, or open the link there. It logs in one browser, which can then {may}:\n\n  {first}"
+        "Scan this with your phone, or open the link there. It logs in one browser, which can then {}:\n\n  {first}",
+        allows(may)
     );
     if !others.is_empty() {
         text.push_str("\nThe same by other addresses of this machine:\n");
@@ -114,16 +131,18 @@ fn describe(links: &[String], may: Role, screen: Screen) -> String {
     text
 }
 
-/// `http://HOST:PORT` for each way that leads to a server at these addresses, the likeliest first.
-fn bases(named: Option<&str>, address: SocketAddr, more: &[SocketAddr]) -> Result<Vec<String>, PairError> {
+/// Whether other machines reach one of these addresses.
+fn is_open(listening: &[SocketAddr]) -> bool {
+    listening.iter().any(|address| Reach::at(*address).is_open())
+}
+
+/// `http://HOST:PORT` for each way that leads to a server at these addresses, the likeliest first. If only this machine reaches them,
+/// they are the ways.
+fn bases(named: Option<&str>, listening: &[SocketAddr]) -> Result<Vec<String>, PairError> {
     if let Some(host) = named {
-        return Ok(vec![with_host(host, Some(address.port()))]);
+        return Ok(vec![with_host(host, listening.first().map(SocketAddr::port))]);
     }
-    let listening: Vec<SocketAddr> = [address].into_iter().chain(more.iter().copied()).collect();
-    if !listening.iter().any(|address| Reach::at(*address).is_open()) {
-        return Err(PairError::Closed(address));
-    }
-    let found = open_addresses(&listening);
+    let found = if is_open(listening) { open_addresses(listening) } else { listening.to_vec() };
     if found.is_empty() {
         Err(PairError::NoAddress)
     } else {
@@ -161,23 +180,22 @@ mod tests {
             ("[fd00::1]:80", "http://[fd00::1]:80"),
         ] {
             let address = "127.0.0.1:8788".parse().expect("an address");
-            assert_eq!(bases(Some(named), address, &[]).expect("named"), [base]);
+            assert_eq!(bases(Some(named), &[address]).expect("named"), [base]);
         }
         assert_eq!(port_of("http://box"), None);
         assert_eq!(port_of("http://[::1]:80"), Some(80));
     }
 
     #[test]
-    fn what_only_this_machine_reaches_makes_no_link() {
-        let at = |address: &str| bases(None, address.parse().expect("an address"), &[]);
+    fn loopback_is_linked_only_if_nothing_else_is_open() {
+        let at = |address: &str| bases(None, &[address.parse().expect("an address")]);
         for address in ["127.0.0.1:8788", "[::1]:8788"] {
-            let error = at(address).expect_err("closed").to_string();
-            assert!(error.contains("AUTOAPPDEV_HOST=0.0.0.0") && error.contains(address), "{error}");
+            assert_eq!(at(address).expect("for this machine"), [format!("http://{address}")]);
         }
         assert_eq!(at("192.168.1.5:8788").expect("open"), ["http://192.168.1.5:8788"]);
         assert_eq!(at("[fd00::5]:8788").expect("open"), ["http://[fd00::5]:8788"]);
         let [closed, open] = ["127.0.0.1:8788", "192.168.1.5:8788"].map(|address| address.parse().expect("an address"));
-        assert_eq!(bases(None, closed, &[open, open]).expect("one is open"), ["http://192.168.1.5:8788"]);
+        assert_eq!(bases(None, &[closed, open, open]).expect("one is open"), ["http://192.168.1.5:8788"]);
     }
 
     #[test]

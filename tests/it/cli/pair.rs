@@ -20,13 +20,26 @@ fn links(place: &Place, args: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_server_on_loopback_says_how_to_open_the_door() {
+fn link_of_a_server_on_loopback_is_for_this_machine_and_says_how_to_open_the_door() {
     let mut place = Place::new();
     let (code, _, said) = place.client(&["pair"]);
     assert!(code == 4 && said.contains("no server is running for") && said.contains("`autoappdev serve`"), "{said}");
+    // With a token, this user has to log in as another user of the machine has to.
+    place.use_token(TOKEN);
     place.start_server();
     let (code, out, said) = place.client(&["pair"]);
-    assert!(code == 1 && out.is_empty() && said.contains("AUTOAPPDEV_HOST=0.0.0.0") && said.contains("--address"), "{said}");
+    assert!(code == 0 && said.is_empty(), "{said}");
+    for part in ["Only this machine reaches it", "AUTOAPPDEV_HOST=0.0.0.0", "--address", "works once"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    assert!(out.is_ascii() && !out.contains("##"), "there is no QR code: {out}");
+    let base = format!("http://127.0.0.1:{}/#code=", place.port());
+    let link = out.lines().find(|line| line.trim().starts_with(&base)).expect("a link").trim();
+    assert_eq!(log_in(&place, link).ok()["may"], "act");
+    assert_eq!(log_in(&place, link).error(), "invalid_code", "it was used");
+    let made = links(&place, &["--read-only"]);
+    assert!(made.len() == 1 && made[0].starts_with(&base), "{made:?}");
+    assert_eq!(log_in(&place, &made[0]).ok()["may"], "look");
 }
 
 /// Logs in with a link's code.
