@@ -1,4 +1,4 @@
--- The pipeline's present, its runs, what happened in each, and who is logged in.
+-- The pipeline's present, its runs, what happened in each, who is logged in, and what was answered to keyed requests.
 --
 -- Times are RFC 3339 in UTC with exactly three digits of milliseconds: 24 characters, so texts sort like times.
 -- SQLite cannot change a CHECK. So a CHECK here describes a form, or a rule between columns that holds for ever; the words that may grow
@@ -136,6 +136,25 @@ CREATE TABLE sessions (
 
     CHECK (expires_at <= ends_at)
 ) STRICT, WITHOUT ROWID;
+
+-- What came of the actions that were asked for with an Idempotency-Key, so that a repeat gets the same answer and acts once.
+-- Ages are noted by id, so none is used twice: the newest row is never deleted.
+CREATE TABLE request_keys (
+    id      INTEGER PRIMARY KEY CHECK (id > 0),
+    key     TEXT    NOT NULL UNIQUE CHECK (length(key) BETWEEN 1 AND 64),
+    -- A digest of the route and the body, by a key outside of this file: the body can hold secrets.
+    request TEXT    NOT NULL CHECK (length(request) = 64),
+    -- The run that the action began or was meant for, and its last recorded fact then; null where nothing was done.
+    run_id  INTEGER CHECK (run_id > 0),
+    seq     INTEGER CHECK (seq >= 0),
+    -- The answer; null until it is known.
+    status  INTEGER CHECK (status BETWEEN 200 AND 599),
+    body    TEXT,
+
+    CHECK ((run_id IS NULL) = (seq IS NULL)),
+    CHECK ((status IS NULL) = (body IS NULL)),
+    CHECK (run_id IS NOT NULL OR status IS NOT NULL)
+) STRICT;
 
 INSERT OR IGNORE INTO pipeline_state (id, state, updated_at, version)
 VALUES (1, 'stopped', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 0);
