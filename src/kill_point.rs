@@ -86,6 +86,8 @@ kill_points! {
     ServerSpawnedCommitted = "server.spawned_committed",
     ServerSpawnFailedHeard = "server.spawn_failed_heard",
     ServerSpawnFailedCommitted = "server.spawn_failed_committed",
+    /// A pause, a resume or a stop is begun under a key; its command is not sent.
+    ServerKeyCommitted = "server.key_committed",
     ServerPauseSent = "server.pause_sent",
     /// The version counts that something is under way.
     ServerPendingCounted = "server.pending_counted",
@@ -99,6 +101,10 @@ kill_points! {
     ServerStoppingCommitted = "server.stopping_committed",
     ServerExitedHeard = "server.exited_heard",
     ServerExitedCommitted = "server.exited_committed",
+
+    /// The answer to a request with a key is known and not kept.
+    ServerAnswerHeard = "server.answer_heard",
+    ServerAnswerCommitted = "server.answer_committed",
 
     ServerLogInHeard = "server.log_in_heard",
     ServerLogInCommitted = "server.log_in_committed",

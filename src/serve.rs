@@ -39,7 +39,7 @@ use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Settings, Supervisor};
 use crate::transport::{Entrance, Listener, Server};
-use crate::web::{App, Authenticator, Guard, ResponseBudget, Trust};
+use crate::web::{App, Authenticator, Guard, KeysInUse, ResponseBudget, Trust};
 
 /// How many times longer the supervisor may wait for the disk than for anything else before the watchdog counts it as hung: with the 30 s
 /// of the README's unit, five minutes.
@@ -191,6 +191,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         }
     });
     let authenticator = Arc::new(authenticator.map_err(|error| anyhow!("failed to {error}"))?);
+    let keys_in_use = Arc::new(KeysInUse::default());
     let [budget, health_budget, script_budget] = std::array::from_fn(|_| Arc::new(ResponseBudget::default()));
     let identity = Arc::new(new_identity(runtime_dir).context("cannot get random bytes from the kernel")?);
     let started_at = SystemClock.now();
@@ -214,6 +215,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         budget: budget.clone(),
         health_budget: health_budget.clone(),
         script_budget: script_budget.clone(),
+        keys_in_use: keys_in_use.clone(),
     };
     let own_sockets: Vec<_> = listeners.iter().filter_map(Listener::own_socket).collect();
     let entrances =

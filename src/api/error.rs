@@ -40,6 +40,7 @@ error_codes! {
     InvalidQuery = "invalid_query" 400, "The query is not one that the route takes";
     UnknownLog = "unknown_log" 400, "There is no log of that name";
     InvalidRequest = "invalid_request" 400, "The request is not HTTP";
+    InvalidIdempotencyKey = "invalid_idempotency_key" 400, "The `Idempotency-Key` is not one, or comes more than once";
     Unauthorized = "unauthorized" 401, "The request has no token, or a wrong one";
     InvalidCode = "invalid_code" 401, "The one-time code is wrong, was used or has expired";
     ReadOnly = "read_only" 403, "The token may not act";
@@ -50,6 +51,8 @@ error_codes! {
     RequestTimeout = "request_timeout" 408, "The request did not arrive in time";
     InvalidTransition = "invalid_transition" 409, "The state does not allow the action";
     RunChanged = "run_changed" 409, "Another run is the latest than the one that the action is meant for";
+    IdempotencyKeyReused = "idempotency_key_reused" 409, "The `Idempotency-Key` was sent with another request before";
+    IdempotencyKeyInUse = "idempotency_key_in_use" 409, "Many repeats wait for the answer to the first request with the same `Idempotency-Key`";
     NotRepeatable = "not_repeatable" 409, "The run cannot be repeated without values that were not kept";
     BodyTooLarge = "body_too_large" 413, "The body is too long";
     UriTooLong = "uri_too_long" 414, "The request's first line is too long";

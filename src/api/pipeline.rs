@@ -8,6 +8,13 @@ use super::query::{Kind, query};
 use crate::clock::Timestamp;
 use crate::pipeline::{Action, Conditions, Containment, Origin, Outcome, Progress, RunStatus, State, Usage, words};
 
+/// The request field with which an action is done once: a repeat with the same key gets the same answer.
+pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+/// The longest key, in characters. All of them are visible ASCII.
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 64;
+/// The answer's field that says that the request was answered before, and that nothing was done now.
+pub const IDEMPOTENT_REPLAY: &str = "Idempotent-Replay";
+
 /// The longest wait of an answer, in seconds.
 pub const WAIT_S_MAX: u64 = 60;
 

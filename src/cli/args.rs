@@ -13,6 +13,7 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::exit_code::EXIT_CODES;
 use super::since::Since;
 use crate::api::logs::{GREP_BYTES_MAX, LINES_MAX, Source, StreamName};
+use crate::api::pipeline::IDEMPOTENCY_KEY_CHARS_MAX;
 use crate::config::{Flag, SETTINGS, URL_SETTING, grace_from_text, server_url};
 
 const FINDING: &str = "\
@@ -142,9 +143,9 @@ pub(super) enum Ask {
     /// Start again what a run was: its script, arguments, folder, variables and grace
     Restart(RestartArgs),
     /// Stop every process of the pipeline where it stands
-    Pause,
+    Pause(KeyArgs),
     /// Let a paused pipeline go on
-    Resume,
+    Resume(KeyArgs),
     /// End the pipeline: TERM, grace, KILL, until nothing is left
     Stop(StopArgs),
     /// Print the pipeline's latest output
@@ -153,6 +154,14 @@ pub(super) enum Ask {
     Runs(RunsArgs),
     /// List who is logged in on the page, or end sessions
     Sessions(SessionsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeyArgs {
+    /// Do this once: a repeat with the same key within 24 hours does nothing, and prints the first answer. 1 to 64 visible ASCII characters
+    /// [default: a random one]
+    #[arg(long, value_name = "KEY", value_parser = idempotency_key)]
+    pub(super) idempotency_key: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +178,8 @@ pub(super) struct StartArgs {
     /// Seconds from TERM to KILL when this run is stopped [default: the server's]
     #[arg(long, value_name = "SECONDS", value_parser = grace_from_text)]
     pub(super) grace: Option<Duration>,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
     /// The script's arguments
     #[arg(last = true)]
     pub(super) args: Vec<String>,
@@ -182,6 +193,9 @@ pub(super) struct RestartArgs {
     /// A variable whose value was not kept with the run, or that is to be another one; as for start
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     pub(super) env: Vec<(String, String)>,
+    /// As for start; it needs the run's id, because the latest run is another one after it
+    #[arg(long, value_name = "KEY", value_parser = idempotency_key, requires = "run")]
+    pub(super) idempotency_key: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -192,6 +206,8 @@ pub(super) struct StopArgs {
     /// Kill at once
     #[arg(long)]
     pub(super) now: bool,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -281,6 +297,15 @@ pub(super) struct EndArgs {
     /// End every session
     #[arg(long)]
     pub(super) all: bool,
+}
+
+fn idempotency_key(text: &str) -> Result<String, String> {
+    let is_key = (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_key {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters are expected"))
+    }
 }
 
 fn source() -> impl TypedValueParser<Value = Source> {

@@ -18,6 +18,7 @@ use super::connection::{self, Proof, Unproven};
 use super::credentials::{Credentials, NAME_IT};
 use super::places::{Absence, Meant, Neighbour, Place, Way, places_of};
 use crate::api::error::{ErrorCode, ErrorResponse};
+use crate::api::pipeline::IDEMPOTENCY_KEY;
 use crate::api::routes::Route;
 use crate::api::version::Introduction;
 use crate::clock::Timestamp;
@@ -55,9 +56,9 @@ pub(super) enum ClientError {
     /// The server there has proved that it belongs to this folder, and takes no request now; none was sent.
     #[error("the server at {url} is stopping, or has too many connections, so nothing was sent to it; try again")]
     Closing { url: String },
-    /// The connection broke or the time ran out: what was asked may have been done or not.
+    /// The connection broke or, if `is_late`, the time ran out: what was asked may have been done or not.
     #[error("the answer of the server at {url} was cut off ({cause}); `autoappdev status` shows the current state")]
-    NoAnswer { url: String, cause: String },
+    NoAnswer { url: String, cause: String, is_late: bool },
     /// 409: the state does not allow it.
     #[error("{detail}")]
     Refused { detail: String, document: Answer },
@@ -174,13 +175,15 @@ struct Question<'a> {
     path: &'a str,
     /// The body of a POST; a GET has none.
     body: Option<String>,
+    /// The key under which it acts once.
+    key: Option<&'a str>,
     /// For the whole of the answer.
     timeout: Duration,
 }
 
 impl<'a> Question<'a> {
     fn get(path: &'a str, timeout: Duration) -> Self {
-        Self { path, body: None, timeout }
+        Self { path, body: None, key: None, timeout }
     }
 
     /// Whether the request can change something. Its body can contain secrets, such as variables for a run.
@@ -220,10 +223,16 @@ impl Client {
         self.ask(&Question::get(path, timeout))
     }
 
-    /// Asks `path` to do something, and waits up to `timeout` for it to be so.
-    pub(super) fn post(&self, path: &str, body: &impl Serialize, timeout: Duration) -> Result<Answer, ClientError> {
+    /// Asks `path` to do something, at most once under one key, and waits up to `timeout` for it to be so.
+    pub(super) fn post(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        key: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Answer, ClientError> {
         let body = serde_json::to_string(body).expect("requests are plain data");
-        self.ask(&Question { path, body: Some(body), timeout })
+        self.ask(&Question { path, body: Some(body), key, timeout })
     }
 
     /// Adds to an error which server answers at the usual address of this folder's server. It only asks that server for its name,
@@ -348,6 +357,9 @@ impl Client {
         if let Some(token) = &credentials.token {
             request = request.header("authorization", format!("Bearer {}", token.expose()));
         }
+        if let Some(key) = question.key {
+            request = request.header(IDEMPOTENCY_KEY, key);
+        }
         let run = |timeout| -> Result<_, ureq::Error> {
             match &question.body {
                 Some(body) => {
@@ -364,32 +376,14 @@ impl Client {
                 Some(Unproven::Closing) => ClientError::Closing { url },
                 _ => ClientError::Unproven { url, cause: error.to_string() },
             }),
-            Err(error) if is_unreached(&error) => Err(ClientError::Unreachable { url }),
-            Err(error) => Err(ClientError::NoAnswer { url, cause: error.to_string() }),
+            Err(error) if connection::is_unreached(&error) => Err(ClientError::Unreachable { url }),
+            Err(error) => Err(no_answer(url, &error)),
         }
     }
 }
 
-/// Whether no connection came about, so that nothing was sent.
-fn is_unreached(error: &ureq::Error) -> bool {
-    match error {
-        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => true,
-        ureq::Error::Timeout(phase) => matches!(phase, ureq::Timeout::Connect | ureq::Timeout::Resolve),
-        // `connect(2)`: these mean that no connection was made. A reset or an end of the stream comes later.
-        ureq::Error::Io(error) => matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionRefused
-                | io::ErrorKind::HostUnreachable
-                | io::ErrorKind::NetworkUnreachable
-                | io::ErrorKind::NetworkDown
-                | io::ErrorKind::AddrNotAvailable
-                | io::ErrorKind::PermissionDenied
-                // There is no Unix socket there, or the folder is no folder.
-                | io::ErrorKind::NotFound
-                | io::ErrorKind::NotADirectory
-        ),
-        _ => false,
-    }
+fn no_answer(url: String, error: &ureq::Error) -> ClientError {
+    ClientError::NoAnswer { url, cause: error.to_string(), is_late: matches!(error, ureq::Error::Timeout(_)) }
 }
 
 fn read_answer(url: String, mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ClientError> {
@@ -397,7 +391,7 @@ fn read_answer(url: String, mut response: ureq::http::Response<ureq::Body>) -> R
     let date = response.headers().get("date").and_then(|date| date.to_str().ok()).and_then(date_of);
     let bytes = match response.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_vec() {
         Ok(bytes) => bytes,
-        Err(error) => return Err(ClientError::NoAnswer { url, cause: error.to_string() }),
+        Err(error) => return Err(no_answer(url, &error)),
     };
     let Ok(text) = String::from_utf8(bytes) else {
         return Err(ClientError::Stranger { url, cause: "no UTF-8".to_owned(), status });

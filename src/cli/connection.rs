@@ -274,6 +274,28 @@ fn limit(timeout: NextTimeout) -> Option<Duration> {
     timeout.not_zero().map(|left| *left)
 }
 
+/// Whether no connection came about, so that nothing was sent.
+pub(super) fn is_unreached(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => true,
+        ureq::Error::Timeout(phase) => matches!(phase, ureq::Timeout::Connect | ureq::Timeout::Resolve),
+        // `connect(2)`: these mean that no connection was made. A reset or an end of the stream comes later.
+        ureq::Error::Io(error) => matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::NetworkDown
+                | io::ErrorKind::AddrNotAvailable
+                | io::ErrorKind::PermissionDenied
+                // There is no Unix socket there, or the folder is no folder.
+                | io::ErrorKind::NotFound
+                | io::ErrorKind::NotADirectory
+        ),
+        _ => false,
+    }
+}
+
 fn set_limit(socket: &OwnedFd, which: sockopt::Timeout, timeout: NextTimeout) -> io::Result<()> {
     Ok(sockopt::set_socket_timeout(socket, which, limit(timeout))?)
 }

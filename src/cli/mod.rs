@@ -3,6 +3,7 @@
 //! Here, at the edge, the environment, the `.env` file and the working directory are read, once, for `config`. The modes
 //! themselves are passed in by `main`, so that this file does not depend on lower levels.
 
+mod action;
 mod args;
 mod client;
 mod columns;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use serde::Serialize;
 
-use self::args::{Ask, Command, PairArgs, RestartArgs, StartArgs, StopArgs};
+use self::args::{Ask, Command, KeyArgs, PairArgs, RestartArgs, StartArgs, StopArgs};
 use self::client::{ACTION_TIMEOUT, Client, ClientError, STOP_MARGIN};
 use self::dotenv::Dotenv;
 pub use self::exit_code::EXIT_CODES;
@@ -205,17 +206,18 @@ fn ask_by(client: &Client, question: &Ask, json: bool) -> Result<(), Failure> {
         Ask::Status => client
             .get(&Route::Pipeline.path())?
             .text(json, |PipelineResponse::<Pipeline> { pipeline }| output::status(&pipeline, now())),
-        Ask::Start(args) => act(client, Route::Start, &start_body(args), ACTION_TIMEOUT, json),
+        Ask::Start(args) => act(client, Route::Start, &start_body(args), &args.key, ACTION_TIMEOUT, json),
         Ask::Restart(args) => {
             let body =
                 restart_body(args, || Ok(client.get(&Route::Pipeline.path())?.read::<PipelineResponse>()?.pipeline.run_id))?;
-            act(client, Route::Start, &body, ACTION_TIMEOUT, json)
+            let key = KeyArgs { idempotency_key: args.idempotency_key.clone() };
+            act(client, Route::Start, &body, &key, ACTION_TIMEOUT, json)
         }
-        Ask::Pause => act(client, Route::Pause, &ActionRequest::default(), ACTION_TIMEOUT, json),
-        Ask::Resume => act(client, Route::Resume, &ActionRequest::default(), ACTION_TIMEOUT, json),
+        Ask::Pause(key) => act(client, Route::Pause, &ActionRequest::default(), key, ACTION_TIMEOUT, json),
+        Ask::Resume(key) => act(client, Route::Resume, &ActionRequest::default(), key, ACTION_TIMEOUT, json),
         Ask::Stop(args) => {
             let (body, timeout) = stop_body(args);
-            act(client, Route::Stop, &body, timeout, json)
+            act(client, Route::Stop, &body, &args.key, timeout, json)
         }
         Ask::Sessions(args) => sessions::sessions(client, args, now(), json),
         Ask::Runs(args) => {
@@ -238,8 +240,15 @@ fn pair_phone(args: &PairArgs, url: Option<String>, json: bool) -> Result<(), Fa
     Ok(say(&text).map_err(ClientError::Output)?)
 }
 
-fn act(client: &Client, route: Route, body: &impl Serialize, timeout: Duration, json: bool) -> Result<String, ClientError> {
-    let answer = client.post(&route.path(), body, timeout)?;
+fn act(
+    client: &Client,
+    route: Route,
+    body: &impl Serialize,
+    key: &KeyArgs,
+    timeout: Duration,
+    json: bool,
+) -> Result<String, ClientError> {
+    let answer = action::post(client, route, body, key.idempotency_key.as_deref(), timeout)?;
     // Conditions are not part of the command's answer. If stderr cannot be written, `status` still shows them.
     let warnings = answer.read().map_or_else(|_| String::new(), |done: ActionResponse| output::warnings_of(&done.conditions));
     let _ = write!(io::stderr(), "{}", printable_lines(&warnings));

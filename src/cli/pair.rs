@@ -69,7 +69,7 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, jso
     };
     let may = if args.read_only { Role::Viewer } else { Role::Operator };
     let client = Client::new(endpoint, tokens);
-    let made = client.post(&Route::Pair.path(), &PairRequest { may: Some(may) }, READ_TIMEOUT);
+    let made = client.post(&Route::Pair.path(), &PairRequest { may: Some(may) }, None, READ_TIMEOUT);
     let answer = made.map_err(|error| client.explain(error))?;
     let PairResponse { may, code, expires_at, .. } = answer.read()?;
     if !is_code(&code) {

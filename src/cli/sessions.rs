@@ -26,7 +26,7 @@ pub(super) fn sessions(client: &Client, args: &SessionsArgs, now: Timestamp, jso
 }
 
 fn post(client: &Client, body: &impl Serialize) -> Result<super::client::Answer, ClientError> {
-    client.post(&Route::EndSessions.path(), body, READ_TIMEOUT)
+    client.post(&Route::EndSessions.path(), body, None, READ_TIMEOUT)
 }
 
 /// Formats the sessions as a table. The last column has no fixed width.

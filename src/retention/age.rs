@@ -1,9 +1,9 @@
-//! How long ago runs ended, in observed time.
+//! How long ago runs ended, and request keys were used, in observed time.
 //!
 //! The wall clock may be wrong: a board without a battery starts in 1970, and a user can set a clock to any year. So ages are not
 //! taken from time stamps. What counts is the time for which the machine was on, by the clock that runs from boot, and
 //! the wall-clock time between two boots, if that is no longer than [`OFF_MAX`]: a longer gap may be a wrong clock and
-//! does not count. Runs end in the order of their ids, so it is enough to note at intervals up to which run all had ended.
+//! does not count. Runs end, and keys are used, in the order of their ids, so it is enough to note at intervals up to which id all had.
 //!
 //! Pure: clocks are passed in.
 
@@ -16,13 +16,13 @@ use crate::clock::{Timestamp, whole_ms};
 /// The longest time off that counts.
 const OFF_MAX: Duration = Duration::from_hours(24);
 
-/// The interval between notes: a run may be kept for this much longer.
+/// The interval between notes: a run or a key may be kept for this much longer.
 const NOTED_EVERY: Duration = Duration::from_hours(6);
 
 /// The most notes. Beyond it older ones are further apart.
 const NOTES_MAX: usize = 256;
 
-/// The observed time, and which runs had ended by when.
+/// The observed time, which runs had ended by when, and which keys had been used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Witness {
     /// The boot of the machine at the last reading of the clocks.
@@ -33,9 +33,17 @@ pub(super) struct Witness {
     wall: Option<Timestamp>,
     /// The time observed up to then, in milliseconds.
     witnessed_ms: u64,
-    /// The notes: by this observed time, all runs up to this one had ended; in order.
-    ended: Vec<(u64, i64)>,
+    /// By when runs had ended.
+    ended: Notes,
+    /// By when request keys had been used.
+    #[serde(default)]
+    keys: Notes,
 }
+
+/// The notes: by this observed time, it was so of all ids up to this one; in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Notes(Vec<(u64, i64)>);
 
 impl Witness {
     /// Reads the clocks.
@@ -64,33 +72,54 @@ impl Witness {
 
     /// All runs up to this one have ended by now.
     pub(super) fn note_ended(&mut self, run_id: i64) {
+        self.ended.note(self.witnessed_ms, run_id);
+    }
+
+    /// The last run that certainly ended at least `age` ago, as did all runs before it.
+    pub(super) fn ended_for(&self, age: Duration) -> Option<i64> {
+        self.ended.up_to(self.witnessed_ms.checked_sub(whole_ms(age))?)
+    }
+
+    /// All request keys up to this one have been used by now.
+    pub(super) fn note_keys(&mut self, newest: i64) {
+        self.keys.note(self.witnessed_ms, newest);
+    }
+
+    /// The last request key that was certainly used at least `age` ago, as were all keys before it.
+    pub(super) fn keys_used_for(&self, age: Duration) -> Option<i64> {
+        self.keys.up_to(self.witnessed_ms.checked_sub(whole_ms(age))?)
+    }
+}
+
+impl Notes {
+    fn note(&mut self, now_ms: u64, id: i64) {
+        let Self(notes) = self;
         // The notes are about a database that no longer exists.
-        self.ended.retain(|&(_, noted)| noted <= run_id);
-        if self.ended.last().is_some_and(|&(_, noted)| noted == run_id) {
+        notes.retain(|&(_, noted)| noted <= id);
+        if notes.last().is_some_and(|&(_, noted)| noted == id) {
             return;
         }
         // The last note is always exact; the one before it can be dropped.
-        if let [.., (before_last, _), last] = self.ended.as_mut_slice()
-            && self.witnessed_ms.saturating_sub(*before_last) < whole_ms(NOTED_EVERY)
+        if let [.., (before_last, _), last] = notes.as_mut_slice()
+            && now_ms.saturating_sub(*before_last) < whole_ms(NOTED_EVERY)
         {
-            *last = (self.witnessed_ms, run_id);
+            *last = (now_ms, id);
         } else {
-            self.ended.push((self.witnessed_ms, run_id));
+            notes.push((now_ms, id));
         }
-        if self.ended.len() > NOTES_MAX {
+        if notes.len() > NOTES_MAX {
             let mut n = 0;
-            self.ended.retain(|_| {
+            notes.retain(|_| {
                 n += 1;
                 n > NOTES_MAX / 2 || n % 2 == 0
             });
         }
     }
 
-    /// The last run that certainly ended at least `age` ago, as did all runs before it.
-    pub(super) fn ended_for(&self, age: Duration) -> Option<i64> {
-        let by = self.witnessed_ms.checked_sub(whole_ms(age))?;
-        let n = self.ended.partition_point(|&(at, _)| at <= by);
-        n.checked_sub(1).map(|n| self.ended[n].1)
+    /// The last id of which it was certainly so by then.
+    fn up_to(&self, by_ms: u64) -> Option<i64> {
+        let n = self.0.partition_point(|&(at, _)| at <= by_ms);
+        n.checked_sub(1).map(|n| self.0[n].1)
     }
 }
 
@@ -246,7 +275,7 @@ mod tests {
             machine.end(id);
             machine.run_for(Duration::from_mins(10));
         }
-        assert!(machine.witness.ended.len() <= NOTES_MAX);
+        assert!(machine.witness.ended.0.len() <= NOTES_MAX);
         let due = machine.due().expect("most of them");
         let exact = 40_000 + 1 - 7 * 24 * 6;
         assert!((exact - 6 * 6..=exact).contains(&due), "{due} of {exact}");
@@ -259,9 +288,24 @@ mod tests {
         machine.witness = serde_json::from_str(text).expect("its own form");
         machine.end(3);
         machine.witness.witnessed_ms = 0;
-        machine.witness.ended = vec![(u64::MAX, 3), (u64::MAX, 4)];
+        machine.witness.ended = Notes(vec![(u64::MAX, 3), (u64::MAX, 4)]);
         machine.end(5);
-        assert!(machine.witness.ended.len() <= NOTES_MAX);
+        assert!(machine.witness.ended.0.len() <= NOTES_MAX);
+    }
+
+    #[test]
+    fn request_keys_age_by_observed_time_whatever_the_clock_says() {
+        let mut machine = Machine::new();
+        machine.witness.note_keys(1);
+        machine.set_clock_by(YEAR_MS);
+        machine.run_for(DAY / 2);
+        machine.witness.note_keys(2);
+        assert_eq!(machine.witness.keys_used_for(DAY), None);
+        machine.reboot_after(Duration::from_mins(1), -YEAR_MS);
+        machine.run_for(DAY / 2);
+        assert_eq!(machine.witness.keys_used_for(DAY), Some(1));
+        machine.run_for(DAY / 2);
+        assert_eq!((machine.witness.keys_used_for(DAY), machine.due()), (Some(2), None));
     }
 
     #[test]

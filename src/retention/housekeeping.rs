@@ -1,4 +1,4 @@
-//! Passes over runs and logs: old runs are forgotten, old log segments removed, finished ones packed.
+//! Passes over runs, logs and request keys: old runs and keys are forgotten, old log segments removed, finished ones packed.
 //!
 //! A pass follows each wake: at boot, when a run begins or has ended, and when a log has gone on to another segment. It decides from the
 //! current files and rows, so it can be killed anywhere and start again; what it remembers saves repeated scans and records how old runs
@@ -46,6 +46,9 @@ const PACKED_BYTES_MIN: u64 = 64 * 1024;
 
 /// How many runs one turn scans for segments to pack.
 const SCANNED_AT_ONCE: usize = 500;
+
+/// How long request keys are kept, at least.
+const KEYS_KEPT: Duration = Duration::from_hours(24);
 
 /// The notes are stored after this many more runs are settled, and once this much more time was observed.
 const STORED_RUNS: i64 = 32;
@@ -177,6 +180,7 @@ impl Housekeeping {
         self.logs.set_floor(self.memory.log_floor);
         self.witness();
         self.memory.witness.note_ended(self.history.all_ended_up_to());
+        self.forget_keys(&reader)?;
         let mut is_done = self.forget(&reader)?;
         is_done &= self.trim(&reader)?;
         self.raise_floor(&reader)?;
@@ -203,6 +207,17 @@ impl Housekeeping {
             (Progress::IfPacked | Progress::All, true) => Pass::Done,
             (Progress::IfPacked | Progress::All, false) => Pass::Again,
         })
+    }
+
+    /// Has the old request keys forgotten.
+    fn forget_keys(&mut self, reader: &Reader) -> Result<(), RetentionError> {
+        let (oldest, newest) = reader.request_key_ids()?;
+        self.memory.witness.note_keys(newest);
+        if let Some(up_to) = self.memory.witness.keys_used_for(KEYS_KEPT).filter(|&up_to| oldest <= up_to && oldest < newest) {
+            // The next pass finds those that stay because this fails.
+            let _tried_again = self.writer.begin(move |store| store.forget_request_keys(up_to));
+        }
+        Ok(())
     }
 
     /// Asked before each frame: sleeps for longer than the last one took, and says whether to go on.

@@ -177,7 +177,7 @@ impl StopsRun {
 
 /// Asks for the stop and waits for its answer. Needs no thread: the run may have left none to be had.
 fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> Result<(), ActionError> {
-    let begin = |grace| supervisor.begin(Ask::Stop { grace }, IfRun::Any, Origin::Shutdown);
+    let begin = |grace| supervisor.begin(Ask::Stop { grace }, IfRun::Any, None, Origin::Shutdown);
     let answer = begin(grace)?;
     loop {
         match answer.try_recv() {

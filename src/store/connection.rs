@@ -121,12 +121,6 @@ impl Store {
         })
     }
 
-    /// Commits a run as `starting`, before anything of it exists. The pipeline must be stopped and no run alive. The state and the times
-    /// of the run before stay until this one is seen to run. Returns its id.
-    pub fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<i64, StoreError> {
-        self.write(|tx| change::begin(tx, None, new, at, Cause::Request))
-    }
-
     /// Commits a run that the database knows nothing of but whose shim lives: the database was lost meanwhile. Its journal, recorded
     /// from the beginning, tells the rest.
     pub fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<i64, StoreError> {

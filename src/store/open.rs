@@ -33,8 +33,8 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// take less.
 const CHECKED_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The maximum number of sessions in a file. The server stores at most 32 of each role.
-const SESSIONS_MAX: i64 = 4096;
+/// The maximum number of sessions, and of request keys, in a file. The server stores at most 32 sessions of each role, and 1,000 keys.
+const ROWS_MAX: i64 = 4096;
 
 /// The head of a write-ahead log, before its first frame: <https://www.sqlite.org/fileformat2.html#walformat>.
 const WAL_HEADER_BYTES: usize = 32;
@@ -275,12 +275,13 @@ fn pending(conn: &mut Connection, path: &Path) -> Result<Vec<String>, StoreError
         Ok((lacking, version, is_ours_alone))
     })?;
     if version > 0 {
-        refuse_many_sessions(conn)?;
+        refuse_many(conn, "sessions", "sessions")?;
+        refuse_many(conn, "request_keys", "request keys")?;
     }
     // Not `integrity_check`, which also compares every index with its table: that is for `autoappdev check`. Nor, where that takes longer
     // with each run in the history, all tables: it took seconds for a hundred thousand runs. Nor tables of others.
     let is_small = fs::metadata(path).is_ok_and(|meta| meta.len() <= CHECKED_BYTES_MAX);
-    let checks = if is_small && is_ours_alone { &["1"][..] } else { &["'pipeline_state'", "'sessions'"] };
+    let checks = if is_small && is_ours_alone { &["1"][..] } else { &["'pipeline_state'", "'sessions'", "'request_keys'"] };
     for checked in checks {
         let verdict: String = conn.query_row(&format!("PRAGMA quick_check({checked})"), [], |row| row.get(0))?;
         if verdict != "ok" {
@@ -290,15 +291,13 @@ fn pending(conn: &mut Connection, path: &Path) -> Result<Vec<String>, StoreError
     Ok(lacking)
 }
 
-/// Refuses a file with more sessions than this program ever stores. The server reads all of them when it starts, and pages of a file
-/// that refer to the same page again and again have more rows than can be read in a lifetime.
-fn refuse_many_sessions(conn: &Connection) -> Result<(), StoreErrorKind> {
-    let sql = "SELECT count(*) FROM (SELECT 1 FROM sessions LIMIT ?1)";
-    let count: i64 = conn.query_row(sql, [SESSIONS_MAX + 1], |row| row.get(0))?;
-    if count > SESSIONS_MAX {
-        return Err(StoreErrorKind::Damaged(format!(
-            "it has more than {SESSIONS_MAX} sessions, which this program never stores"
-        )));
+/// Refuses a file with more rows of a table than this program ever stores. The server reads all sessions when it starts and removes old
+/// keys all at once, and pages of a file that refer to the same page again and again have more rows than can be read in a lifetime.
+fn refuse_many(conn: &Connection, table: &str, what: &str) -> Result<(), StoreErrorKind> {
+    let sql = format!("SELECT count(*) FROM (SELECT 1 FROM {table} NOT INDEXED LIMIT ?1)");
+    let count: i64 = conn.query_row(&sql, [ROWS_MAX + 1], |row| row.get(0))?;
+    if count > ROWS_MAX {
+        return Err(StoreErrorKind::Damaged(format!("it has more than {ROWS_MAX} {what}, which this program never stores")));
     }
     Ok(())
 }

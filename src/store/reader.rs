@@ -11,9 +11,9 @@ use rusqlite::{Connection, OpenFlags, Params, Row};
 use super::error::{StoreError, StoreErrorKind};
 use super::file::DatabaseFile;
 use super::hardening::harden;
-use super::open;
 use super::rows::{self, LatestRun, RunLogRow, RunRow};
 use super::runs::{self, RunFilter, RunsPage};
+use super::{open, request_keys};
 use crate::api::events::RunEvent;
 use crate::api::runs::{CompletedRun, Event};
 use crate::clock::Timestamp;
@@ -100,6 +100,11 @@ impl Reader {
             page.counts = if before.is_none() { Some(runs::count(&tx)?) } else { None };
             Ok(page)
         })
+    }
+
+    /// The ids of the oldest and of the newest request key; 0 if there is none.
+    pub fn request_key_ids(&self) -> Result<(i64, i64), StoreError> {
+        self.read(request_keys::oldest_and_newest)
     }
 
     /// How long the latest completed runs of this script took before run `before`, the latest first; five at most.

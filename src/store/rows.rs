@@ -400,7 +400,7 @@ mod tests {
             origin: Some(Origin::Schedule),
             ..NewRun::default()
         };
-        let id = store.begin_run(&new, Timestamp::from_unix_ms(0)).expect("begins");
+        let id = store.begin_run(&new, None, Timestamp::from_unix_ms(0)).expect("begins");
         assert_eq!(store.run(id).expect("readable").expect("there").started_by, Some(Origin::Schedule));
         for newer in
             [r#"{"by":"weather"}"#, r#"{"by":"client","role":"guest","uid":0}"#, r#"{"by":"client","role":"operator","door":1}"#]

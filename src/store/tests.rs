@@ -52,7 +52,7 @@ impl Bench {
 
     /// Begins a run at `ms`.
     fn begin(&mut self, ms: i64) -> i64 {
-        self.store.begin_run(&new_run(), at(ms)).expect("a stopped pipeline can begin a run")
+        self.store.begin_run(&new_run(), None, at(ms)).expect("a stopped pipeline can begin a run")
     }
 
     /// Records what the rules make of a fact in the stored state.
@@ -122,7 +122,7 @@ fn a_new_database_holds_a_stopped_pipeline_without_a_run() {
 #[test]
 fn a_life_from_start_to_end_is_told_in_all_three_tables() {
     let mut bench = Bench::new();
-    let id = bench.store.begin_run(&new_run(), at(0)).expect("stopped");
+    let id = bench.store.begin_run(&new_run(), None, at(0)).expect("stopped");
     let row = bench.row();
     assert_eq!((row.state, row.run_id, row.version), (State::Stopped, Some(id), 1));
     assert_eq!(bench.run(id).status, RunStatus::Starting);
@@ -311,9 +311,9 @@ fn recording_twice_changes_nothing() {
 fn what_does_not_follow_from_what_is_stored_is_a_conflict() {
     let mut bench = Bench::new();
     let id = bench.begin(0);
-    assert!(is_conflict(&bench.store.begin_run(&new_run(), at(1))), "another run is starting");
+    assert!(is_conflict(&bench.store.begin_run(&new_run(), None, at(1))), "another run is starting");
     bench.see(id, 1, 10, spawned(1));
-    assert!(is_conflict(&bench.store.begin_run(&new_run(), at(11))), "another run is running");
+    assert!(is_conflict(&bench.store.begin_run(&new_run(), None, at(11))), "another run is running");
     let before = (bench.row(), bench.run(id), bench.events(id));
 
     let resumed = entry(2, 20, Fact::Resumed { cause: Cause::Request, paused_ms: 1, detail: None });
@@ -449,7 +449,7 @@ fn times_do_not_go_back_within_a_run_when_the_clock_does() {
     assert_eq!((row.stopped_at, row.updated_at), (Some(at(2500)), at(3000)));
     assert_eq!(bench.store.touch(at(0)).expect("room").updated_at, at(3000));
     // The next run believes the clock again.
-    assert_eq!(bench.store.begin_run(&new_run(), at(500)).expect("stopped"), id + 1);
+    assert_eq!(bench.store.begin_run(&new_run(), None, at(500)).expect("stopped"), id + 1);
     assert_eq!(bench.row().updated_at, at(500));
 }
 
@@ -457,7 +457,7 @@ fn times_do_not_go_back_within_a_run_when_the_clock_does() {
 fn used_up_run_ids_are_no_full_disk() {
     let mut bench = Bench::new();
     bench.store.reserve_run_ids(i64::MAX).expect("as a run directory of that name asks for");
-    let refused = bench.store.begin_run(&new_run(), at(0)).expect_err("there is no next id");
+    let refused = bench.store.begin_run(&new_run(), None, at(0)).expect_err("there is no next id");
     assert!(refused.to_string().contains("the highest possible run id"), "{refused}");
     assert!(is_conflict::<i64>(&Err(refused)));
 }

@@ -9,6 +9,7 @@
 //! | a pause, resume or stop | `actions`: `decide` → `shim_link` sends the command → `in_flight` keeps who waits → published as under way |
 //! | its fact | `messages` → `record`: `ledger` commits → `in_flight` says what came of it → published → answered |
 //! | a start | `actions`: `ledger` commits the run → `shim_link` launches its shim; then its first fact as above |
+//! | a repeat of an action that was begun under a key | `repeats`: what came of it is told, or it is done if nothing did |
 //! | a sign | `messages` → `signs` → published |
 //! | a connection that breaks, a boot | `recovery`: what is found of the run, and what is made of it |
 //! | a client that follows what the run uses | `watching`: the shim is told so |
@@ -26,6 +27,7 @@ mod messages;
 mod parts;
 mod record;
 mod recovery;
+mod repeats;
 mod shim_link;
 mod signs;
 mod watching;

@@ -7,13 +7,14 @@ use super::shims::ConnectionNumber;
 use crate::api::pipeline::IfRun;
 use crate::pipeline::Origin;
 use crate::run_dir::Message;
-use crate::store::Work;
+use crate::store::{RequestKey, Work};
 
 /// What the thread takes in.
 pub(super) enum Event {
     Act {
         ask: Ask,
         if_run: IfRun,
+        key: Option<RequestKey>,
         origin: Origin,
         reply_to: ReplyTo,
     },

@@ -32,7 +32,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::log::RunLogs;
 use crate::pipeline::Origin;
 use crate::run_dir::{Message, Runs};
-use crate::store::{Store, Writer};
+use crate::store::{RequestKey, Store, Writer};
 
 pub use ask::{Ask, StartRequest};
 use conductor::Conductor;
@@ -135,9 +135,9 @@ pub struct Handle {
 
 impl Handle {
     /// Asks for an action that `origin` wants if `if_run` is the latest run, and waits until it is so or refused. The wait is bounded by the
-    /// supervisor.
-    pub fn act(&self, ask: Ask, if_run: IfRun, origin: Origin) -> Result<Arc<Published>, ActionError> {
-        self.begin(ask, if_run, origin)?.recv().unwrap_or(Err(ActionError::Stopping))
+    /// supervisor. Under one `key` the action is done once.
+    pub fn act(&self, ask: Ask, if_run: IfRun, key: Option<RequestKey>, origin: Origin) -> Result<Arc<Published>, ActionError> {
+        self.begin(ask, if_run, key, origin)?.recv().unwrap_or(Err(ActionError::Stopping))
     }
 
     /// Asks for an action. The answer comes where this returns; who does not want it drops that.
@@ -145,10 +145,11 @@ impl Handle {
         &self,
         ask: Ask,
         if_run: IfRun,
+        key: Option<RequestKey>,
         origin: Origin,
     ) -> Result<Receiver<Result<Arc<Published>, ActionError>>, ActionError> {
         let (reply_to, reply) = mpsc::sync_channel(1);
-        self.events.send(Event::Act { ask, if_run, origin, reply_to }).map_err(|_| ActionError::Stopping)?;
+        self.events.send(Event::Act { ask, if_run, key, origin, reply_to }).map_err(|_| ActionError::Stopping)?;
         Ok(reply)
     }
 
@@ -203,7 +204,7 @@ fn conduct(
             Some(at) => queue.recv_timeout(at.saturating_sub(SystemClock.awake())),
         };
         match event {
-            Ok(Event::Act { ask, if_run, origin, reply_to }) => conductor.act(ask, if_run, origin, &reply_to),
+            Ok(Event::Act { ask, if_run, key, origin, reply_to }) => conductor.act(ask, if_run, key.as_ref(), origin, &reply_to),
             Ok(Event::FromShim { number, messages }) => {
                 if messages.iter().any(|message| matches!(message, Message::Rotated(_))) {
                     wake_retention();

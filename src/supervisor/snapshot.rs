@@ -299,7 +299,8 @@ impl Watch {
     }
 }
 
-fn publish(snapshot: Snapshot, number: u64) -> Arc<Published> {
+/// Makes the text of a snapshot.
+pub(super) fn publish(snapshot: Snapshot, number: u64) -> Arc<Published> {
     let response = PipelineResponse { pipeline: &snapshot.pipeline };
     let body = serde_json::to_string(&response).expect("a snapshot is plain data");
     let progress = snapshot.progress.as_ref().map_or_else(String::new, |_| format!(".{}", snapshot.progress_number));

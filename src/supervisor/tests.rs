@@ -3,6 +3,7 @@
 mod actions;
 mod database;
 mod recovery;
+mod repeats;
 mod shims;
 mod work;
 
@@ -24,7 +25,7 @@ use crate::run_dir::{
     Command, FORMAT, Header, LaunchSpec, NumberedProgress, NumberedSigns, ProgressError, ReadJournal, Reply, ReplyError, Signs,
     Trouble,
 };
-use crate::store::{DatabaseFile, Reader, RunFilter, StoreError};
+use crate::store::{DatabaseFile, Reader, RequestKey, RunFilter, StoreError};
 
 impl Watch {
     /// Why not everything is well.
@@ -237,7 +238,15 @@ impl Stage {
 
     fn ask_if(&mut self, if_run: IfRun, origin: Origin, ask: Ask) -> Waiting {
         let (reply_to, waiting) = sync_channel(1);
-        self.conductor.act(ask, if_run, origin, &reply_to);
+        self.conductor.act(ask, if_run, None, origin, &reply_to);
+        waiting
+    }
+
+    /// Asks under a key.
+    fn ask_keyed(&mut self, key: &str, ask: Ask) -> Waiting {
+        let (reply_to, waiting) = sync_channel(1);
+        let key = RequestKey { key: key.to_owned(), request: "0".repeat(64) };
+        self.conductor.act(ask, IfRun::Any, Some(&key), CLIENT, &reply_to);
         waiting
     }
 

@@ -10,6 +10,7 @@ use rouille::Request;
 use super::auth::{Authenticator, Caller, Trust};
 use super::error::ApiError;
 use super::guard::Guard;
+use super::idempotency::KeysInUse;
 use super::response_budget::ResponseBudget;
 use crate::api::session::Role;
 use crate::api::version::Server;
@@ -65,6 +66,8 @@ pub struct App {
     pub health_budget: Arc<ResponseBudget>,
     /// The same for `GET /api/pipeline/scripts`, which can wait for a slow file system in the root.
     pub script_budget: Arc<ResponseBudget>,
+    /// The keys of the actions that are being served, at whatever listener.
+    pub keys_in_use: Arc<KeysInUse>,
 }
 
 impl App {

@@ -4,6 +4,7 @@ use rouille::Response;
 
 use super::json::json;
 use crate::api::error::{ErrorCode, ErrorResponse};
+use crate::api::pipeline::IDEMPOTENCY_KEY_CHARS_MAX;
 use crate::pipeline::{ConditionCode, Lack};
 use crate::process::lack_of;
 use crate::script::ScriptError;
@@ -74,6 +75,14 @@ pub(super) enum ApiError {
     UnknownLog(String),
     #[error("there is no such thing here; GET /api/pipeline tells the state")]
     NotFound,
+    #[error("Idempotency-Key must come once, with 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters, such as a UUID")]
+    BadIdempotencyKey,
+    #[error(
+        "this Idempotency-Key was sent with another request before: the route or the body is not the same; use a new key. Nothing was done"
+    )]
+    IdempotencyKeyReused,
+    #[error("many repeats wait for the answer to the first request with this Idempotency-Key; try again")]
+    IdempotencyKeyInUse,
     #[error("there is no run {0}; GET /api/runs (`autoappdev runs`) lists those there are")]
     NoSuchRun(String),
     #[error("{}", not_repeatable(*.run_id, .missing))]
@@ -181,6 +190,9 @@ impl ApiError {
             Self::UnknownLog(_) => ErrorCode::UnknownLog,
             Self::NotFound | Self::NoSuchRun(_) | Self::NoSuchSession(_) => ErrorCode::NotFound,
             Self::NotRepeatable { .. } => ErrorCode::NotRepeatable,
+            Self::BadIdempotencyKey => ErrorCode::InvalidIdempotencyKey,
+            Self::IdempotencyKeyReused => ErrorCode::IdempotencyKeyReused,
+            Self::IdempotencyKeyInUse => ErrorCode::IdempotencyKeyInUse,
             Self::MethodNotAllowed(_) => ErrorCode::MethodNotAllowed,
             Self::NotSentAsJson | Self::NotMarkedAsJson => ErrorCode::UnsupportedMediaType,
             Self::HostNotAllowed(_) => ErrorCode::HostNotAllowed,
@@ -229,6 +241,15 @@ impl ApiError {
             Self::Store(error) => of_store(error),
             Self::Log(_) | Self::NoRandomBytes(_) => ErrorCode::StorageFailed,
         }
+    }
+
+    /// Whether an action's request is decided by this: a repeat with the same key gets the same answer.
+    pub(super) fn decides(&self) -> bool {
+        matches!(
+            self,
+            Self::NotRepeatable { .. }
+                | Self::Action(ActionError::Refused(_) | ActionError::RunChanged { .. } | ActionError::SpawnFailed { .. })
+        )
     }
 
     /// What a client reads. Causes that name paths go to the log instead.

@@ -14,9 +14,8 @@ use crate::supervisor::Ask;
 
 /// What is asked for by this action and body, or the refusal.
 pub fn ask(action: Action, body: &[u8]) -> Result<Ask, Response> {
-    let request = Request::fake_http("POST", "/", Vec::new(), body.to_vec());
     let no_run = |run_id: i64| Err(ApiError::NoSuchRun(run_id.to_string()));
-    input::ask(action, &request, no_run).map(|(ask, _)| ask).map_err(ApiError::into_response)
+    input::ask(action, body, no_run).map(|(ask, _)| ask).map_err(ApiError::into_response)
 }
 
 /// The query of `target`, read as that of a page of a log.

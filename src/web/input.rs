@@ -35,11 +35,20 @@ pub(super) fn query<Q: Query>(request: &Request) -> Result<Q, ApiError> {
 
 /// The body of a request.
 pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, ApiError> {
+    read(&bytes(request)?)
+}
+
+/// The body of a request as it came.
+pub(super) fn bytes(request: &Request) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
     if let Some(mut data) = request.data() {
         data.read_to_end(&mut bytes).map_err(|error| ApiError::NotJson(error.to_string()))?;
     }
-    body::read(&bytes).map_err(|bad| match bad {
+    Ok(bytes)
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    body::read(bytes).map_err(|bad| match bad {
         BadBody::NotJson(cause) => ApiError::NotJson(cause),
         BadBody::Wrong { key, .. } if key.as_deref() == Some("args") => ApiError::BadArgs,
         BadBody::Wrong { detail, .. } => ApiError::BadBody(detail),
@@ -63,19 +72,19 @@ fn bad(why: impl Into<String>) -> ApiError {
 /// of a run took.
 pub(super) fn ask(
     action: Action,
-    request: &Request,
+    body: &[u8],
     start_of: impl FnOnce(i64) -> Result<RunStart, ApiError>,
 ) -> Result<(Ask, IfRun), ApiError> {
     Ok(match action {
         Action::Start => {
-            let start: StartRequest = body(request)?;
+            let start: StartRequest = read(body)?;
             let if_run = start.if_run_id;
             (Ask::Start(start_request(start, start_of)?), if_run)
         }
-        Action::Pause => body(request).map(|ActionRequest { if_run_id }| (Ask::Pause, if_run_id))?,
-        Action::Resume => body(request).map(|ActionRequest { if_run_id }| (Ask::Resume, if_run_id))?,
+        Action::Pause => read(body).map(|ActionRequest { if_run_id }| (Ask::Pause, if_run_id))?,
+        Action::Resume => read(body).map(|ActionRequest { if_run_id }| (Ask::Resume, if_run_id))?,
         Action::Stop => {
-            let StopRequest { grace_s, if_run_id } = body(request)?;
+            let StopRequest { grace_s, if_run_id } = read(body)?;
             (Ask::Stop { grace: grace(grace_s)? }, if_run_id)
         }
     })
@@ -181,7 +190,7 @@ mod tests {
     }
 
     fn asked(action: Action, request: &Request) -> Result<(Ask, IfRun), ApiError> {
-        ask(action, request, |run_id| Err(ApiError::NoSuchRun(run_id.to_string())))
+        ask(action, &bytes(request)?, |run_id| Err(ApiError::NoSuchRun(run_id.to_string())))
     }
 
     fn start_request(request: &Request) -> Result<supervisor::StartRequest, ApiError> {
@@ -270,7 +279,7 @@ mod tests {
             env: [("A".to_owned(), Some("1".to_owned())), ("B".to_owned(), None)].into(),
             grace_s: Some(2.0),
         };
-        let again = |body: &str| match ask(Action::Start, &post(body), |_| Ok(kept()))? {
+        let again = |body: &str| match ask(Action::Start, body.as_bytes(), |_| Ok(kept()))? {
             (Ask::Start(start), _) => Ok(start),
             other => panic!("{other:?}"),
         };
@@ -290,7 +299,7 @@ mod tests {
         let long = format!(r#"{{"again":7,"env":{{"B":"2"}},"args":{:?}}}"#, vec!["x".repeat(100_000); 10]);
         assert!(again(&long).is_ok());
         let longer = |_| Ok(RunStart { env: (0..10).map(|n| (n.to_string(), Some("x".repeat(100_000)))).collect(), ..kept() });
-        match ask(Action::Start, &post(&long), longer) {
+        match ask(Action::Start, long.as_bytes(), longer) {
             Err(ApiError::BadBody(detail)) => assert!(detail.contains("1 MiB together"), "{detail}"),
             other => panic!("{other:?}"),
         }

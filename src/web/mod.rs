@@ -15,6 +15,7 @@ mod etag;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guard;
+mod idempotency;
 mod input;
 mod json;
 mod long_poll;
@@ -29,4 +30,5 @@ mod while_logged_in;
 pub use app::App;
 pub use auth::{Authenticator, Trust};
 pub use guard::Guard;
+pub use idempotency::KeysInUse;
 pub use response_budget::ResponseBudget;

@@ -129,6 +129,7 @@ impl House {
             budget: Arc::default(),
             health_budget: Arc::default(),
             script_budget: Arc::default(),
+            keys_in_use: Arc::default(),
             inspector: self.inspector.clone(),
             streams: Arc::new(Streams::new(
                 self.supervisor.as_ref().expect("it runs").handle(),

@@ -201,6 +201,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         budget: Arc::default(),
         health_budget: Arc::default(),
         script_budget: Arc::default(),
+        keys_in_use: Arc::default(),
         inspector,
         streams,
     };

@@ -6,6 +6,7 @@
 mod support;
 
 mod dead_processes;
+mod keys;
 mod plan;
 mod sessions;
 
@@ -45,7 +46,7 @@ const TALK: &str = "#!/bin/bash\nhead -c 3000000 /dev/urandom | base64 -w 999\ne
 /// The same, once a file called `talk` is there.
 const TALK_LATER: &str = "#!/bin/bash\necho ready\nwhile [ ! -e talk ]; do sleep 0.01; done\nexec ./talk.sh\n";
 
-/// How many cases of one test are played at once. There are two tests.
+/// How many cases of one test are played at once.
 const PLAYERS: usize = 2;
 
 #[test]
@@ -58,23 +59,25 @@ fn killed_at_each_kill_point_with_the_other_process() {
     play_all(|case| case.play(true));
 }
 
-/// Plays each point on threads that bear its name.
+/// Plays each point.
 fn play_all(play: fn(Case)) {
+    play_points(KillPoint::ALL, |point| point.name(), |&point| play(Case::of(point)));
+}
+
+/// Plays the cases on threads that bear the names of their points.
+fn play_points<T: Sync>(cases: &[T], name: fn(&T) -> &'static str, play: impl Fn(&T) + Sync) {
     // Who loses its parent comes to this process, which takes it out of the process table after its end.
     process::adopt_orphans().expect("a right of every process");
     let chosen = std::env::var("KILL_POINT").ok();
-    let is_chosen = |point: &&KillPoint| chosen.as_deref().is_none_or(|name| name == point.name());
-    let points: Vec<KillPoint> = KillPoint::ALL.iter().filter(is_chosen).copied().collect();
-    assert!(!points.is_empty(), "there is no point {chosen:?}");
-    let next = AtomicUsize::new(0);
+    let cases: Vec<&T> = cases.iter().filter(|case| chosen.as_deref().is_none_or(|chosen| chosen == name(case))).collect();
+    let (next, play) = (AtomicUsize::new(0), &play);
     let failed: Vec<&str> = thread::scope(|scope| {
         let player = || {
             let mut failed = Vec::new();
-            while let Some(&point) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let case =
-                    thread::Builder::new().name(point.name().to_owned()).spawn_scoped(scope, move || play(Case::of(point)));
-                if case.expect("spawns").join().is_err() {
-                    failed.push(point.name());
+            while let Some(&case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let played = thread::Builder::new().name(name(case).to_owned()).spawn_scoped(scope, move || play(case));
+                if played.expect("spawns").join().is_err() {
+                    failed.push(name(case));
                 }
                 reap_orphans();
             }
@@ -83,7 +86,7 @@ fn play_all(play: fn(Case)) {
         let players: Vec<_> = (0..PLAYERS).map(|_| scope.spawn(player)).collect();
         players.into_iter().flat_map(|player| player.join().expect("it only counts")).collect()
     });
-    assert!(failed.is_empty(), "{} of {} points failed: {failed:?}", failed.len(), points.len());
+    assert!(failed.is_empty(), "{} of {} points failed: {failed:?}", failed.len(), cases.len());
 }
 
 /// One point, played once.
@@ -293,7 +296,7 @@ impl Case {
     }
 
     fn ask(&mut self, action: &str, body: &Value) {
-        self.asked = Some(self.place.shoot(&format!("/api/pipeline/{action}"), &body.to_string()));
+        self.asked = Some(keys::shoot(&self.place, action, body));
     }
 
     /// Waits until the point was reached and its process is dead; its pid.

@@ -142,6 +142,8 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
         P::ServerLaunchSent => server(S::Start, Running, Outcome::ByJournal),
         P::ServerSpawnedHeard | P::ServerSpawnedCommitted => server(S::Start, Running, Lost),
         P::ServerSpawnFailedHeard | P::ServerSpawnFailedCommitted => server(S::StartUnrunnable, SpawnFailed, SpawnFailed),
+        P::ServerKeyCommitted => server(S::Pause, Running, Lost),
+        P::ServerAnswerHeard | P::ServerAnswerCommitted => server(S::Pause, Paused, Lost),
         P::ServerPauseSent | P::ServerPendingCounted => server(S::Pause, Paused, Lost),
         P::ServerPausedHeard | P::ServerPausedCommitted => server(S::Pause, Paused, Lost),
         P::ServerResumeSent | P::ServerResumedHeard | P::ServerResumedCommitted => server(S::Resume, Running, Lost),

@@ -33,7 +33,7 @@ impl Place {
             log_start: 0,
             ..NewRun::default()
         };
-        self.store().begin_run(&new, Timestamp::from_unix_ms(BEGAN)).expect("begins")
+        self.store().begin_run(&new, None, Timestamp::from_unix_ms(BEGAN)).expect("begins")
     }
 
     /// Creates a run's directory. The lock is held for as long as the file is kept.

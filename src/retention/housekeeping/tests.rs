@@ -57,7 +57,7 @@ impl World {
             origin: None,
             ..NewRun::default()
         };
-        let id = self.store.begin_run(&new, at).expect("begins");
+        let id = self.store.begin_run(&new, None, at).expect("begins");
         let (run, lock) = self.runs().create(id).expect("creates");
         self.runs().note_latest(id);
         for &bytes in segments {

@@ -42,7 +42,7 @@ fn filled() -> TempDir {
         ..NewRun::default()
     };
     for ms in 0..20 {
-        let run_id = store.begin_run(&new, Timestamp::from_unix_ms(ms)).expect("stopped");
+        let run_id = store.begin_run(&new, None, Timestamp::from_unix_ms(ms)).expect("stopped");
         store.end_run(run_id, UnseenEnd::Lost, Timestamp::from_unix_ms(ms), "lost", &Killed::default()).expect("alive");
     }
     folder

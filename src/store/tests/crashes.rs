@@ -145,7 +145,7 @@ fn random_walks_keep_the_invariants() {
         for _ in 0..60 {
             let ms = i64::try_from(dice.below(100_000)).expect("a small number");
             let row = match dice.below(10) {
-                0 | 1 => match bench.store.begin_run(&new_run(), at(ms)) {
+                0 | 1 => match bench.store.begin_run(&new_run(), None, at(ms)) {
                     Ok(_) => {
                         assert!(ended, "seed {seed}: began beside a live run");
                         journal.clear();

@@ -44,12 +44,12 @@ fn a_full_disk_is_told_apart_and_changes_nothing() {
     let before = bench.row();
     let mut large = new_run();
     large.args = vec!["x".repeat(100_000)];
-    let error = bench.store.begin_run(&large, at(0)).expect_err("no room");
+    let error = bench.store.begin_run(&large, None, at(0)).expect_err("no room");
     assert!(matches!(error.kind, StoreErrorKind::Full), "{error}");
     assert!(error.to_string().contains("disk is full; make room"), "{error}");
     assert_eq!(bench.row(), before);
     bench.store.conn.pragma_update(None, "max_page_count", pages + 100).expect("room again");
-    bench.store.begin_run(&large, at(0)).expect("room again");
+    bench.store.begin_run(&large, None, at(0)).expect("room again");
 }
 
 #[test]

@@ -1,19 +1,20 @@
 //! What clients ask: each action is decided by the rules, committed or sent to the shim, and answered once its fact came.
 //!
 //! If killed here: who asked gets no answer. A run that was committed and not launched is ended by the next boot; a command that was sent
-//! is done by the shim all the same.
+//! is done by the shim all the same. What was begun under a key is found by its repeat (`repeats`).
 
 use std::time::Duration;
 
 use super::in_flight::Waiter;
 use super::parts::Conductor;
+use super::repeats::Earlier;
 use crate::api::pipeline::IfRun;
 use crate::clock::{Clock, Timestamp, whole_ms};
-use crate::pipeline::{Origin, Pending, Refusal, decide};
+use crate::pipeline::{Action, Origin, Pending, Refusal, decide};
 use crate::process::{explain_lack, is_disk_full, lack_of};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
 use crate::script::{self, Attempt, ScriptError};
-use crate::store::{NewRun, Store, StoreError};
+use crate::store::{NewRun, RequestKey, Store, StoreError};
 use crate::supervisor::ask::{Ask, ReplyTo, StartRequest, answer};
 use crate::supervisor::error::ActionError;
 use crate::supervisor::kill_points;
@@ -28,8 +29,16 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const STOP_ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// Takes an action that `origin` wants if `if_run` is the latest run. The answer comes when it is so, or at once when it cannot be.
-    pub(in crate::supervisor) fn act(&mut self, ask: Ask, if_run: IfRun, origin: Origin, reply_to: &ReplyTo) {
+    /// Takes an action that `origin` wants if `if_run` is the latest run. The answer comes when it is so, or at once when it cannot be. Under
+    /// one `key` the action is done once.
+    pub(in crate::supervisor) fn act(
+        &mut self,
+        ask: Ask,
+        if_run: IfRun,
+        key: Option<&RequestKey>,
+        origin: Origin,
+        reply_to: &ReplyTo,
+    ) {
         let now = self.clock.awake();
         let action = ask.action();
         let grace = match &ask {
@@ -43,6 +52,23 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             self.note_store_failure(&error);
             return answer(reply_to, Err(error.into()));
         }
+        let limit = match &ask {
+            Ask::Stop { .. } => grace + STOP_ANSWER_LIMIT,
+            Ask::Start(_) | Ask::Pause | Ask::Resume => ANSWER_LIMIT,
+        };
+        let waiter = Waiter { reply_to: reply_to.clone(), until: now + limit };
+        let mut new_key = key;
+        if let Some(begun) = key.and_then(|key| self.begun_under(key)) {
+            match self.look_back(action, begun, &unrecorded) {
+                Ok(Earlier::Over(result)) => return answer(reply_to, result),
+                Ok(Earlier::UnderWay) => return self.in_flight.join(waiter),
+                Ok(Earlier::ToDo) => new_key = None,
+                Err(error) => {
+                    self.note_store_failure(&error);
+                    return answer(reply_to, Err(error.into()));
+                }
+            }
+        }
         let kill_by = if origin.can_prolong() { Duration::ZERO } else { now + grace };
         let latest = self.ledger.row.run_id;
         if let IfRun::Is(meant) = if_run
@@ -53,30 +79,35 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if let Err(refusal) = decide(self.ledger.known_state(), self.in_flight.pending(), action, kill_by) {
             return answer(reply_to, Err(ActionError::Refused(refusal)));
         }
-        let waiter = |limit| Waiter { reply_to: reply_to.clone(), until: now + limit };
+        if let Some(key) = new_key.filter(|_| action != Action::Start)
+            && let Err(error) = self.ledger.begin_keyed(key)
+        {
+            // What can be done without the database is done: a pipeline must not be out of control because a repeat could act again.
+            self.note_store_failure(&error);
+        }
         let tag = self.in_flight.new_tag();
         match ask {
             Ask::Start(request) => match unrecorded {
-                Ok(()) => self.launch(&request, origin, waiter(ANSWER_LIMIT)),
+                Ok(()) => self.launch(&request, new_key, origin, waiter),
                 // The end of the run before has to be on record first.
                 Err(error) => answer(reply_to, Err(error.into())),
             },
             Ask::Pause => {
-                self.command(Command::Pause { tag, origin }, (tag, origin), Pending::Pause, waiter(ANSWER_LIMIT));
+                self.command(Command::Pause { tag, origin }, (tag, origin), Pending::Pause, waiter);
             }
             Ask::Resume => {
-                self.command(Command::Resume { tag, origin }, (tag, origin), Pending::Resume, waiter(ANSWER_LIMIT));
+                self.command(Command::Resume { tag, origin }, (tag, origin), Pending::Resume, waiter);
             }
             Ask::Stop { .. } => {
                 let command = Command::Stop { tag, grace_ms: Some(whole_ms(grace)), origin };
                 let pending = Pending::Stop { kill_at: now + grace };
-                self.command(command, (tag, origin), pending, waiter(grace + STOP_ANSWER_LIMIT));
+                self.command(command, (tag, origin), pending, waiter);
             }
         }
     }
 
-    fn launch(&mut self, request: &StartRequest, origin: Origin, waiter: Waiter) {
-        let spec = match self.prepare(request, origin) {
+    fn launch(&mut self, request: &StartRequest, key: Option<&RequestKey>, origin: Origin, waiter: Waiter) {
+        let spec = match self.prepare(request, key, origin) {
             Ok(spec) => spec,
             Err(error) => return answer(&waiter.reply_to, Err(error)),
         };
@@ -102,7 +133,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 
     /// Checks the request and commits the run. A refused request changes nothing.
-    fn prepare(&mut self, request: &StartRequest, origin: Origin) -> Result<LaunchSpec, ActionError> {
+    fn prepare(&mut self, request: &StartRequest, key: Option<&RequestKey>, origin: Origin) -> Result<LaunchSpec, ActionError> {
         let name = request.script.as_deref().or(self.settings.default_script.as_deref());
         let script_name = name.ok_or(ScriptError::Unnamed)?.to_owned();
         let root = script::find_root(&self.settings.root)?;
@@ -132,7 +163,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             env_names: request.env.keys().cloned().collect(),
             grace_ms: request.grace.map(whole_ms),
         };
-        let run_id = self.begin_run(&new, at).inspect_err(|error| self.forget_and_retry(error))?;
+        let run_id = self.begin_run(&new, key, at).inspect_err(|error| self.forget_and_retry(error))?;
         Ok(LaunchSpec {
             format: FORMAT,
             run_id,
@@ -156,8 +187,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 
     /// Commits the run. If that fails it may be kept all the same, and never launched: then the next look ends it.
-    fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<i64, StoreError> {
-        let run_id = self.ledger.begin_run(new, at)?;
+    fn begin_run(&mut self, new: &NewRun, key: Option<&RequestKey>, at: Timestamp) -> Result<i64, StoreError> {
+        let run_id = self.ledger.begin_run(new, key, at)?;
         self.link.await_nothing();
         self.signs.begin_run();
         self.in_flight.begin_run();

@@ -38,6 +38,14 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
+    fn take_in(&mut self, waiter: Waiter) {
+        self.waiters.push(waiter);
+        if self.waiters.len() > WAITERS_MAX {
+            let longest = self.waiters.remove(0);
+            answer(&longest.reply_to, Err(ActionError::TooManyWaiting(self.pending.action())));
+        }
+    }
+
     pub(super) fn answer_all(self, result: impl Fn() -> Result<Arc<Published>, ActionError>) {
         for waiter in self.waiters {
             answer(&waiter.reply_to, result());
@@ -131,6 +139,13 @@ impl InFlight {
         }
     }
 
+    /// Another client waits for the action under way.
+    pub(super) fn join(&mut self, waiter: Waiter) {
+        if let Some(under_way) = &mut self.under_way {
+            under_way.take_in(waiter);
+        }
+    }
+
     /// A command went down in state `from`. Whoever waits for a stop waits for the same end as the next one; any other action is given up.
     pub(super) fn sent(
         &mut self,
@@ -143,11 +158,7 @@ impl InFlight {
         match &mut self.under_way {
             Some(under_way) if pending.action() == under_way.pending.action() => {
                 (under_way.pending, under_way.command, under_way.asked_ms) = (pending, Some(command), asked_ms);
-                under_way.waiters.push(waiter);
-                if under_way.waiters.len() > WAITERS_MAX {
-                    let longest = under_way.waiters.remove(0);
-                    answer(&longest.reply_to, Err(ActionError::TooManyWaiting(pending.action())));
-                }
+                under_way.take_in(waiter);
             }
             Some(_) | None => {
                 let (command, origin, waiters) = (Some(command), Some(origin), vec![waiter]);

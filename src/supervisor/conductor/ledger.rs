@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{ConditionCode, Entry, Exit, Fact, Killed, State, Transition, observe};
-use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError, UnseenEnd};
+use crate::store::{Begun, NewRun, PipelineRow, RequestKey, RunRow, Store, StoreError, UnseenEnd};
 use crate::supervisor::error::{condition_of, unrecorded_because};
 use crate::supervisor::kill_points;
 use crate::supervisor::records::Records;
@@ -94,11 +94,21 @@ impl<R: Records> Ledger<R> {
 
     // ---- changes
 
-    /// Commits the beginning of a run. Even after an error it may be kept: the error can come after the change has reached the log.
-    pub(super) fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<i64, StoreError> {
-        let run_id = self.store.change("begin_run", |store| store.begin_run(new, at))?;
+    /// Commits the beginning of a run, and with it the key of the request. Even after an error it may be kept: the error can come after the
+    /// change has reached the log.
+    pub(super) fn begin_run(&mut self, new: &NewRun, key: Option<&RequestKey>, at: Timestamp) -> Result<i64, StoreError> {
+        let run_id = self.store.change("begin_run", |store| store.begin_run(new, key, at))?;
         KillPoint::ServerStartingCommitted.reach();
         Ok(run_id)
+    }
+
+    /// Commits that an action on the latest run is begun under a key.
+    pub(super) fn begin_keyed(&mut self, key: &RequestKey) -> Result<(), StoreError> {
+        let Some(run_id) = self.row.run_id else { return Ok(()) };
+        let seq = self.unrecorded.last().map_or(self.last_seq, |entry| entry.seq);
+        self.store.change("begin_keyed", |store| store.begin_keyed(key, Begun { run_id, seq }))?;
+        KillPoint::ServerKeyCommitted.reach();
+        Ok(())
     }
 
     /// Commits a run that is known from its directory alone.

@@ -281,7 +281,7 @@ impl Play {
             env.awake_us()
         };
         let done = catch_unwind(AssertUnwindSafe(|| {
-            conductor.act(ask, if_run, origin, &reply_to);
+            conductor.act(ask, if_run, None, origin, &reply_to);
             conductor.tick();
         }));
         drop(reply_to);

@@ -26,7 +26,7 @@ fn handed_work_is_done_by_the_supervisor_and_refused_once_it_stops() {
     let refused = handle.writer().write(|store| store.reserve_run_ids(42));
     assert!(matches!(refused, Err(WorkError::Stopping)), "{refused:?}");
     let store = Store::open(&dir.path().join("db")).expect("opens").store;
-    assert_eq!({ store }.begin_run(&unknown_run(), Timestamp::from_unix_ms(0)).expect("stopped"), 42);
+    assert_eq!({ store }.begin_run(&unknown_run(), None, Timestamp::from_unix_ms(0)).expect("stopped"), 42);
 }
 
 #[test]
@@ -64,9 +64,9 @@ fn handed_work_and_actions_do_not_wait_for_a_lock_held_by_another_process() {
         let work = handle.writer().write(|store| store.reserve_run_ids(41));
         assert!(matches!(work, Err(WorkError::Store(StoreError { kind: StoreErrorKind::Busy, .. }))), "{work:?}");
         assert!(handle.watch().degraded().is_some(), "also where no action meets the lock");
-        let start = handle.act(Ask::Start(StartRequest::default()), IfRun::Any, CLIENT);
+        let start = handle.act(Ask::Start(StartRequest::default()), IfRun::Any, None, CLIENT);
         assert!(matches!(start, Err(ActionError::DatabaseLocked)), "{start:?}");
-        let pause = handle.act(Ask::Pause, IfRun::Any, CLIENT);
+        let pause = handle.act(Ask::Pause, IfRun::Any, None, CLIENT);
         assert!(matches!(pause, Err(ActionError::Refused(_))), "{pause:?}");
     }
     let took = began.elapsed();

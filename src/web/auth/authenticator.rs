@@ -12,6 +12,7 @@ use super::throttle::{Source, Throttle, Wait};
 use crate::api::session::{ListedCode, ListedSession, Role};
 use crate::clock::Clock;
 use crate::lock::lock;
+use crate::pipeline::Action;
 use crate::runtime_dir::Secrets;
 use crate::store::{WorkError, Writer};
 use crate::transport::Client;
@@ -160,6 +161,11 @@ impl Authenticator {
                 BeginError::Random(error) => ApiError::NoRandomBytes(error),
             }
         })
+    }
+
+    /// The digest by which a repeat of an action is recognised. Its body can hold secrets, which a digest without a key would give away.
+    pub(in crate::web) fn digest_of_action(&self, action: Action, body: &[u8]) -> String {
+        self.keys.digest(Of::Action, [action.as_str().as_bytes(), b" ", body].concat())
     }
 
     /// Wakes the logins that wait, because a connection gives way.

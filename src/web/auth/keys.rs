@@ -27,6 +27,8 @@ pub(super) enum Of {
     Token,
     /// A one-time code.
     Code,
+    /// An action with its body.
+    Action,
 }
 
 impl Of {
@@ -37,6 +39,7 @@ impl Of {
             Self::DownloadProof => "download-proof",
             Self::Token => "token",
             Self::Code => "code",
+            Self::Action => "action",
         }
     }
 }
@@ -53,26 +56,26 @@ impl Keys {
     pub(super) fn new(session_key: &Token) -> Self {
         let signer = Hmac::new_from_slice(session_key.expose().as_bytes()).expect("a key of any length will do (RFC 2104)");
         let mut this = Self { name: String::new(), signer };
-        this.name = format!("autoappdev-{}", &hex(&this.signed("name", "").finalize().into_bytes()[..4]));
+        this.name = format!("autoappdev-{}", &hex(&this.signed("name", b"").finalize().into_bytes()[..4]));
         this
     }
 
     /// Returns the digest of a text, 64 hexadecimal digits.
-    pub(super) fn digest(&self, of: Of, text: &str) -> String {
-        hex(&self.signed(of.word(), text).finalize().into_bytes())
+    pub(super) fn digest(&self, of: Of, text: impl AsRef<[u8]>) -> String {
+        hex(&self.signed(of.word(), text.as_ref()).finalize().into_bytes())
     }
 
     /// True if `digest` is the digest of `text`. Compares in constant time.
     pub(super) fn is(&self, of: Of, text: &str, digest: &str) -> bool {
         // A malformed digest is compared as well.
         let bytes = unhex(digest).unwrap_or_default();
-        self.signed(of.word(), text).verify_slice(&bytes).is_ok()
+        self.signed(of.word(), text.as_bytes()).verify_slice(&bytes).is_ok()
     }
 
-    fn signed(&self, word: &str, text: &str) -> Hmac<Sha256> {
+    fn signed(&self, word: &str, text: &[u8]) -> Hmac<Sha256> {
         let mut signer = self.signer.clone();
-        for part in [word, " of ", text] {
-            signer.update(part.as_bytes());
+        for part in [word.as_bytes(), b" of ", text] {
+            signer.update(part);
         }
         signer
     }
@@ -116,7 +119,7 @@ mod tests {
         let digest = ours.digest(Of::Proof, "a text");
         assert!(digest.len() == 64 && ours.is(Of::Proof, "a text", &digest));
         assert!(!ours.is(Of::Proof, "a text!", &digest) && !keys("another-key-of-sessions").is(Of::Proof, "a text", &digest));
-        for of in [Of::Secret, Of::DownloadProof, Of::Token, Of::Code] {
+        for of in [Of::Secret, Of::DownloadProof, Of::Token, Of::Code, Of::Action] {
             assert!(!ours.is(of, "a text", &digest), "{of:?}");
         }
         for wrong in ["", "00", &digest[1..], &digest[..62], &format!("{digest}00"), &digest.replace(&digest[..2], "é"), "zz"] {

@@ -5,6 +5,7 @@ mod health;
 mod log_search;
 mod log_text;
 mod logs;
+mod once;
 mod pipeline;
 mod runs;
 mod scripts;

@@ -4,6 +4,7 @@ use rouille::{Request, Response, ResponseBody};
 
 use crate::api::pipeline::{ActionResponse, Pipeline, PipelineQuery, Status, StatusResponse};
 use crate::pipeline::{Action, Origin, Peer, State};
+use crate::store::RequestKey;
 use crate::supervisor::Snapshot;
 use crate::transport::Client;
 use crate::web::app::App;
@@ -12,16 +13,31 @@ use crate::web::coding::Coding;
 use crate::web::error::ApiError;
 use crate::web::json::json;
 use crate::web::long_poll::{LongPoll, WAIT_S_DEFAULT};
-use crate::web::{common_fields, etag, input};
+use crate::web::{common_fields, etag, idempotency, input};
 
 impl App {
     /// Has the supervisor act for this client, whose role the router has checked.
     pub(in crate::web) fn act(&self, action: Action, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
-        let (ask, if_run) = input::ask(action, request, |run_id| self.start_of(run_id).map(|start| start.start))?;
+        let key = idempotency::key_of(request)?;
+        let body = input::bytes(request)?;
+        let Some(key) = key else { return self.act_by(action, &body, None, request, client) };
+        let digest = self.authenticator.digest_of_action(action, &body);
+        self.once(RequestKey { key, request: digest }, |key| self.act_by(action, &body, Some(key), request, client))
+    }
+
+    fn act_by(
+        &self,
+        action: Action,
+        body: &[u8],
+        key: Option<RequestKey>,
+        request: &Request,
+        client: &Client<'_>,
+    ) -> Result<Response, ApiError> {
+        let (ask, if_run) = input::ask(action, body, |run_id| self.start_of(run_id).map(|start| start.start))?;
         // Over TCP the kernel is not asked for the user, because nothing needs it.
         let uid = if self.trust == Trust::OwnUserAndRoot { client.uid() } else { None };
         let peer = uid.map_or_else(|| Peer::Address(request.remote_addr().ip()), Peer::Uid);
-        let published = self.supervisor.act(ask, if_run, Origin::operator(peer))?;
+        let published = self.supervisor.act(ask, if_run, key, Origin::operator(peer))?;
         let Snapshot { pipeline, run_pid, .. } = &published.snapshot;
         let is_start = action == Action::Start;
         Ok(json(&ActionResponse {

@@ -106,9 +106,10 @@ impl Guard {
         }
         let response = response.with_additional_header("Vary", "Origin");
         match request.header("Origin").filter(|origin| self.allows(origin)) {
-            Some(origin) => response
-                .with_unique_header("Access-Control-Allow-Origin", origin.to_owned())
-                .with_unique_header("Access-Control-Expose-Headers", "ETag, Date, Retry-After, AutoAppDev-Log-Gone"),
+            Some(origin) => response.with_unique_header("Access-Control-Allow-Origin", origin.to_owned()).with_unique_header(
+                "Access-Control-Expose-Headers",
+                "ETag, Date, Retry-After, AutoAppDev-Log-Gone, Idempotent-Replay",
+            ),
             None => response,
         }
     }
@@ -121,7 +122,10 @@ impl Guard {
         }
         response
             .with_unique_header("Access-Control-Allow-Methods", routes::all_methods())
-            .with_unique_header("Access-Control-Allow-Headers", "authorization, content-type, if-none-match, last-event-id")
+            .with_unique_header(
+                "Access-Control-Allow-Headers",
+                "authorization, content-type, idempotency-key, if-none-match, last-event-id",
+            )
             .with_unique_header("Access-Control-Max-Age", PREFLIGHT_MAX_AGE_S)
     }
 

@@ -29,7 +29,7 @@ fn records(folder: &TempDir, runs: i64, what: &str) {
     };
     for ms in 0..runs {
         let mut store = Store::open(&path).unwrap_or_else(|error| panic!("{what}: {error}")).store;
-        let run_id = store.begin_run(&new, Timestamp::from_unix_ms(ms)).expect("stopped");
+        let run_id = store.begin_run(&new, None, Timestamp::from_unix_ms(ms)).expect("stopped");
         store.end_run(run_id, UnseenEnd::Lost, Timestamp::from_unix_ms(ms), "lost", &Killed::default()).expect("alive");
         assert_eq!(store.run(run_id).expect("it can be read").map(|run| run.script.clone()), Some("é.sh".to_owned()), "{what}");
     }

@@ -101,11 +101,12 @@ fn with_multiplied(table: &str) -> TempDir {
         ..NewRun::default()
     };
     let at = Timestamp::from_unix_ms(0);
-    let id = store.begin_run(&new, at).expect("stopped");
+    let id = store.begin_run(&new, None, at).expect("stopped");
     store.end_run(id, UnseenEnd::Lost, at, "lost", &Killed::default()).expect("alive");
     store.execute(
         "INSERT INTO sessions SELECT 'one', hex(zeroblob(32)), 'viewer', hex(zeroblob(32)), at, at, at, at, '', ''
-         FROM (SELECT '2000-01-01T00:00:00.000Z' AS at); CREATE TABLE extra (a)",
+         FROM (SELECT '2000-01-01T00:00:00.000Z' AS at);
+         INSERT INTO request_keys VALUES (1, 'one', hex(zeroblob(32)), NULL, NULL, 409, '{}'); CREATE TABLE extra (a)",
     );
     drop(store);
     multiply(&path, table);
@@ -124,8 +125,8 @@ pub(super) fn ended<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Sen
 }
 
 #[test]
-fn database_with_endless_sessions_or_an_endless_history_is_refused() {
-    for table in ["sessions", HISTORY_TABLE] {
+fn database_with_endless_sessions_keys_or_an_endless_history_is_refused() {
+    for table in ["sessions", "request_keys", HISTORY_TABLE] {
         let folder = with_multiplied(table);
         ended(table, move || is_damaged(&folder));
     }
@@ -171,7 +172,7 @@ fn live_runs_are_not_counted_to_an_endless_end() {
         origin: None,
         ..NewRun::default()
     };
-    store.begin_run(&new, Timestamp::from_unix_ms(0)).expect("stopped");
+    store.begin_run(&new, None, Timestamp::from_unix_ms(0)).expect("stopped");
     drop(store);
     multiply(&path, "pipeline_runs_one_live");
     let live = ended("live_run", move || Reader::open(&DatabaseFile::at(&path)).and_then(|reader| reader.live_run()));
@@ -198,7 +199,7 @@ fn runs_are_not_counted_or_searched_to_an_endless_end() {
 
 #[test]
 fn database_with_thousands_of_sessions_is_refused() {
-    for (count, is_refused) in [(SESSIONS_MAX, false), (SESSIONS_MAX + 1, true)] {
+    for (count, is_refused) in [(ROWS_MAX, false), (ROWS_MAX + 1, true)] {
         let folder = changed(&format!(
             "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count})
              INSERT INTO sessions SELECT n, hex(zeroblob(32)), 'viewer', hex(zeroblob(32)), at, at, at, at, '', ''

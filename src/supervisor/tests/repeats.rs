@@ -1,0 +1,132 @@
+//! Repeats of actions that were begun under a key: what came of the first is told, and nothing is done twice.
+
+use super::database::without_database;
+use super::*;
+
+fn start() -> Ask {
+    Ask::Start(StartRequest::default())
+}
+
+fn paused() -> Fact {
+    Fact::Paused { cause: Cause::Request }
+}
+
+fn runs(stage: &Stage) -> usize {
+    let reader = Reader::open(&DatabaseFile::at(&stage.dir.path().join("db"))).expect("opens");
+    reader.runs(None, 100, &RunFilter::default()).expect("reads").runs.len()
+}
+
+#[test]
+fn repeated_start_of_a_killed_server_is_answered_with_the_run_that_it_began() {
+    let mut stage = Stage::new();
+    let _lost = stage.ask_keyed("a", start());
+    stage.finds(1, Found::ShimAlive, &[]);
+    let mut stage = stage.reboot();
+    let waiting = stage.ask_keyed("a", start());
+    assert!(waits(&waiting), "it is under way, and is joined");
+    stage.hear(&[(1, spawned())]);
+    let first = got(&waiting).expect("started");
+    assert_eq!((first.snapshot.run_id, first.snapshot.run_pid, runs(&stage)), (Some(1), Some(42), 1));
+    // It ends, and another run begins.
+    stage.hear(&[(2, exited(0, false))]);
+    let _other = stage.ask_keyed("b", start());
+    stage.hear(&[(1, spawned())]);
+    let again = got(&stage.ask_keyed("a", start())).expect("it was started");
+    assert_eq!((again.snapshot.run_id, again.snapshot.run_pid, runs(&stage)), (Some(1), Some(42), 2));
+}
+
+#[test]
+fn repeated_start_whose_run_never_began_says_so_and_begins_no_other() {
+    let mut stage = Stage::new();
+    let _lost = stage.ask_keyed("a", start());
+    stage.finds(1, Found::NeverBegan, &[]);
+    let mut stage = stage.reboot();
+    for _ in 0..2 {
+        assert!(matches!(got(&stage.ask_keyed("a", start())), Err(ActionError::SpawnFailed { run_id: 1, .. })));
+    }
+    assert_eq!(runs(&stage), 1);
+}
+
+#[test]
+fn repeated_pause_that_was_done_is_not_done_again_after_a_resume() {
+    let mut stage = Stage::running();
+    let _lost = stage.ask_keyed("a", Ask::Pause);
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, paused())]);
+    let mut stage = stage.reboot();
+    let resume = stage.ask(Ask::Resume);
+    stage.hear(&[(3, Fact::Resumed { cause: Cause::Request, paused_ms: 1, detail: None })]);
+    got(&resume).expect("resumed");
+    let sent = stage.world.0.borrow().sent.len();
+    let told = got(&stage.ask_keyed("a", Ask::Pause)).expect("it was done");
+    assert_eq!((told.snapshot.state, stage.world.0.borrow().sent.len()), (State::Running, sent));
+}
+
+#[test]
+fn repeated_pause_that_was_never_sent_is_done_and_reaches_no_other_run() {
+    let mut stage = Stage::running();
+    let _lost = stage.ask_keyed("a", Ask::Pause);
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    let mut stage = stage.reboot();
+    let waiting = stage.ask_keyed("a", Ask::Pause);
+    assert!(matches!(stage.last_sent(), Command::Pause { .. }));
+    stage.hear(&[(2, paused())]);
+    got(&waiting).expect("paused");
+
+    let mut stage = Stage::running();
+    let _lost = stage.ask_keyed("a", Ask::Pause);
+    stage.hear(&[(2, exited(0, false))]);
+    let _next = stage.ask(start());
+    stage.hear(&[(1, spawned())]);
+    let sent = stage.world.0.borrow().sent.len();
+    match got(&stage.ask_keyed("a", Ask::Pause)) {
+        Err(ActionError::Refused(refusal)) => assert_eq!(refusal.from, State::Stopped),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((stage.snapshot().state, stage.world.0.borrow().sent.len()), (State::Running, sent), "the next run goes on");
+}
+
+#[test]
+fn repeated_stop_waits_for_the_same_end_and_sets_no_later_kill() {
+    let mut stage = Stage::running();
+    let first = stage.ask_keyed("a", stop(Duration::from_secs(5)));
+    let sent = stage.world.0.borrow().sent.len();
+    stage.pass(Duration::from_secs(3));
+    let again = stage.ask_keyed("a", stop(Duration::from_secs(5)));
+    assert_eq!(stage.world.0.borrow().sent.len(), sent, "nothing is sent");
+    stage.hear(&[(2, exited(0, true))]);
+    for waiting in [first, again] {
+        assert_eq!(got(&waiting).expect("stopped").snapshot.state, State::Stopped);
+    }
+    let _next = stage.ask(start());
+    stage.hear(&[(1, spawned())]);
+    let told = got(&stage.ask_keyed("a", stop(Duration::from_secs(5)))).expect("it was done");
+    assert_eq!((told.snapshot.run_id, stage.snapshot().state), (Some(1), State::Running), "the next run goes on");
+}
+
+#[test]
+fn key_that_cannot_be_stored_keeps_nobody_from_control() {
+    let mut stage = Stage::running();
+    without_database(&mut stage, |stage| {
+        let pause = stage.ask_keyed("a", Ask::Pause);
+        assert!(matches!(stage.last_sent(), Command::Pause { .. }));
+        stage.hear(&[(2, paused())]);
+        assert!(matches!(got(&pause), Err(ActionError::Unrecorded { .. })));
+    });
+    let mut stage = Stage::new();
+    without_database(&mut stage, |stage| {
+        assert!(got(&stage.ask_keyed("a", start())).is_err(), "a run is begun on record or not at all");
+    });
+}
+
+#[test]
+fn repeat_of_what_is_done_and_not_recorded_yet_is_told_so() {
+    let mut stage = Stage::running();
+    let first = stage.ask_keyed("a", Ask::Pause);
+    without_database(&mut stage, |stage| {
+        stage.hear(&[(2, paused())]);
+        for waiting in [first, stage.ask_keyed("a", Ask::Pause)] {
+            assert!(matches!(got(&waiting), Err(ActionError::Unrecorded { .. })));
+        }
+    });
+    got(&stage.ask_keyed("a", Ask::Pause)).expect("it is recorded by now");
+}

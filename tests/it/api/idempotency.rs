@@ -1,0 +1,187 @@
+//! `Idempotency-Key`: an action with a key is done once, and a repeat gets the same answer.
+
+use std::fs;
+
+use crate::support::http::Answer;
+use crate::support::{Place, until_true};
+use serde_json::{Value, json};
+
+fn post(place: &Place, action: &str, keys: &[&str], body: &Value) -> Answer {
+    let mut fields = vec![("Content-Type", "application/json")];
+    fields.extend(keys.iter().map(|key| ("Idempotency-Key", *key)));
+    place.request("POST", &format!("/api/pipeline/{action}"), &fields, Some(&body.to_string()))
+}
+
+/// A place with run 1.
+fn running() -> Place {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.start_server();
+    place.post("/api/pipeline/start", json!({})).ok();
+    place
+}
+
+fn is_replay(answer: &Answer) -> bool {
+    answer.header("Idempotent-Replay") == Some("true")
+}
+
+fn run_count(place: &Place) -> usize {
+    place.get("/api/runs").ok()["runs"].as_array().expect("runs").len()
+}
+
+#[test]
+fn repeat_of_an_action_gets_the_same_answer_and_acts_once() {
+    let place = running();
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    let first = post(&place, "start", &["a"], &json!({"script": "sleep.sh"}));
+    assert!(first.status == 200 && !is_replay(&first), "{}", first.body);
+    let again = post(&place, "start", &["a"], &json!({"script": "sleep.sh"}));
+    assert!(is_replay(&again));
+    assert_eq!((again.status, &again.body), (200, &first.body));
+    // Whatever has happened since, also to the run that it began.
+    post(&place, "stop", &["b"], &json!({"grace_s": 0})).ok();
+    let again = post(&place, "start", &["a"], &json!({"script": "sleep.sh"}));
+    assert_eq!((again.status, &again.body, run_count(&place)), (200, &first.body, 2));
+    let stop = post(&place, "stop", &["b"], &json!({"grace_s": 0}));
+    assert!(stop.status == 200 && is_replay(&stop), "{}", stop.body);
+    assert_eq!(place.pipeline()["state"], "stopped");
+
+    let refused = post(&place, "pause", &["c"], &json!({}));
+    assert_eq!((refused.status, refused.error()), (409, "invalid_transition"));
+    place.post("/api/pipeline/start", json!({})).ok();
+    let again = post(&place, "pause", &["c"], &json!({}));
+    assert!(is_replay(&again), "a refusal that the state decided is kept");
+    assert_eq!((again.status, &again.body, &place.pipeline()["state"]), (409, &refused.body, &json!("running")));
+}
+
+#[test]
+fn key_of_another_request_or_a_bad_key_is_refused_and_does_nothing() {
+    let place = running();
+    post(&place, "pause", &["a"], &json!({})).ok();
+    for (action, body) in [("resume", json!({})), ("pause", json!({"if_run_id": 1})), ("stop", json!({}))] {
+        let refused = post(&place, action, &["a"], &body);
+        assert_eq!((refused.status, refused.error()), (409, "idempotency_key_reused"), "{action} {body}");
+    }
+    let long = "x".repeat(65);
+    for keys in [&[""][..], &["a b"], &[&long], &["b", "b"], &["b", "c"]] {
+        let refused = post(&place, "stop", keys, &json!({}));
+        assert_eq!((refused.status, refused.error()), (400, "invalid_idempotency_key"), "{keys:?}");
+    }
+    assert_eq!(place.pipeline()["state"], "paused");
+    // What is refused for its form is not kept.
+    let bad = post(&place, "resume", &["d"], &json!({"grace_s": 1}));
+    assert_eq!((bad.status, bad.error()), (400, "invalid_body"));
+    post(&place, "resume", &["d"], &json!({})).ok();
+}
+
+#[test]
+fn viewer_learns_nothing_of_keys() {
+    let mut place = Place::new();
+    place.use_token("a-token-of-this-test");
+    place.set_env("AUTOAPPDEV_READ_TOKEN", "a-read-token-of-this-test");
+    place.start_server();
+    post(&place, "start", &["a"], &json!({"script": "sleep.sh"})).ok();
+    for key in ["a", "b", ""] {
+        for (bearer, code) in [("Bearer a-read-token-of-this-test", "read_only"), ("Bearer not-a-token-of-this", "unauthorized")]
+        {
+            let fields = [("Content-Type", "application/json"), ("Idempotency-Key", key), ("Authorization", bearer)];
+            let answer = place.request("POST", "/api/pipeline/start", &fields, Some(r#"{"script":"sleep.sh"}"#));
+            assert_eq!(answer.error(), code, "{key}");
+            assert!(!is_replay(&answer));
+        }
+    }
+}
+
+#[test]
+fn repeats_at_the_same_time_begin_one_run() {
+    let place = running();
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    let answers: Vec<Answer> = std::thread::scope(|scope| {
+        let repeats: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| post(&place, "start", &["a"], &json!({"script": "sleep.sh"})))).collect();
+        repeats.into_iter().map(|repeat| repeat.join().expect("answered")).collect()
+    });
+    for answer in &answers {
+        assert_eq!((answer.status, &answer.body), (200, &answers[0].body));
+    }
+    assert_eq!(answers.iter().filter(|answer| !is_replay(answer)).count(), 1, "the first");
+    assert_eq!(run_count(&place), 2);
+}
+
+#[test]
+fn answer_outlives_the_server_and_body_is_not_kept() {
+    let mut place = Place::new();
+    place.start_server();
+    let body = json!({"script": "sleep.sh", "env": {"KEY": "s3cret-of-this-test"}});
+    let first = post(&place, "start", &["a"], &body);
+    first.ok();
+    place.kill_server();
+    place.start_server();
+    let again = post(&place, "start", &["a"], &body);
+    assert!(is_replay(&again));
+    assert_eq!((again.status, run_count(&place)), (200, 1));
+    for database in ["autoappdev.db", "autoappdev.db-wal"] {
+        let bytes = fs::read(place.runtime().join(database)).unwrap_or_default();
+        assert!(memchr::memmem::find(&bytes, b"s3cret-of-this-test").is_none(), "{database}");
+    }
+}
+
+#[test]
+fn start_that_fails_is_one_run_however_often_it_is_repeated() {
+    let mut place = Place::new();
+    place.script("unrunnable.sh", "echo a text with an execute bit and nothing that runs it\n");
+    place.start_server();
+    let ask = || post(&place, "start", &["a"], &json!({"script": "unrunnable.sh"}));
+    let first = ask();
+    assert_eq!((first.status, first.error()), (422, "spawn_failed"));
+    let again = ask();
+    assert!(is_replay(&again));
+    assert_eq!((&again.body, run_count(&place)), (&first.body, 1));
+    // Nothing was decided: there is no such script yet.
+    let ask = || post(&place, "start", &["b"], &json!({"script": "later.sh"}));
+    assert_eq!(ask().error(), "script_not_found");
+    place.script("later.sh", "#!/bin/sh\n");
+    assert_eq!(ask().status, 200);
+    until_true("it is over", || place.pipeline()["state"] == "stopped");
+}
+
+#[test]
+fn command_repeats_an_action_whose_answer_was_lost() {
+    use crate::fake_server::{FakeServer, Reply};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let place = Place::new();
+    for (lost, expected) in [(1, 0), (2, 4)] {
+        let asked = AtomicUsize::new(0);
+        let server = FakeServer::start(move |_| {
+            if asked.fetch_add(1, Ordering::SeqCst) < lost {
+                return Reply::Nothing;
+            }
+            Reply::Json(200, r#"{"ok":true,"state":"running","pid":7,"run_id":1,"script":"a.sh","version":2}"#.to_owned())
+        });
+        let url = format!("http://{}", server.address);
+        let (status, _, stderr) = place.client(&["--url", &url, "start"]);
+        assert_eq!(status, expected, "{stderr}");
+        let requests = server.requests();
+        let keys = requests.iter().flat_map(|request| &request.headers).filter(|line| line.starts_with("idempotency-key:"));
+        let keys: Vec<_> = keys.collect();
+        assert_eq!((requests.len(), keys.len()), (2, 2), "sent once more, and no oftener");
+        assert_eq!(keys[0], keys[1]);
+    }
+}
+
+#[test]
+fn command_with_a_key_starts_once() {
+    let mut place = Place::new();
+    place.script("short.sh", "#!/bin/sh\n");
+    place.start_server();
+    let start = || place.client(&["start", "short.sh", "--idempotency-key", "nightly-2026-01-31"]);
+    let (status, first, stderr) = start();
+    assert_eq!(status, 0, "{stderr}");
+    until_true("it is over", || place.pipeline()["state"] == "stopped");
+    assert_eq!(start(), (0, first, String::new()));
+    assert_eq!(run_count(&place), 1);
+    let (status, _, stderr) = place.client(&["restart", "--idempotency-key", "a"]);
+    assert_eq!(status, 2, "the run must be named: {stderr}");
+    let (status, _, stderr) = place.client(&["pause", "--idempotency-key", "a b"]);
+    assert!(status == 2 && stderr.contains("visible ASCII"), "{stderr}");
+}
