@@ -138,9 +138,9 @@ CREATE TABLE sessions (
 ) STRICT, WITHOUT ROWID;
 
 -- What came of the actions that were asked for with an Idempotency-Key, so that a repeat gets the same answer and acts once.
--- Ages are noted by id, so none is used twice: the newest row is never deleted.
+-- Ages are noted by id, so none is used twice.
 CREATE TABLE request_keys (
-    id      INTEGER PRIMARY KEY CHECK (id > 0),
+    id      INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
     key     TEXT    NOT NULL UNIQUE CHECK (length(key) BETWEEN 1 AND 64),
     -- A digest of the route and the body, by a key outside of this file: the body can hold secrets.
     request TEXT    NOT NULL CHECK (length(request) = 64),
