@@ -1,8 +1,8 @@
 //! Passes over runs, logs and request keys: old runs and keys are forgotten, old log segments removed, finished ones packed.
 //!
-//! A pass follows each wake: at boot, when a run begins or has ended, and when a log has gone on to another segment. It decides from the
-//! current files and rows, so it can be killed anywhere and start again; what it remembers saves repeated scans and records how old runs
-//! are. Of a run that is not recorded as ended it packs the finished segments and, if the disk is nearly full, removes the oldest of them;
+//! A pass follows each wake: at boot, when a run begins or has ended, when a log has gone on to another segment, and after some hours
+//! without any of these. It decides from the current files and rows, so it can be killed anywhere and start again; what it remembers saves
+//! repeated scans and records how old runs and keys are. Of a run that is not recorded as ended it packs the finished segments and, if the disk is nearly full, removes the oldest of them;
 //! the run's shim limits the size of the log.
 //!
 //! If killed between a run's directory and its row: the row is found again, and goes then.
@@ -27,6 +27,9 @@ use crate::log::{self, Packing, RunLogs, Segment};
 use crate::process;
 use crate::run_dir::Runs;
 use crate::store::{DatabaseFile, Reader, Writer};
+
+/// How often there is a pass if nothing wakes one: runs and request keys age on a server that has nothing to do, too.
+const PASS_EVERY: Duration = Duration::from_hours(6);
 
 /// The pause before what cannot be done yet is tried again: a shim that still has something to write, a disk that fails. It doubles each time
 /// up to a limit, because a pass reads the database and directories.
@@ -97,6 +100,8 @@ pub(super) struct Housekeeping {
     sizes: Sizes,
     /// Half-packed segments of killed servers are removed from runs that this server has not scanned yet.
     cleaned_up_to: i64,
+    /// [`PASS_EVERY`], but for tests.
+    passes_every: Duration,
 }
 
 impl Housekeeping {
@@ -126,6 +131,7 @@ impl Housekeeping {
             is_stopping,
             history: History::default(),
             sizes: None,
+            passes_every: PASS_EVERY,
         })
     }
 
@@ -151,7 +157,7 @@ impl Housekeeping {
                 }
                 Pass::Done => {
                     (complaint, pause) = (None, RETRY);
-                    wakes.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                    wakes.recv_timeout(self.passes_every)
                 }
             };
             if woken == Err(RecvTimeoutError::Disconnected) {
@@ -213,7 +219,7 @@ impl Housekeeping {
     fn forget_keys(&mut self, reader: &Reader) -> Result<(), RetentionError> {
         let (oldest, newest) = reader.request_key_ids()?;
         self.memory.witness.note_keys(newest);
-        if let Some(up_to) = self.memory.witness.keys_used_for(KEYS_KEPT).filter(|&up_to| oldest <= up_to && oldest < newest) {
+        if let Some(up_to) = self.memory.witness.keys_used_for(KEYS_KEPT).filter(|&up_to| 0 < oldest && oldest <= up_to) {
             // The next pass finds those that stay because this fails.
             let _tried_again = self.writer.begin(move |store| store.forget_request_keys(up_to));
         }

@@ -62,9 +62,10 @@ pub(super) fn insert(tx: &Transaction<'_>, key: &RequestKey, begun: Begun) -> Re
     prune(tx)
 }
 
-/// Removes the oldest keys where there are too many. The newest stays: its id must not be given again.
+/// Removes the oldest keys where there are too many. The newest stays, whatever its length.
 fn prune(tx: &Transaction<'_>) -> Result<(), StoreErrorKind> {
-    let sql = "SELECT id, length(key) + length(request) + coalesce(length(body), 0) FROM request_keys ORDER BY id DESC LIMIT ?1";
+    let sql =
+        "SELECT id, length(key) + length(request) + coalesce(octet_length(body), 0) FROM request_keys ORDER BY id DESC LIMIT ?1";
     let mut statement = tx.prepare_cached(sql)?;
     let mut keys = statement.query([KEYS_MAX + 1])?;
     let (mut count, mut bytes) = (0, 0);
@@ -132,11 +133,10 @@ impl Store {
         })
     }
 
-    /// Forgets the keys with ids up to this one, but never the newest: its id must not be given again.
+    /// Forgets the keys with ids up to this one.
     pub fn forget_request_keys(&mut self, up_to: i64) -> Result<(), StoreError> {
         self.write(|tx| {
-            tx.prepare_cached("DELETE FROM request_keys WHERE id <= ?1 AND id < (SELECT max(id) FROM request_keys)")?
-                .execute([up_to])?;
+            tx.prepare_cached("DELETE FROM request_keys WHERE id <= ?1")?.execute([up_to])?;
             Ok(())
         })
     }
@@ -217,8 +217,9 @@ mod tests {
         }
         store.forget_request_keys(2).expect("forgotten");
         assert_eq!(ids(&store), ["3"]);
-        store.forget_request_keys(3).expect("the newest stays");
+        store.forget_request_keys(3).expect("forgotten, the newest too");
+        assert_eq!(answered(&store, "c"), None);
         store.keep_answer(&key("d"), 200, "{}").expect("kept");
-        assert_eq!(ids(&store), ["3", "4"]);
+        assert_eq!(ids(&store), ["4"]);
     }
 }

@@ -7,9 +7,9 @@ use std::sync::mpsc;
 use rustix::fs::inotify;
 
 use super::*;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, whole_ms};
 use crate::pipeline::{Containment, Entry, Exit, Fact, Killed, observe};
-use crate::store::{DatabaseFile, NewRun, Store, Work};
+use crate::store::{DatabaseFile, NewRun, RequestKey, Store, Work};
 
 const MIB: u64 = 1 << 20;
 
@@ -342,5 +342,29 @@ fn pause_between_passes_that_leave_something_is_twice_as_long_each_time() {
     assert!(began.elapsed() >= RETRY + 2 * RETRY, "{:?}", began.elapsed());
     is_stopping.store(true, Ordering::Relaxed);
     drop(sender);
+    passes.join().expect("no panic");
+}
+
+#[test]
+fn request_keys_are_forgotten_on_a_server_with_nothing_to_do_the_newest_too() {
+    let mut world = World::new();
+    for key in ["a", "b"] {
+        let key = RequestKey { key: key.to_owned(), request: "0".repeat(64) };
+        world.store.keep_answer(&key, 409, "{}").expect("kept");
+    }
+    let mut housekeeping = world.housekeeping(ALL);
+    housekeeping.passes_every = Duration::from_millis(10);
+    // Both keys will be a day old in a moment, and nothing wakes a pass then.
+    let nearly = whole_ms(KEYS_KEPT) - 500;
+    let witness = format!(r#"{{"boot_id":"","boot_ms":0,"wall":null,"witnessed_ms":{nearly},"ended":[],"keys":[[0,2]]}}"#);
+    housekeeping.memory.witness = serde_json::from_str(&witness).expect("its own form");
+    let (_waker, wakes) = mpsc::sync_channel(1);
+    let is_stopping = housekeeping.is_stopping.clone();
+    let passes = thread::spawn(move || housekeeping.go_on(&wakes));
+    let handed = world.handed.recv_timeout(Duration::from_mins(1)).expect("they are old");
+    is_stopping.store(true, Ordering::Relaxed);
+    world.carry_out(vec![handed]);
+    let reader = Reader::open(&DatabaseFile::at(&world.dir.path().join("test.db"))).expect("opens");
+    assert_eq!(reader.request_key_ids().expect("reads"), (0, 0));
     passes.join().expect("no panic");
 }
