@@ -173,10 +173,8 @@ impl Store {
 
     /// Counts `version` up for a change that is not stored here but that clients wait for, such as an action that is now pending.
     pub fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError> {
-        // Not worth a sync, which is all that takes time here: a kill keeps it, and what a power cut takes with it nobody waits for any more.
-        self.is_relaxed = true;
-        self.synchronous("NORMAL")?;
-        self.change(|tx| {
+        // What a power cut takes with it nobody waits for any more.
+        self.write_unsynced(|tx| {
             let mut row = PipelineRow::read(tx)?;
             row.version += 1;
             row.updated_at = row.updated_at.max(at);
@@ -215,6 +213,16 @@ impl Store {
         if self.patience.replace(patience) != patience {
             self.conn.busy_timeout(patience).expect("SQLite takes every number");
         }
+    }
+
+    /// Runs `change` as one transaction without a sync, which is all that takes time here: a kill keeps it, a power cut may not.
+    pub(super) fn write_unsynced<T>(
+        &mut self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, StoreErrorKind>,
+    ) -> Result<T, StoreError> {
+        self.is_relaxed = true;
+        self.synchronous("NORMAL")?;
+        self.change(change)
     }
 
     /// Runs `change` as one transaction that is on the disk when this returns.

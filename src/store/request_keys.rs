@@ -115,9 +115,10 @@ impl Store {
         })
     }
 
-    /// Notes that an action is begun under this key.
+    /// Notes that an action on a live run is begun under this key. It is not synced: its command must not wait for a slow disk, and a power
+    /// cut, which alone can lose the key, ends the run as well. The next fact is synced, and the key with it.
     pub fn begin_keyed(&mut self, key: &RequestKey, begun: Begun) -> Result<(), StoreError> {
-        self.write(|tx| insert(tx, key, begun))
+        self.write_unsynced(|tx| insert(tx, key, begun))
     }
 
     /// Keeps the answer to a request, unless one is kept or the key belongs to another request.

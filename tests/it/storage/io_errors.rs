@@ -22,6 +22,15 @@ struct Failing {
     switch: PathBuf,
 }
 
+/// The disk works again when this is dropped, so that the scope of a test ends whether the test fails or not.
+struct Repaired<'a>(&'a Failing);
+
+impl Drop for Repaired<'_> {
+    fn drop(&mut self) {
+        self.0.repair();
+    }
+}
+
 impl Failing {
     fn new() -> Self {
         let mut place = Place::new();
@@ -348,13 +357,6 @@ fn a_server_serves_although_it_cannot_say_where() {
 /// The watchdog is for a server that hangs. A disk that takes longer for a sync than the watchdog waits is no fault of the server.
 #[test]
 fn watchdog_is_fed_while_a_sync_takes_longer_than_the_watchdog_waits() {
-    /// The pause ends only then, and the scope with it, whether the test fails or not.
-    struct Repaired<'a>(&'a Failing);
-    impl Drop for Repaired<'_> {
-        fn drop(&mut self) {
-            self.0.repair();
-        }
-    }
     let mut failing = Failing::new();
     let path = failing.place.folder().join("notify.sock");
     let manager = UnixDatagram::bind(&path).expect("binds");
@@ -381,4 +383,26 @@ fn watchdog_is_fed_while_a_sync_takes_longer_than_the_watchdog_waits() {
         pause.join().expect("answers").ok();
     });
     assert_eq!(place.stored_state(), "paused");
+}
+
+#[test]
+fn action_with_a_key_does_not_wait_for_a_slow_disk() {
+    let failing = Failing::serving();
+    let place = &failing.place;
+    let (pid, _) = place.start();
+    let ask = |action: &str, key: &str| {
+        let fields = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
+        place.request("POST", &format!("/api/pipeline/{action}"), &fields, Some("{}"))
+    };
+    failing.fail("h", EIO, "autoappdev.db");
+    thread::scope(|scope| {
+        let repaired = Repaired(&failing);
+        let pause = scope.spawn(|| ask("pause", "a"));
+        until_true("the tree is stopped", || is_stopped(pid));
+        assert!(!pause.is_finished(), "nothing is reported that is not on record");
+        drop(repaired);
+        pause.join().expect("answers").ok();
+    });
+    assert_eq!(ask("pause", "a").header("Idempotent-Replay"), Some("true"));
+    ask("stop", "b").ok();
 }
