@@ -56,6 +56,9 @@ pub struct VersionResponse {
     /// From TERM to KILL for a run whose start named no other, in seconds.
     #[serde(default)]
     pub grace_s: f64,
+    /// Whether actions take an `Idempotency-Key`. False from a server that does not say it.
+    #[serde(default)]
+    pub takes_keys: bool,
     /// What the client may do, as in `GET /api/session`, which also renews a session. None from a server that does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,

@@ -37,6 +37,7 @@ impl App {
             started_at: self.started_at,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             grace_s: self.grace.as_secs_f64(),
+            takes_keys: true,
             session: Some(caller.shown(!self.trusts(request, client))),
             server: Server::clone(&self.identity),
         }))

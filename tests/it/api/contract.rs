@@ -388,7 +388,7 @@ fn the_version_and_what_is_never_told() {
         json!({
             "ok": true, "name": "autoappdev", "app": "autoappdev", "service": "autoappdev-backend", "version": name, "build": build,
             "api": 1, "schema": autoappdev::store::schema_version(), "started_at": started_at, "server": server, "host": host, "grace_s": 10.0,
-            "session": {"may": "act", "token_needed": false, "expires_at": null, "id": null},
+            "takes_keys": true, "session": {"may": "act", "token_needed": false, "expires_at": null, "id": null},
         })
     );
     assert_eq!(server.as_object().map(serde_json::Map::len), Some(2), "{server}");

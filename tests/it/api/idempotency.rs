@@ -1,9 +1,11 @@
 //! `Idempotency-Key`: an action with a key is done once, and a repeat gets the same answer.
 
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::fake_server::{FakeServer, Reply};
 use crate::support::http::Answer;
-use crate::support::{Place, until_true};
+use crate::support::{Place, signal, until_true};
 use serde_json::{Value, json};
 
 fn post(place: &Place, action: &str, keys: &[&str], body: &Value) -> Answer {
@@ -147,26 +149,73 @@ fn start_that_fails_is_one_run_however_often_it_is_repeated() {
 
 #[test]
 fn command_repeats_an_action_whose_answer_was_lost() {
-    use crate::fake_server::{FakeServer, Reply};
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    let place = Place::new();
-    for (lost, expected) in [(1, 0), (2, 4)] {
-        let asked = AtomicUsize::new(0);
-        let server = FakeServer::start(move |_| {
-            if asked.fetch_add(1, Ordering::SeqCst) < lost {
-                return Reply::Nothing;
+    const STARTED: &str = r#"{"ok":true,"state":"running","pid":7,"run_id":1,"script":"a.sh","version":2}"#;
+    const STOPPING: &str = r#"{"ok":false,"error":"server_stopping","detail":"nothing was done"}"#;
+    let mut place = Place::new();
+    place.start_server();
+    let version = place.get("/api/version").ok();
+    let earlier = {
+        let mut earlier = version.clone();
+        earlier.as_object_mut().expect("an object").remove("takes_keys");
+        earlier
+    };
+    let lost = Reply::Nothing;
+    let done = Reply::Json(200, STARTED.to_owned());
+    // What the server says of itself, what it answers to the first and to further requests, how many come, and how the command ends.
+    let cases = [
+        (&version, lost.clone(), done.clone(), 2, 0),
+        (&version, lost.clone(), lost.clone(), 2, 4),
+        // Said of the repeat, it would be untrue of the first.
+        (&version, lost.clone(), Reply::Json(503, STOPPING.to_owned()), 2, 4),
+        // An earlier version ignores the key, and would start another run.
+        (&earlier, lost, done.clone(), 1, 4),
+        (&version, Reply::Json(503, STOPPING.to_owned()), done, 1, 1),
+    ];
+    for (version, first, second, count, expected) in cases {
+        let (asked, version) = (AtomicUsize::new(0), version.to_string());
+        let server = FakeServer::start(move |request| match (&*request.line, asked.load(Ordering::SeqCst)) {
+            ("GET /api/version", _) => Reply::Json(200, version.clone()),
+            (_, before) => {
+                asked.fetch_add(1, Ordering::SeqCst);
+                if before == 0 { first.clone() } else { second.clone() }
             }
-            Reply::Json(200, r#"{"ok":true,"state":"running","pid":7,"run_id":1,"script":"a.sh","version":2}"#.to_owned())
         });
-        let url = format!("http://{}", server.address);
-        let (status, _, stderr) = place.client(&["--url", &url, "start"]);
+        let (status, _, stderr) = place.client(&["--url", &server.url(), "start"]);
         assert_eq!(status, expected, "{stderr}");
+        assert!(expected != 4 || stderr.contains("was cut off"), "{stderr}");
         let requests = server.requests();
         let keys = requests.iter().flat_map(|request| &request.headers).filter(|line| line.starts_with("idempotency-key:"));
         let keys: Vec<_> = keys.collect();
-        assert_eq!((requests.len(), keys.len()), (2, 2), "sent once more, and no oftener");
-        assert_eq!(keys[0], keys[1]);
+        assert_eq!(keys.len(), count, "{stderr}");
+        assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
     }
+}
+
+#[test]
+fn repeats_that_wait_keep_nobody_from_control_and_end_with_the_server() {
+    let mut place = Place::new();
+    place.script("deaf.sh", "#!/bin/sh\ntrap '' TERM\necho deaf\nwhile :; do sleep 0.1; done\n");
+    place.start_server();
+    place.post("/api/pipeline/start", json!({"script": "deaf.sh"})).ok();
+    until_true("it ignores TERM", || place.get("/api/logs/tail").body.to_string().contains("deaf"));
+    std::thread::scope(|scope| {
+        let ask = || post(&place, "stop", &["a"], &json!({"grace_s": 3600}));
+        let repeats: Vec<_> = (0..20).map(|_| scope.spawn(ask)).collect();
+        until_true("the others wait", || repeats.iter().filter(|repeat| repeat.is_finished()).count() == 3);
+        // The key with another body is refused, and not after an hour.
+        assert_eq!(post(&place, "stop", &["a"], &json!({"grace_s": 0})).error(), "idempotency_key_reused");
+        assert_eq!(post(&place, "pause", &["b"], &json!({})).error(), "invalid_transition");
+        assert_eq!(place.pipeline()["pending"], "stop");
+        signal(place.server_pid(), "TERM");
+        let answers: Vec<_> = repeats.into_iter().map(|repeat| repeat.join().expect("answered")).collect();
+        let with = |code: &str| answers.iter().filter(|answer| answer.error() == code).count();
+        assert_eq!((with("idempotency_key_in_use"), with("server_stopping")), (3, 17));
+    });
+    assert_eq!(place.until_server_ended().0, 0);
+    place.start_server();
+    post(&place, "stop", &["c"], &json!({"grace_s": 0})).ok();
+    let told = post(&place, "stop", &["a"], &json!({"grace_s": 3600}));
+    assert!(told.status == 200 && !is_replay(&told), "{}", told.body);
 }
 
 #[test]
