@@ -1,6 +1,6 @@
 //! `Idempotency-Key`: reading it, and waiting while the first request with a key is being served.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use rouille::Request;
@@ -8,6 +8,7 @@ use rouille::Request;
 use super::error::ApiError;
 use crate::api::pipeline::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_CHARS_MAX};
 use crate::lock::lock;
+use crate::store::RequestKey;
 
 /// The most repeats that wait. Each of them holds a connection.
 const WAITING_MAX: usize = 16;
@@ -32,7 +33,8 @@ pub struct KeysInUse {
 
 #[derive(Default)]
 struct Keys {
-    in_use: BTreeSet<String>,
+    /// The digests of their requests.
+    in_use: BTreeMap<String, String>,
     waiting: usize,
 }
 
@@ -43,20 +45,24 @@ pub(super) struct InUse<'k> {
 }
 
 impl KeysInUse {
-    /// Waits until no other request with this key is being served. The supervisor bounds how long that one is.
-    pub(super) fn enter(&self, key: &str) -> Result<InUse<'_>, ApiError> {
+    /// Waits until no other request with this key is being served. The supervisor bounds how long that one is. A key that is in use for
+    /// another request is refused at once.
+    pub(super) fn enter(&self, RequestKey { key, request }: &RequestKey) -> Result<InUse<'_>, ApiError> {
         let mut keys = lock(&self.keys);
-        if keys.in_use.contains(key) {
+        if let Some(first) = keys.in_use.get(key) {
+            if first != request {
+                return Err(ApiError::IdempotencyKeyReused);
+            }
             if keys.waiting >= WAITING_MAX {
                 return Err(ApiError::IdempotencyKeyInUse);
             }
             keys.waiting += 1;
-            let is_in_use = |keys: &mut Keys| keys.in_use.contains(key);
+            let is_in_use = |keys: &mut Keys| keys.in_use.contains_key(key);
             keys = self.freed.wait_while(keys, is_in_use).unwrap_or_else(PoisonError::into_inner);
             keys.waiting -= 1;
         }
-        keys.in_use.insert(key.to_owned());
-        Ok(InUse { keys: self, key: key.to_owned() })
+        keys.in_use.insert(key.clone(), request.clone());
+        Ok(InUse { keys: self, key: key.clone() })
     }
 }
 
@@ -78,6 +84,10 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(60);
 
+    fn key(name: &str) -> RequestKey {
+        RequestKey { key: name.to_owned(), request: "0".repeat(64) }
+    }
+
     fn key_in(fields: &[&str]) -> Result<Option<String>, ApiError> {
         let fields = fields.iter().map(|key| ("idempotency-KEY".to_owned(), (*key).to_owned())).collect();
         key_of(&Request::fake_http("POST", "/api/pipeline/start", fields, vec![]))
@@ -97,13 +107,13 @@ mod tests {
     #[test]
     fn repeats_wait_for_the_first_and_are_bounded() {
         let keys = Arc::new(KeysInUse::default());
-        let first = keys.enter("a").expect("free");
-        let _other = keys.enter("b").expect("another key is no repeat");
+        let first = keys.enter(&key("a")).expect("free");
+        let _other = keys.enter(&key("b")).expect("another key is no repeat");
         let (done, ends) = mpsc::channel();
         for _ in 0..WAITING_MAX {
             let (keys, done) = (keys.clone(), done.clone());
             thread::spawn(move || {
-                let entered = keys.enter("a").map(drop).is_ok();
+                let entered = keys.enter(&key("a")).map(drop).is_ok();
                 done.send(entered).expect("the test goes on");
             });
         }
@@ -112,7 +122,12 @@ mod tests {
             assert!(Instant::now() < deadline, "they wait");
             thread::yield_now();
         }
-        assert!(matches!(keys.enter("a").map(drop), Err(ApiError::IdempotencyKeyInUse)));
+        assert!(matches!(keys.enter(&key("a")).map(drop), Err(ApiError::IdempotencyKeyInUse)));
+        let other = RequestKey { request: "1".repeat(64), ..key("a") };
+        assert!(
+            matches!(keys.enter(&other).map(drop), Err(ApiError::IdempotencyKeyReused)),
+            "it waits for no end of another request"
+        );
         assert!(ends.try_recv().is_err(), "the first is being served");
         drop(first);
         for _ in 0..WAITING_MAX {

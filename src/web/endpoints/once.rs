@@ -21,7 +21,7 @@ impl App {
         key: RequestKey,
         act: impl FnOnce(RequestKey) -> Result<Response, ApiError>,
     ) -> Result<Response, ApiError> {
-        let _in_use = self.keys_in_use.enter(&key.key)?;
+        let _in_use = self.keys_in_use.enter(&key)?;
         let wanted = key.clone();
         match self.supervisor.writer().write(move |store| store.keyed_request(&wanted)) {
             Ok(Some(KeyedRequest::Answered { status, body })) => {
