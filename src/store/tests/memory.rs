@@ -24,6 +24,7 @@ impl Store {
     pub(crate) fn clear(&self) {
         self.execute(
             "DELETE FROM sessions;
+             DELETE FROM request_keys;
              DELETE FROM pipeline_events;
              UPDATE pipeline_state SET state = 'stopped', pid = NULL, run_id = NULL, started_at = NULL, paused_at = NULL,
                  resumed_at = NULL, stopped_at = NULL, updated_at = '2020-01-01T00:00:00.000Z', version = 0;

@@ -10,6 +10,7 @@ use super::shim::NOT_EXECUTABLE;
 use super::world::World;
 use crate::api::pipeline::IfRun;
 use crate::pipeline::{Action, State};
+use crate::store::RequestKey;
 use crate::supervisor::{ActionError, Ask, Published, Snapshot, StartRequest};
 
 pub(super) type Answer = Result<Arc<Published>, ActionError>;
@@ -19,6 +20,8 @@ pub(super) struct Asked {
     pub(super) action: Action,
     /// Some clients mean the latest run that they were shown.
     pub(super) if_run: IfRun,
+    /// Most clients send a key, a new one each.
+    pub(super) key: Option<RequestKey>,
     pub(super) waiting: Receiver<Answer>,
     /// How long it may wait, from the end of the turn that took it in; and since when it may be told that it waits in vain. In
     /// microseconds, on the boot-time clock.
@@ -67,6 +70,10 @@ impl Asked {
     pub(super) fn new(ask: &Ask, waiting: Receiver<Answer>, before: Snapshot, was_well: bool, world: &mut World) -> Self {
         let history = world.env.history_before_now();
         let if_run = if world.env.rng.chance(300) { IfRun::Is(before.run_id) } else { IfRun::Any };
+        let key = world.env.rng.chance(700).then(|| RequestKey {
+            key: format!("{:016x}{:016x}", world.env.rng.below(u64::MAX), world.env.rng.below(u64::MAX)),
+            request: "0".repeat(64),
+        });
         let run = world.runs.values().next_back();
         let wait = match ask {
             Ask::Start(_) | Ask::Pause | Ask::Resume => 10 * SECOND,
@@ -78,6 +85,7 @@ impl Asked {
         Self {
             action: ask.action(),
             if_run,
+            key,
             waiting,
             wait,
             until: u64::MAX,

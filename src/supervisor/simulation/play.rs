@@ -271,7 +271,7 @@ impl Play {
         self.looking = is_looked_at.then(|| conductor.lookers.follow());
         let (before, was_well) = (watch.get().snapshot.clone(), what_is_wrong(watch).is_none());
         let mut asked = Asked::new(&ask, waiting, before, was_well, &mut self.world.borrow_mut());
-        let if_run = asked.if_run;
+        let (if_run, key) = (asked.if_run, asked.key.clone());
         let began = {
             let World { env, runs } = &mut *self.world.borrow_mut();
             if let (Action::Stop, Some(id)) = (asked.action, runs.keys().next_back()) {
@@ -281,7 +281,7 @@ impl Play {
             env.awake_us()
         };
         let done = catch_unwind(AssertUnwindSafe(|| {
-            conductor.act(ask, if_run, None, origin, &reply_to);
+            conductor.act(ask, if_run, key.as_ref(), origin, &reply_to);
             conductor.tick();
         }));
         drop(reply_to);
