@@ -15,6 +15,7 @@ mod api {
     mod events;
     mod figures;
     mod history;
+    mod idempotency;
     mod kept_env;
     mod log;
     mod log_parts;
