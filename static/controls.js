@@ -231,13 +231,15 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     redraw();
     setTimeout(redraw, SETTLE_MS + 20);
     let isInDoubt = false, posted;
+    const key = crypto.getRandomValues(new Uint32Array(4)).join('-');
     try {
       const post = () => ask(`api/pipeline/${path}`, null, ACT_MS, {
         method: 'POST',
-        headers: { 'Content-Type': 'application/json' },
+        headers: { 'Content-Type': 'application/json', 'Idempotency-Key': key },
         body: JSON.stringify(body),
       }, toThisServer());
-      posted = await post();
+      // An answer that was lost is asked for once more: with the same key nothing is done twice.
+      posted = await post().catch(() => new Promise((done) => setTimeout(done, SETTLE_MS)).then(post));
       if (posted.body.error === 'other_server' && await whoAnswers(null)) posted = await post();
       const { ok, status, body: answer } = posted;
       awaited = (ok && answer.version) || 0;

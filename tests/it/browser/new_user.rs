@@ -242,6 +242,32 @@ fn two_pages_that_repeat_a_run_start_one_and_report_no_error() {
 }
 
 #[test]
+fn an_answer_that_was_lost_is_asked_for_again_and_nothing_is_done_twice() {
+    let Some((browser, place)) = set_up(&[("ends.sh", ENDS)]) else { return };
+    run_nothing(&place);
+    place.script("nothing.sh", STUBBORN);
+    open(&browser, &place, "");
+    wait_until("the run can be repeated", PATIENCE, || enabled(&browser) == ["start"]);
+    // The server acts, and its answer does not arrive, as on a line that breaks.
+    browser.script(
+        "const real = window.fetch; window.keys = [];
+         window.fetch = async (path, init) => {
+           const answer = await real(path, init);
+           if (!`${path}`.endsWith('/start')) return answer;
+           window.keys.push(new Headers(init.headers).get('Idempotency-Key'));
+           if (window.keys.length === 1) throw new TypeError('the answer is lost');
+           return answer;
+         };",
+    );
+    browser.click("start");
+    wait_until("it was asked twice", PATIENCE, || browser.script("return window.keys.length") == 2);
+    assert_eq!(browser.script("return window.keys[0] === window.keys[1] && window.keys[0].length > 10"), true);
+    agree(&browser, &place, "running");
+    assert!(!browser.shows("trouble"), "{}", browser.text("error"));
+    assert_eq!(place.pipeline()["run_id"], 2);
+}
+
+#[test]
 fn scripts_of_the_folder_itself_come_first_and_none_of_several_is_preferred() {
     let Some((browser, place)) = set_up(&[("train.sh", ENDS), ("eval.sh", ENDS)]) else { return };
     std::fs::create_dir(place.root().join("a")).expect("ours");
