@@ -269,7 +269,7 @@ const LOOK_CHARS = 300;
 const BLOCK_LINES = 200;
 
 // Most lines fail this one, which is quick.
-const SUSPECT = /err|fatal|panic|exception|fail|critical|segmentation|core dumped/i;
+const SUSPECT = /err|fat|pan|exc|fail|crit|seg|core/i;
 const ERRORS = [
   // A level in capitals, wherever it stands.
   /(?<![\w.=/-]|\b(?:no|0) )(?:ERROR|FATAL|PANIC|CRITICAL|FAILED|EXCEPTION)(?![\w=/-]|:? *0\b)/,

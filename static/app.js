@@ -12,7 +12,7 @@ import { blank, classes, steps, write } from './ansi.js';
 import { showCard } from './card.js';
 import { makeControls } from './controls.js';
 import { showDetails, showHelp } from './details.js';
-import { $ } from './dom.js';
+import { $, label } from './dom.js';
 import { isTyping, makeFeed } from './feed.js';
 import { notify, showHead, tick } from './head.js';
 import { append, attach, prepend, rowAt, rowBounds } from './log-rows.js';
@@ -25,7 +25,7 @@ import {
 } from './session.js';
 import { openForm, showFirst } from './start.js';
 import { showTime } from './time.js';
-import { clock, label, look, row, since, T, title, took, visible } from './words.js';
+import { clock, look, row, since, T, title, took, visible } from './words.js';
 
 const WAIT_S = 25;           // one long poll
 const WAIT_PENDING_S = 1;    // while an action is under way: its end may change no version
@@ -330,7 +330,7 @@ function refresh() {
 
 // ---- Wiring ----------------------------------------------------------------------------------------------------------
 
-label(document);
+label();
 
 addEventListener('hashchange', () => {
   if (!/^#?(\/.*)?$/.test(location.hash)) return;

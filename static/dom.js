@@ -1,6 +1,6 @@
-// Elements: how they are found, made and changed. Text from outside is put in as text only, and an element is touched only where something changes.
+// Elements: how they are found, made, changed and labelled. Text from outside is put in as text only, and an element is touched only where something changes.
 
-import { HUES, visible } from './words.js';
+import { HUES, T, visible } from './words.js';
 
 export const $ = (id) => document.getElementById(id);
 
@@ -45,4 +45,16 @@ export function useIcon(svg, name) {
 export function each(list, items, make, show) {
   while (list.children.length > items.length) list.lastChild.remove();
   items.forEach((item, n) => show(list.children[n] ?? list.appendChild(make()), item, n));
+}
+
+// Puts the texts and the icons that never change into the page.
+export function label() {
+  const all = (name) => [...document.querySelectorAll(`[data-${name}]`)].map((element) => [element, element.dataset[name]]);
+  for (const [element, name] of all('text')) element.append(T[name]);
+  for (const [element, name] of all('hint')) element.placeholder = T[name];
+  for (const [element, name] of all('icon')) element.prepend(icon(name));
+  for (const [element, name] of all('label')) {
+    element.setAttribute('aria-label', T[name]);
+    if (element.classList.contains('ib')) element.title = T[name];
+  }
 }

@@ -17,9 +17,9 @@ export const T = {
   loginTitle: 'This server asks for its token.', loginHint: 'On its own machine, autoappdev\u00a0pair shows a link and a code to scan.',
   graceLabel: 'Time to save its work', newRun: 'New run…', start: 'Start', startThe: (what) => `Start ${what}`, runAgain: 'Run again',
   editAndRun: 'Edit and run…', live: 'live', polling: 'updating', retrying: 'retrying', readOnly: 'Read-only access',
-  fullAccess: 'With full control', loggedIn: 'Logged in, with full control', noRuns: 'No run matches.', olderRuns: 'Older runs',
+  fullAccess: 'With full control', loggedIn: 'Logged in, with full control', noRuns: 'No run matches.',
   asked: 'Asking the server.',
-  runName: (id) => `Run ${id}`, tabOf: (tab, id) => `${tab}, run ${id}`,
+  runName: (id) => `Run ${id}`,
   lastRuns: (count) => `The last ${count} runs; a bar’s height is the duration`,
   showIt: (id) => `Show run ${id}`, close: 'Close', notify: 'Notify me when a run ends', notifying: 'Stop notifying me',
   notGranted: 'Notices are blocked in this browser',
@@ -34,7 +34,7 @@ export const T = {
   sinceUnknown: 'SIGTERM was sent. It may still be saving.', ownGrace: 'its own',
   dial: (s) => (s < 60 ? `${Math.round(s)} s` : `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, '0')}`),
   left: (ms) => `about ${since(ms)} left`,
-  noPercent: 'Not told', usually: (ms) => `usually ${since(ms)}`, longerThanUsual: (ms) => `longer than the usual ${since(ms)}`,
+  noPercent: 'Not told', longerThanUsual: (ms) => `longer than the usual ${since(ms)}`,
   startedAt: (at) => `Started ${at}`,
   endedAt: (at) => `ended ${at}`, asOf: (at) => `as of ${at}`, sinceAt: (at) => `since ${at}`, stepOf: (n, name) => `step ${n}, ${name}`,
   since: (at) => `Since ${at}.`,
@@ -44,14 +44,6 @@ export const T = {
   },
   refused: (why) => `The server can’t tell the state: ${why}; trying again.`, never: 'No answer from the server; trying again.',
 };
-
-// Puts the texts that never change into `root`.
-export function label(root) {
-  for (const element of root.querySelectorAll('[data-text]')) element.append(T[element.dataset.text]);
-  for (const element of root.querySelectorAll('[data-label]')) element.setAttribute('aria-label', T[element.dataset.label]);
-  for (const element of root.querySelectorAll('[data-hint]')) element.placeholder = T[element.dataset.hint];
-  for (const element of root.querySelectorAll('button.ib[data-label]')) element.title = T[element.dataset.label];
-}
 
 // ---- Times and durations -----------------------------------------------------------------------------------------------
 
@@ -260,23 +252,23 @@ export function timeLeft({ percent, active, told, usual }) {
 
 // What to do next, by the API's stable error code.
 export const HINTS = {
-  invalid_transition: 'The pipeline had changed already, by itself or through another client. The state above is up to date.',
-  run_changed: 'Another run has begun since this page showed that one. The state above is up to date.',
+  invalid_transition: 'It had changed already, by itself or through another client. The state above is up to date.',
+  run_changed: 'Another run has begun since. The state above is up to date.',
   not_repeatable: 'Choose “Edit and run…” and give the values that were not kept.',
   script_not_found: 'Put the script back, or start another one.',
   invalid_script: 'Choose another script, or mend this one.',
-  script_outside_root: 'Move the script into the root folder (AUTOAPPDEV_PIPELINE_CWD), or set another root and restart the server.',
-  spawn_failed: 'Check the script’s first line (#!…) and its execute bit, then start it again.',
-  still_under_way: 'The action may still be under way. Watch the state above before trying again.',
+  script_outside_root: 'Move it into the root folder, or set another one (AUTOAPPDEV_PIPELINE_CWD) and restart the server.',
+  spawn_failed: 'Check the script’s first line (#!…) and its execute bit.',
+  still_under_way: 'The action is still under way. Watch the state above before trying again.',
   too_many_waiting: 'The action is still under way. Watch the state above before trying again.',
-  pause_timeout: 'The pause was undone. Try again in a moment: a process waiting for a disk or the network can’t be stopped.',
+  pause_timeout: 'The pause was undone. Try again in a moment.',
   resume_failed: 'Press Resume again, or Stop.',
-  storage_failed: 'Check the disk and the server’s log, backend.log, then try again.',
-  disk_full: 'Free some space on the server’s disk, then try again.',
+  storage_failed: 'Check the disk and the server’s log, backend.log.',
+  disk_full: 'Free some space on the server’s disk.',
   unauthorized: 'Log in above, then try again.',
   read_only: 'Log out, and log in with the other token or its link.',
   other_server: 'Nothing was done.',
-  lost: 'The action may or may not have happened. The state above will tell as soon as the server answers.',
+  lost: 'It may or may not have been done. The state above will tell as soon as the server answers.',
 };
 export const NO_HINT = 'The server’s log, backend.log, may say more.';
 export const didNotWork = (action) => (action === 'longer' ? 'The stop was not put off.' : `The ${action} did not work.`);
