@@ -359,7 +359,8 @@ export function setRun({ id }) {
 
 // Puts the card that `update` returns beside the lines, or takes it away. What one reads stays where it is, also if the card gets another height.
 export function setCard(update) {
-  const anchor = isFollowingEnd ? null : anchorRow(), before = cardElement;
+  // Who has chosen no place reads the card itself.
+  const anchor = isFollowingEnd || !isPlaceChosen ? null : anchorRow(), before = cardElement;
   cardElement = update();
   if (cardElement !== before) {
     before?.remove();
