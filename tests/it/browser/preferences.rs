@@ -106,7 +106,8 @@ fn forced_colours_leave_every_sign_visible() {
         all_seen("color", &["#state", "#symbol", "#pause", "#stop", "#live"]);
         all_seen("backgroundColor", &["#bar i", "#log .error::before", "#log .stderr::before", "#tabs [aria-current]::after"]);
         browser.wait_for_presses("stop");
-        // A button that does not work for a moment gives the focus away.
+        // Whatever windows earlier tests left; and a button that does not work for a moment gives the focus away.
+        browser.devtools("Emulation.setFocusEmulationEnabled", &json!({"enabled": true}));
         wait_until("the focus has a frame", PATIENCE, || {
             browser.script(
                 "const it = document.getElementById('stop'); it.focus({ focusVisible: true }); return getComputedStyle(it).outlineStyle",

@@ -101,7 +101,9 @@ fn only_an_operator_makes_a_link_and_learns_what_became_of_it() {
     let codes = || {
         let listed = place.get("/api/sessions").ok();
         let listed = listed["codes"].as_array().expect("a list").clone();
-        listed.iter().for_each(|code| assert_keys(code, &["id", "may", "expires_at", "is_used"]));
+        for code in &listed {
+            assert_keys(code, &["id", "may", "expires_at", "is_used"]);
+        }
         listed.into_iter().map(|code| (code["id"].clone(), code["is_used"].clone())).collect::<Vec<_>>()
     };
     assert_eq!(codes(), []);
