@@ -44,7 +44,9 @@ export const rowBounds = () => [firstNumber, endNumber];
 export function lastErrorLines(count) {
   const [head] = errorRows, from = errorRows.at(-1)?.number ?? endNumber;
   const lines = Array.from({ length: Math.min(JOIN_LINES, endNumber - from) }, (_, n) => rowAt(from + n)).filter(({ bad }) => bad).slice(-count);
-  return [...head && !lines.includes(head) ? [head.text, '…'] : [], ...lines.map(({ text }) => text)];
+  // The heading of a traceback says nothing by itself.
+  const isTold = head && !lines.includes(head) && !/^\s*Traceback/.test(head.text);
+  return [...isTold ? [head.text, '…'] : [], ...lines.map(({ text }) => text)];
 }
 
 // ---- What is loaded ----------------------------------------------------------
