@@ -170,8 +170,11 @@ fn a_search_marks_what_it_found_and_goes_on_from_where_it_was() {
     let current = || browser.script("return document.querySelector('#log .current > span')?.textContent ?? null");
     let go = |to: &str| {
         for _ in 0..2 {
-            if current() != to {
+            let before = current();
+            if before != to {
                 browser.click("find-next");
+                // It is painted with the next frame.
+                wait_until("another one is the current one", PATIENCE, || current() != before);
             }
         }
         assert_eq!(current(), to);
