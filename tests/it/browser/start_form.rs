@@ -141,7 +141,7 @@ fn next_start_offers_the_last_choices_without_a_secret() {
     );
     place.until_ended(1);
     open_at(&browser, &place, "");
-    assert_eq!(browser.text("new-run").trim(), "New run…");
+    wait_until("the page offers a new run", PATIENCE, || browser.text("new-run").trim() == "New run…");
     browser.click("new-run");
     let last = json!(["tools/say.sh", "-v 'it'\\''s' ''", "sub", "2.5", [["API_KEY", ""], ["", ""]]]);
     wait_until("they are offered", PATIENCE, || fields(&browser) == last);
