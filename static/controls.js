@@ -223,7 +223,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     const body = { ...(Object.keys(given).length ? given : own[action]?.() ?? {}) };
     body.if_run_id = question?.action === action ? question.run : c.pipeline.run_id;
     question = null;
-    // One that puts off the end is answered at the end, and may be sent again before.
+    // The server answers a stop only when the run ends, and the deadline may be moved again before that.
     if (action !== 'longer') asked.add(action);
     clicked = performance.now();
     awaited = c.pipeline.version + 1;
@@ -261,7 +261,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     return posted ?? null;
   }
 
-  // Whether a refusal is none: the page shows what goes on, and what another page did a moment before.
+  // Whether a refused action needs no error: it is still under way, or another page did the same a moment before.
   function isDone(path, { error }, { again }) {
     const { state, pending } = c.pipeline;
     if (error === 'run_changed') return !!again;

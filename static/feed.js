@@ -94,7 +94,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
       return RETRY_MS;
     } finally {
       if (!isSwitching) {
-        // One that was told to begin again is no loss.
+        // A stream that this page ended itself is not a lost connection.
         if (streaming && isConnected() && !signal.aborted) refresh();
         streaming = false;
       }

@@ -102,7 +102,7 @@ impl Reader {
         })
     }
 
-    /// The ids of the oldest and of the newest request key; 0 if there is none.
+    /// The ids of the oldest and the newest request key, each 0 if no key is kept.
     pub fn request_key_ids(&self) -> Result<(i64, i64), StoreError> {
         self.read(request_keys::oldest_and_newest)
     }

@@ -80,7 +80,7 @@ fn prune(tx: &Transaction<'_>) -> Result<(), StoreErrorKind> {
     Ok(())
 }
 
-/// The ids of the oldest and of the newest key; 0 if there is none.
+/// The ids of the oldest and the newest key, each 0 if no key is kept.
 pub(super) fn oldest_and_newest(conn: &Connection) -> rusqlite::Result<(i64, i64)> {
     let sql = "SELECT coalesce((SELECT min(id) FROM request_keys), 0), coalesce((SELECT max(id) FROM request_keys), 0)";
     conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))

@@ -34,7 +34,7 @@ fn own_addresses() -> Vec<(bool, IpAddr)> {
         let address = interface.address.filter(|_| is_used)?;
         let ip: IpAddr = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
             (Some(four), _) => four.ip().into(),
-            // One that means something on one wire only cannot be written into a link (RFC 6874 was never taken up).
+            // A link-local address needs a zone, which a URL cannot carry: browsers never adopted RFC 6874.
             (None, Some(six)) if !six.ip().is_unicast_link_local() => six.ip().into(),
             (None, _) => return None,
         };
