@@ -53,8 +53,7 @@ fn trusted(path: &Path, file: File) -> io::Result<File> {
 }
 
 fn belongs_to(owner: u32) -> io::Error {
-    let who = if owner == 0 { "root (uid 0)".to_owned() } else { user::another(owner) };
-    io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to {who}"))
+    io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to {}", user::another(owner)))
 }
 
 /// The lower bits of a mode are the permissions of the group and of other users.

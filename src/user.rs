@@ -44,9 +44,11 @@ pub fn is_trusted_owner(uid: u32, path: &Path) -> bool {
     is_own_or_root(uid) || is_readable_owner(uid) && is_owner_of_directory()
 }
 
-/// Another user, as an error message names it after "belongs to".
+/// Another user, or root, as an error message names it after "belongs to".
 pub fn another(uid: u32) -> String {
-    if has_number(uid) {
+    if uid == 0 && has_number(uid) {
+        "root (uid 0)".to_owned()
+    } else if has_number(uid) {
         format!("another user (uid {uid})")
     } else {
         format!("an unknown user (uid {uid}, which stands for every user without a number in this user namespace)")

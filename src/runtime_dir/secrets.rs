@@ -200,9 +200,9 @@ fn advice(path: &Path, cause: &io::Error) -> String {
     let other_owner = fs::symlink_metadata(path).ok().map(|found| found.uid()).filter(|owner| !user::is_own(*owner));
     match (cause.kind(), other_owner) {
         (io::ErrorKind::PermissionDenied, Some(owner)) => {
-            let who = if owner == 0 { "root (uid 0)".to_owned() } else { user::another(owner) };
             format!(
-                "the file belongs to {who}; remove it, or give it to this user: `chown {} {}`",
+                "the file belongs to {}; remove it, or give it to this user: `chown {} {}`",
+                user::another(owner),
                 user::own(),
                 quoted_path(path)
             )

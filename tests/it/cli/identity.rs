@@ -271,7 +271,7 @@ fn client_reports_a_runtime_directory_that_it_cannot_read() {
             assert!(err.contains(&sentence) && err.contains("(uid 0)") && !err.contains("no server"), "{args:?} {mode:o}: {err}");
         }
         let (code, _, err) = as_nobody(&["serve"], &[("AUTOAPPDEV_PORT", "0")]);
-        let says_what_to_do = err.contains("belongs to another user (uid 0)") && err.contains("serve as the user that owns it");
+        let says_what_to_do = err.contains("belongs to root (uid 0)") && err.contains("serve as the user that owns it");
         assert!(code == 1 && says_what_to_do, "{mode:o}: {err}");
     }
     let port = projects.place.port().to_string();
