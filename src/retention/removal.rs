@@ -23,12 +23,11 @@ const UNMOVABLE_LEVELS_MAX: u32 = 64;
 
 /// Removes what is at `path`. Returns whether that was finished before `goes_on` became false.
 pub(super) fn remove(path: &Path, goes_on: impl Fn() -> bool) -> io::Result<bool> {
-    let top = match open(CWD, path) {
-        Err(Errno::NOENT) => return Ok(true),
-        // A file or a link.
-        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(unlinkat(CWD, path, AtFlags::empty()).map(|()| true)?),
-        opened => opened?,
-    };
+    // First, because the kernel refuses to remove a mount point: what is mounted there is not the run's.
+    if is_unlinked(CWD, path)? {
+        return Ok(true);
+    }
+    let top = open(CWD, path)?;
     let mut moved = 0_u64;
     loop {
         let mut has_left = false;
@@ -108,9 +107,11 @@ fn remove_in_place(dir: BorrowedFd<'_>, name: &CStr, levels: u32, goes_on: &impl
 
 /// Removes an entry, unless it is a directory that is not empty.
 fn is_removed(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
-    if [c".", c".."].contains(&name) {
-        return Ok(true);
-    }
+    if [c".", c".."].contains(&name) { Ok(true) } else { is_unlinked(dir, name) }
+}
+
+/// Removes a file, a link or an empty directory. Returns false for a directory that is not empty.
+fn is_unlinked<P: rustix::path::Arg + Copy>(dir: BorrowedFd<'_>, name: P) -> io::Result<bool> {
     let removed = match unlinkat(dir, name, AtFlags::empty()) {
         Err(Errno::ISDIR) => unlinkat(dir, name, AtFlags::REMOVEDIR),
         removed => removed,
@@ -118,6 +119,10 @@ fn is_removed(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
     match removed {
         Ok(()) | Err(Errno::NOENT) => Ok(true),
         Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+        Err(Errno::BUSY) => Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "a file system is mounted at it or below it, and is left as it is; unmount it",
+        )),
         Err(error) => Err(error.into()),
     }
 }

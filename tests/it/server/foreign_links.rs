@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use super::foreign_namespaces::can_mount;
 use crate::support::{Place, is_alive, signal, until, until_true};
 
 /// A place whose server has ended after so many runs, and in which only the latest run is kept from now on.
@@ -114,4 +115,31 @@ fn link_in_a_circle_in_place_of_a_run_or_its_log_keeps_no_run_from_starting() {
         assert_eq!(answer.status, 200, "{name}: {}", answer.body);
         assert_eq!(place.get("/api/logs").status, 200, "{name}");
     }
+}
+
+/// The user keeps other files at the path of a run, by a mount. Retention removes the older runs and leaves those files as they are.
+#[test]
+fn mount_in_place_of_a_run_is_left_as_it_is() {
+    if !can_mount() {
+        return;
+    }
+    let mut place = used(4);
+    let elsewhere = place.folder().join("pictures");
+    let files = precious(&elsewhere);
+    let mut command = place.command_of(Path::new("unshare"));
+    command.args(["-m", "sh", "-c", "mount --bind \"$1\" \"$2\" && mount --bind \"$1\" \"$3\" && shift 3 && exec \"$@\"", "sh"]);
+    // One at the directory itself, and one in it.
+    let within = place.run_dir(3).join("within");
+    fs::create_dir(&within).expect("creates");
+    command.args([&elsewhere, &place.run_dir(1), &within]).arg(env!("CARGO_BIN_EXE_autoappdev"));
+    command.env("AUTOAPPDEV_RUNS_KEEP", "1");
+    place.start_server_with(command);
+    let log = || place.server_log();
+    for run_id in [1, 3] {
+        let sentence =
+            format!("cannot remove the directory of run {run_id}, which has left the history: a file system is mounted");
+        until_true("the mount is reported", || log().contains(&sentence));
+    }
+    until_true("the run beside it is removed", || !place.run_dir(2).exists());
+    assert!(files.iter().all(|file| file.exists()), "{}", log());
 }
