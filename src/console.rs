@@ -4,8 +4,8 @@
 //! wait for them, and with it whatever thread had something to say: no stop would end, and no action either. So what there is no room for
 //! is left out and counted. `backend.log` has the log in any case.
 //!
-//! Text from outside may contain control sequences. Everything printed here is made printable first, and client commands use the
-//! same functions for everything that they print.
+//! Text from outside may contain control sequences, and a path can contain line breaks. Everything printed here is made printable and
+//! stays on one line, and client commands use the same functions for everything that they print.
 
 mod printable;
 mod terminal_line;
@@ -27,12 +27,12 @@ const AT_ONCE_BYTES: usize = 4096;
 static OUT: LazyLock<Mutex<Console>> = LazyLock::new(|| Mutex::new(Console::on(io::stdout(), "/proc/self/fd/1")));
 static ERR: LazyLock<Mutex<Console>> = LazyLock::new(|| Mutex::new(Console::on(io::stderr(), "/proc/self/fd/2")));
 
-/// A line on standard output.
+/// Prints `text` as one line on standard output.
 pub fn say(text: &str) {
     OUT.lock().unwrap_or_else(PoisonError::into_inner).say(text);
 }
 
-/// A line on standard error.
+/// Prints `text` as one line on standard error.
 pub fn complain(text: &str) {
     ERR.lock().unwrap_or_else(PoisonError::into_inner).say(text);
 }
@@ -69,7 +69,7 @@ impl Console {
             let _memory_takes_it =
                 writeln!(line, "[autoappdev: {} lines are left out here, since nobody took them]", self.left_out);
         }
-        line.extend_from_slice(printable_lines(text).as_bytes());
+        line.extend_from_slice(printable(text).as_bytes());
         line.push(b'\n');
         match self.write(&line) {
             0 => self.left_out += 1,
@@ -200,10 +200,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_said_drives_a_terminal() {
+    fn text_that_is_said_is_one_line_and_drives_no_terminal() {
         let [read, write] = pipe();
-        on(&write).say("root \u{1b}]52;c;x\u{7} \u{9b}2J\nlast");
-        assert_eq!(lines_until(read, "last"), [r"root \u{1b}]52;c;x\u{7} \u{9b}2J", "last"]);
+        let mut console = on(&write);
+        console.say("root \u{1b}]52;c;x\u{7} \u{9b}2J\nautoappdev listens on http://evil/");
+        console.say("last");
+        let shown = r"root \u{1b}]52;c;x\u{7} \u{9b}2J\nautoappdev listens on http://evil/";
+        assert_eq!(lines_until(read, "last"), [shown, "last"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use autoappdev::absent::if_there;
 use autoappdev::cli::{self, Modes};
 use autoappdev::config::Config;
-use autoappdev::console::{json_line, printable_lines};
+use autoappdev::console::{json_line, printable};
 use autoappdev::made::Made;
 use autoappdev::process;
 use autoappdev::runtime_dir::{self, By};
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
 fn exit_code(ended: anyhow::Result<ExitCode>) -> ExitCode {
     ended.unwrap_or_else(|error| {
         // If stderr cannot be written, the exit code still reports the failure.
-        let _ = writeln!(io::stderr(), "autoappdev: {}", printable_lines(&format!("{error:#}")));
+        let _ = writeln!(io::stderr(), "autoappdev: {}", printable(&format!("{error:#}")));
         ExitCode::FAILURE
     })
 }
@@ -66,11 +66,12 @@ fn migrate(mut config: Config, json: bool) -> anyhow::Result<ExitCode> {
     let applied = store::migrate(&config.database).map_err(|error| anyhow!("failed to {error}"))?;
     made.keep();
     if json {
-        return say(&text_of(&Migrated { ok: true, applied: &applied, schema: store::schema_version() }));
+        return say_lines(&[text_of(&Migrated { ok: true, applied: &applied, schema: store::schema_version() })]);
     }
-    let lines = applied.iter().map(|migration| format!("applied {migration}\n")).collect::<Vec<_>>().concat();
+    let mut lines: Vec<String> = applied.iter().map(|migration| format!("applied {migration}")).collect();
     let nothing = if applied.is_empty() { "nothing to apply; " } else { "" };
-    say(&format!("{lines}{nothing}{} has schema {}", config.database.display(), store::schema_version()))
+    lines.push(format!("{nothing}{} has schema {}", config.database.display(), store::schema_version()));
+    say_lines(&lines)
 }
 
 /// Puts the database at its path without links, after `prepare` if it is in the runtime directory.
@@ -100,10 +101,10 @@ fn check(mut config: Config, json: bool) -> anyhow::Result<ExitCode> {
         CheckedStep { name: step.name, ok: step.result.is_ok(), found }
     });
     let said = if json {
-        say(&text_of(&Checked { ok: is_ok, steps: steps.collect() }))?
+        say_lines(&[text_of(&Checked { ok: is_ok, steps: steps.collect() })])?
     } else {
         let line = |step: CheckedStep<'_>| format!("{:8}{}: {}", if step.ok { "ok" } else { "FAILED" }, step.name, step.found);
-        say(&steps.map(line).collect::<Vec<_>>().join("\n"))?
+        say_lines(&steps.map(line).collect::<Vec<_>>())?
     };
     Ok(if is_ok { said } else { ExitCode::FAILURE })
 }
@@ -112,9 +113,10 @@ fn text_of(value: &impl Serialize) -> String {
     json_line(&serde_json::to_string(value).expect("plain data"))
 }
 
-/// Prints the result; an unwritable stdout is a failure.
-fn say(text: &str) -> anyhow::Result<ExitCode> {
-    match writeln!(io::stdout(), "{}", printable_lines(text)) {
+/// Prints the result, each text as one line; an unwritable stdout is a failure.
+fn say_lines(lines: &[String]) -> anyhow::Result<ExitCode> {
+    let lines: Vec<String> = lines.iter().map(|line| printable(line)).collect();
+    match writeln!(io::stdout(), "{}", lines.join("\n")) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write the output"),
         Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
     }

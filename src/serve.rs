@@ -51,7 +51,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     close_fds::set_fds_cloexec(3, &[]);
     process::give_back_what_is_long();
     // The one that is there waits until somebody reads it.
-    std::panic::set_hook(Box::new(|panic| console::complain(&format!("{panic}\n{}", Backtrace::capture()))));
+    std::panic::set_hook(Box::new(|panic| format!("{panic}\n{}", Backtrace::capture()).lines().for_each(console::complain)));
     process::unblock_signals().context("cannot unblock signals")?;
     process::survive_file_size_limit().context("cannot catch SIGXFSZ")?;
     // The server's memory holds the tokens. The shims inherit this limit and give their pipelines the server's original one.

@@ -10,6 +10,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread;
 use std::time::Duration;
 
+use crate::console::printable;
+
 /// The shortest time of a watchdog that is kept, for whoever sets one by hand: below it nothing would be done but feeding.
 const WATCHDOG_MIN: Duration = Duration::from_millis(100);
 
@@ -19,9 +21,9 @@ const REST_MAX: Duration = Duration::from_millis(500);
 /// The longest wait for a service manager that receives nothing. Long enough that a busy one still learns that the server is ready.
 const TELL_LIMIT: Duration = Duration::from_secs(2);
 
-/// The server answers requests.
+/// The server answers requests. The status can contain a path; a line break in it would begin another assignment.
 pub fn tell_ready(status: &str) {
-    tell(&format!("READY=1\nSTATUS={status}"));
+    tell(&format!("READY=1\nSTATUS={}", printable(status)));
 }
 
 /// The server has begun to stop.

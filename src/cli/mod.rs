@@ -44,7 +44,7 @@ use crate::api::routes::Route;
 use crate::api::runs::{RunResponse, RunsQuery, RunsResponse};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, Endpoint, Flag, FoundTokens, GRACE_S_MAX, refuse_guarded, trusted_groups};
-use crate::console::{TerminalLine, printable_lines};
+use crate::console::{TerminalLine, printable, printable_lines};
 use crate::runtime_dir::{group_number, trust_groups};
 
 /// What this binary does beside asking a server.
@@ -154,7 +154,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
         let _ = say(&(document.as_line() + "\n"));
     }
     // If stderr cannot be written, the exit code still reports the failure.
-    let _ = writeln!(io::stderr(), "autoappdev: {}", printable_lines(&failure.to_string()));
+    let _ = writeln!(io::stderr(), "autoappdev: {}", printable(&failure.to_string()));
     ExitCode::from(code)
 }
 

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use crate::console::printable;
+
 /// Why a shim could not do its work. Goes to `shim.log`.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {step}: {cause}")]
@@ -23,5 +25,6 @@ impl<T, E: Into<io::Error>> InStep<T> for Result<T, E> {
 
 /// To `shim.log`. It may lie on a disk that is full, where `eprintln!` would panic and take the run with it.
 pub(super) fn complain(text: std::fmt::Arguments<'_>) {
-    let _no_one_to_tell = writeln!(io::stderr(), "autoappdev shim: {text}");
+    // One line, whatever path is in it.
+    let _no_one_to_tell = writeln!(io::stderr(), "autoappdev shim: {}", printable(&text.to_string()));
 }

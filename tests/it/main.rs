@@ -138,6 +138,7 @@ mod server {
     mod foreign_secrets;
     mod foreign_sockets;
     mod forged_journals;
+    mod forged_lines;
     mod hardening;
     mod held_locks;
     mod hostile_database;

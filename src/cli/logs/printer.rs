@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use crate::api::logs::{Line, StreamName};
-use crate::console::{TerminalLine, printable_lines};
+use crate::console::{TerminalLine, printable};
 
 /// Writes lines, and joins those that came in parts.
 pub(super) struct Printer<W> {
@@ -92,7 +92,7 @@ impl<W: Write> Printer<W> {
 
 pub(super) fn warn(sentence: &str) {
     // Where stderr is gone nobody can be told; the lines still have their reader.
-    let _ = writeln!(io::stderr(), "autoappdev: {}", printable_lines(sentence));
+    let _ = writeln!(io::stderr(), "autoappdev: {}", printable(sentence));
 }
 
 #[cfg(test)]
