@@ -282,3 +282,21 @@ fn log_flood_leaves_a_share_of_the_disk_free() {
     assert_eq!(place.until_ended(run_id)["status"], "stopped");
     assert!(!place.lines().is_empty());
 }
+
+/// An empty file, or one with a header and no tables, is what a full disk leaves of a new database.
+#[test]
+fn database_that_migrate_could_not_complete_on_a_full_disk_is_completed_by_the_next_server() {
+    let test = "database_that_migrate_could_not_complete_on_a_full_disk_is_completed_by_the_next_server";
+    let Some(SmallDisk { mut place, disk }) = SmallDisk::of_kib(2048, test) else { return };
+    for free_kib in [0, 4, 8, 16, 32, 40, 64, 100] {
+        disk.fill_but(free_kib << 10);
+        let output = place.command().arg("migrate").output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("the disk is full"), "{free_kib} KiB: {said}");
+        disk.free();
+        place.start_server();
+        assert_eq!(place.get("/api/runs").ok()["runs"], json!([]), "{free_kib} KiB");
+        assert_eq!(place.stop_server(), 0);
+        fs::remove_dir_all(place.runtime()).expect("ours");
+    }
+}
