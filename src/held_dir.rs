@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -27,6 +27,17 @@ impl HeldDir {
     /// Opens the directory that `path` leads to now.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self::of(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
+    }
+
+    /// Opens the directory at `real`, an absolute path without links. A link that has replaced a part of it since is not followed, but
+    /// [`io::ErrorKind::NotADirectory`].
+    pub fn open_real(real: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut dir = rustix::fs::open("/", flags, Mode::empty())?;
+        for part in real.components().filter(|part| *part != Component::RootDir) {
+            dir = rustix::fs::openat(&dir, part.as_os_str(), flags, Mode::empty())?;
+        }
+        Ok(Self::of(dir))
     }
 
     /// Holds a directory that was opened before.
@@ -103,6 +114,19 @@ mod tests {
         fs::remove_dir_all(&aside).expect("removes");
         fs::write(held.path().join("note"), "text").expect_err("it was removed");
         held.check_is_at(&dir).expect_err("it was removed");
+    }
+
+    #[test]
+    fn link_that_has_replaced_a_part_of_a_path_is_not_followed() {
+        let folder = tempfile::tempdir().expect("a temp folder");
+        let real = folder.path().canonicalize().expect("there");
+        fs::create_dir_all(real.join("a/b")).expect("creates");
+        HeldDir::open_real(&real.join("a/b")).expect("no link").check_is_at(&real.join("a/b")).expect("it is there");
+        for (from, to, link) in [("a/b", "a/c", "c"), ("a", "d", "d")] {
+            fs::rename(real.join(from), real.join(to)).and_then(|()| symlink(link, real.join(from))).expect("exchanges");
+            let error = HeldDir::open_real(&real.join("a/b")).expect_err("a link");
+            assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use ureq::http::Request;
 
 use super::connection::{self, Proof, Unproven};
 use super::credentials::{Credentials, NAME_IT};
-use super::places::{Absence, Meant, Neighbour, Place, Way, places_of};
+use super::places::{Absence, Meant, Neighbour, Place, Places, Way, places_of};
 use crate::api::error::{ErrorCode, ErrorResponse};
 use crate::api::pipeline::IDEMPOTENCY_KEY;
 use crate::api::routes::Route;
@@ -25,7 +25,7 @@ use crate::clock::Timestamp;
 use crate::config::{Endpoint, Folder, FoundTokens};
 use crate::console::{complain, json_line, printable};
 use crate::file_id::FileId;
-use crate::runtime_dir::{By, resolve};
+use crate::runtime_dir::{By, ClientDir, resolve};
 
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a start, a pause or a resume: the server itself bounds them, and this only has to be longer.
@@ -257,15 +257,15 @@ impl Client {
     /// Asks the first intended server that accepts a connection. Once a request was sent, no other server is asked, because an action must be sent only once.
     /// A server that answers `other_server` has done nothing.
     fn ask(&self, question: &Question<'_>) -> Result<Answer, ClientError> {
-        let (places, mut failure) = match &self.target {
-            Target::Place(place) => (vec![place.clone()], ClientError::Unreachable { url: place.way.to_string() }),
+        let (list, dir, mut failure) = match &self.target {
+            Target::Place(place) => (vec![place.clone()], None, ClientError::Unreachable { url: place.way.to_string() }),
             Target::Folder(folder) => {
-                let (places, absence) = places_of(folder);
-                (places, ClientError::NoServer(Box::new(absence)))
+                let Places { list, dir, absence } = places_of(folder);
+                (list, dir, ClientError::NoServer(Box::new(absence)))
             }
         };
-        for Place { way, meant } in &places {
-            match self.ask_at(way, meant, question) {
+        for place in &list {
+            match self.ask_at(place, dir.as_ref(), question) {
                 Ok(None) | Err(ClientError::Unreachable { .. }) => {}
                 Err(error) if error.is_from_other_server() => {}
                 Err(error @ (ClientError::Unproven { .. } | ClientError::Closing { .. })) => failure = error,
@@ -277,8 +277,9 @@ impl Client {
     }
 
     /// Sends a request to one place. Returns `None` if the server there is not the intended one.
-    fn ask_at(&self, way: &Way, meant: &Meant, question: &Question<'_>) -> Result<Option<Answer>, ClientError> {
-        let Some(credentials) = self.credentials(way, meant)? else { return Ok(None) };
+    fn ask_at(&self, place: &Place, dir: Option<&ClientDir>, question: &Question<'_>) -> Result<Option<Answer>, ClientError> {
+        let way = &place.way;
+        let Some(credentials) = self.credentials(place, dir)? else { return Ok(None) };
         if let Some(why) = credentials.unverified.as_ref().filter(|_| question.acts()) {
             let cause = format!("cannot be verified, because {why}");
             return Err(ClientError::Unproven { url: way.to_string(), cause });
@@ -302,22 +303,17 @@ impl Client {
     }
 
     /// The credentials for a place; `None` if the server there is not the intended one.
-    fn credentials(&self, way: &Way, meant: &Meant) -> Result<Option<Credentials>, ClientError> {
-        let runtime_dir = match &self.target {
-            Target::Folder(folder) => Some(&*folder.runtime_dir),
-            Target::Place(_) => self.tokens.runtime_dir.as_deref(),
-        };
-        let resolved = runtime_dir.and_then(|dir| resolve(dir, By::Client).ok());
-        let runtime_dir = resolved.as_deref();
-        let own = |id| runtime_dir.and_then(|dir| Credentials::for_own(&self.tokens, dir, way, id));
-        match (meant, runtime_dir) {
+    fn credentials(&self, place: &Place, dir: Option<&ClientDir>) -> Result<Option<Credentials>, ClientError> {
+        let way = &place.way;
+        let own = |id| dir.and_then(|dir| Credentials::for_own(&self.tokens, dir, way, id));
+        match (&place.meant, dir) {
             (Meant::Any, _) => Ok(Some(Credentials::for_named(&self.tokens, way))),
-            // It was there, and no longer is, or is not trusted any more. Only a place that the user named gets a token without a proof.
+            // Only a place that the user named gets a token without a proof.
             (_, None) => Ok(None),
             (Meant::Own(id), Some(_)) => Ok(own(Some(id.clone()))),
-            (Meant::OwnIfItSaysSo, Some(runtime_dir)) => {
+            (Meant::OwnIfItSaysSo, Some(dir)) => {
                 let id = match own(None) {
-                    Some(credentials) => self.id_of_own(way, credentials.proof, runtime_dir)?,
+                    Some(credentials) => self.id_of_own(way, credentials.proof, dir.id())?,
                     None => None,
                 };
                 Ok(id.and_then(|id| own(Some(id))))
@@ -326,7 +322,7 @@ impl Client {
     }
 
     /// The id of the server there, if it is the server of this runtime directory.
-    fn id_of_own(&self, way: &Way, proof: Proof, runtime_dir: &Path) -> Result<Option<String>, ClientError> {
+    fn id_of_own(&self, way: &Way, proof: Proof, dir: FileId) -> Result<Option<String>, ClientError> {
         let credentials = Credentials { proof, ..Credentials::none() };
         let document = match self.send(way, &credentials, &Question::get(&Route::Version.path(), READ_TIMEOUT)) {
             Ok(answer) => answer.read::<Introduction>().ok(),
@@ -338,7 +334,7 @@ impl Client {
         };
         let server = document.map(|document| document.server);
         let found = |told: &str| resolve(Path::new(told), By::Client).and_then(|real| FileId::of(&real)).ok();
-        let is_own = |told: &str| found(told).is_some_and(|told| FileId::of(runtime_dir).ok() == Some(told));
+        let is_own = |told: &str| found(told) == Some(dir);
         Ok(server.filter(|server| is_own(&server.runtime_dir)).map(|server| server.id))
     }
 
@@ -420,66 +416,4 @@ fn date_of(text: &str) -> Option<Timestamp> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn empty_answer() -> Answer {
-        Answer { url: String::new(), status: 200, text: String::new(), date: None }
-    }
-
-    #[test]
-    fn token_of_the_environment_goes_to_no_recorded_place_once_its_folder_is_not_trusted() {
-        use std::os::unix::fs::PermissionsExt;
-        let above = tempfile::tempdir().expect("a temp folder");
-        let runtime_dir = above.path().canonicalize().expect("there").join("runtime");
-        std::fs::create_dir(&runtime_dir).expect("creates");
-        let secret = crate::config::Token::new("a-token-of-the-environment").expect("a good one");
-        let token = crate::config::FoundToken { token: secret, origin: crate::config::Origin::Environment };
-        let tokens = FoundTokens { token: Some(token), read_token: None, runtime_dir: None };
-        let folder = Folder {
-            project: runtime_dir.clone(),
-            runtime_dir,
-            folder: None,
-            socket: None,
-            named_socket: None,
-            named_address: None,
-            usual_address: None,
-            url_in_dotenv: None,
-        };
-        let client = Client::new(Endpoint::Folder(folder), tokens);
-        let way = Way::Address("http://127.0.0.1:1".to_owned());
-        let sends =
-            |meant: &Meant| client.credentials(&way, meant).expect("asks no server").is_some_and(|found| found.token.is_some());
-        assert!(sends(&Meant::Any), "the user named the place");
-        std::fs::set_permissions(above.path(), std::fs::Permissions::from_mode(0o777)).expect("ours");
-        assert!(sends(&Meant::Any));
-        assert!(!sends(&Meant::Own("x".to_owned())) && !sends(&Meant::OwnIfItSaysSo));
-    }
-
-    #[test]
-    fn the_servers_clock_is_read() {
-        let read = |text| date_of(text).map(|at| at.to_string());
-        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT").as_deref(), Some("1994-11-06T08:49:37.000Z"));
-        for text in ["", "now", "Sun, 06 Nov 1994 25:49:37 GMT", "784111777"] {
-            assert_eq!(read(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn json_comes_on_one_line_and_otherwise_as_it_is() {
-        let answer = |text: &str| Answer { text: text.to_owned(), ..empty_answer() };
-        assert_eq!(answer("{\n  \"b\": \"x\\ny\",\r\n  \"a\": 1.50\n}\n").as_line(), "{  \"b\": \"x\\ny\",  \"a\": 1.50}");
-    }
-
-    #[test]
-    fn what_passes_by_itself_is_worth_another_try() {
-        let failed = |status| ClientError::Failed { status, detail: String::new(), document: empty_answer() };
-        let stranger = |status| ClientError::Stranger { url: String::new(), cause: String::new(), status };
-        assert!(stranger(502).may_pass() && !stranger(200).may_pass() && !stranger(500).may_pass());
-        assert!(failed(503).may_pass() && failed(500).may_pass());
-        assert!(!failed(404).may_pass());
-        assert!(ClientError::Unreachable { url: String::new() }.may_pass());
-        assert!(!ClientError::Refused { detail: String::new(), document: empty_answer() }.may_pass());
-        assert!(!ClientError::Output(io::ErrorKind::BrokenPipe.into()).may_pass());
-    }
-}
+mod tests;

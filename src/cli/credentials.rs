@@ -4,14 +4,12 @@
 //! of its Unix socket, or with the directory's session key. It is never sent to an address only because that is the default or is
 //! in a file of the project. A request that acts goes only to a server that has given its proof, or whose place the user named.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::connection::Proof;
 use super::places::Way;
 use crate::config::{FoundToken, FoundTokens, Origin, Token};
-use crate::runtime_dir::{By, Prover, Secret, SecretError, is_own, resolve};
+use crate::runtime_dir::{By, ClientDir, Prover, Secret, SecretError, resolve};
 use crate::user;
 
 /// How to use a server that cannot be verified. Follows a reason and a semicolon.
@@ -53,7 +51,7 @@ impl Credentials {
                 if let Some(proof) = runtime_dir.as_deref().and_then(|dir| proof_of(dir, way)) {
                     return Self { token: Some(token.clone()), proof, ..named };
                 }
-                let why = why_unverified(runtime_dir.as_deref());
+                let why = why_unverified(runtime_dir.as_deref().map(|dir| (dir, dir)));
                 Self::for_stranger(tokens, &format!("the server cannot be verified: {why}"))
             }
         }
@@ -75,17 +73,17 @@ impl Credentials {
     /// For the server of a runtime directory, which must prove that it owns the directory. If this user cannot verify that, no
     /// token is sent. Returns `None` for root, at an address, if another user owns the directory: that user could direct root's
     /// request anywhere.
-    pub(super) fn for_own(tokens: &FoundTokens, runtime_dir: &Path, way: &Way, id: Option<String>) -> Option<Self> {
+    pub(super) fn for_own(tokens: &FoundTokens, dir: &ClientDir, way: &Way, id: Option<String>) -> Option<Self> {
         let own = Self { id, ..Self::none() };
-        if !is_own(runtime_dir) {
+        if !dir.is_own() {
             // Root contacts another user's server, which receives none of root's tokens.
-            return matches!(way, Way::Socket(_)).then(|| Self { proof: Proof::User(owner_of(runtime_dir)), ..own });
+            return matches!(way, Way::Socket(_)).then(|| Self { proof: Proof::User(vec![dir.owner()]), ..own });
         }
-        if let Some(proof) = proof_of(runtime_dir, way) {
-            let (token, withheld) = most_powerful(tokens, runtime_dir);
+        if let Some(proof) = proof_of(dir.path(), way) {
+            let (token, withheld) = most_powerful(tokens, dir);
             return Some(Self { token, proof, withheld, ..own });
         }
-        let why = why_unverified(Some(runtime_dir));
+        let why = why_unverified(Some((dir.path(), dir.real())));
         let withheld = format!("no token was sent, because the server cannot be verified: {why}; {NAME_IT}");
         Some(Self { withheld: Some(withheld), unverified: Some(why), ..own })
     }
@@ -99,30 +97,26 @@ fn proof_of(runtime_dir: &Path, way: &Way) -> Option<Proof> {
     }
 }
 
-/// Returns why [`proof_of`] found nothing for an address, as a clause that follows "because".
-fn why_unverified(runtime_dir: Option<&Path>) -> String {
-    let Some(dir) = runtime_dir else { return "no runtime directory is known".to_owned() };
+/// Returns why [`proof_of`] found nothing for an address, as a clause that follows "because". The second path is the one that users know.
+fn why_unverified(runtime_dir: Option<(&Path, &Path)>) -> String {
+    let Some((dir, shown)) = runtime_dir else { return "no runtime directory is known".to_owned() };
     let what = match Secret::SessionKey.find(dir) {
         Err(SecretError::Foreign { .. }) => FOREIGN,
         // The server and `ls` tell more.
         Err(_) | Ok(_) => "cannot be read",
     };
-    format!("{} {what}", Secret::SessionKey.path(dir).display())
-}
-
-/// Returns the owner of a directory, the user that its server must run as.
-fn owner_of(runtime_dir: &Path) -> Vec<u32> {
-    fs::metadata(runtime_dir).map(|found| found.uid()).into_iter().collect()
+    format!("{} {what}", Secret::SessionKey.path(shown).display())
 }
 
 /// Returns the most powerful token from the settings and the directory. Without one, returns the reason if the directory's tokens
 /// were made for another directory.
-fn most_powerful(tokens: &FoundTokens, runtime_dir: &Path) -> (Option<Token>, Option<String>) {
+fn most_powerful(tokens: &FoundTokens, dir: &ClientDir) -> (Option<Token>, Option<String>) {
     let mut foreign = None;
     // A file that is unusable for another reason is the server's concern: it reports the file, or requires no token.
     let mut kept = |secret: Secret| {
-        secret.find(runtime_dir).unwrap_or_else(|error| {
-            if let SecretError::Foreign { path } = error {
+        secret.find(dir.path()).unwrap_or_else(|error| {
+            if let SecretError::Foreign { .. } = error {
+                let path = secret.path(dir.real());
                 foreign.get_or_insert_with(|| format!("no token was sent, because {} {FOREIGN}; {NAME_IT}", path.display()));
             }
             None

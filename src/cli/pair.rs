@@ -62,7 +62,7 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, jso
             (None, Some(address)) => vec![at_url(&format!("http://{}", dialable(address)))],
             (None, None) => {
                 // In the same words as for any other command.
-                let absent = ClientError::NoServer(Box::new(places_of(folder).1));
+                let absent = ClientError::NoServer(Box::new(places_of(folder).absence));
                 return Err(Client::new(endpoint, FoundTokens::default()).explain(absent).into());
             }
         },

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Folder;
-use crate::runtime_dir::{By, Distrust, Found, ServerInfo, resolve_parent};
+use crate::runtime_dir::{By, ClientDir, Distrust, Found, ServerInfo, resolve_parent};
 use crate::transport::dialable;
 use crate::user;
 
@@ -47,12 +47,25 @@ pub(super) struct Place {
     pub(super) meant: Meant,
 }
 
-/// All places of a folder, the likeliest first, and what to say if none has the server. Looked up again for each request: a restarted
-/// server has another id and may have another port.
-pub(super) fn places_of(folder: &Folder) -> (Vec<Place>, Absence) {
+/// Where the server of a folder may be.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// The likeliest first.
+    pub(super) list: Vec<Place>,
+    /// The runtime directory, if a server was found in it. Whatever is read there for one of the places is read from this.
+    pub(super) dir: Option<ClientDir>,
+    /// What to say if none of the places has the server.
+    pub(super) absence: Absence,
+}
+
+/// All places of a folder. Looked up again for each request: a restarted server has another id and may have another port.
+pub(super) fn places_of(folder: &Folder) -> Places {
     let mut list = Vec::new();
     let mut add = |way, meant| list.push(Place { way, meant });
-    let own = ServerInfo::find(&folder.runtime_dir, folder.folder.as_deref());
+    let (own, dir) = match ServerInfo::find_in_dir(&folder.runtime_dir, folder.folder.as_deref()) {
+        Ok((found, dir)) => (Ok(found), dir),
+        Err(error) => (Err(error), None),
+    };
     // A folder's files can name any path.
     let checked = |path: &PathBuf| resolve_parent(path, By::Client).ok();
     let is_there = matches!(own, Ok(Found::Live(_) | Found::Silent));
@@ -71,7 +84,7 @@ pub(super) fn places_of(folder: &Folder) -> (Vec<Place>, Absence) {
     }
     folder.named_socket.iter().for_each(|path| add(Way::Socket(path.clone()), Meant::Any));
     folder.named_address.into_iter().for_each(|address| add(at(address), Meant::Any));
-    (list, Absence { folder: folder.clone(), own, neighbour: None })
+    Places { list, dir, absence: Absence { folder: folder.clone(), own, neighbour: None } }
 }
 
 fn at(address: SocketAddr) -> Way {
@@ -203,7 +216,7 @@ mod tests {
             Meant::Own(id) => format!(" {id}"),
             Meant::OwnIfItSaysSo => " ?".to_owned(),
         };
-        places_of(folder).0.iter().map(|place| format!("{}{}", place.way, meant(place))).collect()
+        places_of(folder).list.iter().map(|place| format!("{}{}", place.way, meant(place))).collect()
     }
 
     #[test]

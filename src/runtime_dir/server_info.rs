@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use super::settled::resolve_runtime_dir;
-use super::trusted::{By, Distrust, check_dir, target_of_link};
+use super::client_dir::ClientDir;
+use super::settled::resolve_for_client;
+use super::trusted::Distrust;
 use crate::api::version::Server;
 use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
@@ -92,23 +93,30 @@ impl ServerInfo {
     /// The directory or a required file in it cannot be read, so the answer is unknown; or the directory cannot be trusted, for
     /// the reason given by [`Distrust`] in the error.
     pub fn find(runtime_dir: &Path, folder: Option<&Path>) -> io::Result<Found> {
-        let checked =
-            resolve_runtime_dir(runtime_dir, By::Client, folder).and_then(|real| check_dir(&real, By::Client).map(|()| real));
-        let real = match checked {
-            Err(error) if is_absence(&error) => return Ok(Found::Nobody),
-            checked => checked?,
+        Self::find_in_dir(runtime_dir, folder).map(|(found, _)| found)
+    }
+
+    /// As [`ServerInfo::find`]; also returns the directory in which a server was found. Only through this may anything else be read
+    /// there: the path can lead to another directory meanwhile.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn find_in_dir(runtime_dir: &Path, folder: Option<&Path>) -> io::Result<(Found, Option<ClientDir>)> {
+        let opened =
+            resolve_for_client(runtime_dir, folder).and_then(|(real, has_link)| ClientDir::open(real).map(|dir| (dir, has_link)));
+        let (dir, has_link) = match opened {
+            Err(error) if is_absence(&error) => return Ok((Found::Nobody, None)),
+            opened => opened?,
         };
-        if !is_owned(&real)? {
-            return Ok(Found::Nobody);
+        if !is_owned(dir.path())? {
+            return Ok((Found::Nobody, None));
         }
-        let info = Self::try_to_read(&real)?;
-        if let Some(target) = target_of_link(runtime_dir)? {
-            let path_of_server = info.as_ref().and_then(|info| info.path.as_deref());
-            if path_of_server != Some(runtime_dir) {
-                return Err(Distrust::Link { target }.into());
-            }
+        let info = Self::try_to_read(dir.path())?;
+        let path_of_server = info.as_ref().and_then(|info| info.path.as_deref());
+        if has_link && path_of_server != Some(runtime_dir) {
+            return Err(Distrust::Link { target: dir.real().to_owned() }.into());
         }
-        Ok(info.map_or(Found::Silent, Found::Live))
+        Ok((info.map_or(Found::Silent, Found::Live), Some(dir)))
     }
 
     fn try_to_read(runtime_dir: &Path) -> io::Result<Option<Self>> {

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::trusted::{By, Distrust, resolve, resolve_new, resolve_new_database};
+use super::trusted::{By, Distrust, resolve, resolve_links, resolve_new, resolve_new_database};
 use crate::absent::if_there;
 use crate::config::Config;
 use crate::held_dir::has_entry;
@@ -31,6 +31,12 @@ fn check_inside(path: &Path, real: PathBuf, inside: &[&Path], setting: &'static 
 /// Resolves a runtime directory. If only a `.env` file or the default names it, it must be inside the folder.
 pub fn resolve_runtime_dir(runtime_dir: &Path, by: By, folder: Option<&Path>) -> io::Result<PathBuf> {
     check_inside(runtime_dir, resolve(runtime_dir, by)?, folder.as_slice(), "AUTOAPPDEV_RUNTIME_DIR=")
+}
+
+/// As [`resolve_runtime_dir`], for a client; also returns whether there was a link on the way.
+pub(super) fn resolve_for_client(runtime_dir: &Path, folder: Option<&Path>) -> io::Result<(PathBuf, bool)> {
+    let (real, has_link) = resolve_links(runtime_dir, By::Client)?;
+    Ok((check_inside(runtime_dir, real, folder.as_slice(), "AUTOAPPDEV_RUNTIME_DIR=")?, has_link))
 }
 
 /// Resolves the directory of the Unix socket at `path`, which a server listens at after it has removed the socket of a killed one.

@@ -4,7 +4,7 @@
 //! Level 1. The tokens, the socket, the address of the server and the runs' records all come from this directory, so anyone who
 //! can change it can act as the user who serves from it.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -169,16 +169,26 @@ impl By {
 ///
 /// A path that a file or a server names goes through this function before anything else is done with it.
 pub fn resolve(path: &Path, by: By) -> io::Result<PathBuf> {
+    resolve_links(path, by).map(|(real, _)| real)
+}
+
+/// As [`resolve`]; also returns whether there was a link on the way. A later look could find another path.
+pub(super) fn resolve_links(path: &Path, by: By) -> io::Result<(PathBuf, bool)> {
     if !user::has_number(user::own()) {
         return Err(Distrust::NoNumber { own: user::own() }.into());
     }
-    real_path::follow(path, |step| match step {
+    let mut has_link = false;
+    let real = real_path::follow(path, |step| match step {
         Step::Dir(dir) => check_above(dir, by),
         Step::Link(path, found) if !by.may_pass(path, found.uid())? => {
             Err(Distrust::LinkOwner { path: path.to_owned(), owner: found.uid() }.into())
         }
-        Step::Link(..) => Ok(()),
-    })
+        Step::Link(..) => {
+            has_link = true;
+            Ok(())
+        }
+    })?;
+    Ok((real, has_link))
 }
 
 /// Resolves the directory of a file. The file's own name can be anything, and is not followed.
@@ -237,7 +247,11 @@ fn check_above(dir: &Path, by: By) -> io::Result<()> {
 
 /// Checks that no other user can change a runtime directory, at the path that `resolve` has returned.
 pub fn check_dir(real: &Path, by: By) -> io::Result<()> {
-    let found = fs::symlink_metadata(real)?;
+    check_found(&fs::symlink_metadata(real)?, real, by)
+}
+
+/// As [`check_dir`], for what was found at that path.
+pub(super) fn check_found(found: &Metadata, real: &Path, by: By) -> io::Result<()> {
     if !found.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
     }
@@ -258,11 +272,6 @@ pub fn check_dir(real: &Path, by: By) -> io::Result<()> {
 pub fn create_dir(real: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = real.ancestors().take_while(|dir| matches!(if_there(dir.symlink_metadata()), Ok(None))).collect();
     missing.iter().rev().try_for_each(|dir| DirBuilder::new().mode(0o700).create(dir))
-}
-
-/// True if the directory belongs to this user or root, so that its server may receive this user's tokens.
-pub fn is_own(runtime_dir: &Path) -> bool {
-    fs::metadata(runtime_dir).is_ok_and(|found| user::is_own_or_root(found.uid()))
 }
 
 /// Returns the resolved path if any component of `path` is a link.
