@@ -209,7 +209,7 @@ impl Store {
         }
     }
 
-    fn be_patient_for(&self, patience: Duration) {
+    pub(super) fn be_patient_for(&self, patience: Duration) {
         if self.patience.replace(patience) != patience {
             self.conn.busy_timeout(patience).expect("SQLite takes every number");
         }

@@ -3,6 +3,8 @@
 //! A start's key is committed with its run, and any other action's before its command is sent; the answer is added before the client gets it.
 //! If killed in between, the key tells which run the action was about, and the run's events tell what came of it.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use super::change::{self, NewRun};
@@ -115,10 +117,30 @@ impl Store {
         })
     }
 
-    /// Notes that an action on a live run is begun under this key. It is not synced: its command must not wait for a slow disk, and a power
-    /// cut, which alone can lose the key, ends the run as well. The next fact is synced, and the key with it.
+    /// Notes that an action on a live run is begun under this key. Its command must not wait for a slow disk: the key is not synced, and a
+    /// power cut, which alone can lose it, ends the run as well. The next fact is synced, and the key with it. Nor does it wait for a lock
+    /// of another process; that a lock is held for a moment does not shorten the wait of the next change.
     pub fn begin_keyed(&mut self, key: &RequestKey, begun: Begun) -> Result<(), StoreError> {
-        self.write_unsynced(|tx| insert(tx, key, begun))
+        let patience = self.patience.get();
+        self.be_patient_for(Duration::ZERO);
+        let done = self.write_unsynced(|tx| insert(tx, key, begun));
+        if done.is_err() {
+            self.be_patient_for(patience);
+        }
+        done
+    }
+
+    /// Notes the actions that [`Store::begin_keyed`] failed to note. A key that is there by now stays as it is.
+    pub fn begin_keyed_late(&mut self, keys: &[(RequestKey, Begun)]) -> Result<(), StoreError> {
+        self.write_unsynced(|tx| {
+            for (key, begun) in keys {
+                let is_there = tx.prepare_cached("SELECT 1 FROM request_keys WHERE key = ?1")?.exists([&key.key])?;
+                if !is_there {
+                    insert(tx, key, *begun)?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Keeps the answer to a request, unless one is kept or the key belongs to another request.

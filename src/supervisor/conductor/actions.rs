@@ -79,11 +79,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if let Err(refusal) = decide(self.ledger.known_state(), self.in_flight.pending(), action, kill_by) {
             return answer(reply_to, Err(ActionError::Refused(refusal)));
         }
-        if let Some(key) = new_key.filter(|_| action != Action::Start)
-            && let Err(error) = self.ledger.begin_keyed(key)
-        {
-            // What can be done without the database is done: a pipeline must not be out of control because a repeat could act again.
-            self.note_store_failure(&error);
+        if let Some(key) = new_key.filter(|_| action != Action::Start) {
+            self.ledger.begin_keyed(key);
         }
         let tag = self.in_flight.new_tag();
         match ask {
@@ -103,6 +100,10 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 let pending = Pending::Stop { kill_at: now + grace };
                 self.command(command, (tag, origin), pending, waiter);
             }
+        }
+        // After the command, which does not wait for the database.
+        if let Err(error) = self.ledger.record_keys() {
+            self.note_store_failure(&error);
         }
     }
 

@@ -19,6 +19,9 @@ pub(super) const STORE_RETRY: Duration = Duration::from_millis(500);
 /// The most facts that are kept for a database that does not take them. With more, all are left to the journal, which has them too.
 const UNRECORDED_MAX: usize = 10_000;
 
+/// The most keys that are kept for it. With more, the oldest go: their repeats can act again.
+const UNRECORDED_KEYS_MAX: usize = 100;
+
 /// Facts that were committed.
 pub(super) struct Committed {
     pub(super) facts: Vec<(Entry, Option<Transition>)>,
@@ -37,6 +40,8 @@ pub(super) struct Ledger<R> {
     pub(super) last_seq: u64,
     /// Facts after that one which the database has not taken yet. What is published does not know of them; what is allowed does.
     pub(super) unrecorded: Vec<Entry>,
+    /// Actions that were begun under a key which the database has not taken yet, the oldest first.
+    unrecorded_keys: Vec<(RequestKey, Begun)>,
     /// While the database does not take what it is given: when it is tried again.
     pub(super) retry_at: Option<Duration>,
     /// Why it does not, as a condition and its sentence.
@@ -51,7 +56,8 @@ impl<R: Records> Ledger<R> {
         let row = store.read("row", Store::row)?;
         let run = store.read("latest_run", Store::latest_run)?;
         let last_seq = run.as_ref().map_or(Ok(0), |run| store.read("last_seq", |store| store.last_seq(run.id)))?;
-        Ok(Self { store, row, run, last_seq, unrecorded: Vec::new(), retry_at: None, failure: None, is_behind: false })
+        let (unrecorded, unrecorded_keys) = (Vec::new(), Vec::new());
+        Ok(Self { store, row, run, last_seq, unrecorded, unrecorded_keys, retry_at: None, failure: None, is_behind: false })
     }
 
     /// The latest run as of the last commit.
@@ -102,13 +108,36 @@ impl<R: Records> Ledger<R> {
         Ok(run_id)
     }
 
-    /// Commits that an action on the latest run is begun under a key.
-    pub(super) fn begin_keyed(&mut self, key: &RequestKey) -> Result<(), StoreError> {
-        let Some(run_id) = self.row.run_id else { return Ok(()) };
-        let seq = self.unrecorded.last().map_or(self.last_seq, |entry| entry.seq);
-        self.store.change("begin_keyed", |store| store.begin_keyed(key, Begun { run_id, seq }))?;
-        KillPoint::ServerKeyCommitted.reach();
+    /// Commits that an action on the latest run is begun under a key, or keeps that for later: the action does not wait for the database,
+    /// and is not refused because of it.
+    pub(super) fn begin_keyed(&mut self, key: &RequestKey) {
+        let Some(run_id) = self.row.run_id else { return };
+        let begun = Begun { run_id, seq: self.unrecorded.last().map_or(self.last_seq, |entry| entry.seq) };
+        match self.store.change("begin_keyed", |store| store.begin_keyed(key, begun)) {
+            Ok(()) => KillPoint::ServerKeyCommitted.reach(),
+            // `record_keys` reports what is wrong, if that lasts.
+            Err(_) => {
+                if self.unrecorded_keys.len() >= UNRECORDED_KEYS_MAX {
+                    self.unrecorded_keys.remove(0);
+                }
+                self.unrecorded_keys.push((key.clone(), begun));
+            }
+        }
+    }
+
+    /// Commits the keys that the database did not take when their actions began.
+    pub(super) fn record_keys(&mut self) -> Result<(), StoreError> {
+        if !self.unrecorded_keys.is_empty() {
+            let Self { store, unrecorded_keys, .. } = self;
+            store.change("begin_keyed_late", |store| store.begin_keyed_late(unrecorded_keys))?;
+            unrecorded_keys.clear();
+        }
         Ok(())
+    }
+
+    /// The action that was begun under this key, if the database has not taken the key yet.
+    pub(super) fn begun_under_unrecorded(&self, wanted: &RequestKey) -> Option<Begun> {
+        self.unrecorded_keys.iter().find(|(key, _)| key == wanted).map(|(_, begun)| *begun)
     }
 
     /// Commits a run that is known from its directory alone.

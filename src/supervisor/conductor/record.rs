@@ -139,7 +139,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 
     pub(super) fn try_store_again(&mut self) {
-        let written = self.record_unrecorded().and_then(|()| self.ledger.store.change("try_writing", Store::try_writing));
+        let recorded = self.record_unrecorded().and_then(|()| self.ledger.record_keys());
+        let written = recorded.and_then(|()| self.ledger.store.change("try_writing", Store::try_writing));
         match written.and_then(|()| self.catch_up()) {
             Ok(()) => {
                 self.ledger.note_success();

@@ -28,6 +28,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// The action that was begun under a key and not answered; none also where that cannot be read: a start is refused then, because its key
     /// cannot be committed twice, and anything else can be done without the database.
     pub(super) fn begun_under(&mut self, key: &RequestKey) -> Option<Begun> {
+        if let Some(begun) = self.ledger.begun_under_unrecorded(key) {
+            return Some(begun);
+        }
         match self.ledger.store.read("keyed_request", |store| store.keyed_request(key)) {
             Ok(Some(KeyedRequest::Begun(begun))) => Some(begun),
             Ok(Some(KeyedRequest::Answered { .. } | KeyedRequest::Other) | None) => None,

@@ -130,3 +130,27 @@ fn repeat_of_what_is_done_and_not_recorded_yet_is_told_so() {
     });
     got(&stage.ask_keyed("a", Ask::Pause)).expect("it is recorded by now");
 }
+
+#[test]
+fn repeat_under_a_key_that_cannot_be_stored_yet_does_nothing_twice() {
+    let mut stage = Stage::running();
+    let other = rusqlite::Connection::open(stage.dir.path().join("db")).expect("opens");
+    other.execute_batch("BEGIN IMMEDIATE").expect("locks");
+    let first = stage.ask_keyed("a", Ask::Pause);
+    let sent = stage.world.0.borrow().sent.len();
+    let again = stage.ask_keyed("a", Ask::Pause);
+    assert_eq!(stage.world.0.borrow().sent.len(), sent, "it joins the first");
+    stage.hear(&[(2, paused())]);
+    for waiting in [first, again] {
+        assert!(matches!(got(&waiting), Err(ActionError::Unrecorded { .. })));
+    }
+    other.execute_batch("ROLLBACK").expect("unlocks");
+    stage.pass(Duration::from_secs(1));
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, paused())]);
+    let mut stage = stage.reboot();
+    let resume = stage.ask(Ask::Resume);
+    stage.hear(&[(3, Fact::Resumed { cause: Cause::Request, paused_ms: 1, detail: None })]);
+    got(&resume).expect("resumed");
+    got(&stage.ask_keyed("a", Ask::Pause)).expect("it was done");
+    assert_eq!(stage.snapshot().state, State::Running, "it is not done again");
+}

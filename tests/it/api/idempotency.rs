@@ -128,6 +128,35 @@ fn answer_outlives_the_server_and_body_is_not_kept() {
     }
 }
 
+/// An upgrade at any moment: the server that ends did all of the first start, a part or nothing.
+#[test]
+fn start_that_is_repeated_at_the_next_server_begins_one_run() {
+    let mut place = Place::new();
+    place.script("short.sh", "#!/bin/sh\n");
+    place.start_server();
+    for round in 1..=6 {
+        let key = round.to_string();
+        let fields = [("Content-Type", "application/json"), ("Idempotency-Key", key.as_str())];
+        let start = |place: &Place| place.try_request("POST", "/api/pipeline/start", &fields, Some(r#"{"script":"short.sh"}"#));
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| start(&place));
+            // Each of three rounds lets it do more: perhaps nothing, all, the beginning of the run.
+            let directory = place.run_dir(round);
+            until_true("it began", || round % 3 == 1 || first.is_finished() || round % 3 == 0 && directory.exists());
+            signal(place.server_pid(), "TERM");
+            let _may_be_cut_off = first.join().expect("no panic");
+        });
+        place.until_server_ended();
+        place.start_server();
+        let again = start(&place).expect("the next server answers");
+        assert_eq!((again.status, &again.body["run_id"]), (200, &json!(round)), "{}", again.body);
+        until_true("it is over", || place.pipeline()["state"] == "stopped");
+        let third = start(&place).expect("it answers");
+        assert!(is_replay(&third) && third.body == again.body, "{}", third.body);
+        assert_eq!(run_count(&place), usize::try_from(round).expect("few"));
+    }
+}
+
 #[test]
 fn start_that_fails_is_one_run_however_often_it_is_repeated() {
     let mut place = Place::new();

@@ -240,3 +240,28 @@ fn server_refuses_to_start_on_a_locked_database_and_keeps_the_run() {
     assert_eq!((&place.pipeline()["pid"], &place.pipeline()["run_id"]), (&json!(pid), &json!(run_id)));
     assert_eq!(place.until_all_agree(), "running");
 }
+
+#[test]
+fn action_under_a_key_is_done_once_while_the_database_is_locked_and_after_a_restart() {
+    let mut place = Place::serving("sleep.sh");
+    let (pid, _) = place.start();
+    let pause = |place: &Place| {
+        let fields = [("Content-Type", "application/json"), ("Idempotency-Key", "a")];
+        place.request("POST", "/api/pipeline/pause", &fields, Some("{}"))
+    };
+    let other = locked(&place, "BEGIN IMMEDIATE");
+    assert_eq!(pause(&place).error(), "database_locked");
+    assert!(is_stopped(pid));
+    assert_eq!(place.act("resume").error(), "database_locked");
+    assert!(!is_stopped(pid));
+    let again = pause(&place);
+    assert!(!is_stopped(pid), "{}", again.body);
+    other.execute_batch("ROLLBACK").expect("unlocks");
+    until_true("nothing is wrong any more", || codes(&place).is_empty());
+    place.kill_server();
+    place.start_server();
+    pause(&place).ok();
+    assert!(!is_stopped(pid));
+    assert_eq!(pause(&place).header("Idempotent-Replay"), Some("true"));
+    assert_eq!(place.until_all_agree(), "running");
+}

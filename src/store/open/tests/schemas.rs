@@ -1,6 +1,7 @@
 //! Schemas of older versions and of other authors: what is migrated, and what is refused.
 
 use super::*;
+use crate::store::{Begun, KeyedRequest, RequestKey};
 
 #[test]
 fn database_with_tables_or_indexes_that_are_not_ours_is_refused() {
@@ -132,6 +133,19 @@ fn migration_that_fails_leaves_the_older_schema_as_it_was() {
     });
     assert_eq!(rows(), before, "this version still opens it");
     known::later::as_later_version(|| assert_eq!(Store::open(&path).expect("it goes through").applied.len(), 1));
+}
+
+#[test]
+fn request_key_outlives_a_migration() {
+    let folder = filled();
+    let path = folder.path().join(NAME);
+    let key = RequestKey { key: "a".to_owned(), request: "0".repeat(64) };
+    let begun = Begun { run_id: 1, seq: 1 };
+    Store::open(&path).and_then(|mut opened| opened.store.begin_keyed(&key, begun)).expect("it is noted");
+    known::later::as_later_version(|| {
+        let later = Store::open(&path).expect("it is migrated").store;
+        assert_eq!(later.keyed_request(&key).expect("readable"), Some(KeyedRequest::Begun(begun)));
+    });
 }
 
 #[test]
