@@ -1,4 +1,4 @@
-//! Which connection gives way to a new one, and when a new one gets no slot.
+//! Which connection gives way to a new one, and when a new connection gets no slot.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,39 +7,41 @@ use std::time::Duration;
 use super::occupant::{Doing, Occupant};
 use crate::transport::limits::{KINDS, Limits, ONE_MORE_IN, Peer};
 
-/// How long a client that is to take an answer is not suspected of not taking it. The answer may be out all but one system call, whose
-/// thread does not run just now; to be cut off there would hide what was done.
+/// How long a client may take to receive an answer before its connection can be made to give way. Only the last system call of the answer may
+/// be missing, because its thread is not running at this moment; a client that was cut off there would not learn what was done.
 pub(super) const WRITE_PATIENCE: Duration = Duration::from_millis(100);
 
-/// How long a request that waits keeps its slot at least. A client whose wait ends early asks again at once, and would then displace another
-/// one.
+/// The shortest time for which a waiting request keeps its slot. A client whose wait ends early asks again at once, and would then displace
+/// another client.
 pub(super) const NEWS_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Operators keep up to one in this many slots, even while they ask nothing. With few slots that must still suffice for a page in a browser,
-/// which uses several connections.
+/// Operators keep up to one in this many slots, even while they send no requests. If there are few slots, this part must still be enough for a
+/// page in a browser, which uses several connections.
 pub(super) const KEPT_IN: usize = 2;
 
-/// One in this many slots, at least [`SPARE_MIN`], is left for new connections: where fewer are left, whoever is no operator has
-/// [`CROWDED_PATIENCE`], for only a connection that has been read can turn out to be an operator's.
+/// One in this many slots, and at least [`SPARE_MIN`], is left for new connections. If fewer are left, connections of clients other than operators
+/// give way after [`CROWDED_PATIENCE`]. A new connection needs a slot before it can turn out to be an operator's.
 pub(super) const SPARE_IN: usize = 8;
 const SPARE_MIN: usize = 2;
 
-/// How long a request that waits, or a client that takes no answer, keeps its slot while few are left for new connections, unless it is an operator's.
+/// How long a waiting request, or a client that does not receive its answer, keeps its slot while few slots are left for new connections. It
+/// does not apply to operators.
 const CROWDED_PATIENCE: Duration = Duration::from_millis(10);
 
-/// There is no slot for a new connection now.
+/// No slot is free for a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::transport) struct Full {
-    /// Some connections end, or can be ended, as soon as their threads have run, so a slot becomes free soon.
+    /// Whether a slot becomes free soon, because connections end, or can be ended, as soon as their threads have run.
     pub(in crate::transport) is_passing: bool,
 }
 
 /// Which connections of a group may be asked to give way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Order {
-    /// Operators keep theirs, because they have no more than their part of the slots.
+    /// Whether operators keep their connections, because they have no more than their part of the slots.
     keeps_operators: bool,
-    /// The connections that are not an operator's must become free soon: too few are left for new ones, which may be an operator's.
+    /// Whether connections of other clients than operators must give way soon: too few slots are left for new connections, which may be an
+    /// operator's.
     pub(super) is_crowded: bool,
 }
 
@@ -48,12 +50,12 @@ impl Order {
     pub(super) const EQUAL: Self = Self { keeps_operators: false, is_crowded: false };
 
     pub(super) fn among<'a, I: Iterator<Item = &'a Occupant>>(occupants: impl Fn() -> I, slots: usize) -> Self {
-        // Without those that have given way: else more would follow than the surplus.
+        // Connections that gave way are not counted; otherwise more than the surplus would be made to give way.
         let is_operators = |occupant: &&Occupant| occupant.activity.is_operator() && !occupant.activity.doing().gives_way();
         let mut operators = occupants().filter(is_operators).count();
         let part = slots / KEPT_IN;
         if operators > part {
-            // Without those that end as soon as their threads run, too. On a busy machine a few of them take up the part of a small server.
+            // Nor are those that end as soon as their threads run. On a busy machine a few of them can fill the operators' part of a small server.
             operators = occupants().filter(is_operators).filter(|occupant| !occupant.ends()).count();
         }
         let kept = operators.min(part);
@@ -75,14 +77,14 @@ impl Order {
     }
 }
 
-/// Makes room for one more. Those that gave way, and those whose request has come but not been read, are there until their threads have run.
+/// Makes room for one more connection. Connections that gave way, and those with an unread request, stay open until their threads have run.
 pub(super) fn make_way_for(
     peer: Peer,
     open: &BTreeMap<u64, Occupant>,
     limits: Limits,
     is_hurried: &AtomicBool,
 ) -> Result<(), Full> {
-    // The usual case: not even one address has all that it may have.
+    // The usual case: there are too few connections for any limit.
     if open.len() < limits.of_one_address.min(limits.shared) {
         return Ok(());
     }
@@ -98,12 +100,13 @@ pub(super) fn make_way_for(
         return Ok(());
     }
     let shared = counts.iter().map(|count: &usize| count.saturating_sub(limits.own)).sum();
-    // A kind that has no more than its own slots gives none of them up.
+    // A kind that uses no more than its own slots gives none of them up.
     let has_shared = || open.values().filter(|occupant| counts[occupant.peer.kind()] > limits.own);
     make_way(has_shared, shared, limits.shared, is_hurried)
 }
 
-/// Makes one of these give way if there are `limit` or more. Admits one more while the excess over `limit` is below one in [`ONE_MORE_IN`].
+/// Makes one of these connections give way if there are `limit` or more. A new connection is still admitted while the excess over `limit` is
+/// less than one in [`ONE_MORE_IN`].
 fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     occupants: impl Fn() -> I,
     count: usize,
@@ -113,14 +116,14 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     if count < limit {
         return Ok(());
     }
-    // The slots that a kind has of its own are not counted.
+    // The slots that each kind has of its own are not counted.
     let order = Order::among(&occupants, limit + occupants().count() - count);
     let is_leaving = |occupant: &&Occupant| match occupant.activity.doing() {
         Doing::GivesWay | Doing::Leaves => true,
         Doing::Works => occupant.activity.is_at_last_answer(),
-        // Without unread bytes it may wait for the rest of a request, and can give way instead.
+        // If it has no unread bytes, it may be waiting for the rest of a request, and can be made to give way instead.
         Doing::Waits(_) => occupant.activity.is_at_last_answer() && occupant.has_unread(),
-        // Its last answer can go on for hours.
+        // Its last answer can take hours.
         Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) | Doing::Yields(_) => false,
     };
     let leaving = occupants().filter(is_leaving).count();
@@ -130,7 +133,7 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     if count < limit + (limit / ONE_MORE_IN).max(1) {
         return Ok(());
     }
-    // One that waits and cannot give way has a request that lies there unread. One whose request is being answered waits after that.
+    // A connection that waits and was not made to give way has an unread request. A connection that works waits afterwards.
     let leaves_soon = |occupant: &Occupant| match occupant.activity.doing() {
         Doing::Waits(_) | Doing::Yields(_) => !order.is_kept(occupant),
         Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) => order.hurries(occupant),
@@ -140,8 +143,8 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     Err(Full { is_passing: occupants().any(|occupant| is_leaving(&occupant) || leaves_soon(occupant)) })
 }
 
-/// Has the connection that has waited for longest give way. If none waits, the oldest one gets no more than one further answer: otherwise
-/// clients that always have another request under way would keep their slots for ever.
+/// Makes the connection that has waited longest give way. If none is waiting, the oldest connection gets one more answer and is then closed;
+/// otherwise clients that always have a request under way would keep their slots for ever.
 pub(super) fn make_one_leave<'a, I: Iterator<Item = &'a Occupant>>(
     occupants: impl Fn() -> I,
     order: Order,
@@ -160,8 +163,8 @@ pub(super) fn make_one_leave<'a, I: Iterator<Item = &'a Occupant>>(
     }
 }
 
-/// The connection that has waited for longest, and what it does; answers without an end come last. If the next request of a client that
-/// is waited for lies there unread, its thread has not run yet. Behind a request that is being answered, it keeps no slot.
+/// Returns the connection that has waited longest, and what it is doing. Endless answers come last. A connection that waits for a request which
+/// has arrived unread is left out: its thread has not run yet. Unread bytes behind a request that is being answered keep no slot.
 pub(super) fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>, order: Order) -> Option<(Doing, &'a Occupant)> {
     let mut waiting: Vec<_> = occupants
         .filter(|occupant| !order.is_kept(occupant))

@@ -1,4 +1,4 @@
-//! The open connections: what each of them does and holds, and how one is made to give way.
+//! The open connections: what each one is doing and what it holds, and how a connection is made to give way.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,42 +11,43 @@ use crate::lock::lock;
 use crate::transport::limits::Peer;
 use crate::transport::listener::Stream;
 
-/// An open connection as others see it.
+/// An open connection, as the other threads see it.
 pub(super) struct Occupant {
     pub(super) stream: Arc<Stream>,
     pub(super) peer: Peer,
     pub(super) activity: Arc<Activity>,
 }
 
-/// What a connection does, and what it holds.
+/// What a connection is doing, and what it holds.
 pub(super) struct Activity {
     pub(super) doing: Mutex<Doing>,
-    /// Its latest request came from an operator.
+    /// Whether its latest request came from an operator.
     pub(super) is_operator: AtomicBool,
-    /// How long the body is that is read or answered, in bytes.
+    /// The length of the body that is being received or sent, in bytes.
     pub(super) body_bytes: AtomicUsize,
-    /// The next answer that begins is its last, because others wait for a slot.
+    /// Whether the next answer is its last, because other clients wait for a slot.
     pub(super) is_at_last_answer: AtomicBool,
 }
 
-/// What a connection does, and since when, where that matters.
+/// What a connection is doing and, where it matters, since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doing {
-    /// It waits for its client to ask.
+    /// It waits for a request.
     Waits(Instant),
     /// Its request is being answered.
     Works,
-    /// It waits for its client to take an answer.
+    /// It waits for its client to receive an answer.
     Writes(Instant),
-    /// It gave way while it waited, and its thread has not noticed yet: no more comes in. What had come is answered.
+    /// It was made to give way while it waited, and its thread has not noticed yet. Nothing more is received; a request that has already
+    /// arrived is answered.
     GivesWay,
-    /// It gave way while its client took no answer: nothing goes out any more.
+    /// It was made to give way while its client received nothing. Nothing more is sent.
     Leaves,
-    /// Its request waits, for news or for its turn, and can be answered at any time with the unchanged state or a refusal.
+    /// Its request waits for a change or for its turn. It can be answered at any time, with the unchanged state or a refusal.
     Idles(Instant),
-    /// It sends an answer without an end since then, and waits for more to send.
+    /// It sends an endless answer, and has waited for more to send since then.
     Follows(Instant),
-    /// It waits for memory for a body, or discards what follows its last answer. It gives way even if more has come from its client.
+    /// It waits for memory for a body, or discards what the client sends after the last answer. It gives way even if unread bytes have arrived.
     Yields(Instant),
 }
 
@@ -69,7 +70,8 @@ impl Activity {
         self.is_at_last_answer.load(Ordering::Relaxed)
     }
 
-    /// What it did before. One that has given way stays so, with the exception of one that [`Doing::GivesWay`] and begins to work.
+    /// Changes what it is doing, and returns what it did before. A connection that gave way keeps that state; only [`Doing::GivesWay`] can
+    /// become [`Doing::Works`].
     pub(super) fn set(&self, new: Doing) -> Doing {
         let mut doing = lock(&self.doing);
         let before = *doing;
@@ -86,20 +88,20 @@ impl Activity {
 }
 
 impl Occupant {
-    /// Its client has left, and its thread has nothing else to do than to notice that.
+    /// True if its client has left and its thread only has to notice that.
     pub(super) fn ends(&self) -> bool {
         matches!(self.activity.doing(), Doing::Waits(_) | Doing::Yields(_)) && self.stream.is_left()
     }
 
-    /// Bytes from its client wait to be read.
+    /// True if bytes from its client are waiting to be read.
     pub(super) fn has_unread(&self) -> bool {
         ioctl_fionread(&*self.stream).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Ends the connection, if it still does what was `seen`. Its thread wakes up from reading or writing and ends; one that
+    /// Ends the connection if it is still doing what was `seen`. A thread that is reading or writing wakes up and ends; a thread that
     /// waits for something else must be woken ([`Slots::has_hurried`](super::Slots::has_hurried)).
     pub(super) fn give_way(&self, seen: Doing, is_hurried: &AtomicBool) {
-        // What came since it was looked at, or was read already, is answered.
+        // A request that was read already, or has arrived since `seen` was read, is still answered.
         let (new, how) = match seen {
             Doing::Waits(_) | Doing::Idles(_) | Doing::Follows(_) | Doing::Yields(_) => (Doing::GivesWay, Shutdown::Read),
             Doing::Works | Doing::Writes(_) | Doing::GivesWay | Doing::Leaves => (Doing::Leaves, Shutdown::Both),
@@ -110,7 +112,7 @@ impl Occupant {
         }
         *doing = new;
         drop(doing);
-        // If the client has closed the connection meanwhile, nothing is left to do.
+        // This fails if the client has closed the connection in the meantime; then there is nothing left to do.
         let _closed = rustix::net::shutdown(&self.stream, how);
         if matches!(seen, Doing::Idles(_) | Doing::Follows(_)) {
             is_hurried.store(true, Ordering::SeqCst);
