@@ -90,18 +90,13 @@ begin_step() {
   echo "$bold==> $step$plain"
 }
 
-# One of many parts of a step: what is done, how much of the whole pipeline that is, the milliseconds for it, and in how many of a hundred of
-# them the processor works.
+# Part $n of $count of a step that goes from $2 to $3 percent: what is done, the milliseconds for it, and in how many of a hundred of them the
+# processor works.
 part() {
-  echo "::progress $2 $1"
-  rest $(($3 * (100 - $4) / 100))
-  compute $(($3 * $4 / 100))
-}
-
-# How much is done after part $1 of $2 of a step that goes from $3 to $4 percent, with one decimal.
-percent() {
-  local tenths=$(($3 * 10 + ($4 - $3) * 10 * $1 / $2))
-  done_so_far=$((tenths / 10)).$((tenths % 10))
+  local tenths=$(($2 * 10 + ($3 - $2) * 10 * n / count))
+  echo "::progress $((tenths / 10)).$((tenths % 10)) $1"
+  rest $(($4 * (100 - $5) / 100))
+  compute $(($4 * $5 / 100))
 }
 
 began=$SECONDS
@@ -112,8 +107,7 @@ packages=(openssl zlib sqlite libuv protobuf grpc abseil re2 fmt catch2 benchmar
 count=${#packages[@]}
 for ((n = 1; n <= count; n++)); do
   name=${packages[n - 1]}
-  percent "$n" "$count" 0 14
-  part "Fetching $name ($n of $count)" "$done_so_far" 1000 10
+  part "Fetching $name ($n of $count)" 0 14 1000 10
   echo "  ${green}fetched$plain $name $dim$((n * 37 % 90 + 4)).$((n * 7 % 10)) MB$plain"
   ((n != 7)) || echo "mirror eu-2 is slow, going on with eu-1" >&2
 done
@@ -124,14 +118,10 @@ units=(core/arena core/hash core/queue io/file io/socket io/poll net/http net/tl
 count=$((${#units[@]} * 2))
 for ((n = 1; n <= count; n++)); do
   unit=${units[(n - 1) / 2]}
-  percent "$n" "$count" 14 54
-  if ((n % 2)); then
-    part "Compiling $unit.cc ($(((n + 1) / 2)) of ${#units[@]})" "$done_so_far" 1250 35
-    echo "  ${cyan}CXX$plain $unit.o"
-  else
-    part "Compiling ${unit}_test.cc" "$done_so_far" 1250 35
-    echo "  ${cyan}CXX$plain ${unit}_test.o"
-  fi
+  place=" ($(((n + 1) / 2)) of ${#units[@]})"
+  ((n % 2)) || unit+=_test place=
+  part "Compiling $unit.cc$place" 14 54 1250 35
+  echo "  ${cyan}CXX$plain $unit.o"
   if ((n == 13)); then
     echo "net/http.cc:218:14: ${yellow}warning:$plain 'parse_header' is deprecated: use 'read_header' [-Wdeprecated-declarations]" >&2
     echo "  about this warning: https://en.cppreference.com/w/cpp/language/attributes/deprecated" >&2
@@ -144,8 +134,7 @@ suites=(arena hash queue file socket poll http tls proxy schema query index)
 count=$((${#suites[@]} * 2)) passed=0
 for ((n = 1; n <= count; n++)); do
   suite=${suites[(n - 1) / 2]}
-  percent "$n" "$count" 54 88
-  part "Testing $suite ($passed passed)" "$done_so_far" 1100 25
+  part "Testing $suite ($passed passed)" 54 88 1100 25
   if ((n == 15)) && [[ -n $fails ]]; then
     cat >&2 <<TRACE
 ${red}FAILED$plain tests/test_$suite.py::test_resumes_after_reset
@@ -172,8 +161,7 @@ files=(bin/server bin/client lib/core.so share/doc share/man LICENSE archive che
 count=${#files[@]}
 for ((n = 1; n <= count; n++)); do
   name=${files[n - 1]}
-  percent "$n" "$count" 88 100
-  part "Packing $name ($n of $count)" "$done_so_far" 1300 15
+  part "Packing $name ($n of $count)" 88 100 1300 15
   echo "  packed $name"
 done
 end_helper

@@ -195,9 +195,15 @@ mod tests {
     use super::super::{ENTRY, Script};
     use super::*;
 
+    fn become_short(cases: &[(&str, &str)]) {
+        for (long, short) in cases {
+            assert_eq!(shorten(long).expect(long), format!("{short}\n"), "{long}");
+        }
+    }
+
     #[test]
     fn names_become_short_and_keep_their_meaning() {
-        for (long, short) in [
+        become_short(&[
             ("const long = 1;\nf({ long, other: long, long: 2 }, o.long);", "const a=1;\nf({long:a,other:a,long:2},o.long);"),
             (
                 "const { name, size = name, at: [, it, ...rest], deep: { id: inner = it } = {} } = o;",
@@ -229,14 +235,12 @@ mod tests {
             ),
             // Comments.
             ("// One\nlet one; // 1\n/* two */ let/**/two;\n", "let a;\nlet b;"),
-        ] {
-            assert_eq!(shorten(long).expect(long), short.to_owned() + "\n", "{long}");
-        }
+        ]);
     }
 
     #[test]
     fn names_of_the_browser_stay_where_they_are_declared_too() {
-        for (long, short) in [
+        become_short(&[
             // The first is the window's, and nothing may be called `a` while the script uses the browser's.
             ("f(name);\n{ const name = 1, b = name + a; }", "f(name);\n{const name=1,b=name+a;}"),
             ("function open() {}\nopen();", "function a(){}\na();"),
@@ -251,34 +255,32 @@ mod tests {
             ("f((one = open) => { const open = one; });", "f((a=open)=>{const open=a;});"),
             ("switch (top) { case 1: let top; }", "switch(top){case 1:let top;}"),
             ("f({ top });\n{ let top; }", "f({top});\n{let top;}"),
-        ] {
-            assert_eq!(shorten(long).expect(long), short.to_owned() + "\n", "{long}");
-        }
+        ]);
     }
 
     #[test]
     fn spaces_stay_where_they_separate() {
-        for (long, short) in [
+        become_short(&[
             ("f(x + +y, x - --y, x++ + y, x + -y);", "f(x+ +y,x- --y,x++ +y,x+-y);"),
             ("f(1 .x, x ? .5 : 1, x / /y/.z, /x/ in y, 1. in y, x < !y);", "f(1 .x,x? .5:1,x/ /y/.z,/x/ in y,1. in y,x< !y);"),
             ("f(typeof x, typeof 'x', new (x), async () => {}, () => `x`);", "f(typeof x,typeof'x',new(x),async()=>{},()=>`x`);"),
             ("for (x of [y]) if (x) f(); else g(ä in x, $ in x);", "for(x of[y])if(x)f();else g(ä in x,$ in x);"),
-        ] {
-            assert_eq!(shorten(long).expect(long), short.to_owned() + "\n", "{long}");
-        }
+        ]);
     }
 
     #[test]
     fn what_cannot_be_shortened_is_refused_with_its_line() {
+        let unknown = "this is no JavaScript that the parser knows";
+        let export = "an export has the form export { names };";
         for (script, line, wrong) in [
-            ("let x;\nlet y = ;", 1, "this is no JavaScript that the parser knows"),
-            ("let x;\nf(", 1, "this is no JavaScript that the parser knows"),
-            ("f(x);\n{\nf(x);\n", 2, "this is no JavaScript that the parser knows"),
-            ("let x;\nif (x) { f(\"x); }", 1, "this is no JavaScript that the parser knows"),
-            ("\nexport const x = 1;", 1, "an export has the form export { names };"),
-            ("\n\nexport default x;", 2, "an export has the form export { names };"),
-            ("export * from './x.js';", 0, "an export has the form export { names };"),
-            ("export { x } from './x.js';", 0, "an export has the form export { names };"),
+            ("let x;\nlet y = ;", 1, unknown),
+            ("let x;\nf(", 1, unknown),
+            ("f(x);\n{\nf(x);\n", 2, unknown),
+            ("let x;\nif (x) { f(\"x); }", 1, unknown),
+            ("\nexport const x = 1;", 1, export),
+            ("\n\nexport default x;", 2, export),
+            ("export * from './x.js';", 0, export),
+            ("export { x } from './x.js';", 0, export),
             ("let x;\nexport { x as y };", 1, "an export cannot have another name"),
             ("f(); import { x } from './x.js';", 0, "an import must stand at the start of a line"),
         ] {

@@ -68,11 +68,15 @@ fn give(path: &Path, owner: u32, mode: u32) {
     set_mode(path, mode);
 }
 
+fn create_for(path: &Path, owner: u32) {
+    fs::create_dir(path).expect("creates");
+    give(path, owner, 0o755);
+}
+
 /// The other user holds a runtime directory as its server would, and listens at its socket. Returns the bytes that come there.
 fn trap(folder: &Path) -> (Arc<Mutex<Vec<u8>>>, fs::File) {
     let runtime = folder.join("runtime");
-    fs::create_dir(&runtime).expect("creates");
-    give(&runtime, ANOTHER, 0o755);
+    create_for(&runtime, ANOTHER);
     let (path, dir) = (runtime.join("server.sock"), FileId::of(&runtime).expect("there"));
     let info = json!({"pid": 1, "id": "x", "dir": dir, "path": runtime, "socket": path});
     let listener = as_another(move || {
@@ -108,8 +112,7 @@ fn client_in_a_user_namespace_sends_nothing_to_a_server_of_a_user_outside() {
     copied_binary(&place);
     let (folder, own) = (place.folder().join("theirs"), place.folder().join("own"));
     for (dir, owner) in [(&folder, ANOTHER), (&own, THIRD)] {
-        fs::create_dir(dir).expect("creates");
-        give(dir, owner, 0o755);
+        create_for(dir, owner);
     }
     give(place.folder(), THIRD, 0o755);
     let (received, _lock) = trap(&folder);
@@ -149,8 +152,7 @@ fn server_whose_own_number_stands_for_every_user_outside_does_not_start() {
     set_mode(place.folder(), 0o755);
     copied_binary(&place);
     let own = place.folder().join("own");
-    fs::create_dir(&own).expect("creates");
-    give(&own, THIRD, 0o755);
+    create_for(&own, THIRD);
     for words in [AS_NOBODY, WITHOUT_MAP] {
         let said = refused(&place, words, own.join("runtime").as_os_str(), &own);
         assert!(said.contains(NO_NUMBER) && said.contains("run it as a user that has a number of its own"), "{words:?}: {said}");
@@ -168,8 +170,7 @@ fn server_in_a_user_namespace_trusts_nothing_that_a_user_outside_can_have_put_on
     let [shared, own] = ["shared", "own"].map(|name| place.folder().join(name));
     let (above, mine, link) = (shared.join("above"), shared.join("above/mine"), shared.join("link"));
     for (dir, owner) in [(&shared, THIRD), (&own, THIRD), (&above, ANOTHER), (&mine, THIRD)] {
-        fs::create_dir(dir).expect("creates");
-        give(dir, owner, 0o755);
+        create_for(dir, owner);
     }
     symlink(&own, &link).expect("links");
     lchown(&link, Some(ANOTHER), Some(ANOTHER)).expect("we are root");
@@ -218,8 +219,7 @@ fn directory_of_nobody_is_not_taken_for_roots_where_proc_is_hidden() {
     copied_binary(&place);
     let (above, mine) = (place.folder().join("above"), place.folder().join("above/mine"));
     for (dir, owner) in [(&above, ANOTHER), (&mine, THIRD)] {
-        fs::create_dir(dir).expect("creates");
-        give(dir, owner, 0o755);
+        create_for(dir, owner);
     }
     // `serve` refuses to run without `/proc` at all.
     for args in [&["status"][..], &["migrate"]] {

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
 use rustix::fs::{FlockOperation, flock};
@@ -24,6 +26,23 @@ pub(super) fn as_another<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'st
         act()
     });
     done.join().expect("no panic")
+}
+
+/// A place whose runtime directory, still empty, is the other user's.
+fn place_of_another() -> Place {
+    let place = Place::new();
+    set_mode(place.folder(), 0o755);
+    fs::create_dir(place.runtime()).expect("creates");
+    chown(place.runtime(), Some(ANOTHER), Some(ANOTHER)).expect("we are root");
+    copied_binary(&place);
+    place
+}
+
+/// A command of the other user there.
+fn by_another(place: &Place, args: &[&str]) -> Command {
+    let mut command = place.command_of(&place.folder().join("autoappdev"));
+    command.uid(ANOTHER).gid(ANOTHER).args(args);
+    command
 }
 
 fn mode(path: &Path) -> u32 {
@@ -72,43 +91,26 @@ fn files_of_root_in_the_runtime_directory_of_another_user_are_refused() {
     if !is_root() {
         return;
     }
-    let mut place = Place::new();
-    set_mode(place.folder(), 0o755);
-    fs::create_dir(place.runtime()).expect("creates");
-    chown(place.runtime(), Some(ANOTHER), Some(ANOTHER)).expect("we are root");
-    let binary = copied_binary(&place);
-    let serve = |place: &Place| {
-        use std::os::unix::process::CommandExt;
-        let mut command = place.command_of(&binary);
-        command.uid(ANOTHER).gid(ANOTHER);
-        command
-    };
+    let mut place = place_of_another();
     let runtime = place.runtime().canonicalize().expect("there");
     let database = runtime.join("autoappdev.db");
     fs::write(&database, "").expect("writes");
     set_mode(&database, 0o600);
-    let (code, said) = ended({
-        let mut command = serve(&place);
-        command.arg("serve");
-        command
-    });
+    let (code, said) = ended(by_another(&place, &["serve"]));
     let path = database.display();
     let sentence = format!(
         "cannot use {path}: it belongs to root (uid 0); move it away, or give it to this user: `chown -R {ANOTHER} {path}`"
     );
     assert!(code == 1 && said.contains(&sentence), "{said}");
     chown(&database, Some(ANOTHER), None).expect("as the sentence says");
-    let command = serve(&place);
+    let command = by_another(&place, &[]);
     place.start_server_with(command);
     // Root can look at this user's database, and leaves nothing of its own there.
     let mut command = place.command();
     command.arg("check");
     let (code, said) = ended(command);
     assert_eq!(code, 0, "{said}");
-    let owners = fs::read_dir(&runtime).expect("there").flatten().map(|entry| {
-        use std::os::unix::fs::MetadataExt;
-        entry.metadata().expect("there").uid()
-    });
+    let owners = fs::read_dir(&runtime).expect("there").flatten().map(|entry| entry.metadata().expect("there").uid());
     assert!(owners.into_iter().all(|owner| owner == ANOTHER));
 }
 
@@ -118,19 +120,9 @@ fn start_that_lacks_permission_says_what_gives_it() {
     if !is_root() {
         return;
     }
-    let mut place = Place::new();
-    set_mode(place.folder(), 0o755);
-    fs::create_dir(place.runtime()).expect("creates");
-    chown(place.runtime(), Some(ANOTHER), Some(ANOTHER)).expect("we are root");
-    let binary = copied_binary(&place);
-    let serve = |place: &Place| {
-        use std::os::unix::process::CommandExt;
-        let mut command = place.command_of(&binary);
-        command.uid(ANOTHER).gid(ANOTHER);
-        command
-    };
+    let mut place = place_of_another();
     let runtime = place.runtime().canonicalize().expect("there");
-    let command = serve(&place);
+    let command = by_another(&place, &[]);
     place.start_server_with(command);
     assert_eq!(place.stop_server(), 0);
     for (name, owner, mode) in [
@@ -145,19 +137,15 @@ fn start_that_lacks_permission_says_what_gives_it() {
         let path = if name.is_empty() { runtime.clone() } else { runtime.join(name) };
         chown(&path, Some(owner), None).expect("we are root");
         set_mode(&path, mode);
-        let (code, said) = ended({
-            let mut command = serve(&place);
-            command.arg("serve");
-            command
-        });
+        let (code, said) = ended(by_another(&place, &["serve"]));
         assert!(code == 1 && said.contains("Permission denied"), "{name} {mode:o}: {said}");
         assert!(!said.contains("room on the disk"), "{name} {mode:o}: {said}");
         // Only root can give a file to another user.
         let advised = if owner == 0 { "chown " } else { "chmod " };
         let advice = said.split('`').find(|text| text.starts_with(advised)).unwrap_or_else(|| panic!("{name} {mode:o}: {said}"));
-        let done = std::process::Command::new("sh").args(["-c", advice]).status().expect("sh is everywhere");
+        let done = Command::new("sh").args(["-c", advice]).status().expect("sh is everywhere");
         assert!(done.success(), "{name} {mode:o}: {said}");
-        let command = serve(&place);
+        let command = by_another(&place, &[]);
         place.start_server_with(command);
         assert_eq!(place.stop_server(), 0, "{name} {mode:o}");
     }

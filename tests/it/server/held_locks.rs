@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use autoappdev::pipeline::{Containment, Fact};
@@ -53,6 +53,18 @@ impl Drop for Holder {
     }
 }
 
+/// The runtime directory or a file in it, of root, that everybody can open, as earlier versions left it.
+fn left_open(place: &Place, name: &str) -> PathBuf {
+    let path = if name.is_empty() { place.runtime() } else { place.runtime().join(name) };
+    if !name.is_empty() {
+        fs::write(&path, "").expect("writes");
+        set_mode(&path, 0o644);
+    }
+    set_mode(&place.runtime(), 0o755);
+    chown(&path, Some(0), Some(0)).expect("we are root");
+    path
+}
+
 #[test]
 fn process_that_keeps_a_start_from_a_lock_is_named() {
     if !is_root() {
@@ -67,14 +79,7 @@ fn process_that_keeps_a_start_from_a_lock_is_named() {
             ("server.lock", "set AUTOAPPDEV_RUNTIME_DIR to another folder"),
             ("autoappdev.db-server.lock", "name another database with DATABASE_URL"),
         ] {
-            // As an installation of before had them.
-            let path = if name.is_empty() { place.runtime() } else { place.runtime().join(name) };
-            if !name.is_empty() {
-                fs::write(&path, "").expect("writes");
-                set_mode(&path, 0o644);
-            }
-            set_mode(&place.runtime(), 0o755);
-            chown(&path, Some(0), Some(0)).expect("we are root");
+            let path = left_open(&place, name);
             let holder = Holder::of(&path, user);
             until_true("its program runs", || {
                 fs::read_to_string(format!("/proc/{}/comm", holder.0.id())).is_ok_and(|name| name == "sleep\n")
@@ -109,12 +114,7 @@ fn lock_whose_holder_cannot_be_named_is_not_called_that_of_a_server() {
     set_mode(place.folder(), 0o755);
     fs::create_dir(place.runtime()).expect("creates");
     for name in ["", "server.lock", "autoappdev.db-server.lock"] {
-        let path = if name.is_empty() { place.runtime() } else { place.runtime().join(name) };
-        if !name.is_empty() {
-            fs::write(&path, "").expect("writes");
-            set_mode(&path, 0o644);
-        }
-        set_mode(&place.runtime(), 0o755);
+        let path = left_open(&place, name);
         let _holder = Holder::heir(&path, ANOTHER);
         let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
         let real = path.canonicalize().expect("there");

@@ -65,14 +65,14 @@ pub(super) fn on_a_full_disk(stage: &mut Stage<'_>) {
     disk.free();
 }
 
+fn wanted(stage: &Stage<'_>, scenes: [(&'static str, Before); 2]) -> Vec<(&'static str, Before)> {
+    scenes.into_iter().filter(|(name, _)| stage.wants(name)).collect()
+}
+
 /// Without the server what is shown is from before. Afterwards it asks for a token: a browser that has not logged in, and a viewer's.
 pub(super) fn without_a_server(stage: &mut Stage<'_>, mut place: Place) {
     let port = place.port().to_string();
-    let scenes: [(&str, Before); 2] = [("disconnected", train), ("disconnected-paused", pause)];
-    for (name, before) in scenes {
-        if !stage.wants(name) {
-            continue;
-        }
+    for (name, before) in wanted(stage, [("disconnected", train), ("disconnected-paused", pause)]) {
         before(&place);
         for way in stage.looks {
             stage.open(way, &place, "");
@@ -91,11 +91,7 @@ pub(super) fn without_a_server(stage: &mut Stage<'_>, mut place: Place) {
     place.kill_server();
     place.use_token("a-token-of-the-owner-4Kq9");
     place.start_server();
-    let scenes: [(&str, Before); 2] = [("read-only", train), ("read-only-failed", fail)];
-    for (name, before) in scenes {
-        if !stage.wants(name) {
-            continue;
-        }
+    for (name, before) in wanted(stage, [("read-only", train), ("read-only-failed", fail)]) {
         before(&place);
         for way in stage.looks {
             stage.open(way, &place, "");
