@@ -36,7 +36,7 @@ Examples:
   autoappdev logs --run 7 --lines all      all that is kept of run 7
   autoappdev logs -f --run 7               until run 7 has ended; then it exits with 0, however the run ended
 
-On a terminal, only text and colours are printed: other control characters and sequences are shown as escapes (\u{1b}), and of a line that was \
+On a terminal, only text and colours are printed: other control characters and sequences are shown as escapes (\\u{1b}), and of a line that was \
 overwritten with carriage returns only the last version is shown. Files and pipes get the lines exactly as the pipeline wrote them, and so does \
 a terminal with --raw. Notes go to stderr: that the connection to the server was lost or is back, and how many bytes of the log are missing \
 (the oldest are removed when a limit is reached).

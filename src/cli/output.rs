@@ -4,6 +4,7 @@
 //! Every field that somebody else could have written is made printable, so that a script's name cannot drive a terminal.
 
 use std::fmt::Write as _;
+use std::iter;
 use std::time::Duration;
 
 use super::columns;
@@ -14,6 +15,10 @@ use crate::api::runs::{Event, Run, WholeRun};
 use crate::clock::Timestamp;
 use crate::console::printable;
 use crate::pipeline::{Condition, ConditionCode, Conditions, Origin, RunStatus, State, signal_name};
+use crate::shell_word::quoted;
+
+/// The longest command in the list of runs, in characters, if it has arguments. `runs ID` shows all of them.
+const COMMAND_CHARS_MAX: usize = 60;
 
 /// `status`: the state in one line, then the conditions, the script of the next start if it differs, and the progress of the run.
 pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
@@ -114,11 +119,21 @@ pub(super) fn runs(runs: &[Run], now: Timestamp) -> String {
             run.id.to_string(),
             run.started_at.map_or_else(|| "-".to_owned(), moment),
             took_by(run, now).unwrap_or_else(|| "-".to_owned()),
-            printable(&run.script),
+            command(run),
             outcome(run.status, run.exit_code, run.signal, run.error.as_deref(), run.stopped_by),
         ]
     }));
     columns::table(&table, &[0, 2])
+}
+
+/// A run's script with its arguments, by which runs of one script are told apart.
+fn command(run: &Run) -> String {
+    let words = iter::once(printable(&run.script)).chain(run.args.iter().map(|arg| quoted(&printable(arg))));
+    let all = words.collect::<Vec<_>>().join(" ");
+    if all.chars().count() <= COMMAND_CHARS_MAX || run.args.is_empty() {
+        return all;
+    }
+    all.chars().take(COMMAND_CHARS_MAX - 3).collect::<String>() + "..."
 }
 
 /// `runs ID`: everything about one run, then its events.

@@ -1,6 +1,6 @@
 //! The scripts in a folder and in the folders below it, as far as a bounded look finds them.
 //!
-//! Reads only. What a start would refuse is left out, by the code that a start uses. No link is followed to a folder, so there are no circles,
+//! Reads only. What a start would refuse is left out, by the code that a start uses; so is this program, which is often copied beside the scripts. No link is followed to a folder, so there are no circles,
 //! and every loop here ends at a limit.
 
 use std::collections::VecDeque;
@@ -68,6 +68,7 @@ pub struct Listed {
 
 /// Looks through `root`, the nearest folders first. `find_file` leads from a name to the file, as for a start.
 pub(super) fn list(root: &Path, wanted: &Wanted<'_>, find_file: impl Fn(&str) -> Option<PathBuf>) -> io::Result<Listing> {
+    let own = fs::metadata("/proc/self/exe").ok().map(|program| (program.dev(), program.ino()));
     let (begun, find) = (Instant::now(), wanted.find.map(str::to_lowercase));
     let is_found = |path: &str| find.as_ref().is_none_or(|find| path.to_lowercase().contains(find));
     let mut listing = Listing { scripts: Vec::new(), is_cut: false };
@@ -102,16 +103,20 @@ pub(super) fn list(root: &Path, wanted: &Wanted<'_>, find_file: impl Fn(&str) ->
                 && is_found(&path)
                 && let Some(file) = find_file(&path)
             {
-                listing.scripts.extend(script(root, &file, path, wanted.search_path));
+                listing.scripts.extend(script(root, &file, path, wanted.search_path, own));
             }
         }
     }
     Ok(listing)
 }
 
-/// What is known of a file, if it is a script: it has its execute bit or names its interpreter, or its name ends in `.sh`; and a start takes it.
-fn script(root: &Path, file: &Path, path: String, search_path: Option<&OsStr>) -> Option<Listed> {
+/// What is known of a file, if it is a script: it has its execute bit or names its interpreter, or its name ends in `.sh`; and a start takes it. `own` is this
+/// program's file.
+fn script(root: &Path, file: &Path, path: String, search_path: Option<&OsStr>, own: Option<(u64, u64)>) -> Option<Listed> {
     let metadata = fs::metadata(file).ok()?;
+    if own == Some((metadata.dev(), metadata.ino())) {
+        return None;
+    }
     let is_executable = metadata.permissions().mode() & 0o111 != 0;
     // A program need not be readable.
     let head = open(file).and_then(|file| read_head(&file)).unwrap_or_default();

@@ -186,10 +186,10 @@ fn history() -> Vec<WholeRun> {
 #[test]
 fn runs_are_a_table() {
     let expected = "\
-RUN  STARTED                        TOOK  SCRIPT   OUTCOME
- 10  2026-01-31 10:00:00 UTC  3 min 20 s  demo.sh  running
-  9  2026-01-31 10:00:00 UTC        42 s  demo.sh  failed with exit code 3
-  8  -                                 -  demo.sh  did not start: no such\\tfile
+RUN  STARTED                        TOOK  SCRIPT            OUTCOME
+ 10  2026-01-31 10:00:00 UTC  3 min 20 s  demo.sh -v 'a b'  running
+  9  2026-01-31 10:00:00 UTC        42 s  demo.sh -v 'a b'  failed with exit code 3
+  8  -                                 -  demo.sh -v 'a b'  did not start: no such\\tfile
 ";
     let all: Vec<Run> = history().into_iter().map(|whole| whole.run).collect();
     assert_eq!(runs(&all, now()), expected);

@@ -119,6 +119,22 @@ fn every_script_in_the_list_starts_and_what_a_start_refuses_is_not_listed() {
 }
 
 #[test]
+fn list_leaves_out_the_servers_own_program() {
+    let mut place = Place::new();
+    let [program, other] = ["autoappdev", "other"].map(|name| place.root().join(name));
+    for copy in [&program, &other] {
+        // By a process of its own: a file that is open for writing here cannot be executed.
+        let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(copy).status();
+        assert!(status.expect("cp is there").success());
+    }
+    symlink("autoappdev", place.root().join("link")).expect("links");
+    place.start_server_with(place.command_of(&program));
+    let listed = list(&place, "");
+    let paths = paths(&listed);
+    assert!(paths.contains(&"other") && !paths.contains(&"autoappdev") && !paths.contains(&"link"), "{paths:?}");
+}
+
+#[test]
 fn list_leaves_out_hidden_foreign_and_odd_files_and_waits_for_no_pipe() {
     let mut place = Place::with_runtime("root/runtime");
     place.start_server();

@@ -185,6 +185,7 @@ fn no_command_takes_a_flag_that_it_ignores() {
         }
         _ => Reply::Json(200, r#"{"ok":true,"state":"running","run_id":7,"pid":1,"version":15}"#.to_owned()),
     });
+    assert!(run_in(folder().path(), &["logs", "--help"]).1.contains(r"(\u{1b})"), "an escape in a text of ours is no character");
     let help = run_in(folder().path(), &["--help"]).1;
     let listed = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a list of commands");
     let commands: Vec<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
@@ -310,6 +311,15 @@ fn runs_are_listed_and_shown() {
     assert_eq!((code, out.lines().nth(1)), (0, Some("  7  2026-01-31 10:00:00 UTC  9.0 s  demo.sh  ended by SIGKILL")));
     let (code, out, _) = run_against(&server, &["runs", "7"]);
     assert_eq!((code, out.lines().next()), (0, Some("run 7  demo.sh  ended by SIGKILL")));
+    for (args, shown) in [
+        (r#"["--lr","0.1","a b","\u001b[2J"]"#, r"demo.sh --lr 0.1 'a b' '\u{1b}[2J'".to_owned()),
+        (&*format!(r#"["{}"]"#, "x".repeat(300)), format!("demo.sh {}...", "x".repeat(49))),
+    ] {
+        let run = run.replace(r#""args":[]"#, &format!(r#""args":{args}"#));
+        let server = FakeServer::canned(200, &format!(r#"{{"runs":[{run}],"next_before":null,"searched_all":true}}"#));
+        let (code, out, _) = run_against(&server, &["runs"]);
+        assert!(code == 0 && out.ends_with(&format!("  {shown}  ended by SIGKILL\n")), "{out}");
+    }
     let lines: Vec<_> = server.requests().into_iter().map(|request| request.line).collect();
     assert_eq!(lines, ["GET /api/runs?limit=3", "GET /api/runs/7"]);
 }
