@@ -10,8 +10,8 @@
 // Below that: the DOM nodes of such a line, and what its words mean to the page: a step, progress, an error. All of it looks at a bounded part
 // of a line, and text gets into the document by textContent only.
 
-import { el, icon, setText } from './dom.js';
-import { clock, HUES, visible } from './words.js';
+import { el, icon, setText, tint, useIcon } from './dom.js';
+import { clock, visible } from './words.js';
 
 // Of one line shown.
 const CHARS_MAX = 8000;
@@ -196,11 +196,13 @@ function fillLine(into, { text, tones }, most, needle) {
     while (++at < end && toneAt(tones, at) === tone) ;
     if (now !== special) {
       parent = into;
-      const link = now?.[0];
-      if (link?.startsWith('http')) parent = el('a', { href: link, target: '_blank', rel: 'noopener noreferrer' });
-      // A turn is shown in place of acting: nothing may turn a line round.
-      else if (link) parent = el('span', { className: link >= '\u2588' && link < '\u2594' ? 'blocks' : 'turn' });
-      if (link) into.append(parent);
+      if (now) {
+        const link = now[0];
+        // A turn is shown in place of acting: nothing may turn a line round.
+        parent = link.startsWith('http') ? el('a', { href: link, target: '_blank', rel: 'noopener noreferrer' })
+          : el('span', link >= '\u2588' && link < '\u2594' ? 'blocks' : 'turn');
+        into.append(parent);
+      }
       special = now;
     }
     const part = text.slice(from, at), textContent = parent.className === 'turn' ? visible(part) : part;
@@ -220,9 +222,8 @@ const trimmedAddress = (found) => found.replace(/[.,;:!?*)\]]+$/, (tail, at) => 
 
 // A div, not a paragraph, because copying would add an empty line after each.
 export function newElement({ isMark, isGap, text, stream, ts }) {
-  if (isMark) return el('div', { className: isGap ? 'mark gap' : 'mark', textContent: text });
-  const time = ts ? { textContent: `${clock(Date.parse(ts))} `, dateTime: ts, title: ts } : {};
-  return el('div', { className: `row ${stream}` }, el('time', time), el('span'));
+  if (isMark) return el('div', isGap ? 'mark gap' : 'mark', text);
+  return el('div', `row ${stream}`, ts ? el('time', { dateTime: ts, title: ts }, `${clock(Date.parse(ts))} `) : el('time'), el('span'));
 }
 
 // Puts a row's text into its element. Returns the number of nodes, which is `most` at most and a few.
@@ -235,19 +236,14 @@ export function paintRow(row, most, needle) {
 
 // The heading of a step, which folds it: signs of whether it is folded and how it went, its number, its name, and how long it took.
 export function newHeading(name) {
-  const textContent = visible(name.slice(0, 200));
-  const button = el('button', { type: 'button' }, icon('down'), icon('idle'), el('small'), el('b', { textContent }), el('span'));
-  return el('h3', 'step', button);
+  return el('h3', 'step', el('button', { type: 'button' }, icon('down'), icon('idle'), el('small'), el('b', '', name.slice(0, 200)), el('span')));
 }
 
 // Shows a step's number, how it went, and how long it took.
 export function describe(heading, number, tone, words) {
   const [, sign, count, , time] = heading.firstChild.children;
-  const name = `#i-${tone}`;
-  if (sign.firstChild.getAttribute('href') !== name) {
-    sign.firstChild.setAttribute('href', name);
-    sign.setAttribute('class', `i ${HUES[tone] ?? 'idle'}`);
-  }
+  useIcon(sign, tone);
+  tint(sign, tone);
   setText(count, `${number ?? ''}`);
   setText(time, words);
 }

@@ -8,7 +8,7 @@ import { acting, button } from './parts.js';
 import { CARD, ending, T, verdict, visible } from './words.js';
 
 let c;
-const picture = icon('idle'), heading = el('h2'), text = el('p', 'text'), lines = el('pre', { 'aria-label': CARD.lastLines, tabIndex: 0 });
+const picture = icon('idle'), heading = el('h2'), text = el('p', 'text'), lines = el('pre', { ariaLabel: CARD.lastLines, tabIndex: 0 });
 const jump = button('b', CARD.jump, () => reveal(errorRows[0]));
 const edit = acting('b', T.editAndRun, () => c.startForm({ run: c.id }));
 const actions = el('div', 'actions', jump, edit);

@@ -2,7 +2,7 @@
 // list of keys.
 
 import { each, el, icon, set, tint } from './dom.js';
-import { acting, button, cli, code, copy, copyLine, curl, get } from './parts.js';
+import { acting, button, cli, code, copy, copyLine, curl, enumerated, get, timeOf } from './parts.js';
 import { bytes, clock, command, DETAILS, fromWhere, happening, localTime, stop, T, took } from './words.js';
 
 // The parts of each pane, and the run that they are of.
@@ -34,8 +34,11 @@ function details(view) {
   const line = code(''), process = el('div', 'facts'), names = el('div', 'facts env'), events = el('ol', 'events');
   const rerun = acting('b sm', T.runAgain, () => view.c.act('start', { again: id }), 'again');
   const edit = acting('b sm', T.editAndRun, () => view.c.startForm({ run: id }));
-  // A button that copies what `text` makes of the run.
-  const copier = (words, name, text) => button('b sm', words, ({ currentTarget }) => copy(text(view.c.run), currentTarget), name);
+  // A button that copies what `text` makes of the run's start.
+  const copier = (words, name, text) => button('b sm', words, ({ currentTarget }) => {
+    const { script, args, cwd } = view.c.run;
+    copy(text({ script, args, cwd }), currentTarget);
+  }, name);
   // Asks for the values of the environment that the start gave. Only those that were kept are known.
   const reveal = button('b sm', DETAILS.show, async () => {
     const { start } = await get(view.c.ask, `api/runs/${id}/start`);
@@ -48,15 +51,13 @@ function details(view) {
     rerun.hidden = edit.hidden = !c.connected || !c.mayAct || !c.pipeline.allowed.includes('start') || !run.outcome;
     facts(process, processFacts(c));
     const isKnown = envOf === id, added = run.env_names ?? [];
-    facts(names, added.length ? added.map((name) => [name, isKnown ? env[name] ?? DETAILS.notKept : DETAILS.hidden]) : [['', DETAILS.noEnv]]);
+    facts(names, added[0] ? added.map((name) => [name, isKnown ? env[name] ?? DETAILS.notKept : DETAILS.hidden]) : [['', DETAILS.noEnv]]);
     reveal.hidden = !added.length || !c.mayAct || isKnown;
     each(events, run.events ?? [], () => el('li'), (item, event) => showEvent(item, event, c.now));
   };
   return [el('div', 'details', el('div', '',
-    headed(DETAILS.command, copyLine(line, () => line.textContent, ''), el('div', 'actions',
-      copier(DETAILS.copyLink, 'link', () => location.href.split('#')[0] + view.c.address({ run: id })),
-      copier(DETAILS.copyCli, 'copy', ({ script, args, cwd }) => cli({ script, args, cwd })),
-      copier(DETAILS.copyCurl, 'copy', ({ script, args, cwd }) => curl({ script, args, cwd })), rerun, edit)),
+    headed(DETAILS.command, copyLine(line), el('div', 'actions', copier(DETAILS.copyLink, 'link', () => new URL(`#/runs/${id}`, location).href),
+      copier(DETAILS.copyCli, 'copy', cli), copier(DETAILS.copyCurl, 'copy', curl), rerun, edit)),
     headed(DETAILS.process, process), headed(DETAILS.environment, names, reveal)), headed(DETAILS.happened, events))];
 }
 
@@ -69,9 +70,8 @@ function facts(list, rows) {
 }
 
 function processFacts({ run, isLatest, pipeline: p, usage, now }) {
-  const { outcome, started_at: started, stopped_at: stopped, oom_kills: oom, memory_peak_bytes: peak, max_rss_kb: rss, cpu_user_ms: user } = run;
+  const { outcome, started_at: started, stopped_at: stopped } = run, peak = Math.max(run.memory_peak_bytes, run.max_rss_kb * 1024);
   const at = (time) => time && localTime(Date.parse(time), now);
-  const list = (...items) => items.filter(Boolean).join(', ');
   const isPaused = isLatest && p.state === 'paused', isAlive = isLatest && p.state !== 'stopped';
   const paused = run.paused_ms + (isPaused ? Math.max(0, now - Date.parse(p.paused_at)) : 0);
   const active = Math.max(0, (stopped ? Date.parse(stopped) : now) - Date.parse(started) - paused);
@@ -82,11 +82,11 @@ function processFacts({ run, isLatest, pipeline: p, usage, now }) {
     [DETAILS.startedBy, run.started_by ? fromWhere(run.started_by).replace(/^by /, '') : DETAILS.unknown],
     [DETAILS.started, at(started ?? run.created_at)],
     [DETAILS.ended, at(stopped)],
-    [DETAILS.active, started && list(isAlive ? DETAILS.soFar(active) : took(active), paused >= 500 && DETAILS.paused(paused))],
+    [DETAILS.active, started && enumerated(isAlive ? DETAILS.soFar(active) : took(active), paused >= 500 && DETAILS.paused(paused))],
     [DETAILS.exit, code === null ? outcome?.signal_name ?? (outcome?.signal && `${outcome.signal}`) : DETAILS.exitCode(code)],
     [DETAILS.error, run.error && stop(run.error)],
-    [DETAILS.cpuTime, user !== null && list(DETAILS.user(user), DETAILS.system(run.cpu_system_ms))],
-    [DETAILS.memory, list(usage && bytes(usage.memory_bytes), (peak || rss) && DETAILS.peak(Math.max(peak, rss * 1024)), oom > 0 && DETAILS.oom(oom))],
+    [DETAILS.cpuTime, run.cpu_user_ms !== null && enumerated(DETAILS.user(run.cpu_user_ms), DETAILS.system(run.cpu_system_ms))],
+    [DETAILS.memory, enumerated(usage && bytes(usage.memory_bytes), peak && DETAILS.peak(peak), run.oom_kills && DETAILS.oom(run.oom_kills))],
     [DETAILS.grace, run.grace_s == null ? DETAILS.serversGrace : DETAILS.seconds(run.grace_s)],
   ];
 }
@@ -94,9 +94,9 @@ function processFacts({ run, isLatest, pipeline: p, usage, now }) {
 // An event never changes.
 function showEvent(item, event, now) {
   if (item.firstChild) return;
-  const at = Date.parse(event.at), [word, name, rest] = happening(event), picture = icon(name);
+  const [word, name, rest] = happening(event), picture = icon(name);
   tint(picture, name);
-  item.append(el('time', { dateTime: event.at, title: localTime(at, now) }, clock(at)), picture, el('span', '', el('b', '', word), ' ', rest));
+  item.append(timeOf(event.at, clock, now), picture, el('span', '', el('b', '', word), ' ', rest));
 }
 
 // ---- A phone's way to what has no tab there ---------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@
 // refused nor that it has gone silent, takes in a flood faster than it can be shown, and can't name its server.
 
 import { $, setText } from './dom.js';
-import { append, attach, prepend, rowAt, rowBounds, rowOfRecord } from './log-rows.js';
+import { append, attach, endNumber, prepend, rowAt, rowOfRecord } from './log-rows.js';
 import { makeFinder } from './log-tools.js';
-import { clearLog, firstInView, isFollowing, reveal, showLine, takesNone, tellBack, tellFront } from './log.js';
+import { clearLog, firstInView, isFollowingEnd, reveal, showLine, takesNone, tellBack, tellFront } from './log.js';
 import { proof, STATE_MS, toThisServer } from './session.js';
 import { bytes, FIND } from './words.js';
 
@@ -59,8 +59,10 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
   // Whether another run is to be shown: the stream ends then, and another one brings the state at once.
   let isSwitching = false;
 
-  const isComplete = () => next !== null && end !== null && next >= end;
-  const waits = () => next !== null && !isAway && !isComplete() && takesNone();
+  const isComplete = () => end !== null && next >= end;
+  // Whether lines are to be added behind the last one.
+  const takesLines = () => next !== null && !isAway && !isComplete();
+  const waits = () => takesLines() && takesNone();
   const poll = () => { pollUntil = performance.now() + POLLING_MS; };
 
   function page(path, params, signal) {
@@ -70,7 +72,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
 
   // One round: until the stream ends, or one page. Resolves to the pause before the next in ms.
   async function follow(signal) {
-    if (isAway && isFollowing()) {
+    if (isAway && isFollowingEnd) {
       forget();
       if (line) adjust({ line: null });
       line = null;
@@ -117,7 +119,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     if (mine !== turn) return 0;
     const refused = answers.find(({ ok }) => !ok);
     if (refused) return refuse(refused);
-    const [head, rest = head] = answers.map(({ body }) => body), isRest = rest !== head;
+    const [head, rest = head] = answers.map(({ body }) => body);
     forget();
     clearLog();
     $('log').dataset.read = '';
@@ -125,7 +127,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     append(takeFront(head));
     ({ end } = rest);
     ({ next } = rest.lines.length || rest.searched_all === false ? rest : head);
-    if (isRest) {
+    if (rest !== head) {
       if (rest.gone) append([{ gone: rest.gone }]);
       append(rest.lines);
       isAway = !isLast(rest);
@@ -156,13 +158,12 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
   }
 
   async function catchUp(signal) {
-    const mine = turn;
-    const answer = await ask(`api/logs/tail?run=${run}&limit=1`, signal, STATE_MS);
+    const mine = turn, answer = await ask(`api/logs/tail?run=${run}&limit=1`, signal, STATE_MS);
     if (mine !== turn) return 0;
     if (!answer.ok) return refuse(answer);
     noteLog('');
     const behind = answer.body.next - next;
-    if (behind < 0 || behind > BEHIND_MAX && isFollowing()) {
+    if (behind < 0 || behind > BEHIND_MAX && isFollowingEnd) {
       // Another log, or too much to make up for: begin again.
       forget();
       return 0;
@@ -197,28 +198,26 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     append(fresh.filter((it) => !stream || !it.stream || it.stream === stream));
   }
 
-  async function openStream(signal) {
-    const abort = new AbortController(), stop = () => abort.abort();
-    let timer, isSilent = false;
+  async function openStream(outer) {
+    const abort = new AbortController(), signal = AbortSignal.any([outer, abort.signal]), stop = () => abort.abort();
+    let timer;
     const expect = (ms) => {
       clearTimeout(timer);
-      timer = setTimeout(() => { isSilent = true; stop(); }, ms);
+      timer = setTimeout(stop, ms);
     };
-    signal.addEventListener('abort', stop);
-    if (signal.aborted) stop();
     try {
       expect(FIRST_WORD_MS);
-      const since = next === null || isAway || isComplete() ? '' : `?since=${next}`;
-      const response = await fetch(`api/events${since}`, { cache: 'no-store', headers: { ...toThisServer(), ...proof() }, signal: abort.signal });
-      if (response.ok) return await read(response.body.getReader(), () => expect(SILENCE_MS), abort.signal);
+      const since = takesLines() ? `?since=${next}` : '';
+      const response = await fetch(`api/events${since}`, { cache: 'no-store', headers: { ...toThisServer(), ...proof() }, signal });
+      if (response.ok) return await read(response.body.getReader(), () => expect(SILENCE_MS), signal);
       // With too many streams, lines are polled.
       if (response.status !== 401 && response.status !== 421) poll();
     } catch (error) {
-      if (!isSilent) throw error;
+      // Polled as well where it has gone silent.
+      if (!abort.signal.aborted) throw error;
       poll();
     } finally {
       clearTimeout(timer);
-      signal.removeEventListener('abort', stop);
       stop();
     }
     return 0;
@@ -243,7 +242,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
         const [, kind, json] = /^event: (.*)$[^]*^data: (.*)/m.exec(event) ?? [], data = json && JSON.parse(json);
         if (kind === 'state') take(data);
         else if (kind === 'progress' || kind === 'usage') showSign(kind, data);
-        else if (isAway || next === null || isComplete()) continue;
+        else if (!takesLines()) continue;
         else if (kind === 'gap') lines.push({ gone: data.to - data.from, id: data.to });
         else if (kind === 'log' && data.run_id === run) lines.push(data);
         // Lines are in order: behind a later run's nothing comes of this one.
@@ -257,7 +256,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
       if (count >= LOOK_LINES) {
         count = 0;
         const { ok, body } = await ask('api/logs/tail?source=pipeline&limit=1', signal, STATE_MS);
-        if (ok && body.next - next > LAG_MAX && isFollowing() && !isComplete()) {
+        if (ok && body.next - next > LAG_MAX && isFollowingEnd && !isComplete()) {
           forget();
           return 0;
         }
@@ -331,7 +330,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
   // Shows the lines of one stream or of both, from where the reader is.
   function choose(value) {
     const first = firstInView();
-    const place = !isFollowing() && first < rowBounds()[1] && rowAt(first).id || null;
+    const place = !isFollowingEnd && first < endNumber && rowAt(first).id || null;
     forget();
     [stream, goal] = [value, place];
     restart();
@@ -344,7 +343,8 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     const isNew = c.id !== run, to = c.route.line;
     if (isNew) {
       forget();
-      [run, line, goal] = [c.id, to, to];
+      run = c.id;
+      line = goal = to;
       clearLog();
       delete $('log').dataset.read;
       noteLog('');
@@ -353,7 +353,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     } else if (to !== line) {
       line = to;
       if (to) goTo(to).then((row) => row && showLine(to));
-    } else if (!isAway && next !== null && end === null && run !== null && !(c.isLatest && (c.pipeline.state !== 'stopped' || c.pipeline.pending))) {
+    } else if (!isAway && next !== null && end === null && !(c.isLatest && (c.pipeline.state !== 'stopped' || c.pipeline.pending))) {
       settle();
     }
     find(c.route.find, isNew);
@@ -374,13 +374,11 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
 
 // Whether a key is meant for a field, a dialog or the browser.
 export function isTyping({ target, ctrlKey, metaKey, altKey }) {
-  return ctrlKey || metaKey || altKey || !!target.closest?.('input, select, textarea, dialog, [contenteditable]');
+  return ctrlKey || metaKey || altKey || target.closest?.('input, select, textarea, dialog, [contenteditable]');
 }
 
 // Where a line begins in the log, or a place behind that: bytes that were no text may be shown as longer characters.
-function startOf({ id, line }) {
-  return id - RECORD_BYTES - new TextEncoder().encode(line.replaceAll('\ufffd', ' ')).length;
-}
+const startOf = ({ id, line }) => id - RECORD_BYTES - new TextEncoder().encode(line.replaceAll('\ufffd', ' ')).length;
 
 // What is wrong with the log, above it.
 function noteLog(text) {

@@ -5,7 +5,7 @@
 
 import { blank, judge, newHeading, stepName, write } from './ansi.js';
 import { el } from './dom.js';
-import { countRow, drawSoon, foldsOlder, lineHeight, redrawRow, repaintRow, showFold } from './log.js';
+import { countRow, drawRow, drawSoon, isFolded, isFollowingEnd, lineHeight, showFold, staleRows } from './log.js';
 import { LOG } from './words.js';
 
 export const LINES_MAX = 100000;
@@ -27,13 +27,13 @@ export let errorRows = [];
 export let isLogFull = false;
 // By stream: the row that the next record continues.
 export let openRows = {};
-export let logHooks = { changed() {}, prepended() {}, trimmed() {} };
+export let logHooks = { changed() {}, prepended() {}, trimmed() {}, drawn() {} };
 let chars = 0, lastRun, lastDay;
 // By stream: the first row, whose line may have begun earlier, and whether an error goes on in the next line.
 let heads = {}, verdicts = {};
 
 // `earlier()` is to bring older lines, `later()` those behind the last one, and `atEnd()` is to go on at the log's end; the others tell the
-// search what became of rows. Each caller attaches what it needs.
+// search what became of rows, and the tools that the log was drawn. Each caller attaches what it needs.
 export function attach(given) {
   Object.assign(logHooks, given);
 }
@@ -60,7 +60,8 @@ export function clearRows() {
 // Adds what came: lines of the API, and `{gone}` where bytes are missing.
 export function append(lines) {
   for (const line of lines) {
-    if (line.gone !== undefined || line.run_id !== lastRun) [openRows, verdicts] = [{}, {}];
+    // A gap is of no run.
+    if (line.run_id !== lastRun) [openRows, verdicts] = [{}, {}];
     const known = openRows[line.stream], isNew = !(known?.number >= firstNumber);
     // What goes on in a row is of that row's day.
     const day = isNew && dayOfLine(line) || lastDay;
@@ -75,7 +76,7 @@ export function append(lines) {
     else if (row.step) moveToStep(row);
     if (!line.partial) judgeRow(row, verdicts);
     logHooks.changed(row);
-    repaintRow(row);
+    staleRows.add(row);
     openRows[line.stream] = line.partial ? row : null;
   }
   drawSoon();
@@ -100,7 +101,7 @@ export function prepend(lines) {
     // This run has begun earlier than it seemed; a day begins here, or that, too.
     if (note.day && note.day !== day) {
       note.text = note.day;
-      if (note.element) note.element.textContent = note.text;
+      note.element?.replaceWith(drawRow(note));
     } else {
       chunks[0].rows.shift();
       note.element?.remove();
@@ -117,7 +118,7 @@ export function prepend(lines) {
       chars -= head.text.length;
       takeRecord(row, { line: raw, id: last, partial: openRows[stream] === head });
       Object.assign(head, row, { number, element, chunk });
-      redrawRow(head);
+      head.element?.replaceWith(drawRow(head));
     }
     heads[stream] = rows.find((older) => older.stream === stream) ?? head;
   }
@@ -137,7 +138,7 @@ export function prepend(lines) {
     const row = rowAt(n);
     if (row.isMark || row === openRows[row.stream]) continue;
     judgeRow(row, judged);
-    repaintRow(row);
+    staleRows.add(row);
   }
   errorRows.push(...others);
   logHooks.prepended(rows);
@@ -148,7 +149,7 @@ export function prepend(lines) {
 function joinParts(older) {
   const next = chunks[0]?.part, last = older.at(-1)?.part;
   for (const { part } of older) {
-    part.isFolded = foldsOlder() && part !== last && !!part.head;
+    part.isFolded = isFolded && isFollowingEnd && part !== last && !!part.head;
     showFold(part);
   }
   if (next && !next.head && last) {

@@ -5,13 +5,13 @@
 //
 // `searchedTo` divides the log. Up to there the server's count is valid, behind it the page's own.
 
-import { $, el, icon, setText } from './dom.js';
+import { $, el, setText } from './dom.js';
 import { isTyping } from './feed.js';
-import { attach, errorRows, firstFrom, linesIn, rowAt, rowBounds, rowOfRecord } from './log-rows.js';
+import { attach, endNumber, errorRows, firstFrom, firstNumber, linesIn, rowAt, rowOfRecord } from './log-rows.js';
 import {
-  chosenRow, firstInView, goToEnd, goToTop, isFollowing, isWhole, log, markHits, remeasure, reveal, rowOf, shownRun, stayHere, whenDrawn,
+  chosenRow, firstInView, goToEnd, goToTop, isFollowingEnd, isWhole, log, markHits, remeasure, reveal, rowOf, shownRun, stayHere,
 } from './log.js';
-import { COPIED_MS } from './parts.js';
+import { copy, iconButton, isEnter } from './parts.js';
 import { ANSWER_MS, linkProof } from './session.js';
 import { FIND, LOG, visible } from './words.js';
 
@@ -29,34 +29,35 @@ const SLOW_MS = 20;
 
 // ---- The tools ---------------------------------------------------------------
 
-const makeTool = (id, sign, onclick) => el('button', { type: 'button', id, className: 'ib', title: LOG.tools[id], onclick }, icon(sign));
+const makeTool = (id, sign, onclick) => Object.assign(iconButton(sign, LOG.tools[id], onclick), { id });
 const marksTool = el('button', { type: 'button', id: 'marks', title: LOG.nextError, onclick: () => goToMark(1) });
-const followTool = makeTool('follow', 'follow', () => (isFollowing() ? stayHere() : goToEnd()));
-const [timesTool, wrapTool] = [['times', 'waiting', 'untimed'], ['wrap', 'wrap', 'nowrap']].map(([id, sign, off]) => {
-  const show = (isOn) => {
-    button.setAttribute('aria-pressed', isOn);
-    log.classList.toggle(off, !isOn);
+const followTool = makeTool('follow', 'follow', () => (isFollowingEnd ? stayHere() : goToEnd()));
+// A tool that gives the log the class `off`, or takes it away. Where nothing may be kept, a choice is for this time.
+const makeSwitch = (id, sign, off) => {
+  const toggle = (isOff) => {
+    tool.ariaPressed = !log.classList.toggle(off, isOff);
     remeasure();
   };
-  const button = makeTool(id, sign, () => {
-    const isOn = log.classList.contains(off);
-    show(isOn);
-    inStorage(() => localStorage.setItem(id, isOn));
+  const tool = makeTool(id, sign, () => {
+    toggle();
+    inStorage(() => localStorage.setItem(id, tool.ariaPressed));
   });
-  show(inStorage(() => localStorage.getItem(id)) !== 'false');
-  return button;
-});
+  toggle(inStorage(() => localStorage.getItem(id)) === 'false');
+  return tool;
+};
+const timesTool = makeSwitch('times', 'waiting', 'untimed'), wrapTool = makeSwitch('wrap', 'wrap', 'nowrap');
 timesTool.classList.add('desk');
-const fullTool = makeTool('full', 'full', () => fillWindow(!document.body.classList.contains('log-full')));
+const fullTool = makeTool('full', 'full', () => fillWindow(fullTool.ariaPressed !== 'true'));
 const getTool = makeTool('get', 'get');
-const QUERIES = ['', '&timestamps=0', '&timestamps=0&stream=stdout', '&timestamps=0&stream=stderr'];
-const IDS = ['download', 'download-plain', 'download-stdout', 'download-stderr'];
+const QUERIES = {
+  download: '', 'download-plain': '&timestamps=0',
+  'download-stdout': '&timestamps=0&stream=stdout', 'download-stderr': '&timestamps=0&stream=stderr',
+};
 const downloads = el('div', { id: 'downloads', popover: 'auto', onclick: () => downloads.hidePopover(), onbeforetoggle: showLinks },
-  ...IDS.map((id, n) => el('a', { id, textContent: LOG.downloads[n], download: '' })));
+  Object.keys(QUERIES).map((id, n) => el('a', { id, download: '' }, LOG.downloads[n])));
 getTool.popoverTargetElement = downloads;
 $('log-tools').append(el('div', { id: 'log-actions' }, marksTool, el('hr'), followTool, timesTool, wrapTool, fullTool, getTool, downloads));
 
-// Where nothing may be kept, a choice is for this time.
 function inStorage(use) {
   try {
     return use();
@@ -68,12 +69,12 @@ function inStorage(use) {
 function showLinks() {
   const { bottom, left } = getTool.getBoundingClientRect();
   Object.assign(downloads.style, { top: `${bottom + 4}px`, left: `${Math.min(left, innerWidth - 212)}px` });
-  QUERIES.forEach((query, n) => downloads.children[n].setAttribute('href', `api/runs/${shownRun}/log?download=1${query}${linkProof()}`));
+  for (const link of downloads.children) link.href = `api/runs/${shownRun}/log?download=1${QUERIES[link.id]}${linkProof()}`;
 }
 
 function fillWindow(isFull) {
   document.body.classList.toggle('log-full', isFull);
-  fullTool.setAttribute('aria-pressed', isFull);
+  fullTool.ariaPressed = isFull;
   if (isFull) log.focus({ preventScroll: true });
 }
 
@@ -84,17 +85,21 @@ function goToMark(step) {
   const from = box?.bottom > top && box.top < bottom ? chosenRow.number : firstInView() - (step > 0);
   const at = firstFrom(errorRows, ({ number }) => number < from + (step > 0)) - (step < 0), row = errorRows[at] ?? errorRows.at(step > 0 ? 0 : -1);
   reveal(row);
-  announce(`${errorRows.indexOf(row) + 1} / ${LOG.marks(errorRows.length)}: ${row.text.slice(0, TOLD_CHARS)}`);
+  announce(`${errorRows.indexOf(row) + 1} / ${LOG.marks(errorRows.length)}`, row);
 }
 
-const announce = (words) => { $('announce').textContent = words; };
+// Tells a screen reader, and of a row its first characters.
+function announce(words, row) {
+  $('announce').textContent = row ? FIND.at(words, row.text.slice(0, TOLD_CHARS)) : words;
+}
 
 // ---- Links to lines ----------------------------------------------------------
 
-const copyLink = el('button', { type: 'button', id: 'copy-link', textContent: LOG.copyLink, hidden: true });
+const copyLink = el('button', { type: 'button', id: 'copy-link', hidden: true,
+  onclick: () => copy(new URL(`#/runs/${pointed.run}?line=${pointed.id}`, location).href, copyLink) }, LOG.copyLink);
 // In front of the log, so that the headings in it, which scroll it when they get the focus, are not in between.
 log.before(copyLink);
-let hovered = null, selected = null, pointed = null, copyTimer;
+let hovered = null, selected = null, pointed = null;
 
 function pointAt() {
   const row = hovered ?? selected;
@@ -114,8 +119,8 @@ function hoverRow(row, isChosen) {
   pointAt();
 }
 
-log.addEventListener('pointerover', ({ target, pointerType }) => pointerType !== 'touch' && hoverRow(rowOf(target)));
-$('log-box').addEventListener('pointerleave', () => hoverRow(null));
+log.onpointerover = ({ target, pointerType }) => pointerType !== 'touch' && hoverRow(rowOf(target));
+$('log-box').onpointerleave = () => hoverRow(null);
 log.addEventListener('focusin', ({ target }) => target.closest('.row a') && hoverRow(rowOf(target), true));
 log.addEventListener('click', ({ pointerType, target }) => {
   if (pointerType !== 'touch' || target.closest('a, button') || !getSelection().isCollapsed) return;
@@ -123,34 +128,12 @@ log.addEventListener('click', ({ pointerType, target }) => {
   hoverRow(row === selected ? null : row, true);
 });
 
-copyLink.onclick = async () => {
-  const isCopied = await copyText(`${location.href.split('#')[0]}#/runs/${pointed.run}?line=${pointed.id}`);
-  copyLink.textContent = isCopied ? LOG.copied : LOG.notCopied;
-  clearTimeout(copyTimer);
-  copyTimer = setTimeout(() => { copyLink.textContent = LOG.copyLink; }, COPIED_MS);
-};
-
-// ---- Copying -----------------------------------------------------------------
-
-// What is copied in place of the selection.
-let instead = null;
-// Without a secure context there is no clipboard; then a copy is made of nothing, and this text put in its place.
-async function copyText(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    instead = text;
-    const isCopied = document.execCommand('copy');
-    instead = null;
-    return isCopied;
-  }
-}
-
 document.addEventListener('copy', (event) => {
-  const selection = getSelection(), range = selection.rangeCount && selection.getRangeAt(0);
-  if (instead === null && (selection.isCollapsed || !log.contains(range.commonAncestorContainer))) return;
-  event.clipboardData.setData('text/plain', instead ?? linesIn(range).join('\n'));
+  const selection = getSelection();
+  if (selection.isCollapsed) return;
+  const range = selection.getRangeAt(0);
+  if (!log.contains(range.commonAncestorContainer)) return;
+  event.clipboardData.setData('text/plain', linesIn(range).join('\n'));
   event.preventDefault();
 });
 
@@ -162,10 +145,10 @@ const KEYS = {
 };
 
 addEventListener('keydown', (event) => {
-  const { key } = event;
-  if (isTyping(event) || $('pane-log').hidden || !Object.hasOwn(KEYS, key)) return;
-  if (key !== 'Escape') event.preventDefault();
-  KEYS[key]();
+  const press = KEYS[event.key];
+  if (isTyping(event) || $('pane-log').hidden || !press) return;
+  if (event.key !== 'Escape') event.preventDefault();
+  press();
 });
 
 let linksOf, led = null;
@@ -178,7 +161,7 @@ function showTools() {
     showLinks();
   }
   getTool.hidden = linksOf === null;
-  followTool.setAttribute('aria-pressed', isFollowing());
+  followTool.ariaPressed = isFollowingEnd;
   marksTool.hidden = !errorRows.length;
   setText(marksTool, LOG.marks(errorRows.length));
   // What one was led to can be linked to by the keyboard as well.
@@ -186,7 +169,7 @@ function showTools() {
   pointAt();
 }
 
-whenDrawn(showTools);
+attach({ drawn: showTools });
 showTools();
 
 // ---- The search --------------------------------------------------------------
@@ -202,7 +185,6 @@ function longestFor(pattern) {
 // the address, and `where` tells the run, the stream and up to which id lines are loaded.
 export function makeFinder({ ask, goTo, choose, adjust, where }) {
   const [box, field, opener, streams, ...toggles] = ['finder', 'find', 'find-open', 'stream', 'find-regex', 'find-case'].map($);
-  const isTrue = (element, name) => element.getAttribute(name) === 'true';
   // What is looked for, the text that the address names, and what is wrong with the regular expression.
   let text = '', sought = '', problem = '', isRegex = false, matchesCase = false;
   // The page's own expression, if it has one that may be used, and the longest line that it may be used on.
@@ -255,14 +237,13 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
       look();
     },
     prepended(rows) {
-      found = rows.filter(matches).concat(found);
+      found = [...rows.filter(matches), ...found];
       look();
     },
     trimmed() {
-      const [first] = rowBounds();
-      found.splice(0, place(first));
-      tested = Math.max(tested, first);
-      if (current?.number < first) current = null;
+      found.splice(0, place(firstNumber));
+      tested = Math.max(tested, firstNumber);
+      if (current?.number < firstNumber) current = null;
       if (text && !isSearching) rest();
       show();
     },
@@ -277,18 +258,18 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     setTimeout(() => {
       isLooking = false;
       if (!text) return;
-      const until = performance.now() + SLICE_MS, [, end] = rowBounds();
-      while (tested < end && performance.now() < until) found.push(...[rowAt(tested++)].filter(matches));
+      const until = performance.now() + SLICE_MS;
+      while (tested < endNumber && performance.now() < until) found.push(...[rowAt(tested++)].filter(matches));
       if (isStale) markHits(seeker, current);
       isStale = false;
       show();
-      if (tested < end) look();
+      if (tested < endNumber) look();
     });
   }
 
   function retest() {
     found = [];
-    [tested] = rowBounds();
+    tested = firstNumber;
     markHits(seeker, current);
     look();
   }
@@ -302,11 +283,12 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
   async function proceed() {
     abort = new AbortController();
     const { signal } = abort, { run, stream } = where();
-    const what = { [isRegex ? 'regex' : 'text']: text, case: Number(matchesCase), ...(stream && { stream }), limit: LIST_LINES };
     isSearching = true;
     for (let isAll = false; !isAll;) {
       show();
-      const params = new URLSearchParams({ ...what, since: searchedTo });
+      const params = new URLSearchParams({
+        [isRegex ? 'regex' : 'text']: text, case: Number(matchesCase), ...(stream && { stream }), limit: LIST_LINES, since: searchedTo,
+      });
       const { ok, status, body } = await ask(`api/runs/${run}/log/search?${params}`, signal, ANSWER_MS).catch(() => ({}));
       if (signal.aborted) return;
       isPart = !ok;
@@ -346,7 +328,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
   }
 
   const isAsking = () => isSearching || !isResting && needsServer();
-  const isMore = () => tested < rowBounds()[1] || isAsking();
+  const isMore = () => tested < endNumber || isAsking();
   function counted() {
     // The rows in `found` that the server has not counted.
     const behind = found.length - firstFrom(found, (row) => row.id <= searchedTo), count = total + behind;
@@ -366,7 +348,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
       button.hidden = !text;
       button.disabled = !found.length && !listed.length && !isSearching;
     }
-    field.setAttribute('aria-invalid', !!problem);
+    field.ariaInvalid = !!problem;
     $('find-error').hidden = !problem;
     setText($('find-error'), visible(problem));
     if (!words || isTold || !isResting || isMore()) return;
@@ -378,14 +360,13 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
   function search() {
     abort?.abort();
     text = field.value;
-    [isRegex, matchesCase] = toggles.map((it) => isTrue(it, 'aria-pressed'));
+    [isRegex, matchesCase] = toggles.map(({ ariaPressed }) => ariaPressed === 'true');
     charsMax = isRegex ? longestFor(text) : Infinity;
     regex = text && charsMax ? compile() : null;
-    [found, listed, current, problem] = [[], [], null, ''];
+    [found, listed, current, problem, tested] = [[], [], null, '', firstNumber];
     texts.clear();
     listedTo = searchedTo = total = wanted = 0;
     isSearching = isPart = isResting = isTold = false;
-    [tested] = rowBounds();
     markHits(text ? seeker : null, null);
     show();
     if (text) look();
@@ -419,22 +400,21 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
       markHits(seeker, row);
       isTold = true;
       show();
-      announce(FIND.at(counted(), row.text.slice(0, TOLD_CHARS)));
+      announce(counted(), row);
     } else if (isAsking()) wanted = step;
   }
 
   // The next match in a part of the log that is not loaded: its row, once it is; nothing where the next one is loaded.
   function outside(step) {
-    const first = firstId(), { upTo } = where();
-    const [before, behind] = [firstFrom(listed, ({ id }) => id < first), firstFrom(listed, ({ id }) => id <= upTo)];
-    const match = step > 0 ? listed[behind] ?? (before ? listed[0] : null) : listed[before - 1] ?? (behind < listed.length ? listed.at(-1) : null);
+    const first = firstId(), { upTo } = where(), older = listed.filter(({ id }) => id < first), later = listed.filter(({ id }) => id > upTo);
+    const match = step > 0 ? later[0] ?? older[0] : older.at(-1) ?? later.at(-1);
     return match && goTo(match.id);
   }
 
   // Gives the search the room that it needs: on a phone, with the tools, its own lines.
   function open(isOpen) {
     $('run-bar').classList.toggle('finding', isOpen);
-    opener.setAttribute('aria-expanded', isOpen);
+    opener.ariaExpanded = isOpen;
   }
 
   function close() {
@@ -451,27 +431,24 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     keeping = setTimeout(() => adjust({ find: sought = text }), REST_MS);
   }
 
-  for (const [id, words] of Object.entries(FIND.labels)) {
-    $(id).setAttribute('aria-label', words);
-    $(id).title = words;
-  }
+  for (const [id, words] of Object.entries(FIND.labels)) $(id).ariaLabel = $(id).title = words;
   field.placeholder = FIND.labels.find;
   streams.append(...Object.entries(FIND.streams).map(([value, words]) => new Option(words, value)));
 
   field.oninput = typed;
-  field.addEventListener('keydown', ({ key, isComposing, shiftKey }) => {
-    if (key === 'Enter' && !isComposing) go(shiftKey ? -1 : 1);
-    if (key === 'Escape') close();
-  });
+  field.onkeydown = (event) => {
+    if (isEnter(event)) go(event.shiftKey ? -1 : 1);
+    if (event.key === 'Escape') close();
+  };
   box.addEventListener('focusin', () => open(true));
   box.addEventListener('focusout', ({ relatedTarget }) => {
     // On a phone it stays until it is closed.
     if (!field.value && !box.contains(relatedTarget) && !opener.offsetParent) open(false);
   });
-  opener.onclick = () => (isTrue(opener, 'aria-expanded') ? close() : KEYS['/']());
+  opener.onclick = () => (opener.ariaExpanded === 'true' ? close() : KEYS['/']());
   for (const toggle of toggles) {
     toggle.onclick = () => {
-      toggle.setAttribute('aria-pressed', !isTrue(toggle, 'aria-pressed'));
+      toggle.ariaPressed = toggle.ariaPressed !== 'true';
       search();
     };
   }

@@ -24,7 +24,8 @@ export const log = $('log');
 const toLatest = $('latest');
 
 // Whether the view stays at the end, and how many rows came since it does not.
-let isFollowingEnd = true, freshRows = 0;
+export let isFollowingEnd = true;
+let freshRows = 0;
 // What a line is thought to take.
 export let lineHeight = 18;
 let headHeight = 30, lastTop = 0, fills = 0, isScheduled = false;
@@ -35,15 +36,14 @@ let needle = null, currentRow = null, linkedRow = null;
 // What is known of the run, as `setSteps` was told.
 let runLife = null;
 // Whether what went well was folded at first; null: that is not decided.
-let isFolded = null;
+export let isFolded = null;
 let caret = null, cardElement = null, isCardLast = false;
 // The id of the run that is shown.
 export let shownRun = null;
 // Rows to repaint with the next frame: once each, however many records they received.
-const staleRows = new Set();
+export const staleRows = new Set();
 // Of elements: their rows.
 const owners = new WeakMap();
-const watchers = [];
 const trackBox = el('div', { id: 'log-track' });
 log.after(trackBox);
 let trackKey = '';
@@ -52,25 +52,14 @@ export let chosenRow = null;
 
 // The text before the first line, and the way on behind the last one where lines are left out there.
 const [frontMark, backMark] = ['earlier', 'later'].map((way) => el('div', 'mark gap', el('span'),
-  el('button', { type: 'button', textContent: LOG[way], onclick: () => logHooks[way]() })));
+  el('button', { type: 'button', onclick: () => logHooks[way]() }, LOG[way])));
 const earlierButton = frontMark.lastChild;
 backMark.hidden = true;
 
-// What log-rows.js asks for: whether steps in front are folded when they come, to count a row that came, to repaint one, and to draw one anew.
-export const foldsOlder = () => isFolded && isFollowingEnd;
-
+// Called for each row that came.
 export function countRow(row) {
   if (!isFollowingEnd && backMark.hidden && !row.isMark) freshRows += 1;
 }
-
-export const repaintRow = (row) => staleRows.add(row);
-
-export const redrawRow = (row) => row.element?.replaceWith(drawRow(row));
-
-// `watch` is called after each frame in which the log was drawn.
-export const whenDrawn = (watch) => watchers.push(watch);
-
-export const isFollowing = () => isFollowingEnd;
 
 // Whether no line may come in now: one would go where somebody reads.
 export const takesNone = () => isLogFull && !isFollowingEnd;
@@ -105,7 +94,7 @@ function drawFrame() {
   const view = log.clientHeight;
   log.dataset.empty = runLife && !runLife.isAlive && runLife.tone !== 'idle' ? LOG.none : LOG.noneYet;
   if (view && chunks.length) drawAll(view);
-  for (const watch of watchers) watch();
+  logHooks.drawn();
 }
 
 function drawAll(view) {
@@ -143,8 +132,11 @@ function insertParts() {
     if (element.parentNode !== parent || element.nextSibling !== next) parent.insertBefore(element, next);
   };
   let part = null, isNewStep = false, below, next = backMark;
-  if (!frontMark.isConnected) cardElement && !isCardLast ? cardElement.after(frontMark) : log.prepend(frontMark);
-  if (backMark.parentNode !== log) isCardLast && cardElement ? cardElement.before(backMark) : log.append(backMark);
+  if (!frontMark.isConnected) {
+    log.prepend(frontMark);
+    log.append(backMark);
+    placeCard();
+  }
   for (const chunk of [...chunks].reverse()) {
     if (chunk.part !== part) {
       below = null;
@@ -224,7 +216,7 @@ const boxOf = ({ element }) => element.getBoundingClientRect();
 
 // What is first in view, and where it is: a row, or a folded step, whose heading may stick to the top in front of its place.
 function anchorRow() {
-  const edge = boxOf({ element: log }).top;
+  const edge = log.getBoundingClientRect().top;
   for (const { part, rows: all, element: { lastChild: last }, isDrawn } of chunks) {
     const { top, bottom } = all[0].isHead ? boxOf(part) : {};
     if (top >= edge - 1 || part.isFolded && bottom > edge) return { element: part.element, top, row: part.head };
@@ -234,7 +226,7 @@ function anchorRow() {
   return null;
 }
 
-function drawRow(row) {
+export function drawRow(row) {
   row.element = newElement(row);
   owners.set(row.element, row);
   paintNow(row);
@@ -264,16 +256,14 @@ function showCaret() {
 
 // Puts marks into the scroll bar: one for each place that can be told from the next; what is folded is at its heading.
 function showTrack(view) {
-  const errors = errorRows;
-  if (!errors.length && !trackBox.firstChild) return;
   const height = log.scrollHeight, top = logTop(), found = new Map();
-  const key = [errors.length, errors[0]?.number, height, view].join();
+  const key = [errorRows.length, errorRows[0]?.number, height, view].join();
   if (key === trackKey) return;
   trackKey = key;
   let n = 0;
   walkChunks(({ rows: all }, y, tall) => {
     const [{ number: begin }] = all;
-    for (let row; (row = errors[n])?.number < begin + all.length; n++) {
+    for (let row; (row = errorRows[n])?.number < begin + all.length; n++) {
       const place = top + y + tall * Math.max(0, row.number - begin) / all.length;
       found.set(MARK_PX * Math.floor(place / height * view / MARK_PX), row);
     }
@@ -300,7 +290,7 @@ function foldAtFirst() {
 
 export function showFold({ element, heading, isFolded: isShut = false }) {
   element.classList.toggle('folded', isShut);
-  heading?.firstChild.setAttribute('aria-expanded', !isShut);
+  if (heading) heading.firstChild.ariaExpanded = !isShut;
 }
 
 // Folds or unfolds a step; its heading stays where it is.
@@ -426,7 +416,7 @@ export function reveal(row) {
   for (let round = 0; round < 4; round++) {
     drawNear();
     if (!row.element) break;
-    const box = boxOf(row.isHead ? part : row), view = boxOf({ element: log });
+    const box = boxOf(row.isHead ? part : row), view = log.getBoundingClientRect();
     log.scrollTop += box.top - view.top - (view.height - (row.isHead ? headHeight : box.height)) / 2;
   }
   drawFrame();
@@ -465,7 +455,7 @@ export function remeasure() {
   drawSoon();
 }
 
-log.addEventListener('scroll', () => {
+log.onscroll = () => {
   const top = log.scrollTop, off = pxToEnd();
   // Only who goes down to the end or up from it; what comes and goes moves nobody.
   if (top > lastTop && off < END_PX && !isFollowingEnd && backMark.hidden) goToEnd();
@@ -476,7 +466,7 @@ log.addEventListener('scroll', () => {
   }
   lastTop = top;
   drawSoon();
-}, { passive: true });
+};
 
 // The first pixel that a wheel, a finger or a key moves up ends the following: the next lines would take the view back.
 let touchY = 0;
@@ -484,17 +474,18 @@ function leaveEnd(isUp) {
   if (isUp && log.scrollTop > 0) isFollowingEnd = false;
 }
 log.addEventListener('wheel', ({ deltaY }) => leaveEnd(deltaY < 0), { passive: true });
-log.addEventListener('touchstart', ({ touches: [{ clientY }] }) => { touchY = clientY; }, { passive: true });
-log.addEventListener('touchmove', ({ touches: [{ clientY }] }) => {
-  leaveEnd(clientY > touchY);
-  touchY = clientY;
-}, { passive: true });
-log.addEventListener('keydown', ({ key }) => leaveEnd(/^(ArrowUp|PageUp|Home)$/.test(key)));
+for (const kind of ['touchstart', 'touchmove']) {
+  log.addEventListener(kind, ({ touches: [{ clientY }] }) => {
+    leaveEnd(kind === 'touchmove' && clientY > touchY);
+    touchY = clientY;
+  }, { passive: true });
+}
+log.onkeydown = ({ key }) => leaveEnd(/^(ArrowUp|PageUp|Home)$/.test(key));
 
 toLatest.append(icon('down'), el('span'));
-toLatest.addEventListener('click', () => {
+toLatest.onclick = () => {
   log.focus({ preventScroll: true });
   goToEnd();
-});
+};
 
 new ResizeObserver(remeasure).observe(log);

@@ -9,15 +9,15 @@ import { PAIR, T } from './words.js';
 export function openPair({ ask }) {
   // What the server answered to what is chosen.
   let answer;
-  const option = (words) => el('option', '', words);
-  const pick = (words, onchange) => el('select', { className: 'f', 'aria-label': words, onchange });
-  const may = pick(T.access, choose), at = pick(T.server, draw), path = el('path'), svg = el('svg', { 'aria-hidden': true }, path);
+  const option = (words) => new Option(words);
+  const pick = (words, onchange, options) => el('select', { className: 'f', ariaLabel: words, onchange }, options);
+  const may = pick(T.access, choose, PAIR.may.map(option)), at = pick(T.server, draw);
+  const path = el('path'), svg = el('svg', { 'aria-hidden': true }, path);
   const told = el('p', { role: 'status' }), url = code(''), left = el('p'), close = button('b', T.close, () => dialog.close());
-  const shown = el('div', 'qr', at, svg, copyLine(url, () => url.textContent, ''), left);
+  const shown = el('div', 'qr', at, svg, copyLine(url), left);
   // The link does not stay on the page.
-  const dialog = el('dialog', { id: 'pairing', className: 'sheet', 'aria-label': PAIR.title, onclose: () => dialog.remove() },
+  const dialog = el('dialog', { id: 'pairing', className: 'sheet', ariaLabel: PAIR.title, onclose: () => dialog.remove() },
     el('h2', '', PAIR.title), may, told, shown, close);
-  may.append(...PAIR.may.map(option));
   document.body.append(dialog);
   dialog.showModal();
   choose();
@@ -54,7 +54,7 @@ export function openPair({ ask }) {
       const mine = answer, { id } = mine, { codes } = await get(ask, 'api/sessions'), listed = codes?.find((it) => it.id === id);
       if (codes && id) mine.end = listed ? listed.is_used && PAIR.used : mine.end || PAIR.expired;
       draw();
-      await new Promise((done) => setTimeout(done, 1000));
+      await new Promise((resolve) => setTimeout(resolve, 1000));
     }
   }
 }

@@ -4,16 +4,25 @@
 import { onMeantClick } from './controls.js';
 import { el, icon } from './dom.js';
 import { ANSWER_MS } from './session.js';
-import { ANSWERED, command, sentence, START, T } from './words.js';
+import { ANSWERED, command, localTime, sentence, START, T } from './words.js';
 
 // How long a copy button says what became of it.
-export const COPIED_MS = 1600;
+const COPIED_MS = 1600;
 
 export const button = (className, words, onclick, name) =>
   el('button', { type: 'button', className, onclick }, name && icon(name), el('span', '', words));
 export const iconButton = (name, words, onclick) =>
-  el('button', { type: 'button', className: 'ib', title: words, 'aria-label': words, onclick }, icon(name));
+  el('button', { type: 'button', className: 'ib', title: words, ariaLabel: words, onclick }, icon(name));
 export const code = (text) => el('code', { dir: 'ltr' }, text);
+export const enumerated = (...words) => words.filter(Boolean).join(', ');
+// A time, in the words of `format`; its title is the whole of it.
+export const timeOf = (time, format, now) => {
+  const at = Date.parse(time);
+  return el('time', { dateTime: time, title: localTime(at, now) }, format(at, now));
+};
+
+// Whether Enter was pressed, but not to choose a word of an input method.
+export const isEnter = ({ key, isComposing }) => key === 'Enter' && !isComposing;
 
 // A button that acts: presses that were not meant are ignored.
 export function acting(className, words, then, name) {
@@ -54,10 +63,10 @@ async function writeClipboard(text, button) {
   }
 }
 
-// A line with a command and its copy button. `text` is called when that is pressed.
-export function copyLine(shown, text, prompt = '$') {
-  const copier = iconButton('copy', START.copy, () => copy(text(), copier));
-  return el('div', { className: 'copyline', dir: 'ltr' }, el('span', { 'aria-hidden': 'true' }, prompt), shown, copier);
+// A line with its copy button. That of a command has a prompt, and `text` gives what is copied, which may be unsafe to show.
+export function copyLine(shown, text) {
+  const copier = iconButton('copy', START.copy, () => copy(text?.() ?? shown.textContent, copier));
+  return el('div', { className: 'copyline', dir: 'ltr' }, text && el('span', { 'aria-hidden': true }, '$'), shown, copier);
 }
 
 // ---- Commands ---------------------------------------------------------------------------------------------------------------
@@ -74,7 +83,7 @@ export function cli({ script, args = [], cwd, env = {}, grace_s: grace }) {
 
 // The same from another machine. `curl --json` sends a POST.
 export const curl = (start, ...options) =>
-  command('curl', [...options, '--json', JSON.stringify(start), new URL('api/pipeline/start', location.href.split('#')[0]).href]);
+  command('curl', [...options, '--json', JSON.stringify(start), new URL('api/pipeline/start', location).href]);
 
 // ---- Asking ----------------------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,10 @@
 
 import { el, icon, set } from './dom.js';
 import { clearNotice } from './head.js';
-import { acting, button, cli, code, copyLine, curl, get, iconButton, SECRET } from './parts.js';
+import { acting, button, cli, code, copyLine, curl, get, iconButton, isEnter, SECRET, timeOf } from './parts.js';
 import { FIND_MS } from './rail.js';
 import { grace } from './session.js';
-import { ANSWERED, BROKE, bytes, command, HINTS, localTime, NO_HINT, row, sentence, START, T, visible } from './words.js';
+import { ANSWERED, BROKE, bytes, command, HINTS, NO_HINT, row, sentence, START, T, visible } from './words.js';
 
 // The runs that tell when a script was last run, and how that ended.
 const RECENT = 200;
@@ -45,22 +45,21 @@ let isStarting = false;
 // and a sentence if the line is not complete.
 function splitLine(line) {
   const words = [];
-  let word;
+  // Whether the next piece goes on with the last word.
+  let goesOn = false;
   const pieces = /([ \t\n]+)|\\\n|'([^']*)'|"((?:[^"\\]|\\[^])*)"|\\([^])|([^ \t\n'"\\]+)|([^])/g;
   for (const [, blank, single, double, escaped, plain, broken] of line.matchAll(pieces)) {
     if (broken) return { words, problem: broken === '\\' ? START.loneBackslash : START.unclosed(broken) };
     const text = single ?? double?.replace(/\\(?:\n|([$\x60"\\]))/g, '$1') ?? escaped ?? plain;
-    if (text !== undefined) word = (word ?? '') + text;
-    else if (blank && word !== undefined) {
-      words.push(word);
-      word = undefined;
-    }
+    if (text !== undefined) words.push((goesOn ? words.pop() : '') + text);
+    goesOn = text !== undefined || goesOn && !blank;
   }
-  return { words: word === undefined ? words : [...words, word], problem: '' };
+  return { words, problem: '' };
 }
 
 // ---- The form: made once -----------------------------------------------------------------------------------------------------
 
+const learn = (path) => get(formContext.ask, `api/${path}`);
 const formField = (props, tag = 'input') =>
   el(tag, { className: 'f mono', dir: 'ltr', autocomplete: 'off', autocapitalize: 'none', spellcheck: false, ...props });
 const labelled = (words, input, ...under) => el('div', '', el('label', '', words, input), ...under);
@@ -70,11 +69,12 @@ function makeForm() {
   const close = () => dialog.close();
   parts = {
     title: el('h2', { id: 'form-title', tabIndex: -1 }), from: el('span', 'from'),
-    find: formField({ type: 'search', className: 'f', dir: '' }), list: el('div', { className: 'list', role: 'radiogroup', 'aria-label': START.scripts }),
-    note: el('p', { role: 'status' }), retry: button('b sm', START.tryAgain, () => listScripts()), use: button('b sm use', '', () => chooseScript(soughtText(), true)),
+    find: formField({ type: 'search', className: 'f', dir: '', oninput: searchScripts }),
+    list: el('div', { className: 'list', role: 'radiogroup', ariaLabel: START.scripts, onchange: ({ target }) => chooseScript(target.value) }),
+    note: el('p', { role: 'status' }), retry: button('b sm', START.tryAgain, listScripts), use: button('b sm use', '', () => chooseScript(soughtText(), true)),
     args: formField({ rows: 1, 'aria-describedby': 'args-hint' }, 'textarea'), hint: el('p', { id: 'args-hint' }),
-    chips: el('ol', { dir: 'ltr', 'aria-label': START.argList }), env: el('div', { className: 'envs', dir: 'ltr', role: 'group', 'aria-label': START.env }),
-    cwd: formField(), grace: formField({ className: 'f', dir: '', inputMode: 'decimal' }), command: el('code', { dir: 'ltr' }),
+    chips: el('ol', { dir: 'ltr', ariaLabel: START.argList }), env: el('div', { className: 'envs', dir: 'ltr', role: 'group', ariaLabel: START.env }),
+    cwd: formField(), grace: formField({ className: 'f', dir: '', inputMode: 'decimal' }), command: code(''),
     why: el('p', { id: 'why-not' }), wrong: el('p', { id: 'wrong', role: 'alert' }), go: acting('b prime', '', startIt, 'play'),
   };
   parts.go.setAttribute('aria-describedby', 'why-not');
@@ -86,15 +86,11 @@ function makeForm() {
     el('div', 'pick', el('div', '', icon('find'), parts.find), parts.list, parts.note, parts.retry, parts.use),
     el('form', { onsubmit: (event) => event.preventDefault() }, parts.fields)), parts.foot);
 
-  parts.find.oninput = searchScripts;
   parts.find.onkeydown = (event) => {
-    if (event.key !== 'Enter' || !soughtText() || event.isComposing) return;
-    event.preventDefault();
-    chooseScript(matching()[0]?.path ?? soughtText(), true);
+    if (isEnter(event) && soughtText()) chooseScript(matching()[0]?.path ?? soughtText(), true);
   };
-  parts.list.onchange = ({ target }) => chooseScript(target.value);
   parts.args.onkeydown = (event) => {
-    if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+    if (!isEnter(event) || event.shiftKey) return;
     event.preventDefault();
     parts.go.click();
   };
@@ -141,7 +137,7 @@ async function listScripts() {
   const mine = opening;
   allScripts = foundScripts = null;
   drawScripts();
-  const [scripts, runs] = await Promise.all([get(formContext.ask, 'api/pipeline/scripts'), get(formContext.ask, `api/runs?limit=${RECENT}`)]);
+  const [scripts, runs] = await Promise.all([learn('pipeline/scripts'), learn(`runs?limit=${RECENT}`)]);
   if (mine !== opening) return;
   allScripts = scripts;
   root = scripts.root ?? root;
@@ -151,7 +147,7 @@ async function listScripts() {
   if (parts.cwd.value === root) parts.cwd.value = '';
   drawScripts();
   showCommand();
-  parts.list.querySelector(':checked')?.parentNode.scrollIntoView({ block: 'nearest' });
+  chosenBox()?.parentNode.scrollIntoView({ block: 'nearest' });
 }
 
 function searchScripts() {
@@ -160,7 +156,7 @@ function searchScripts() {
   if (!allScripts?.truncated || !sought) foundScripts = null;
   else {
     typing = setTimeout(async () => {
-      const answer = await get(formContext.ask, `api/pipeline/scripts?find=${encodeURIComponent(sought)}`);
+      const answer = await learn(`pipeline/scripts?find=${encodeURIComponent(sought)}`);
       if (mine !== opening || sought !== soughtText()) return;
       foundScripts = answer;
       drawScripts();
@@ -171,6 +167,7 @@ function searchScripts() {
 }
 
 const matching = () => (foundScripts ?? allScripts)?.scripts?.filter(({ path }) => path.toLowerCase().includes(soughtText().toLowerCase())) ?? [];
+const chosenBox = () => parts.list.querySelector(':checked');
 
 function drawScripts() {
   const answer = foundScripts ?? allScripts, shown = matching();
@@ -178,8 +175,7 @@ function drawScripts() {
   const isListed = [...(allScripts?.scripts ?? []), ...shown].some(({ path }) => path === chosenScript);
   const drawn = answer && chosenScript && !isListed ? [{ path: chosenScript }, ...shown] : shown;
   parts.list.replaceChildren(...drawn.map(drawScript));
-  parts.find.placeholder = visible(START.findScripts(root));
-  parts.find.setAttribute('aria-label', parts.find.placeholder);
+  parts.find.ariaLabel = parts.find.placeholder = visible(START.findScripts(root));
   set(parts.note, !answer ? START.reading : answer.problem ? `${START.noList} ${answer.problem}` : answer.truncated ? START.cut(shown.length)
     : shown.length ? '' : soughtText() ? `${START.noMatch} ${START.whatIsOne}` : `${START.noScripts(root)}. ${START.whatIsOne}`);
   parts.retry.hidden = !answer?.problem;
@@ -188,10 +184,9 @@ function drawScripts() {
 }
 
 function drawScript({ path, runs, usual_ms: usual, last_run_id: last }) {
-  const run = recent.get(last), at = run && Date.parse(run.created_at), end = run && row(run);
-  const isBad = /failed|killed|unstarted|lost/.test(end?.tone);
+  const run = recent.get(last), end = run && row(run), isBad = /failed|killed|unstarted|lost/.test(end?.tone);
   return el('label', '', el('input', { type: 'radio', name: 'script', className: 'vh', value: path, checked: path === chosenScript }),
-    el('span', 'card', code(path), run && el('time', { dateTime: run.created_at, title: localTime(at, formContext.now) }, START.day(at, formContext.now)),
+    el('span', 'card', code(path), run && timeOf(run.created_at, START.day, formContext.now),
       el('small', '', runs === undefined ? START.notListed(allScripts.problem) : START.ran(runs, usual) + (isBad ? START.lastTime(end.word) : ''))));
 }
 
@@ -205,7 +200,7 @@ function chooseScript(path, isFound) {
     parts.find.value = '';
     foundScripts = null;
     drawScripts();
-    parts.list.querySelector(':checked')?.focus();
+    chosenBox()?.focus();
   }
   showState();
 }
@@ -216,7 +211,7 @@ function chooseScript(path, isFound) {
 async function learnChoices(id, isNew, isMissing) {
   const mine = opening, before = chosenScript;
   parts.fields.disabled = true;
-  const { start: kept, problem } = await get(formContext.ask, `api/runs/${id}/start`);
+  const { start: kept, problem } = await learn(`runs/${id}/start`);
   if (mine !== opening) return;
   parts.fields.disabled = false;
   if (problem) tellProblem(`${START.noChoices(id)} ${problem}`);
@@ -251,10 +246,10 @@ function fillForm({ args = [], cwd, env = {}, grace_s: grace, id }) {
 
 // Adds a row of the environment. A value that is null was not kept.
 function addVariable(name = '', kept = '') {
-  const row = { kept, name: formField({ value: name, placeholder: START.envName, 'aria-label': START.envName }), value: formField({ value: kept ?? '' }),
+  const row = { kept, name: formField({ value: name, placeholder: START.envName, ariaLabel: START.envName }), value: formField({ value: kept ?? '' }),
     show: button('show', '', () => {
       row.isShown = !row.isShown;
-      showCommand();
+      showVariable(row);
     }),
     remove: iconButton('close', '', () => {
       const n = rows.indexOf(row);
@@ -282,12 +277,11 @@ function showVariable({ name: { value: name }, value, kept, isShown, show, remov
   // The browser must not put in a password that it keeps for this address.
   value.autocomplete = isSecret ? 'new-password' : 'off';
   value.placeholder = kept === null ? START.notKept : START.envValue;
-  value.setAttribute('aria-label', visible(START.valueOf(name)));
+  value.ariaLabel = visible(START.valueOf(name));
   show.hidden = !isSecret || kept === null;
   value.classList.toggle('hides', !show.hidden);
   set(show, isShown ? START.hide : START.show);
-  remove.title = visible(START.remove(name));
-  remove.setAttribute('aria-label', remove.title);
+  remove.ariaLabel = remove.title = visible(START.remove(name));
 }
 
 // ---- What the fields say -----------------------------------------------------------------------------------------------------
@@ -295,20 +289,21 @@ function showVariable({ name: { value: name }, value, kept, isShown, show, remov
 // Says what is wrong, at the field `at` or else at the end; or takes that away.
 function tellProblem(words = '', at = null) {
   dialog.querySelector('[aria-invalid]')?.removeAttribute('aria-invalid');
-  if (at) at.closest('div').append(parts.wrong);
-  else parts.foot.prepend(parts.wrong);
   set(parts.wrong, words);
-  at?.setAttribute('aria-invalid', 'true');
-  at?.focus();
+  if (at) {
+    at.closest('div').append(parts.wrong);
+    at.ariaInvalid = true;
+    at.focus();
+  } else parts.foot.prepend(parts.wrong);
   if (words) parts.wrong.scrollIntoView({ block: 'nearest' });
 }
 
 // The start that the fields describe, as far as they do.
 function choices() {
-  const grace = parts.grace.value.trim().replace(',', '.');
-  const env = rows.filter(({ name }) => name.value).map(({ name, value, kept }) => [name.value, kept ?? value.value]);
-  return { script: chosenScript || 'SCRIPT', args: splitLine(parts.args.value).words, cwd: parts.cwd.value || null, env: Object.fromEntries(env),
-    grace_s: grace ? Number(grace) : null };
+  const seconds = parts.grace.value.trim().replace(',', '.');
+  return { script: chosenScript || 'SCRIPT', args: splitLine(parts.args.value).words, cwd: parts.cwd.value || null,
+    env: Object.fromEntries(rows.map(({ name, value, kept }) => [name.value, kept ?? value.value]).filter(([name]) => name)),
+    grace_s: seconds ? Number(seconds) : null };
 }
 
 // What is missing: a sentence, and the field that it is about.
@@ -339,7 +334,7 @@ function showCommand() {
 // ---- Starting ----------------------------------------------------------------------------------------------------------------
 
 async function learnState() {
-  const mine = opening, answer = await get(formContext.ask, 'api/pipeline');
+  const mine = opening, answer = await learn('pipeline');
   if (mine !== opening) return;
   formState = answer.pipeline ?? formState;
   showState();
@@ -396,7 +391,7 @@ export function showFirst(element, context) {
 
 async function readScripts() {
   readAt = performance.now();
-  const [scripts, login] = await Promise.all([get(formContext.ask, 'api/pipeline/scripts'), isTokenNeeded ?? get(formContext.ask, 'api/session')]);
+  const [scripts, login] = await Promise.all([learn('pipeline/scripts'), isTokenNeeded ?? learn('session')]);
   isTokenNeeded = login.session?.token_needed ?? isTokenNeeded;
   // What is shown stays if it can't be read again.
   if (!scripts.problem || !offered?.scripts) offered = scripts;
@@ -407,7 +402,7 @@ function drawFirst() {
   const key = JSON.stringify([formContext.mayAct, formContext.mayOnlyLook, offered, isTokenNeeded, formContext.pipeline.default_script, new Date(formContext.now).getDate()]);
   if (drawnFor !== key) {
     drawnFor = key;
-    const focused = firstBox.contains(document.activeElement) && document.activeElement.dataset.path;
+    const focused = document.activeElement?.dataset.path;
     firstBox.replaceChildren(el('div', 'in', firstContent(), formContext.mayAct && offered && el('div', '', button('b', T.pair, formContext.pair))));
     starters().find(({ dataset }) => dataset.path === focused)?.focus();
   }
@@ -420,12 +415,12 @@ const titled = (words, ...text) => el('div', 'hd', el('h2', '', words), el('p', 
 function firstContent() {
   if (formContext.mayOnlyLook) return titled(START.noRuns, START.youLook);
   if (!formContext.mayAct || !offered) return titled(START.choose, START.reading);
-  const { root, scripts = [], problem, truncated } = offered;
+  const { root, scripts, problem, truncated } = offered;
   const retry = button('b', START.tryAgain, readScripts);
   if (problem) return [titled(START.choose, `${START.noList} ${problem}`), el('div', '', retry)];
   if (!scripts.length) {
     return [titled(START.noScripts(root), START.whatIsOne), el('div', '', el('p', '', START.example),
-      copyLine(el('pre', { dir: 'ltr', textContent: START.script.trimEnd() }), () => START.script, ''), el('p', '', START.saveIt(`${root}/hello.sh`)), retry)];
+      copyLine(el('pre', { dir: 'ltr', textContent: START.script })), el('p', '', START.saveIt(`${root}/hello.sh`)), retry)];
   }
   const byDefault = formContext.pipeline.default_script, depth = ({ path }) => path.split('/').length;
   // The folder's own come before those of the folders in it.
@@ -440,7 +435,6 @@ function firstContent() {
 }
 
 function scriptRow({ path, size, modified_at: time }, n, { length }) {
-  const at = Date.parse(time);
   // The page has one filled button at most: the top bar's, if there is a script for it, or that of the only script.
   const starter = acting(length > 1 || formContext.pipeline.default_script ? 'b sm' : 'b sm prime', START.start, async () => {
     isStarting = true;
@@ -450,7 +444,6 @@ function scriptRow({ path, size, modified_at: time }, n, { length }) {
     drawFirst();
   });
   starter.dataset.path = path;
-  starter.setAttribute('aria-label', visible(`${START.start} ${path}`));
-  return el('li', '', icon('file'), code(path), el('span', { dir: 'ltr' }, bytes(size)),
-    el('time', { dateTime: time, title: localTime(at, formContext.now) }, START.day(at, formContext.now)), starter);
+  starter.ariaLabel = visible(`${START.start} ${path}`);
+  return el('li', '', icon('file'), code(path), el('span', { dir: 'ltr' }, bytes(size)), timeOf(time, START.day, formContext.now), starter);
 }

@@ -2,7 +2,7 @@
 // processes, on the same axis. Time always goes from left to right.
 
 import { each, el, icon, set, tint, useIcon } from './dom.js';
-import { get } from './parts.js';
+import { enumerated, get } from './parts.js';
 import { bytes, clock, HUES, localTime, minute, row, since, T, TIME, took, visible } from './words.js';
 
 // How often the usage of a live run is read again.
@@ -19,7 +19,7 @@ const usages = new Map(), lasts = new Map();
 // By pane.
 const timeViews = new Map();
 
-// The charts: their place in a sample, the least scale, the name of the peak, and what is told beside the mean.
+// The charts: their name, their place in a sample, the least scale, how a value is told, the name of the peak, and what is told beside the mean.
 const CHARTS = [
   [TIME.cpu, 1, 10, TIME.percent, 'cpu_percent', ({ cores }) => cores && TIME.ofCores(cores)],
   [TIME.memory, 2, 1e6, bytes, 'memory_bytes', ({ memory_total: total }) => total && TIME.ofMemory(bytes(total))],
@@ -45,38 +45,37 @@ export function showTime(pane, c) {
 
 const isAlive = ({ isLatest, pipeline }) => isLatest && pipeline.state !== 'stopped';
 
-async function learnTime(view) {
-  const { c, c: { id, ask, run, isLatest, pipeline: { state } } } = view;
+function learnTime(view) {
+  const { c, c: { id, run, isLatest, pipeline: { state } } } = view;
+  if (!c.connected) return;
   const known = usages.get(id), previous = run.previous?.id;
   const key = !known?.usage || isLatest && state === 'running' ? Math.floor(c.now / REFRESH_MS) : isLatest && state;
-  if (c.connected && known?.key !== key) {
+  const learn = (path, take) => get(c.ask, `api/runs/${path}`).then((answer) => {
+    take(answer);
+    updateTime(view);
+  });
+  if (known?.key !== key) {
     usages.set(id, { ...known, key });
-    get(ask, `api/runs/${id}/usage`).then(({ usage = known?.usage ?? null }) => {
-      usages.set(id, { key, usage });
-      updateTime(view);
-    });
+    learn(`${id}/usage`, ({ usage = known?.usage ?? null }) => usages.set(id, { key, usage }));
   }
-  if (c.connected && previous && !lasts.has(id)) {
+  if (previous && !lasts.has(id)) {
     lasts.set(id, []);
-    get(ask, `api/runs/${previous}`).then((answer) => {
-      if (answer.problem) lasts.delete(id);
-      else lasts.set(id, answer.run.progress?.steps ?? []);
-      updateTime(view);
-    });
+    learn(previous, ({ run: last }) => (last ? lasts.set(id, last.progress?.steps ?? []) : lasts.delete(id)));
   }
 }
 
 // From when to when the run is shown, and when it was paused.
 function spanOf({ run, isLatest, pipeline: p, now, connected, heard }) {
   const from = Date.parse(isLatest && p.started_at || run.started_at);
-  const ended = isLatest ? p.stopped_at : run.stopped_at;
-  const to = Math.max(from + 1000, ended ? Date.parse(ended) : connected ? now : heard);
+  const to = Math.max(from + 1000, Date.parse(isLatest ? p.stopped_at : run.stopped_at) || (connected ? now : heard));
   const pauses = [];
   for (const { kind, at } of run.events ?? []) {
     if (kind === 'paused') pauses.push([Date.parse(at), to]);
     else if (pauses.at(-1)?.[1] === to && kind !== 'usage') pauses.at(-1)[1] = Math.min(to, Date.parse(at));
   }
-  return { from, to, pauses, share: (at) => Math.max(0, Math.min(100, 100 * (at - from) / (to - from))) };
+  // Where a time is: in percent, and in the units of a chart.
+  const share = (at) => Math.max(0, Math.min(100, 100 * (at - from) / (to - from)));
+  return { from, to, pauses, share, x: (at) => (WIDE / 100 * share(at)).toFixed(1) };
 }
 
 // The pauses between two times.
@@ -89,7 +88,7 @@ const sumOf = (pauses) => pauses.reduce((ms, [begin, end]) => ms + end - begin, 
 const addLabel = (className, name, ...more) => el('div', className, el('b', '', name), ...more, el('span'));
 
 function buildPane(id, hasSteps) {
-  const view = { id, samples: [], none: el('p', 'hint'), axis: el('div', { className: 'axis', 'aria-hidden': 'true' }),
+  const view = { id, samples: [], none: el('p', 'hint'), axis: el('div', { className: 'axis', 'aria-hidden': true }),
     told: el('p', { className: 'told', 'aria-live': 'polite' }), run: hasSteps && addLabel('label', T.runName(id)), band: el('div', 'lane band'),
     legend: el('p', 'legend', el('span', '', el('i', 'run'), TIME.running), el('span', '', el('i', 'hold hatch'), TIME.paused)),
     noSteps: el('p', 'hint'), steps: el('div', 'steps') };
@@ -100,9 +99,9 @@ function buildPane(id, hasSteps) {
 }
 
 function buildChart(view, [name]) {
-  const paths = ['pauses', 'area', 'line', 'cross'].map((kind) => el('path', { class: kind }));
+  const paths = ['pauses', 'area', 'line', 'cross'].map((kind) => el('path', kind));
   const box = el('div', { className: 'chart', tabIndex: 0, role: 'img' }, el('svg', { viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: 'none' },
-    el('path', { class: 'grid', d: `M0 0H${WIDE}M0 ${HIGH / 2}H${WIDE}M0 ${HIGH}H${WIDE}` }), ...paths), el('span'));
+    el('path', { class: 'grid', d: `M0 0H${WIDE}M0 ${HIGH / 2}H${WIDE}M0 ${HIGH}H${WIDE}` }), paths), el('span'));
   box.onpointermove = box.onpointerdown = ({ clientX }) => {
     const { left, width } = box.getBoundingClientRect(), { from, to } = spanOf(view.c);
     const off = ([t]) => Math.abs(t - (to - from) * (clientX - left) / width);
@@ -152,7 +151,7 @@ function drawSteps(view, axis) {
     set(number, `${before + n + 1}`);
     set(title, name);
     title.title = visible(name);
-    const from = Date.parse(started), to = ended ? Date.parse(ended) : now, inside = pausesIn(pauses, from, to);
+    const from = Date.parse(started), to = Date.parse(ended) || now, inside = pausesIn(pauses, from, to);
     const ms = told ?? Math.max(0, to - from - sumOf(inside));
     set(time, !ended && isAlive(c) ? since(ms) : took(ms));
     bars(lane.firstChild, [[from, to, tone === 'paused' ? 'run' : HUES[tone]], ...inside], axis);
@@ -178,11 +177,10 @@ function roundUp(value) {
 
 function drawUsage(view, axis) {
   const { c, c: { id, usage } } = view, told = usages.get(id)?.usage;
-  const samples = view.samples = [...(told?.samples ?? [])];
-  const at = usage && Date.parse(usage.at) - axis.from;
-  if (usage && at > (samples.at(-1)?.[0] ?? -1)) samples.push([at, usage.cpu_percent, usage.memory_bytes, usage.processes]);
-  const isNone = !samples.length;
-  const oom = told?.oom_kills > 0 ? TIME.oom(told.oom_kills) : '';
+  const samples = view.samples = [...told?.samples ?? []];
+  const at = Date.parse(usage?.at) - axis.from;
+  if (at > (samples.at(-1)?.[0] ?? -1)) samples.push([at, usage.cpu_percent, usage.memory_bytes, usage.processes]);
+  const isNone = !samples.length, oom = told?.oom_kills ? TIME.oom(told.oom_kills) : '';
   set(view.none, !isNone ? oom : told === undefined ? TIME.loading : `${oom} ${TIME.noUsage} ${isAlive(c) ? '' : TIME.whyNoUsage}`.trim());
   view.axis.hidden = isNone && !(view.run && c.progress?.steps.length);
   CHARTS.forEach((chart, n) => {
@@ -193,37 +191,35 @@ function drawUsage(view, axis) {
   if (view.picked != null) pickSample(view, view.picked);
 }
 
-function showChart({ label, box, paths }, [name, at, least, format, peak, of], samples, { from, to, pauses }, told, lives) {
-  const values = samples.map((sample) => sample[at]), now = values.at(-1), top = Math.max(...values);
+function showChart({ label, box, paths }, [name, at, least, format, peak, of], samples, { from, pauses, x }, told, lives) {
+  const values = samples.map((sample) => sample[at]), now = format(values.at(-1)), top = Math.max(...values);
   const most = roundUp(Math.max(least, top)), gap = 3 * (told?.interval_ms ?? REFRESH_MS);
-  const x = (t) => Math.max(0, Math.min(WIDE, WIDE * t / (to - from))).toFixed(1);
   // A line for each part without a gap, and the area below it.
   let line = '', area = '', before = -Infinity, end = '';
-  for (const [n, [t]] of samples.entries()) {
-    const isNew = t - before > gap, point = `${x(t)} ${(HIGH - HIGH * values[n] / most).toFixed(1)}`;
-    if (isNew) area += `${end}M${x(t)} ${HIGH}`;
+  samples.forEach(([t], n) => {
+    const isNew = t - before > gap, at = x(from + t), point = `${at} ${(HIGH - HIGH * values[n] / most).toFixed(1)}`;
+    if (isNew) area += `${end}M${at} ${HIGH}`;
     line += (isNew ? 'M' : 'L') + point;
     area += `L${point}`;
     end = `V${HIGH}Z`;
     before = t;
-  }
-  const bands = pauses.map(([begin, until]) => `M${x(begin - from)} 0H${x(until - from)}V${HIGH}H${x(begin - from)}Z`).join('');
+  });
+  const bands = pauses.map(([begin, until]) => `M${x(begin)} 0H${x(until)}V${HIGH}H${x(begin)}Z`).join('');
   [bands, area + end, line].forEach((shape, n) => paths[n].setAttribute('d', shape));
-  const mean = TIME.mean(format(values.reduce((all, value) => all + value, 0) / values.length));
+  const mean = TIME.mean(format(values.reduce((all, value) => all + value) / values.length));
   const highest = format(Math.max(told?.peak?.[peak] ?? 0, top));
   set(box.lastChild, format(most));
-  set(label.children[1], lives ? format(now) : highest);
-  const count = lives && at === 1 && TIME.processes(samples.at(-1)[3]);
-  set(label.lastChild, [mean, lives && TIME.peak(highest), of(told ?? {}), count].filter(Boolean).join(', '));
-  box.setAttribute('aria-label', TIME.chart(name, [lives && TIME.now(format(now)), mean, TIME.peak(highest)].filter(Boolean).join(', ')));
+  set(label.children[1], lives ? now : highest);
+  set(label.lastChild, enumerated(mean, lives && TIME.peak(highest), of(told ?? {}), lives && at === 1 && TIME.processes(samples.at(-1)[3])));
+  box.ariaLabel = TIME.chart(name, enumerated(lives && TIME.now(now), mean, TIME.peak(highest)));
 }
 
 // Marks a sample, or none, in both charts, and says what it is.
 function pickSample(view, n) {
   view.picked = n === null ? null : Math.max(0, Math.min(view.samples.length - 1, n));
-  const { from, to } = spanOf(view.c), sample = view.samples[view.picked];
-  for (const { paths } of view.charts) paths[3].setAttribute('d', sample ? `M${(WIDE * sample[0] / (to - from)).toFixed(1)} 0V${HIGH}` : '');
-  set(view.told, sample ? TIME.at(localTime(from + sample[0], view.c.now), TIME.percent(sample[1]), bytes(sample[2]), sample[3]) : '');
+  const { from, x } = spanOf(view.c), sample = view.samples[view.picked], at = from + sample?.[0];
+  for (const { paths } of view.charts) paths[3].setAttribute('d', sample ? `M${x(at)} 0V${HIGH}` : '');
+  set(view.told, sample ? TIME.at(localTime(at, view.c.now), TIME.percent(sample[1]), bytes(sample[2]), sample[3]) : '');
 }
 
 function showAxis(view, { from, to, share }) {
@@ -232,7 +228,7 @@ function showAxis(view, { from, to, share }) {
   // Round times where the device is.
   const offset = new Date(from).getTimezoneOffset() * 60000;
   const ticks = [], edge = 1100 * format(from).length / Math.max(1, view.axis.clientWidth);
-  for (let at = Math.ceil((from - offset) / step) * step + offset; at < to; at += step) if (share(at) > edge && share(at) < 100 - edge) ticks.push(at);
+  for (let at = Math.ceil((from - offset) / step) * step + offset; share(at) < 100 - edge; at += step) if (share(at) > edge) ticks.push(at);
   each(view.axis, [from, ...ticks, to], () => el('span'), (label, at) => {
     set(label, format(at));
     label.style.left = `${share(at)}%`;

@@ -288,8 +288,8 @@ export const LOG = {
   tools: {
     follow: 'Follow the end (f)', times: 'Times (t)', wrap: 'Wrap long lines (w)', full: 'Full screen, until Escape', get: 'Download the log',
   },
-  nextError: 'Next line that looks like an error (e)', copyLink: 'copy link', copied: 'copied',
-  notCopied: 'not copied', downloads: ['Download with times', 'Download as plain text', 'Download stdout', 'Download stderr'],
+  nextError: 'Next line that looks like an error (e)', copyLink: 'copy link',
+  downloads: ['Download with times', 'Download as plain text', 'Download stdout', 'Download stderr'],
   // How long the last step of a run has lasted.
   lasted(tone, time, isAlive) {
     if (isAlive) return `${time} so far`;
