@@ -147,14 +147,15 @@ fn lean(text: &str) -> String {
     text.lines().map(str::trim_start).filter(|line| !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
 }
 
-/// A style sheet without indentation, and without the spaces that separate nothing. What is quoted stays.
+/// A style sheet without indentation, and without the spaces, line ends and semicolons that separate nothing. What is quoted stays.
 fn lean_style(text: &str) -> String {
     let pieces = lean(text).split('"').map(str::to_owned).collect::<Vec<_>>();
     let tight = pieces.iter().enumerate().map(|(n, piece)| {
         if n % 2 == 1 {
             return piece.clone();
         }
-        [" {", "{ ", " }", "; ", ": ", ", "].iter().fold(piece.clone(), |text, pair| text.replace(pair, pair.trim()))
+        let pairs = [" {", "{ ", "{\n", " }", "}\n", "; ", ";\n", ": ", ", ", ",\n", " > "];
+        pairs.iter().fold(piece.clone(), |text, pair| text.replace(pair, pair.trim())).replace(";}", "}")
     });
     tight.collect::<Vec<_>>().join("\"")
 }
@@ -201,8 +202,8 @@ mod tests {
             ("icon.svg", "<svg>\n  <!-- A shape -->\n  <path/>\n</svg>\n"),
         ]);
         let sent = bundle(&page).expect("whole");
-        assert_eq!(sent["app.js"], "const b=1;\nfunction d(){\nreturn a;\n}\nlet a=2,e=4;\nconst c=b+a;\nexport{c as app};\n");
-        assert_eq!(sent["style.css"], "a{\nb:c;\n}\nd{e:f;} \n");
+        assert_eq!(sent["app.js"], "let b=1;function d(){return a}\nlet a=2,e=4;let c=b+a;export{c as app};\n");
+        assert_eq!(sent["style.css"], "a{b:c}d{e:f} \n");
         assert_eq!(
             sent["index.html"],
             "<head>\n<link rel=\"icon\" href=\"x\">\n<link rel=\"stylesheet\" href=\"static/style.css\">\n</head>\n"

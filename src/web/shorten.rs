@@ -1,4 +1,4 @@
-//! The page's script with short names, without comments, and without spaces that separate nothing. Lines stay lines.
+//! The page's script with short names, without comments, and without spaces, line ends and semicolons that separate nothing.
 //!
 //! Called by `bundle.rs`, so it is compiled into build.rs as well. It takes a parser to tell a variable from a property of the same name. A name
 //! is replaced by the same short one in every scope, so every use still means what it meant before.
@@ -21,6 +21,8 @@ pub(super) fn shorten(script: &str) -> Result<String, Wrong> {
     let short = short_names(tree.root_node(), script);
     let mut text = String::new();
     let mut end = 0;
+    // Whether a semicolon came last that a closing brace would make needless.
+    let mut is_needless = false;
     walk(tree.root_node(), &mut Vec::new(), &mut |node, above| {
         if node.child_count() > 0 {
             return true;
@@ -31,13 +33,20 @@ pub(super) fn shorten(script: &str) -> Result<String, Wrong> {
         }
         let old = &script[node.byte_range()];
         let new = match (short.get(old).filter(|_| is_name(node)), node.kind(), above.last().map(Node::kind)) {
+            // The shorter word. Whether a name is written to is seen in the source.
+            (None, "const", _) => "let".to_owned(),
             (None, ..) => old.to_owned(),
             (Some(new), "identifier", Some("export_specifier")) => format!("{new} as {old}"),
             (Some(new), "identifier", _) => new.clone(),
             (Some(new), ..) => format!("{old}:{new}"),
         };
         let gap = &script[end..node.start_byte()];
-        if gap.contains('\n') {
+        if is_needless && new == "}" {
+            text.pop();
+        }
+        is_needless = new == ";" && !above.last().is_some_and(|it| matches!(it.kind(), "empty_statement" | "for_statement"));
+        // Behind these no line can end a statement, and in front of a brace it need not.
+        if gap.contains('\n') && new != "}" && !text.ends_with([';', '{', ',']) {
             text.push('\n');
         } else if !gap.is_empty() && is_apart(&text, &new) {
             text.push(' ');
@@ -204,37 +213,37 @@ mod tests {
     #[test]
     fn names_become_short_and_keep_their_meaning() {
         become_short(&[
-            ("const long = 1;\nf({ long, other: long, long: 2 }, o.long);", "const a=1;\nf({long:a,other:a,long:2},o.long);"),
+            ("const long = 1;\nf({ long, other: long, long: 2 }, o.long);", "let a=1;f({long:a,other:a,long:2},o.long);"),
             (
                 "const { name, size = name, at: [, it, ...rest], deep: { id: inner = it } = {} } = o;",
-                "const{name:a,size:c=a,at:[,b,...d],deep:{id:e=b}={}}=o;",
+                "let{name:a,size:c=a,at:[,b,...d],deep:{id:e=b}={}}=o;",
             ),
-            ("let x, y;\n({ x, y = x } = o);\n[x, y] = [y, x];", "let a,b;\n({x:a,y:b=a}=o);\n[a,b]=[b,a];"),
+            ("let x, y;\n({ x, y = x } = o);\n[x, y] = [y, x];", "let a,b;({x:a,y:b=a}=o);[a,b]=[b,a];"),
             (
                 "const long = 1;\nf(`  ${ long } long  \\` ${`${long} ` + ' long '}  \n ${long}\n`);",
-                "const a=1;\nf(`  ${a} long  \\` ${`${a} `+' long '}  \n ${a}\n`);",
+                "let a=1;f(`  ${a} long  \\` ${`${a} `+' long '}  \n ${a}\n`);",
             ),
-            ("const long = 4;\nf(/long [/ ]'/g in o, long / 2 / long);", "const a=4;\nf(/long [/ ]'/g in o,a/ 2/ a);"),
+            ("const long = 4;\nf(/long [/ ]'/g in o, long / 2 / long);", "let a=4;f(/long [/ ]'/g in o,a/ 2/ a);"),
             (
                 "class Long extends Base {\n  #at = at; static long = Long;\n  at() { return this.#at; }\n  get [long]() {}\n}\nlet at, long;",
-                "class a extends Base{\n#at=b;static long=a;\nat(){return this.#at;}\nget[c](){}\n}\nlet b,c;",
+                "class a extends Base{#at=b;static long=a;at(){return this.#at}\nget[c](){}}\nlet b,c;",
             ),
             (
                 "f({ long() {}, get it() { return 1; }, async *all(it) { yield it; } });",
-                "f({long(){},get it(){return 1;},async*all(a){yield a;}});",
+                "f({long(){},get it(){return 1},async*all(a){yield a}});",
             ),
-            ("long: for (const long of o) { if (long) continue long; }", "long:for(const a of o){if(a)continue long;}"),
+            ("long: for (const long of o) { if (long) continue long; }", "long:for(let a of o){if(a)continue long}"),
             ("f(one => one, async (two, { three }) => two + three);", "f(a=>a,async(b,{three:c})=>b+c);"),
             (
                 "try { f(); } catch { g(); }\ntry { f(); } catch ({ message }) { g(message); }",
-                "try{f();}catch{g();}\ntry{f();}catch({message:a}){g(a);}",
+                "try{f()}catch{g()}\ntry{f()}catch({message:a}){g(a)}",
             ),
             (
                 "const f = function self(n) { return n && self(n); };\nexport { f };",
-                "const b=function c(a){return a&&c(a);};\nexport{b as f};",
+                "let b=function c(a){return a&&c(a)};export{b as f};",
             ),
             // Comments.
-            ("// One\nlet one; // 1\n/* two */ let/**/two;\n", "let a;\nlet b;"),
+            ("// One\nlet one; // 1\n/* two */ let/**/two;\n", "let a;let b;"),
         ]);
     }
 
@@ -242,19 +251,19 @@ mod tests {
     fn names_of_the_browser_stay_where_they_are_declared_too() {
         become_short(&[
             // The first is the window's, and nothing may be called `a` while the script uses the browser's.
-            ("f(name);\n{ const name = 1, b = name + a; }", "f(name);\n{const name=1,b=name+a;}"),
+            ("f(name);\n{ const name = 1, b = name + a; }", "f(name);{let name=1,b=name+a}"),
             ("function open() {}\nopen();", "function a(){}\na();"),
             ("{ function open() {} }\nopen();", "{function open(){}}\nopen();"),
             ("f((top) => top, top);", "f((top)=>top,top);"),
-            ("for (const top of o) f(top);\nf(top);", "for(const top of o)f(top);\nf(top);"),
-            ("for (let top = 0; top;) f(top);\nf(top);", "for(let top=0;top;)f(top);\nf(top);"),
-            ("try {} catch (event) { f(event); }\nf(event);", "try{}catch(event){f(event);}\nf(event);"),
+            ("for (const top of o) f(top);\nf(top);", "for(let top of o)f(top);f(top);"),
+            ("for (let top = 0; top;) f(top);\nf(top);", "for(let top=0;top;)f(top);f(top);"),
+            ("try {} catch (event) { f(event); }\nf(event);", "try{}catch(event){f(event)}\nf(event);"),
             ("f(class top {}, top);", "f(class top{},top);"),
             ("f(function top() {}, top);", "f(function top(){},top);"),
             ("f({ [top](top) {} });", "f({[top](top){}});"),
-            ("f((one = open) => { const open = one; });", "f((a=open)=>{const open=a;});"),
-            ("switch (top) { case 1: let top; }", "switch(top){case 1:let top;}"),
-            ("f({ top });\n{ let top; }", "f({top});\n{let top;}"),
+            ("f((one = open) => { const open = one; });", "f((a=open)=>{let open=a});"),
+            ("switch (top) { case 1: let top; }", "switch(top){case 1:let top}"),
+            ("f({ top });\n{ let top; }", "f({top});{let top}"),
         ]);
     }
 
@@ -269,18 +278,29 @@ mod tests {
     }
 
     #[test]
+    fn line_ends_and_semicolons_stay_where_they_separate() {
+        become_short(&[
+            ("f = () => {}\ng()\n\nh\n(x)", "f=()=>{}\ng()\nh\n(x)"),
+            ("{\n  f(x,\n    y);\n  return;\n}", "{f(x,y);return}"),
+            ("{ while (f()) ; }", "{while(f());}"),
+            ("{ if (x) ; else ; }", "{if(x);else;}"),
+            ("{ for (;;) ; }\n{ for (; x;) { y } }", "{for(;;);}\n{for(;x;){y}}"),
+            ("f(';}', `,\\n;}${x}`);", "f(';}',`,\\n;}${x}`);"),
+            ("class A { x = 1; static { f(); } }", "class a{x=1;static{f()}}"),
+        ]);
+    }
+
+    #[test]
     fn what_cannot_be_shortened_is_refused_with_its_line() {
-        let unknown = "this is no JavaScript that the parser knows";
-        let export = "an export has the form export { names };";
         for (script, line, wrong) in [
-            ("let x;\nlet y = ;", 1, unknown),
-            ("let x;\nf(", 1, unknown),
-            ("f(x);\n{\nf(x);\n", 2, unknown),
-            ("let x;\nif (x) { f(\"x); }", 1, unknown),
-            ("\nexport const x = 1;", 1, export),
-            ("\n\nexport default x;", 2, export),
-            ("export * from './x.js';", 0, export),
-            ("export { x } from './x.js';", 0, export),
+            ("let x;\nlet y = ;", 1, "this is no JavaScript that the parser knows"),
+            ("let x;\nf(", 1, "this is no JavaScript that the parser knows"),
+            ("f(x);\n{\nf(x);\n", 2, "this is no JavaScript that the parser knows"),
+            ("let x;\nif (x) { f(\"x); }", 1, "this is no JavaScript that the parser knows"),
+            ("\nexport const x = 1;", 1, "an export has the form export { names };"),
+            ("\n\nexport default x;", 2, "an export has the form export { names };"),
+            ("export * from './x.js';", 0, "an export has the form export { names };"),
+            ("export { x } from './x.js';", 0, "an export has the form export { names };"),
             ("let x;\nexport { x as y };", 1, "an export cannot have another name"),
             ("f(); import { x } from './x.js';", 0, "an import must stand at the start of a line"),
         ] {
@@ -299,7 +319,7 @@ mod tests {
         assert!(new.contains("a") && new.contains("aa") && new.contains("aaa"), "{list}");
     }
 
-    /// The tokens of a script, and which of them are names.
+    /// The tokens of a script, without semicolons in front of a brace and with one word for declarations, and which of them are names.
     fn tokens(script: &str) -> Vec<(bool, &str)> {
         let tree = parse(script).expect("it has no error");
         let mut tokens = Vec::new();
@@ -311,12 +331,15 @@ mod tests {
                     tokens.extend([(false, text), (false, ":"), (true, text)]);
                 }
                 "string" | "regex" => tokens.push((false, text)),
+                "const" => tokens.push((false, "let")),
                 kind if node.child_count() == 0 => tokens.push((kind == "identifier", text)),
                 _ => return true,
             }
             false
         });
-        tokens
+        let next = tokens.clone().into_iter().skip(1).chain([(false, "")]);
+        let is_needless = |(at, next): &((bool, &str), (bool, &str))| at.1 == ";" && next.1 == "}";
+        tokens.into_iter().zip(next).filter(|pair| !is_needless(pair)).map(|(token, _)| token).collect()
     }
 
     #[test]
@@ -332,7 +355,7 @@ mod tests {
         script.add(ENTRY).expect("whole");
         let short = shorten(&script.text).expect("whole");
         let (before, exported) = script.text.split_once("\nexport {").expect("app.js ends with an export");
-        let (after, exported_after) = short.split_once("\nexport{").expect("its export stays");
+        let (after, exported_after) = short.split_once("export{").expect("its export stays");
         let (before, after) = (tokens(before), tokens(after));
         assert_eq!(before.len(), after.len());
         let (mut new, mut old) = (HashMap::new(), HashMap::new());
