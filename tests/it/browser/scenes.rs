@@ -393,6 +393,7 @@ fn play(browser: &Browser, looks: &[Look], look: &mut dyn FnMut(&str)) {
             stop(&place);
         }
     }
+    rare::of_a_later_version(&mut stage, &place);
     rare::without_memory(&mut stage);
     rare::on_a_full_disk(&mut stage);
     rare::without_a_server(&mut stage, place);

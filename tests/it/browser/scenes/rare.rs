@@ -9,10 +9,30 @@ use serde_json::json;
 use super::{Stage, fail, fill, furnish, pause, run, run_to_end, train};
 use crate::support::disk::SmallDisk;
 use crate::support::{Place, not_run, own_cgroup};
-use crate::webdriver::{PATIENCE, wait_until};
+use crate::webdriver::{Browser, PATIENCE, wait_until};
 
 /// Prepares the pipeline.
 type Before = fn(&Place);
+
+/// Before the page's own scripts: an answer that no server of this version gives, where the page's storage names one. It is put in place of
+/// what the server said of the state, and the page has no stream, so that it asks for each state.
+const PLAYED: &str = "
+  const name = location.protocol === 'http:' && localStorage.getItem('played');
+  const at = (minutes) => new Date(Date.now() + 60000 * minutes).toISOString();
+  const played = {
+    'waiting-played': { waiting: { for: 'time', until: at(95), reason: 'usage limit' } },
+    'needs-you-played': { waiting: { for: 'person', ask_id: 1, until: at(20), reason: 'Overwrite the checkpoint?' } },
+    'restarting-played': { next: { action: 'start', because: 'restart', at: at(0.7), attempt: 2 } },
+  }[name];
+  const realFetch = window.fetch;
+  if (played) window.fetch = async (path, init) => {
+    if (path.startsWith('api/events')) return new Response('{}', { status: 503 });
+    const response = await realFetch(path, init);
+    if (!path.startsWith('api/pipeline') || init?.method === 'POST') return response;
+    const body = await response.json();
+    if (body.pipeline) Object.assign(body.pipeline, played);
+    return new Response(JSON.stringify(body), response);
+  };";
 
 /// The kernel ends the run for want of memory. In a mount namespace the script itself plays the kernel that counts, as in the tests of usage.
 pub(super) fn without_memory(stage: &mut Stage<'_>) {
@@ -63,6 +83,29 @@ pub(super) fn on_a_full_disk(stage: &mut Stage<'_>) {
     stage.show(&place, "not-recorded", "", &|| {}, "document.getElementById('state').textContent === 'Not recorded'");
     stage.close_page();
     disk.free();
+}
+
+/// What a later version says of the state: the browser plays it, and the run itself is real.
+pub(super) fn of_a_later_version(stage: &mut Stage<'_>, place: &Place) {
+    stage.browser.before_each_page(PLAYED);
+    let scenes: [(&str, Before, &str); 3] = [
+        ("waiting-played", train, "Waiting until "),
+        ("needs-you-played", train, "Needs you"),
+        ("restarting-played", fail, "Failed"),
+    ];
+    for (name, before, word) in scenes {
+        if !stage.wants(name) {
+            continue;
+        }
+        before(place);
+        stage.open(&stage.looks[0], place, "");
+        stage.browser.script(&format!("localStorage.setItem('played', '{name}')"));
+        let until = format!(
+            "document.getElementById('state').textContent.startsWith('{word}') && document.querySelector('#log .row, #log .card')"
+        );
+        stage.show(place, name, "", &|| {}, &until);
+        stage.browser.script("localStorage.clear()");
+    }
 }
 
 fn wanted(stage: &Stage<'_>, scenes: [(&'static str, Before); 2]) -> Vec<(&'static str, Before)> {
@@ -121,5 +164,34 @@ pub(super) fn without_a_server(stage: &mut Stage<'_>, mut place: Place) {
         (stage.look)(&format!("pairing-link-{}", way.name));
         stage.browser.script("localStorage.clear()");
         stage.browser.forget_cookies();
+    }
+}
+
+#[test]
+fn waiting_and_needs_you_have_a_word_a_title_an_icon_and_a_colour() {
+    let Some(browser) = Browser::start() else { return };
+    let mut place = Place::new();
+    place.start_server();
+    place.start_with(json!({"script": "count.sh"}));
+    browser.before_each_page(PLAYED);
+    for (name, word, status, glyph, icon, hue) in [
+        ("waiting-played", "Waiting until ", "usage limit", "◷", "waiting", "run"),
+        ("needs-you-played", "Needs you", "Overwrite the checkpoint?", "?", "asking", "hold"),
+    ] {
+        let url = format!("http://127.0.0.1:{}/", place.port());
+        browser.open(&url);
+        browser.script(&format!("localStorage.setItem('played', '{name}')"));
+        browser.open("about:blank");
+        browser.open(&url);
+        wait_until(word, PATIENCE, || browser.text("state").starts_with(word));
+        assert_eq!(browser.text("status"), status);
+        let seen = browser.script(
+            "const use = document.querySelector('#symbol use').getAttribute('href');
+             return [document.title.split(' · ')[0].replace(/ \\d\\d:\\d\\d$/, ' '), document.getElementById('icon').getAttribute('href'), use,
+                     document.getElementById('pill').className, document.querySelectorAll(use).length]",
+        );
+        let expected = json!([format!("{glyph} {word}"), format!("static/icon-{icon}.svg"), format!("#i-{icon}"), hue, 1]);
+        assert_eq!(seen, expected);
+        assert!(browser.shows("pause") && browser.shows("stop"), "the run is alive");
     }
 }
