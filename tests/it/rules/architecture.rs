@@ -288,6 +288,27 @@ fn unsafe_stands_in_three_files_only() {
     }
 }
 
+/// rustfmt sees to the same for Rust.
+#[test]
+fn page_has_no_line_over_150_characters() {
+    let (mut long, mut seen) = (Vec::new(), 0);
+    for entry in fs::read_dir(root().join("static")).expect("static/ is there") {
+        let path = entry.expect("it is read").path();
+        // An icon is one drawing.
+        if path.extension().is_some_and(|ending| ending == "svg") {
+            continue;
+        }
+        for (n, line) in fs::read_to_string(&path).expect("text").lines().enumerate() {
+            seen += 1;
+            if line.chars().count() > 150 {
+                long.push(format!("{}:{}", path.display(), n + 1));
+            }
+        }
+    }
+    assert!(long.is_empty(), "lines over 150 characters: {long:?}");
+    assert!(seen > 1000, "only {seen} lines were seen: does this test still find the page?");
+}
+
 #[test]
 fn an_import_is_seen_in_each_of_its_forms() {
     assert_eq!(imports("use crate::clock::Clock;"), ["clock"]);
