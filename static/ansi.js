@@ -11,7 +11,7 @@
 // of a line, and text gets into the document by textContent only.
 
 import { el, icon, setText, tint, useIcon } from './dom.js';
-import { clock, visible } from './words.js';
+import { clock, stepWord, visible } from './words.js';
 
 // Of one line shown.
 const CHARS_MAX = 8000;
@@ -242,7 +242,7 @@ export function newHeading(name) {
 // Shows a step's number, how it went, and how long it took.
 export function describe(heading, number, tone, words) {
   const [, sign, count, , time] = heading.firstChild.children;
-  useIcon(sign, tone);
+  useIcon(sign, tone, stepWord(tone));
   tint(sign, tone);
   setText(count, `${number ?? ''}`);
   setText(time, words);

@@ -1,4 +1,5 @@
-// Elements: how they are found, made, changed and labelled. Text from outside is put in as text only, and an element is touched only where something changes.
+// Elements: how they are found, made, changed and labelled. Text from outside is put in as text only, and an element is touched only where something
+// changes.
 
 import { HUES, T, visible } from './words.js';
 
@@ -36,9 +37,14 @@ export function tint(element, tone) {
   for (const hue of hues) element.classList.toggle(hue, hue === HUES[tone]);
 }
 
-export function useIcon(svg, name) {
+// Shows the icon of this name. With `words` it is read out as well, for where nothing else says what it means.
+export function useIcon(svg, name, words) {
   const use = svg.firstElementChild;
   if (use.getAttribute('href') !== `#i-${name}`) use.setAttribute('href', `#i-${name}`);
+  if (!words || svg.ariaLabel === words) return;
+  svg.ariaLabel = words;
+  svg.role = 'img';
+  svg.ariaHidden = null;
 }
 
 // Gives `list` a child for each of `items`. Those that are there are changed in place, so that a selection and the focus stay.

@@ -26,7 +26,8 @@ export function openPair({ ask }) {
   async function choose() {
     const mine = answer = {}, body = JSON.stringify({ may: may.selectedIndex ? 'look' : 'act' });
     draw();
-    Object.assign(mine, await get(ask, 'api/pair', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body }), { until: Date.now() + 6e5 });
+    const init = { method: 'POST', headers: { 'Content-Type': 'application/json' }, body };
+    Object.assign(mine, await get(ask, 'api/pair', init), { until: Date.now() + 6e5 });
     draw();
   }
 

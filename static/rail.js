@@ -2,15 +2,17 @@
 // read a page at a time, as one scrolls; their rows are kept, so that nothing moves under a pointer. Text gets in by textContent only.
 
 import { $, each, el, icon, set, tint, useIcon } from './dom.js';
-import { get } from './parts.js';
-import { command, dayOf, HUES, localTime, look, row, since, stop, T, took, visible } from './words.js';
+import { button, get } from './parts.js';
+import { command, dayOf, ending, HUES, localTime, look, row, since, stop, T, took, visible } from './words.js';
 
 const PAGE = 50;
 const STRIP = 30;
 export const FIND_MS = 250; // after the last key
 const AGAIN_MS = 1000;
 const NEAR_PX = 400;       // the next page is read when the end is this near
+// What went wrong, in whichever way; and the outcomes that can be chosen one by one.
 const FAILED = 'failed,killed,not_started,lost';
+const OUTCOMES = ['completed', 'stopped', 'killed', 'not_started', 'lost'];
 
 // `ask` is a request as app.js makes it, and `address` makes the address of a run.
 export function makeRail({ ask, address }) {
@@ -18,7 +20,7 @@ export function makeRail({ ask, address }) {
   let recent = [];          // the latest runs, whatever is chosen
   let runs = [];            // those that are chosen, newest first
   let next = null;          // where the next page begins; null: there is none
-  let filter = { failed: false, find: '' };
+  let filter = { outcome: '', find: '' };
   let readFor = '';         // the state and the filter that the first page is of
   let isReading = false;
   let timer;
@@ -37,7 +39,7 @@ export function makeRail({ ask, address }) {
   const keyNow = () => JSON.stringify([c.pipeline.run_id, c.pipeline.status, c.pipeline.state, filter]);
 
   const query = (before) => new URLSearchParams({
-    limit: PAGE, ...(filter.failed && { outcome: FAILED }), ...(filter.find && { find: filter.find }), ...(before && { before }),
+    limit: PAGE, ...(filter.outcome && { outcome: filter.outcome }), ...(filter.find && { find: filter.find }), ...(before && { before }),
   });
 
   // Reads the first page, or the one that begins at `before`. What was read beyond the first page stays. One answer searches a part of the
@@ -54,7 +56,7 @@ export function makeRail({ ask, address }) {
       if (!before) readFor = key;
       if (!older.length) next = end;
       runs = [...before ? runs : [], ...page, ...older];
-      if (!before && !filter.failed && !filter.find) recent = page.slice(0, STRIP);
+      if (!before && !filter.outcome && !filter.find) recent = page.slice(0, STRIP);
       else if (recent[0]?.id !== c.pipeline.run_id) recent = (await get(ask, `api/runs?limit=${STRIP}`)).runs ?? recent;
       if (counts) set($('failed-count'), counts.failed ? counts.failed.toLocaleString() : '');
     }
@@ -117,20 +119,19 @@ export function makeRail({ ask, address }) {
     element.href = address({ run: run.id, tab: c.route.tab === 'runs' ? 'log' : c.route.tab });
     if (run.id === c.id) element.setAttribute('aria-current', 'true');
     else element.removeAttribute('aria-current');
-    useIcon(svg, tone);
+    useIcon(svg, tone, word);
     tint(element, tone);
     const file = visible(run.script.split('/').pop());
     const key = `${file}|${run.id}|${why}`;
     if (name.dataset.key !== key) {
       name.dataset.key = key;
-      name.replaceChildren(file, el('small', '', `${run.id}`), why && el('small', 'why', why));
+      name.replaceChildren(`${file} `, el('small', '', `${run.id} `), why && el('small', 'why', why));
     }
     const ms = lasted(run);
     set(took_, ms === null ? '' : run.outcome ? took(ms) : since(ms));
     scale.firstElementChild.style.width = `${(100 * (ms ?? 0) / longest).toFixed(1)}%`;
     const what = `${why ? `${word}, ${why}` : word}: ${command(run.script, run.args)}. ${localTime(Date.parse(run.created_at), c.now)}.`;
     element.title = visible(run.error ? `${what} ${stop(run.error)}` : what);
-    svg.setAttribute('aria-label', word);
     return element;
   }
 
@@ -152,23 +153,30 @@ export function makeRail({ ask, address }) {
 
   function choose(changes) {
     filter = { ...filter, ...changes };
-    $('all-runs').setAttribute('aria-pressed', !filter.failed);
-    $('failed-runs').setAttribute('aria-pressed', filter.failed);
+    for (const [outcome, it] of choices) it.ariaPressed = outcome === filter.outcome;
     runs = [];
     next = null;
     load();
     $('runs').scrollTop = 0;
   }
 
-  $('all-runs').addEventListener('click', () => choose({ failed: false }));
-  $('failed-runs').addEventListener('click', () => choose({ failed: true }));
+  const choices = new Map([['', $('all-runs')], [FAILED, $('failed-runs')]]);
+  for (const kind of OUTCOMES) {
+    choices.set(kind, button('', ending({ kind }).word));
+    $('outcomes').append(choices.get(kind));
+  }
+  for (const [outcome, it] of choices) {
+    it.onclick = () => choose({ outcome });
+    it.ariaPressed = !outcome;
+  }
   $('filter').addEventListener('click', () => {
     const isOpen = $('run-finder').toggleAttribute('hidden') === false;
     $('filter').setAttribute('aria-expanded', isOpen);
     if (isOpen) $('find-runs').focus();
-    else if ($('find-runs').value) {
+    else if ($('find-runs').value || OUTCOMES.includes(filter.outcome)) {
+      // What can't be seen any more chooses nothing.
       $('find-runs').value = '';
-      choose({ find: '' });
+      choose({ find: '', outcome: OUTCOMES.includes(filter.outcome) ? '' : filter.outcome });
     }
   });
   let typing;

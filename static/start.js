@@ -71,7 +71,8 @@ function makeForm() {
     title: el('h2', { id: 'form-title', tabIndex: -1 }), from: el('span', 'from'),
     find: formField({ type: 'search', className: 'f', dir: '', oninput: searchScripts }),
     list: el('div', { className: 'list', role: 'radiogroup', ariaLabel: START.scripts, onchange: ({ target }) => chooseScript(target.value) }),
-    note: el('p', { role: 'status' }), retry: button('b sm', START.tryAgain, listScripts), use: button('b sm use', '', () => chooseScript(soughtText(), true)),
+    note: el('p', { role: 'status' }), retry: button('b sm', START.tryAgain, listScripts),
+    use: button('b sm use', '', () => chooseScript(soughtText(), true)),
     args: formField({ rows: 1, 'aria-describedby': 'args-hint' }, 'textarea'), hint: el('p', { id: 'args-hint' }),
     chips: el('ol', { dir: 'ltr', ariaLabel: START.argList }), env: el('div', { className: 'envs', dir: 'ltr', role: 'group', ariaLabel: START.env }),
     cwd: formField(), grace: formField({ className: 'f', dir: '', inputMode: 'decimal' }), command: code(''),
@@ -399,7 +400,8 @@ async function readScripts() {
 }
 
 function drawFirst() {
-  const key = JSON.stringify([formContext.mayAct, formContext.mayOnlyLook, offered, isTokenNeeded, formContext.pipeline.default_script, new Date(formContext.now).getDate()]);
+  const { mayAct, mayOnlyLook, pipeline, now } = formContext;
+  const key = JSON.stringify([mayAct, mayOnlyLook, offered, isTokenNeeded, pipeline.default_script, new Date(now).getDate()]);
   if (drawnFor !== key) {
     drawnFor = key;
     const focused = document.activeElement?.dataset.path;
@@ -429,9 +431,10 @@ function firstContent() {
   const opener = (words) => button('link', words, () => formContext.startForm(sorted[1] ? {} : { script }));
   const token = isTokenNeeded ? ['-H', 'Authorization: Bearer TOKEN'] : [];
   const [before, after] = START.theseAreIn.split('{}');
-  return [titled(START.choose, before, code(root), after), el('div', '', el('ul', '', sorted.slice(0, SHOWN_MAX).map(scriptRow)), opener(START.withArgs),
-    left > 0 && opener(START.more(left, truncated)), el('h3', '', START.elsewhere),
-    [cli({ script }), curl({ script }, ...token)].map((text) => copyLine(code(text), () => text)))];
+  return [titled(START.choose, before, code(root), after),
+    el('div', '', el('ul', '', sorted.slice(0, SHOWN_MAX).map(scriptRow)), opener(START.withArgs),
+      left > 0 && opener(START.more(left, truncated)), el('h3', '', START.elsewhere),
+      [cli({ script }), curl({ script }, ...token)].map((text) => copyLine(code(text), () => text)))];
 }
 
 function scriptRow({ path, size, modified_at: time }, n, { length }) {

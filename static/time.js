@@ -1,9 +1,11 @@
 // A run over time: its steps to scale, with pauses, compared with the last run of the same script that succeeded; and the CPU and the memory of its
 // processes, on the same axis. Time always goes from left to right.
 
-import { each, el, icon, set, tint, useIcon } from './dom.js';
+import { stepName } from './ansi.js';
+import { $, each, el, icon, set, tint, useIcon } from './dom.js';
+import { notify } from './head.js';
 import { enumerated, get } from './parts.js';
-import { bytes, clock, HUES, localTime, minute, row, since, T, TIME, took, visible } from './words.js';
+import { bytes, clock, HUES, localTime, minute, row, since, stepWord, T, TIME, took, visible } from './words.js';
 
 // How often the usage of a live run is read again.
 const REFRESH_MS = 10000;
@@ -91,7 +93,8 @@ function buildPane(id, hasSteps) {
   const view = { id, samples: [], none: el('p', 'hint'), axis: el('div', { className: 'axis', 'aria-hidden': true }),
     told: el('p', { className: 'told', 'aria-live': 'polite' }), run: hasSteps && addLabel('label', T.runName(id)), band: el('div', 'lane band'),
     legend: el('p', 'legend', el('span', '', el('i', 'run'), TIME.running), el('span', '', el('i', 'hold hatch'), TIME.paused)),
-    noSteps: el('p', 'hint'), steps: el('div', 'steps') };
+    noSteps: el('p', 'hint'), at: 0,
+    steps: el('div', { className: 'steps', role: 'group', 'aria-label': T.steps, onkeydown: (event) => moveStep(view, event) }) };
   view.charts = CHARTS.map((chart) => buildChart(view, chart));
   view.root = el('div', hasSteps ? 'time' : 'time usage', hasSteps && [view.run, view.band, view.legend, view.noSteps, view.steps], view.none,
     view.charts.flatMap(({ label, box }) => [label, box]), view.axis, view.told);
@@ -142,11 +145,16 @@ function drawSteps(view, axis) {
   set(view.run.lastChild, TIME.active(now - begun - pausedMs) + (pausedMs >= 500 ? `, ${TIME.pausedFor(pausedMs)}` : ''));
   view.legend.lastChild.hidden = !paused.length;
   set(view.noSteps, !steps.length ? TIME.noSteps : before ? TIME.earlier(before) : '');
-  each(view.steps, steps, buildStep, ({ firstChild: label, lastChild: lane }, { name, started_at: started, ended_at: ended, ms: told }, n) => {
+  each(view.steps, steps, buildStep, (link, step, n) => {
+    const { firstChild: label, lastChild: lane } = link, { name, started_at: started, ended_at: ended, ms: told } = step;
+    link.href = c.address({ run: c.id });
+    link.tabIndex = n === Math.min(view.at, steps.length - 1) ? 0 : -1;
+    link.onfocus = () => focusStep(view, n);
+    link.onclick = (event) => openStep(view, step, event);
     const isLast = n === steps.length - 1;
     const tone = !isLast || ended && !run.outcome ? 'succeeded' : !isAlive(c) ? row(run).tone : state === 'paused' ? 'paused' : 'running';
     const [picture, number, title, time] = label.children;
-    useIcon(picture, tone);
+    useIcon(picture, tone, stepWord(tone));
     tint(picture, tone);
     set(number, `${before + n + 1}`);
     set(title, name);
@@ -164,8 +172,40 @@ function drawSteps(view, axis) {
   });
 }
 
-const buildStep = () => el('div', 'step-row', el('div', 'label', icon(''), el('span', 'number'), el('b'), el('span', 'took')),
+const buildStep = () => el('a', 'step-row', el('div', 'label', icon(''), el('span', 'number'), el('b'), el('span', 'took')),
   el('div', 'lane', el('div', 'bars'), el('em')));
+
+// The steps are one stop of the tab key: within them, keys move.
+function focusStep(view, n) {
+  view.at = n;
+  [...view.steps.children].forEach((it, at) => { it.tabIndex = at === n ? 0 : -1; });
+}
+
+function moveStep({ at, steps: { children } }, event) {
+  const last = children.length - 1, to = { ArrowUp: at - 1, ArrowDown: at + 1, Home: 0, End: last }[event.key];
+  if (to === undefined) return;
+  event.preventDefault();
+  children[Math.max(0, Math.min(last, to))].focus();
+}
+
+// Goes to the line that began a step: of those with its name, the one whose time is nearest.
+async function openStep({ c: { id, ask, address } }, { name, started_at: started }, event) {
+  event.preventDefault();
+  const off = ({ at }) => Math.abs(Date.parse(at) - Date.parse(started));
+  let best;
+  for (let since = 0, isAll = false; !isAll;) {
+    const { problem, matches, next, searched_all: all } = await get(ask, `api/runs/${id}/log/search?regex=^::step&limit=1000&since=${since}`);
+    if (problem) return notify(problem);
+    for (const line of matches) if (stepName({ text: line.line }).startsWith(name) && !(off(best ?? line) < off(line))) best = line;
+    // One answer lists so many, and searches a part of a long log.
+    since = matches.at(-1)?.id ?? next;
+    isAll = all && !matches.length;
+  }
+  if (!best) return notify(TIME.noLine);
+  // The keys go on where the line is.
+  addEventListener('hashchange', () => $('log').focus({ preventScroll: true }), { once: true });
+  location.hash = address({ run: id, line: best.id });
+}
 
 // ---- CPU and memory ---------------------------------------------------------------------------------------------------------------------
 

@@ -183,6 +183,9 @@ export function row(run) {
   return { tone: 'running', word: run.status === 'starting' ? 'Starting' : 'Running', note: '' };
 }
 
+// How a step goes or went, by its tone.
+export const stepWord = (tone) => ({ succeeded: 'done', unstarted: 'failed', doubt: 'not recorded', asking: 'needs you' })[tone] ?? tone;
+
 // The last known state, whether or not it is current.
 function known(p, now) {
   switch (p.pending) {
@@ -380,6 +383,7 @@ export const TIME = {
   peak: (value) => `peak ${value}`, ofCores: (count) => `of\u00a0${count * 100}\u00a0%`, ofMemory: (value) => `of\u00a0${value}`,
   processes: (count) => `${count}\u00a0process${count === 1 ? '' : 'es'}`,
   oom: (count) => `${count} process${count === 1 ? ' was' : 'es were'} killed for want of memory.`,
+  noLine: 'The line of this step is not in the log any more.',
   chart: (name, words) => `${name} over time: ${words}`,
   at: (time, cpu, memory, count) => `${time}: CPU ${cpu}, memory ${memory}, ${count} process${count === 1 ? '' : 'es'}`, loading: 'Loading…',
 };

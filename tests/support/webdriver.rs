@@ -18,8 +18,12 @@ pub(crate) const TAB: &str = "\u{e004}";
 /// The Enter key.
 pub(crate) const ENTER: &str = "\u{e007}";
 
-/// The key that scrolls up by a screen.
+/// The key that scrolls up by a screen, and those that move.
 pub(crate) const PAGE_UP: &str = "\u{e00e}";
+pub(crate) const END: &str = "\u{e010}";
+pub(crate) const HOME: &str = "\u{e011}";
+pub(crate) const UP: &str = "\u{e013}";
+pub(crate) const DOWN: &str = "\u{e015}";
 
 /// Looks again and again until `condition` holds; panics with `what` when it does not within `limit`.
 pub(crate) fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {

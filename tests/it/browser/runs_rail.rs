@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::Place;
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
-use super::hand::{RECORD, click_on, open_at, until_page};
+use super::hand::{RECORD, button, click_on, open_at, texts, until_page};
 
 /// Runs of a page of the history, as the page asks for them.
 const PAGE: usize = 50;
@@ -96,6 +96,60 @@ fn rail_is_filtered_by_the_server_and_keeps_its_choice() {
     browser.click("filter");
     wait_for_runs(&browser, &first(PAGE, (1..=1234).rev()));
     assert!(!browser.shows("find-runs"));
+}
+
+#[test]
+fn rail_is_filtered_by_each_outcome() {
+    let Some(browser) = Browser::start() else { return };
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_RUNS_KEEP", "1000000");
+    add_runs(&place, 1000);
+    // Of the successes, some were stopped, killed, never began, or are lost.
+    for (id, ending) in [
+        (101, "'stopped', signal = 15"),
+        (202, "'stopped', signal = 9"),
+        (303, "'failed', signal = 9"),
+        (505, "'lost', error = 'its shim is gone'"),
+    ] {
+        place.edit_database(&format!("UPDATE pipeline_runs SET exit_code = NULL, status = {ending} WHERE id = {id}"));
+    }
+    place.edit_database(
+        "UPDATE pipeline_runs SET exit_code = NULL, pid = NULL, started_at = NULL, status = 'failed', error = 'no' WHERE id = 404",
+    );
+    place.start_server();
+    open_at(&browser, &place, "");
+    wait_for_runs(&browser, &first(PAGE, (1..=1000).rev()));
+    browser.click("filter");
+    let pressed = || texts(&browser, "#rail [aria-pressed=true]").concat();
+    let outcomes = texts(&browser, "#outcomes button");
+    assert_eq!(outcomes, ["Succeeded", "Stopped", "Killed", "Couldn’t start", "Lost"]);
+    for (words, ids) in [
+        ("Stopped", vec![202, 101]),
+        ("Lost", vec![505]),
+        ("Couldn’t start", vec![404]),
+        ("Succeeded", first(PAGE, (1..=1000).rev().filter(|id| id % 10 != 0 && ![505, 404, 303, 202, 101].contains(id)))),
+    ] {
+        click_on(&browser, &button("#outcomes", words));
+        wait_for_runs(&browser, &ids);
+        assert_eq!(pressed(), words);
+    }
+    // With a text, and without either once the field is closed.
+    browser.type_into("find-runs", "n99");
+    wait_for_runs(&browser, &first(PAGE, [999, 998, 997, 996, 995, 994, 993, 992, 991, 99].into_iter()));
+    browser.click("filter");
+    wait_for_runs(&browser, &first(PAGE, (1..=1000).rev()));
+    assert_eq!(pressed(), "All");
+
+    // The narrowest phone shows all of them, each large enough for a finger.
+    browser.be_a_screen(320, 640, true);
+    browser.script("location.hash = '#/?tab=runs'");
+    browser.click("filter");
+    until_page(&browser, "document.getElementById('outcomes').checkVisibility()");
+    let sizes = browser.script(
+        "return [...document.querySelectorAll('.filters button')].map((it) => it.getBoundingClientRect())
+           .filter((it) => it.left < 0 || it.right > 320 || it.height < 44).length",
+    );
+    assert_eq!(sizes, 0);
 }
 
 #[test]

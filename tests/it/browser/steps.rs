@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::support::Place;
-use crate::webdriver::{Browser, PATIENCE, wait_until};
+use crate::webdriver::{Browser, DOWN, END, ENTER, HOME, PATIENCE, TAB, UP, wait_until};
 
 use super::hand::{open_at, texts, until_page};
 
@@ -180,4 +180,102 @@ fn time_left_comes_from_percent_else_from_earlier_runs() {
     wait_until("it becomes less", PATIENCE, || before == 0 || seconds(&left()).is_some_and(|now| now < before));
     wait_until("it ends at none", PATIENCE, || left() == "about 0 s left");
     assert_eq!(place.pipeline()["state"], Value::from("running"));
+}
+
+/// What a screen reader has of the page: the role and the name of each element that has both.
+fn read_out(browser: &Browser) -> Vec<(String, String)> {
+    let tree = browser.devtools("Accessibility.getFullAXTree", &json!({}));
+    let nodes = tree["nodes"].as_array().expect("nodes").clone();
+    let said = |node: &Value, what: &str| node[what]["value"].as_str().unwrap_or_default().to_owned();
+    let all = nodes.iter().filter(|node| node["ignored"] == false).map(|node| (said(node, "role"), said(node, "name")));
+    all.filter(|(_, name)| !name.is_empty()).collect()
+}
+
+/// Waits until an element with this role has a name that begins and ends like this.
+fn wait_for_name(browser: &Browser, role: &str, begin: &str, end: &str) {
+    let mut all = Vec::new();
+    wait_until(&format!("{role} {begin} … {end}"), PATIENCE, || {
+        all = read_out(browser);
+        let is_it = all.iter().any(|(its, name)| its == role && name.starts_with(begin) && name.ends_with(end));
+        if !is_it {
+            eprintln!("{:?}", all.iter().filter(|(its, _)| its == role).collect::<Vec<_>>());
+        }
+        is_it
+    });
+}
+
+#[test]
+fn state_of_steps_and_runs_is_read_out() {
+    let Some(browser) = Browser::start() else { return };
+    let mut place = Place::new();
+    place.script("steps.sh", STEPS);
+    place.script("fails.sh", "#!/bin/bash\necho '::step build'; sleep 0.02; echo '::step test'; exit 3\n");
+    place.start_server();
+    place.start_with(json!({"script": "fails.sh"}));
+    place.until_ended(1);
+    place.start_with(json!({"script": "steps.sh"}));
+    let_end(&place, "fetch");
+    open_at(&browser, &place, "#/?tab=steps");
+    wait_for_name(&browser, "link", "done 1 fetch ", " s");
+    wait_for_name(&browser, "link", "running 2 build ", " s");
+    // The rail and its strip.
+    wait_for_name(&browser, "link", "Running steps.sh 2 ", " s");
+    wait_for_name(&browser, "link", "Failed fails.sh 1 exit 3 ", " s");
+    wait_for_name(&browser, "link", "Run 1 · fails.sh · Failed", "");
+    open_at(&browser, &place, "#/");
+    wait_for_name(&browser, "button", "done 1 fetch ", " s");
+    wait_for_name(&browser, "button", "running 2 build ", " so far");
+    open_at(&browser, &place, "#/runs/1");
+    wait_for_name(&browser, "button", "failed 2 test ", " s");
+    open_at(&browser, &place, "#/runs/1?tab=steps");
+    wait_for_name(&browser, "link", "done 1 build ", " s");
+    wait_for_name(&browser, "link", "failed 2 test ", " s");
+}
+
+#[test]
+fn arrow_keys_move_between_steps_and_enter_opens_one() {
+    let Some(browser) = Browser::start() else { return };
+    let mut place = Place::new();
+    // The same name twice, many lines in between, and a line that only looks like the step.
+    place.script(
+        "steps.sh",
+        "#!/bin/bash\necho '::step build'; seq 3000; echo 'so ::step test'; echo '::step test'; seq 3000; sleep 0.1\n\
+         echo '::step  build '; echo again; seq 3000; echo '::step ship'\n",
+    );
+    place.start_server();
+    place.start_with(json!({"script": "steps.sh"}));
+    place.until_ended(1);
+    open_at(&browser, &place, "#/?tab=steps");
+    wait_until("the steps are there", PATIENCE, || rows(&browser).len() == 4);
+    let stops = || browser.script("return [...document.querySelectorAll('.step-row')].filter((it) => it.tabIndex === 0).length");
+    let focused = || browser.script("return [...document.querySelectorAll('.step-row')].indexOf(document.activeElement)");
+    assert_eq!(stops(), 1);
+    // The tab key reaches them, once.
+    let mut visits = Vec::new();
+    browser.script("document.getElementById('tab-details').focus()");
+    for _ in 0..12 {
+        browser.press(TAB);
+        if focused() != -1 {
+            visits.push(focused());
+        }
+    }
+    assert_eq!(visits, [json!(0)]);
+    browser.script("document.querySelector('.step-row').focus()");
+    for (key, at) in [(DOWN, 1), (DOWN, 2), (UP, 1), (END, 3), (DOWN, 3), (HOME, 0), (UP, 0), (DOWN, 1), (DOWN, 2)] {
+        browser.press(key);
+        assert_eq!((focused(), stops()), (json!(at), json!(1)));
+    }
+    assert_eq!(browser.script("return getComputedStyle(document.activeElement).outlineStyle"), "solid");
+    browser.press(ENTER);
+    until_page(
+        &browser,
+        "document.querySelector('#log .to')?.textContent.includes('build') && document.activeElement.id === 'log'",
+    );
+    let line = browser.script("return Number(/^#\\/runs\\/1\\?line=(\\d+)$/.exec(location.hash)[1])").as_u64();
+    let found = place.get("/api/runs/1/log/search?text=::step&case=1").ok();
+    assert_eq!(line, found["matches"][3]["id"].as_u64(), "{found}");
+    // Back again, where the keys were.
+    browser.script("history.back()");
+    until_page(&browser, "document.getElementById('pane-steps').checkVisibility()");
+    assert_eq!(browser.script("return document.querySelectorAll('.step-row')[2].tabIndex"), 0);
 }
