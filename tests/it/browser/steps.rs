@@ -72,6 +72,10 @@ fn timeline_adds_up_to_the_run_and_is_compared_with_the_last_good_one() {
     wait_until("the page tells the end", PATIENCE, || browser.text("state") == "Succeeded");
     let run = || place.run(2);
     until_page(&browser, "[...document.querySelectorAll('#pane-steps em')].every((it) => it.textContent)");
+    // The page asks for the run's events once a second at most.
+    wait_until("the pause has its end", PATIENCE, || {
+        lanes(&browser)[0].get(1).is_some_and(|(_, left, width)| left + width < 99.0)
+    });
 
     // The run is the whole width; its pause, and the steps one after the other, are parts of it.
     let lanes = lanes(&browser);
