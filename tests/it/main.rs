@@ -111,6 +111,7 @@ mod run {
     mod containment;
     mod demo;
     mod environment;
+    mod killed_test;
     mod left_behind;
     mod lifecycle;
     mod million;

@@ -1,6 +1,7 @@
 //! What the whole-binary tests share: a server of their own, scripts, looks at the kernel and the database, and waiting for a condition.
 //!
-//! Everything that a test starts is killed when it goes out of scope, and the server's log is printed where a test fails.
+//! Everything that a test starts is killed when it goes out of scope, or when the test itself is killed (`reaper.rs`). The server's log is
+//! printed where a test fails.
 
 #![allow(
     dead_code,
@@ -19,6 +20,7 @@ mod missing;
 pub mod network;
 pub mod past;
 mod processes;
+mod reaper;
 pub mod slow_line;
 pub mod sse;
 mod tree;
@@ -69,6 +71,7 @@ impl Place {
     /// The same, with a runtime directory of this name, which may hold slashes.
     pub fn with_runtime(name: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("autoappdev-").tempdir().expect("a temp folder");
+        reaper::watch(dir.path());
         fs::create_dir(dir.path().join("root")).expect("creates");
         let log = dir.path().join("server.log");
         let runtime = dir.path().join(name);
@@ -405,6 +408,7 @@ impl Drop for Place {
             thread::sleep(Duration::from_millis(1));
         }
         self.remove_cgroups();
+        reaper::release();
         if thread::panicking() {
             eprintln!("--- the servers' log:\n{}", fs::read_to_string(&self.log).unwrap_or_default());
             for run in fs::read_dir(self.runtime().join("runs")).into_iter().flatten().flatten() {
