@@ -302,6 +302,35 @@ fn variables_of_a_start_do_not_choose_the_interpreter() {
     }
 }
 
+/// The interpreter of an interpreter can be a pipe, whose opening would wait for a writer, or become one at any time.
+#[test]
+fn pipe_behind_an_interpreter_keeps_no_start_waiting() {
+    let (dir, root) = a_root();
+    rustix::fs::mknodat(rustix::fs::CWD, root.join("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+        .expect("makes a pipe");
+    symlink("../pipe", root.join("sub/link")).expect("links");
+    write(&root, "sub/by-pipe", b"#!pipe\n", 0o755);
+    write(&root, "sub/by-link", b"#!sub/link\n", 0o755);
+    let (told, outcomes) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _root_stays = dir;
+        for line in ["#!sub/by-pipe", "#!sub/by-link x", "#!/usr/bin/env by-link", "#!pipe"] {
+            write(&root, "x.py", line.as_bytes(), 0o755);
+            let file = root.join("x.py");
+            let search_path = Some(OsStr::new("sub:/usr/bin:/bin"));
+            let look = Attempt { file: &file, name: "x.py", cwd: &root, search_path, has_own_path: true }.program();
+            told.send((line, look.map(drop).map_err(|why| why.to_string()))).expect("the test waits");
+        }
+    });
+    // The kernel reports what it cannot execute.
+    for _ in 0..3 {
+        let (line, outcome) = outcomes.recv_timeout(std::time::Duration::from_mins(1)).expect("the look waits for no writer");
+        assert_eq!(outcome, Ok(()), "{line}");
+    }
+    let (line, outcome) = outcomes.recv_timeout(std::time::Duration::from_mins(1)).expect("the look waits for no writer");
+    assert!(outcome.as_ref().is_err_and(|why| why.contains("cannot be executed: it is not a program")), "{line}: {outcome:?}");
+}
+
 #[test]
 fn bash_and_interpreters_are_searched_in_the_path_of_the_server() {
     let (_dir, root) = a_root();

@@ -475,4 +475,5 @@ fn connections_that_always_have_a_request_under_way_get_their_last_answer_where_
     assert!(sit_as(&slots, 1000, Peer::Local).is_ok());
 }
 
+mod hurry;
 mod yielding;

@@ -6,9 +6,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use autoappdev::runtime_dir::{By, Distrust, resolve};
+
 use super::foreign_files::{ANOTHER, THIRD, copied_binary, ended, entries, is_root, set_mode};
 use super::foreign_namespaces::can_mount;
-use crate::support::{Place, not_run};
+use crate::support::{Place, full_name, not_run};
 
 /// A group that no file lists.
 const GROUP: u32 = 61_009;
@@ -213,9 +215,72 @@ fn private_group_of_the_user_may_write_above_the_runtime_directory_and_one_with_
     serves(&mut place, server, client);
     for groups in [String::new(), format!("me:x:{GROUP}:\n"), format!("me:x:{GROUP}:me,root\n")] {
         write(&me, &groups);
+        set_mode(&shared, 0o2775);
         for client in [of_third_user(&place, &words, &[]), started_by(&place, &as_root, &[])] {
             let server = of_third_user(&place, &words, &[]);
             serves(&mut place, server, client);
+        }
+        // With the sticky bit, members of the group could still create files beside a database. There are none.
+        set_mode(&shared, 0o3775);
+        let mut server = of_third_user(&place, &words, &[]);
+        server.env("DATABASE_URL", format!("sqlite:{}", shared.join("x.db").display()));
+        let client = of_third_user(&place, &words, &[]);
+        serves(&mut place, server, client);
+        remove_database(&shared);
+    }
+    write(&me, &format!("team:x:{GROUP}:me,you\n"));
+    for args in [["serve"], ["migrate"], ["check"]] {
+        let mut command = of_third_user(&place, &words, &args);
+        command.envs([PORT]).env("DATABASE_URL", format!("sqlite:{}", shared.join("x.db").display()));
+        let (code, said) = ended(command);
+        let why = format!("other users can create files in {}, where SQLite keeps files beside the database", shared.display());
+        assert!(code == 1 && said.contains(&why), "{args:?}: {said}");
+    }
+    assert_eq!(entries(&shared), Vec::<PathBuf>::new(), "nothing was made in it");
+}
+
+fn remove_database(folder: &Path) {
+    for file in entries(folder) {
+        assert!(file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("x.db")), "{}", file.display());
+        fs::remove_file(file).expect("ours");
+    }
+}
+
+/// Set in the test that runs with lists of its own in the place of `/etc/passwd` and `/etc/group`. Names the folder of these lists.
+const LISTS_VAR: &str = "AUTOAPPDEV_TEST_LISTS";
+
+/// A process that lives on, such as a server or a client that follows a log, does not keep what it has read.
+#[test]
+fn member_that_joins_a_group_is_seen_at_the_next_check_of_the_same_process() {
+    let name = "member_that_joins_a_group_is_seen_at_the_next_check_of_the_same_process";
+    let Some(lists) = std::env::var_os(LISTS_VAR) else {
+        if is_root() && can_mount() {
+            let lists = tempfile::tempdir().expect("a temp folder");
+            for list in ["passwd", "group"] {
+                fs::write(lists.path().join(list), "").expect("writes");
+            }
+            let mut command = Command::new("unshare");
+            command.args(["-m", "sh", "-c", WITH_LISTS]).arg(lists.path()).arg(std::env::current_exe().expect("it runs"));
+            let output = command.args(["--exact", &full_name(name), "--nocapture"]).env(LISTS_VAR, lists.path()).output();
+            let output = output.expect("it ran a moment ago");
+            let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && said.contains("test result: ok. 1 passed"), "{said}");
+        }
+        return;
+    };
+    let lists = Path::new(&lists);
+    fs::write(lists.join("passwd"), "root:x:0:0:root:/root:/bin/sh\nyou:x:65534:65534::/:/bin/sh\n").expect("writes");
+    let place = Place::new();
+    let (folder, mine) = (place.folder().canonicalize().expect("there"), place.folder().join("mine"));
+    fs::create_dir(&mine).expect("creates");
+    chown(&folder, Some(0), Some(GROUP)).expect("we are root");
+    set_mode(&folder, 0o2775);
+    for (members, is_trusted) in [("root", true), ("root,you", false), ("", true), ("you", false), ("root", true)] {
+        fs::write(lists.join("group"), format!("team:x:{GROUP}:{members}\n")).expect("writes");
+        for by in [By::Server, By::Client] {
+            let refused = resolve(&mine, by).err().map(|error| Distrust::of(&error).expect("a reason").clone());
+            let expected = Distrust::GroupAbove { path: folder.clone(), mode: 0o2775, group: GROUP };
+            assert_eq!(refused, (!is_trusted).then_some(expected), "{members:?} {by:?}");
         }
     }
 }

@@ -146,18 +146,28 @@ fn database_in_a_sticky_directory_of_all_users_is_refused() {
     fs::create_dir(&shared).expect("creates");
     for (mode, is_refused) in [(0o1777, true), (0o1755, false)] {
         set_mode(&shared, mode);
-        for command in ["serve", "migrate"].into_iter().skip(usize::from(!is_refused)) {
-            let mut command = in_folder(&place, place.folder(), &[command]);
-            command.env("DATABASE_URL", format!("sqlite:{}", shared.join("x.db").display()));
-            let (code, said) = ended(command);
+        // `check` reads a database that is there, and looks for one otherwise.
+        for command in ["serve", "check", "migrate", "check"].into_iter().skip(if is_refused { 0 } else { 2 }) {
+            let mut asked = in_folder(&place, place.folder(), &[command]);
+            asked.env("DATABASE_URL", format!("sqlite:{}", shared.join("x.db").display()));
+            let (code, said) = ended(asked);
             assert_eq!(
                 code == 1 && said.contains("where SQLite keeps files beside the database"),
                 is_refused,
-                "{mode:o}: {said}"
+                "{command} {mode:o}: {said}"
             );
-            assert_eq!(entries(&shared).is_empty(), is_refused, "{mode:o}: {said}");
+            assert_eq!(code == 0, !is_refused, "{command} {mode:o}: {said}");
+            assert_eq!(entries(&shared).is_empty(), is_refused, "{command} {mode:o}: {said}");
         }
     }
+    // A database that was made before other users could create files there.
+    set_mode(&shared, 0o1777);
+    let before = entries(&shared);
+    let mut check = in_folder(&place, place.folder(), &["check"]);
+    check.env("DATABASE_URL", format!("sqlite:{}", shared.join("x.db").display()));
+    let (code, said) = ended(check);
+    assert!(code == 1 && said.contains("where SQLite keeps files beside the database"), "{said}");
+    assert_eq!(entries(&shared), before);
 }
 
 /// The server removes what a killed one left at the path of its socket.

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -12,6 +13,7 @@ use autoappdev::process::{boot_id, read_stat};
 use rustix::fs::{CWD, Mode, mkfifoat};
 use serde_json::{Value, json};
 
+use super::foreign_files::{ANOTHER, copied_binary, is_root, set_mode};
 use crate::support::{Place, can_make_cgroups, is_alive, is_stopped, not_run, own_cgroup, signal, until_true};
 
 /// The clone has a copy of the journal, and its author keeps the copy of the lock locked, so that the run seems to live there.
@@ -39,6 +41,12 @@ fn journal_of_a_clone_that_names_the_socket_of_another_projects_run_does_not_con
 /// A run that looks as if its shim was killed, with these values in the header of its journal.
 fn lost_run(place: &Place, values: &[(&str, Value)]) -> i64 {
     let run_id = place.past_run(&[Fact::Spawned { pid: 1, start_ticks: u64::MAX, containment: Containment::Cgroup }]);
+    set_header(place, run_id, values);
+    run_id
+}
+
+/// Changes these values in the header of a journal.
+fn set_header(place: &Place, run_id: i64, values: &[(&str, Value)]) {
     let path = place.run_dir(run_id).join("journal.jsonl");
     let text = fs::read_to_string(&path).expect("text");
     let (first, rest) = text.split_once('\n').expect("a header");
@@ -48,7 +56,6 @@ fn lost_run(place: &Place, values: &[(&str, Value)]) -> i64 {
     }
     assert_eq!(header["boot_id"], boot_id().expect("/proc is mounted"), "an author on the same machine knows it");
     fs::write(&path, format!("{header}\n{rest}")).expect("writes");
-    run_id
 }
 
 /// The same, with a journal that names `group` as its control group.
@@ -58,8 +65,13 @@ fn lost_run_in(place: &Place, group: &Path) -> i64 {
 
 /// A run that looks as if this process was its shim.
 fn lost_run_of(place: &Place, pid: u32) -> i64 {
+    lost_run(place, &as_shim(pid))
+}
+
+/// What the header of a journal says if this process is the shim.
+fn as_shim(pid: u32) -> [(&'static str, Value); 2] {
     let ticks = read_stat(pid).expect("it is there").identity.start_ticks;
-    lost_run(place, &[("shim_pid", json!(pid)), ("shim_start_ticks", json!(ticks))])
+    [("shim_pid", json!(pid)), ("shim_start_ticks", json!(ticks))]
 }
 
 /// The directory of a process with a removed one, of process 1 and of one that is not dumpable shows nothing.
@@ -78,6 +90,34 @@ fn process_that_is_no_shim_does_not_make_a_run_live_in_whatever_directory_it_is(
     let run_id = lost_run_of(&place, 1);
     place.boot_on_it(run_id, "lost");
     place.assert_startable(run_id);
+}
+
+/// Any user can start set-user-ID programs of root with the arguments of a shim, and the directory of such a process cannot be seen.
+#[test]
+fn process_of_root_with_the_arguments_of_a_shim_is_no_shim_to_a_server_of_another_user() {
+    if !is_root() {
+        return;
+    }
+    for (user, status) in [(ANOTHER, "lost"), (0, "running")] {
+        let mut place = Place::new();
+        set_mode(place.folder(), 0o755);
+        let binary = copied_binary(&place);
+        let run_id = lost_run(&place, &[]);
+        // It waits for its standard input, which never comes.
+        let mut command = Command::new("cat");
+        command.args(["shim", "-"]).current_dir(place.run_dir(run_id)).stdin(Stdio::piped()).stderr(Stdio::null());
+        let process = Stranger(command.spawn().expect("spawns"));
+        set_header(&place, run_id, &as_shim(process.0.id()));
+        let given = Command::new("chown").arg("-R").arg(user.to_string()).arg(place.runtime()).status();
+        assert!(given.expect("chown is there").success());
+        let mut server = place.command_of(&binary);
+        server.uid(user).gid(user);
+        place.start_server_with(server);
+        place.bring_own_token();
+        // It is one to a server of root, which shows that nothing else gives it away.
+        until_true(&format!("run {run_id} is {status}"), || place.pipeline()["status"] == status);
+        assert!(is_alive(process.0.id()));
+    }
 }
 
 /// A process of the test's own.

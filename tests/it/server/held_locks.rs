@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use autoappdev::pipeline::{Containment, Fact};
+use autoappdev::process::lock_holders;
 
 use super::foreign_files::{ANOTHER, ended, is_root, set_mode};
-use crate::support::{Place, until_true};
+use crate::support::{Place, letter, until_true};
 
 /// A process that has locked a file, and ends with the test.
 struct Holder(Child);
@@ -120,6 +121,34 @@ fn lock_whose_holder_cannot_be_named_is_not_called_that_of_a_server() {
         let real = path.canonicalize().expect("there");
         let sentence = format!("a process that cannot be named has locked {}; ", real.display());
         assert!(said.contains(&sentence) && said.contains("fuser") && !said.contains("another server"), "{name:?}: {said}");
+    }
+}
+
+/// The process that took the lock has ended, but its parent has not noticed that. `kill` would not help.
+#[test]
+fn zombie_that_took_a_lock_is_not_named_as_its_holder() {
+    let place = Place::new();
+    fs::create_dir(place.runtime()).expect("creates");
+    for name in ["server.lock", "autoappdev.db-server.lock"] {
+        let path = place.runtime().join(name);
+        fs::write(&path, "").expect("writes");
+        set_mode(&path, 0o600);
+        set_mode(&place.runtime(), 0o700);
+        // The child has the open file, and ends with the pipe that it reads from.
+        let mut command = Command::new("flock");
+        command.args(["--exclusive", "--no-fork"]).arg(&path).args(["sh", "-c", "exec 9<&0; cat <&9 >/dev/null & exit 0"]);
+        let mut zombie = command.stdin(Stdio::piped()).spawn().expect("spawns");
+        let heir_reads = zombie.stdin.take().expect("piped");
+        until_true("it is a zombie", || letter(zombie.id()) == Some('Z'));
+        let holders = lock_holders(&File::open(&path).expect("there")).expect("/proc is mounted");
+        assert_eq!(holders, [zombie.id()], "the kernel still names it");
+        let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+        let sentence = format!("a process that cannot be named has locked {}; ", path.canonicalize().expect("there").display());
+        assert!(said.contains(&sentence) && said.contains("fuser"), "{name}: {said}");
+        assert!(!said.contains(&format!("process {} ", zombie.id())) && !said.contains("another server"), "{name}: {said}");
+        drop(heir_reads);
+        zombie.wait().expect("ours");
+        fs::remove_file(&path).expect("ours");
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::disk::SmallDisk;
 use crate::support::sse::EventStream;
-use crate::support::{DEADLINE, Place, is_alive, is_stopped, until, until_true};
+use crate::support::{DEADLINE, Place, is_alive, is_stopped, signal, until, until_true};
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
@@ -267,4 +267,55 @@ fn server_writes_nothing_into_a_directory_that_replaced_its_own() {
     fs::remove_dir(place.runtime()).expect("it is empty");
     fs::rename(&aside, place.runtime()).expect("moves back");
     assert_eq!(codes(&place), <[&str; 0]>::default());
+}
+
+/// The server's log goes on in its own directory, with the file that follows a full one, too.
+#[test]
+fn full_log_is_followed_by_another_in_the_servers_own_directory() {
+    const FULL_BYTES: usize = 1024 * 1024;
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "exit.sh");
+    place.start_server();
+    assert_eq!(place.stop_server(), 0);
+    // Nearly full: what a server says at its start is shorter than the rest.
+    let line = "2026-01-31T10:00:00.123Z backend said before\n";
+    let before = line.repeat((FULL_BYTES - 16 * 1024) / line.len());
+    fs::write(place.runtime().join("backend.log"), &before).expect("ours");
+    place.start_server();
+    let aside = place.folder().join("aside");
+    let older = "backend-00000000000000000000.log";
+    fs::rename(place.runtime(), &aside).expect("moves");
+    fs::create_dir(place.runtime()).expect("creates");
+    for name in ["backend.log", older] {
+        fs::write(place.runtime().join(name), "another's\n").expect("writes");
+    }
+    until_true("the log is full", || {
+        // The reason is logged.
+        assert_ne!(place.post("/api/pipeline/start", json!({})).status, 200);
+        aside.join(older).exists()
+    });
+    assert!(fs::read_to_string(aside.join(older)).expect("there").starts_with(&before));
+    assert!(fs::metadata(aside.join("backend.log")).expect("there").len() < 16 * 1024);
+    for name in ["backend.log", older] {
+        assert_eq!(fs::read_to_string(place.runtime().join(name)).expect("there"), "another's\n", "{name}");
+    }
+    assert_eq!(fs::read_dir(place.runtime()).expect("there").count(), 2, "nothing was made in it");
+}
+
+/// The shim of a paused run is killed, so the server takes the PAUSE file away.
+#[test]
+fn pause_file_is_removed_from_the_servers_own_directory() {
+    let place = Place::serving("sleep.sh");
+    let (_, run_id) = place.start();
+    place.act("pause").ok();
+    let shim = place.shim_pid(run_id);
+    let aside = place.folder().join("aside");
+    fs::rename(place.runtime(), &aside).expect("moves");
+    fs::create_dir(place.runtime()).expect("creates");
+    fs::write(place.pause_file(), "another's").expect("writes");
+    assert!(aside.join("PAUSE").exists());
+    signal(shim, "KILL");
+    until_true("the server has removed the file", || !aside.join("PAUSE").exists());
+    assert_eq!(fs::read_to_string(place.pause_file()).expect("there"), "another's");
+    assert_eq!(fs::read_dir(place.runtime()).expect("there").count(), 1, "nothing was made in it");
 }

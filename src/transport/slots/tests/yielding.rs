@@ -8,7 +8,7 @@ use rustix::io::ioctl_fionread;
 use super::*;
 use crate::transport::connection::{self, Terms};
 use crate::transport::handler::{Client, Handler};
-use crate::transport::head::SMALL_BODY_BYTES;
+use crate::transport::head::{HEAD_BYTES_MAX, SMALL_BODY_BYTES};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 const MIB: usize = 1024 * 1024;
@@ -26,6 +26,11 @@ impl Handler for Answers {
             client.idle(|| self.slots.have_waiting_give_way());
         }
         Response::text("the answer")
+    }
+
+    /// All cookies are other servers'.
+    fn takes_cookie(&self, _cookie: &[u8]) -> bool {
+        false
     }
 
     fn refuse(&self, broken: &Broken, _request: Option<&Request>) -> Response {
@@ -92,4 +97,44 @@ fn body_that_needs_memory_gets_that_of_one_whose_client_is_waited_for() {
         })
     };
     assert!((0..5).any(|_| gets_it()), "no body gives way");
+}
+
+/// Cookies of other servers can make a head as long as a megabyte. While others wait for a slot, such a head is read of operators only.
+#[test]
+fn head_that_cookies_make_long_is_read_only_while_its_slot_is_not_wanted() {
+    let cookie = format!("Cookie: others={}", "x".repeat(2 * HEAD_BYTES_MAX));
+    let beginning = [b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", cookie.as_bytes()].concat();
+    for (is_wanted, is_operator, is_short, answer) in [
+        (false, false, false, "the answer"),
+        (true, true, false, "the answer"),
+        (true, false, false, "TooManyConnections"),
+        // The rule is about long heads: another request is answered, and is the connection's last.
+        (true, false, true, "the answer"),
+    ] {
+        let slots = Arc::<Slots>::default();
+        let (ours, mut client) = UnixStream::pair().expect("a pair");
+        let stream = Arc::new(Stream::from(std::os::fd::OwnedFd::from(ours)));
+        let slot = slots.take(1, &stream, peer("127.0.0.1")).expect("room");
+        slot.set_operator(is_operator);
+        slot.activity.is_at_last_answer.store(is_wanted, Ordering::Relaxed);
+        let handler = Answers { slots: slots.clone(), gives_way: false };
+        let from = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let said = thread::scope(|scope| {
+            scope.spawn(|| connection::serve(&stream, from, &slot, &handler, &Terms::OWN));
+            let begun = if is_short { &beginning[..HEAD_BYTES_MAX / 2] } else { &beginning[..] };
+            client.write_all(begun).expect("it is read");
+            // Its end follows when all before it has been read.
+            while ioctl_fionread(&*stream).expect("a socket") > 0 {
+                thread::yield_now();
+            }
+            // It may have been refused.
+            let _sent = client.write_all(b"\r\n\r\n");
+            let mut said = Vec::new();
+            // A connection with unread bytes is reset.
+            let _end = client.read_to_end(&mut said);
+            drop(client);
+            String::from_utf8(said).expect("text")
+        });
+        assert!(said.ends_with(answer), "{is_wanted} {is_operator} {is_short}: {said}");
+    }
 }

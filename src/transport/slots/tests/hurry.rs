@@ -1,0 +1,62 @@
+//! Who must give way sooner than usual because few slots are left for new connections.
+
+use super::*;
+
+/// So many viewers have slots of an address, operators have the rest, and all have waited for news since `since`. Returns how many viewers
+/// and how many operators can be asked to give way.
+fn crowd(viewers: usize, since: Instant) -> [usize; 2] {
+    let slots = Arc::<Slots>::default();
+    let limit = FROM_ONE_ADDRESS_MAX;
+    let crowd: Vec<_> = (0..limit as u64).filter_map(|number| sit(&slots, number, "10.0.0.6")).collect();
+    for (at, (slot, _)) in crowd.iter().enumerate() {
+        slot.set_operator(at >= viewers);
+        slot.activity.set(Doing::Idles(since));
+    }
+    let open = lock(&slots.open);
+    let order = Order::among(|| open.values(), limit);
+    while let Some((seen, occupant)) = waits_longest(open.values(), order) {
+        occupant.give_way(seen, &slots.is_hurried);
+    }
+    drop(open);
+    let leave = |is_operator| crowd.iter().filter(|(slot, _)| slot.is_operator() == is_operator && slot.gives_way()).count();
+    [leave(false), leave(true)]
+}
+
+#[test]
+fn only_connections_of_others_than_operators_are_hurried_and_only_while_few_slots_are_left() {
+    let limit = FROM_ONE_ADDRESS_MAX;
+    // The operators have more than their part, so none of their connections is kept for them.
+    let most = limit - limit / KEPT_IN - limit / SPARE_IN;
+    // On a slow machine, the time that all have can be over before all have been looked at.
+    let in_time = |viewers| loop {
+        let since = Instant::now().checked_sub(NEWS_PATIENCE / 2).expect("the machine runs for longer");
+        let outcome = crowd(viewers, since);
+        if since.elapsed() < NEWS_PATIENCE {
+            return outcome;
+        }
+    };
+    assert_eq!(in_time(most), [0, 0]);
+    assert_eq!(in_time(most + 1), [most + 1, 0]);
+}
+
+/// While only polls of others than operators have the slots, one of them becomes free soon, even though none can give way at this moment.
+#[test]
+fn new_connection_waits_for_hurried_ones_and_not_for_operators() {
+    for is_operator in [false, true] {
+        let slots = Arc::<Slots>::default();
+        let mut crowd = Vec::new();
+        let full = loop {
+            match sit_as(&slots, crowd.len() as u64, peer("10.0.0.6")) {
+                Ok((slot, stream)) => {
+                    slot.set_operator(is_operator);
+                    // Its patience has not begun.
+                    slot.activity.set(Doing::Idles(Instant::now() + Duration::from_hours(1)));
+                    crowd.push((slot, stream));
+                }
+                Err(full) => break full,
+            }
+        };
+        assert_eq!(full, Full { is_passing: !is_operator });
+        assert!(crowd.iter().all(|(slot, _)| !slot.gives_way()));
+    }
+}
