@@ -4,14 +4,14 @@
 //! bent a host name of its own to this address, the Host does. Whether somebody has a token is asked after this, by `auth`.
 
 mod browser;
-
-use std::net::IpAddr;
+mod hosts;
 
 use rouille::{Request, Response};
 
 use self::browser::{
     is_of_own_scripts, is_own_origin, is_prefetch, may_be_browser, may_be_users_navigation, referring_origin, site,
 };
+use self::hosts::{Hosts, is_loopback};
 use super::error::ApiError;
 use crate::api::routes;
 use crate::transport::Reach;
@@ -22,10 +22,7 @@ const PREFLIGHT_MAX_AGE_S: &str = "600";
 /// What the owner opened.
 #[derive(Clone, Debug)]
 pub struct Guard {
-    reach: Reach,
-    /// This machine's own names, lower case, where others may use them.
-    own_names: Vec<String>,
-    allow_hosts: Vec<String>,
+    hosts: Hosts,
     allow_origins: Vec<String>,
 }
 
@@ -33,16 +30,14 @@ impl Guard {
     /// Guards a listener. `allow_hosts` are further host names that are this server's, without port; `allow_origins` those whose pages may look
     /// and act. Both are lower case.
     pub fn new(reach: Reach, allow_hosts: Vec<String>, allow_origins: Vec<String>) -> Self {
-        let own_names =
-            if reach.is_open() { own_names(rustix::system::uname().nodename().to_str().unwrap_or_default()) } else { Vec::new() };
-        Self { reach, own_names, allow_hosts, allow_origins }
+        Self { hosts: Hosts::new(reach, allow_hosts), allow_origins }
     }
 
     /// Lets a request pass or says why not.
     pub(super) fn check(&self, request: &Request) -> Result<(), ApiError> {
         // HTTP/1.0 may leave it out; the transport has refused that for 1.1.
         if let Some(host) = request.header("Host")
-            && !self.is_own_host(host)
+            && !self.hosts.has(host)
         {
             return Err(ApiError::HostNotAllowed(host.to_owned()));
         }
@@ -144,29 +139,13 @@ impl Guard {
             web.is_some_and(|it| it.eq_ignore_ascii_case(host))
                 || (web.is_some() && by.is_some_and(|by| by.eq_ignore_ascii_case(origin)))
         };
-        let origin = self.allow_origins.iter().find(leads_here).cloned().or_else(|| {
-            let is_named = self.allow_hosts.iter().any(|named| named.eq_ignore_ascii_case(without_port(host)));
-            is_named.then(|| format!("http://{}", host.to_ascii_lowercase()))
-        })?;
-        let name = without_port(origin.split_once("://")?.1);
-        let is_loopback = name == "localhost" || number(name).is_some_and(|ip| ip.is_loopback());
-        (!is_loopback).then_some(origin)
-    }
-
-    fn is_own_host(&self, host: &str) -> bool {
-        let name = without_port(host);
-        let is = |own: &String| own.eq_ignore_ascii_case(name);
-        if name.eq_ignore_ascii_case("localhost") || self.allow_hosts.iter().any(is) || self.own_names.iter().any(is) {
-            return true;
-        }
-        let Some(ip) = number(name) else { return false };
-        ip.is_loopback()
-            || match self.reach {
-                Reach::Socket | Reach::Loopback => false,
-                // A page can bend a name to another address, but not a number: a page from a number was served there. Which numbers lead
-                // here is not for this machine to know: a router or a container's host may pass one on.
-                Reach::Network => !ip.is_unspecified(),
-            }
+        let origin = self
+            .allow_origins
+            .iter()
+            .find(leads_here)
+            .cloned()
+            .or_else(|| self.hosts.is_named(host).then(|| format!("http://{}", host.to_ascii_lowercase())))?;
+        (!is_loopback(origin.split_once("://")?.1)).then_some(origin)
     }
 }
 
@@ -199,13 +178,6 @@ pub(super) fn changes_nothing(request: &Request) -> bool {
     matches!(request.method(), "GET" | "HEAD" | "OPTIONS")
 }
 
-/// The names by which a network calls this machine: its own, and that one with multicast DNS (RFC 6762). No public name server answers
-/// for a name without a dot or for one in `.local`.
-fn own_names(node: &str) -> Vec<String> {
-    let first = node.split('.').next().unwrap_or_default().to_ascii_lowercase();
-    if first.is_empty() || first.parse::<u32>().is_ok() { Vec::new() } else { vec![format!("{first}.local"), first] }
-}
-
 /// Whether a page of this server itself can have sent this, over TLS in front of it too: only its requests may bring a log-in. A
 /// neighbour on another port is of the same site for a browser, which sends it our cookie.
 pub(super) fn is_of_own_page(request: &Request) -> bool {
@@ -222,20 +194,6 @@ pub(super) fn is_of_own_page(request: &Request) -> bool {
     }
 }
 
-/// A `Host` without its port: `name`, `1.2.3.4`, or `[::1]`.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
-        _ => host,
-    }
-}
-
-/// The address that a host's name is: `1.2.3.4`, or `[::1]`.
-fn number(name: &str) -> Option<IpAddr> {
-    let number = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
-    number.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
-}
-
 fn is_json(kind: &str) -> bool {
     kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }
@@ -249,18 +207,7 @@ mod tests {
     use super::*;
 
     fn guard() -> Guard {
-        at("127.0.0.1:8788")
-    }
-
-    fn at(address: &str) -> Guard {
-        behind(Reach::at(address.parse().expect("an address")))
-    }
-
-    fn behind(reach: Reach) -> Guard {
-        Guard {
-            own_names: if reach.is_open() { own_names("Desk.example.org") } else { Vec::new() },
-            ..Guard::new(reach, vec!["board.local".into()], vec!["http://localhost:5173".into()])
-        }
+        Guard::new(Reach::Loopback, vec!["board.local".into()], vec!["http://localhost:5173".into()])
     }
 
     const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -309,52 +256,6 @@ mod tests {
             assert!(Reach::at(address.parse().expect("an address")).is_open(), "{address}");
         }
         assert!(!Reach::Socket.is_open());
-    }
-
-    #[test]
-    fn beyond_loopback_numbers_and_the_machines_own_names_are_hosts_and_no_others() {
-        for address in ["0.0.0.0:8788", "[::]:8788", "192.168.1.5:8788"] {
-            for host in [
-                "192.168.1.5:8788",
-                "203.0.113.9:80",
-                "[fd00::1]:8788",
-                "[::ffff:192.168.1.5]",
-                "127.0.0.1:8788",
-                "localhost",
-                "desk",
-                "DESK.local:8788",
-                "board.local",
-            ] {
-                assert!(at(address).check(&request("GET", &[("Host", host)])).is_ok(), "{host} at {address}");
-            }
-            for host in [
-                "evil.example",
-                "desk.example.org",
-                "desk.local.evil.example",
-                "192.168.1.5.evil.example",
-                "3232235781",
-                "0xc0a80105",
-                "192.168.1.5.",
-                "192.168.257",
-                "0.0.0.0:8788",
-                "[::]:8788",
-                "[::ffff:0.0.0.0]",
-                "",
-            ] {
-                let refused = at(address).check(&request("GET", &[("Host", host)]));
-                assert!(matches!(refused, Err(ApiError::HostNotAllowed(_))), "{host} at {address}");
-            }
-        }
-        assert!(behind(Reach::Socket).check(&request("GET", &[("Host", "localhost")])).is_ok());
-        for host in ["desk", "desk.local", "192.168.1.5", "[::ffff:192.168.1.5]"] {
-            for door in [Reach::Socket, Reach::at("127.0.0.1:1".parse().expect("an address"))] {
-                assert!(behind(door).check(&request("GET", &[("Host", host)])).is_err(), "{host} at {door:?}");
-            }
-        }
-        assert_eq!(own_names("localhost.localdomain"), ["localhost.local", "localhost"]);
-        for number in ["", "7", ".", "127.0.0.1"] {
-            assert_eq!(own_names(number), Vec::<String>::new(), "{number}");
-        }
     }
 
     #[test]

@@ -1,0 +1,133 @@
+//! By which hosts clients may address this server: names, and addresses as numbers. A page can bend a name of its own to this address, and
+//! its browser then sends that name as the `Host`.
+
+use std::net::IpAddr;
+
+use crate::transport::Reach;
+
+/// The hosts of a listener.
+#[derive(Clone, Debug)]
+pub(super) struct Hosts {
+    reach: Reach,
+    /// This machine's own names, lower case, where others may use them.
+    own_names: Vec<String>,
+    named: Vec<String>,
+}
+
+impl Hosts {
+    /// `named` are those that the owner named in the settings: lower case, without port.
+    pub(super) fn new(reach: Reach, named: Vec<String>) -> Self {
+        Self::of_machine(rustix::system::uname().nodename().to_str().unwrap_or_default(), reach, named)
+    }
+
+    fn of_machine(node: &str, reach: Reach, named: Vec<String>) -> Self {
+        Self { reach, own_names: if reach.is_open() { own_names(node) } else { Vec::new() }, named }
+    }
+
+    /// Whether the owner named the host of a `Host` in the settings.
+    pub(super) fn is_named(&self, host: &str) -> bool {
+        self.named.iter().any(|named| named.eq_ignore_ascii_case(without_port(host)))
+    }
+
+    /// Whether a `Host` is one of this server.
+    pub(super) fn has(&self, host: &str) -> bool {
+        let name = without_port(host);
+        let is = |own: &String| own.eq_ignore_ascii_case(name);
+        if name.eq_ignore_ascii_case("localhost") || self.named.iter().any(is) || self.own_names.iter().any(is) {
+            return true;
+        }
+        let Some(ip) = number(name) else { return false };
+        ip.is_loopback()
+            || match self.reach {
+                Reach::Socket | Reach::Loopback => false,
+                // A page can bend a name to another address, but not a number: a page from a number was served there. Which numbers lead
+                // here is not for this machine to know: a router or a container's host may pass one on.
+                Reach::Network => !ip.is_unspecified(),
+            }
+    }
+}
+
+/// Whether a `Host` leads each machine to itself.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let name = without_port(host);
+    name == "localhost" || number(name).is_some_and(|ip| ip.is_loopback())
+}
+
+/// The names by which a network calls this machine: its own, and that one with multicast DNS (RFC 6762). No public name server answers
+/// for a name without a dot or for one in `.local`.
+fn own_names(node: &str) -> Vec<String> {
+    let first = node.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    if first.is_empty() || first.parse::<u32>().is_ok() { Vec::new() } else { vec![format!("{first}.local"), first] }
+}
+
+/// A `Host` without its port: `name`, `1.2.3.4`, or `[::1]`.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
+        _ => host,
+    }
+}
+
+/// The address that a host's name is: `1.2.3.4`, or `[::1]`.
+fn number(name: &str) -> Option<IpAddr> {
+    let number = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    number.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(address: &str) -> Hosts {
+        behind(Reach::at(address.parse().expect("an address")))
+    }
+
+    fn behind(reach: Reach) -> Hosts {
+        Hosts::of_machine("Desk.example.org", reach, vec!["board.local".into()])
+    }
+
+    #[test]
+    fn beyond_loopback_numbers_and_the_machines_own_names_are_hosts_and_no_others() {
+        for address in ["0.0.0.0:8788", "[::]:8788", "192.168.1.5:8788"] {
+            for host in [
+                "192.168.1.5:8788",
+                "203.0.113.9:80",
+                "[fd00::1]:8788",
+                "[::ffff:192.168.1.5]",
+                "127.0.0.1:8788",
+                "localhost",
+                "desk",
+                "DESK.local:8788",
+                "board.local",
+            ] {
+                assert!(at(address).has(host), "{host} at {address}");
+            }
+            for host in [
+                "evil.example",
+                "desk.example.org",
+                "desk.local.evil.example",
+                "192.168.1.5.evil.example",
+                "3232235781",
+                "0xc0a80105",
+                "192.168.1.5.",
+                "192.168.257",
+                "0.0.0.0:8788",
+                "[::]:8788",
+                "[::ffff:0.0.0.0]",
+                "",
+            ] {
+                assert!(!at(address).has(host), "{host} at {address}");
+            }
+        }
+        assert!(behind(Reach::Socket).has("localhost"));
+        for host in ["desk", "desk.local", "192.168.1.5", "[::ffff:192.168.1.5]"] {
+            for door in [Reach::Socket, Reach::at("127.0.0.1:1".parse().expect("an address"))] {
+                assert!(!behind(door).has(host), "{host} at {door:?}");
+            }
+        }
+        assert_eq!(own_names("localhost.localdomain"), ["localhost.local", "localhost"]);
+        for number in ["", "7", ".", "127.0.0.1"] {
+            assert_eq!(own_names(number), Vec::<String>::new(), "{number}");
+        }
+    }
+}
