@@ -132,13 +132,18 @@ function showLog(c, looks) {
   setCard(() => showCard(c));
 }
 
-// The panes beside the log.
-const PANES = { steps: showTime, usage: showTime, details: showDetails, more: showDetails };
+// The panes beside the log. A phone shows two of them under one tab.
+const PANES = { steps: showTime, usage: showTime, details: showDetails };
 
 function showPane(c) {
-  for (const tab of ['log', ...Object.keys(PANES)]) $(`pane-${tab}`).hidden = tab !== route.tab && !(tab === 'log' && !PANES[route.tab]);
-  $('log-tools').classList.toggle('off', !!PANES[route.tab]);
-  PANES[route.tab]?.($(`pane-${route.tab}`), c);
+  const { tab } = route, shown = tab === 'more' ? ['usage', 'details'] : [tab];
+  for (const name of Object.keys(PANES)) {
+    $(`pane-${name}`).hidden = !shown.includes(name);
+    if (shown.includes(name)) PANES[name]($(`pane-${name}`), c);
+  }
+  const isLog = tab !== 'more' && !PANES[tab];
+  $('pane-log').hidden = !isLog;
+  $('log-tools').classList.toggle('off', !isLog);
 }
 
 // The form for a start: `given` is a script, or a run to edit.
@@ -374,7 +379,7 @@ setInterval(() => {
   showLog(c, tick(c));
   controls.tick(c);
   rail.tick(c);
-  if (PANES[route.tab]) showPane(c);
+  if ($('pane-log').hidden) showPane(c);
 }, 1000);
 
 setInterval(() => { if (connected && !document.hidden) check(); }, CHECK_MS);

@@ -1,5 +1,4 @@
-// The details of a run: its command, its process, its environment, and what happened; on a phone also the way to what has no tab there; and the
-// list of keys.
+// The details of a run: its command, its process, its environment, and what happened; and the list of keys.
 
 import { each, el, icon, set, tint } from './dom.js';
 import { acting, button, cli, code, copy, copyLine, curl, enumerated, get, timeOf } from './parts.js';
@@ -19,10 +18,10 @@ export function showDetails(pane, c) {
   if (view?.id !== c.id) {
     view = { id: c.id };
     panes.set(pane, view);
-    pane.replaceChildren(...(pane.id === 'pane-more' ? moreLinks(c) : details(view)));
+    pane.replaceChildren(...details(view));
   }
   view.c = c;
-  view.update?.();
+  view.update();
 }
 
 const headed = (title, ...children) => el('section', '', el('h3', '', title), ...children);
@@ -98,11 +97,6 @@ function showEvent(item, event, now) {
   tint(picture, name);
   item.append(timeOf(event.at, clock, now), picture, el('span', '', el('b', '', word), ' ', rest));
 }
-
-// ---- A phone's way to what has no tab there ---------------------------------------------------------------------------------------
-
-const moreLinks = (c) => [el('ul', 'more', ['usage', 'details'].map((tab) =>
-  el('li', '', el('a', { href: c.address({ run: c.route.run, tab }) }, T[tab], icon('right')))))];
 
 // ---- The list of keys -------------------------------------------------------------------------------------------------------------
 

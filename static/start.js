@@ -178,7 +178,7 @@ function drawScripts() {
   parts.list.replaceChildren(...drawn.map(drawScript));
   parts.find.ariaLabel = parts.find.placeholder = visible(START.findScripts(root));
   set(parts.note, !answer ? START.reading : answer.problem ? `${START.noList} ${answer.problem}` : answer.truncated ? START.cut(shown.length)
-    : shown.length ? '' : soughtText() ? `${START.noMatch} ${START.whatIsOne}` : `${START.noScripts(root)}. ${START.whatIsOne}`);
+    : `${shown.length ? '' : soughtText() ? START.noMatch : `${START.noScripts(root)}.`} ${START.whatIsOne}`.trim());
   parts.retry.hidden = !answer?.problem;
   parts.use.hidden = !soughtText() || !answer || drawn.some(({ path }) => path === soughtText());
   set(parts.use, START.use(soughtText()));
@@ -432,7 +432,7 @@ function firstContent() {
   const token = isTokenNeeded ? ['-H', 'Authorization: Bearer TOKEN'] : [];
   const [before, after] = START.theseAreIn.split('{}');
   return [titled(START.choose, before, code(root), after),
-    el('div', '', el('ul', '', sorted.slice(0, SHOWN_MAX).map(scriptRow)), opener(START.withArgs),
+    el('div', '', el('ul', '', sorted.slice(0, SHOWN_MAX).map(scriptRow)), el('p', 'hint', START.whatIsOne), opener(START.withArgs),
       left > 0 && opener(START.more(left, truncated)), el('h3', '', START.elsewhere),
       [cli({ script }), curl({ script }, ...token)].map((text) => copyLine(code(text), () => text)))];
 }

@@ -8,7 +8,7 @@
 export const T = {
   pause: 'Pause', resume: 'Resume', stopAsk: 'Stop…', longer: 'Give it 30 s more', hide: 'Hide', unhide: 'Show countdown', killAsk: 'Kill now…',
   killNow: 'Kill now',
-  cancel: 'Cancel', dismiss: 'Dismiss', notices: 'Notices', menu: 'Menu', controls: 'Controls', conditions: 'What is wrong', progress: 'Progress',
+  cancel: 'Cancel', dismiss: 'Dismiss', notices: 'Notices', menu: 'Menu', controls: 'Controls', conditions: 'What is wrong', lasting: 'The lasting address of this run', progress: 'Progress',
   runs: 'Runs',
   run: 'Run', log: 'Log', steps: 'Steps', usage: 'Usage', details: 'Details', runsTab: 'Runs', moreTab: 'More', all: 'All', failed: 'Failed',
   filterRuns: 'Filter the runs', findRuns: 'Script, argument or error', choose: 'Choose a script', cpu: 'CPU', memory: 'Memory',
@@ -323,7 +323,7 @@ export const START = {
   starting: 'Starting…', scripts: 'Scripts', findScripts: (root) => (root ? `Find a script in ${root}` : 'Find a script'),
   reading: 'Looking for scripts…',
   noScripts: (root) => `No scripts found in ${root}`, noMatch: 'No script has this in its name.', noList: 'The scripts could not be listed.',
-  whatIsOne: 'A script is an executable file, a file with a first line like #!/bin/bash, or a name that ends with .sh.',
+  whatIsOne: 'Listed are executable files, files with a first line such as #!/usr/bin/env python3, and names that end with .sh.',
   cut: (count) => `Only ${count.toLocaleString()} are listed. Type a part of a name to find others.`,
   tryAgain: 'Try again', use: (path) => `Use “${path}”`, notListed: (problem) => (problem ? '' : 'not in the list'),
   chooseOne: 'Choose a script.',
@@ -365,7 +365,7 @@ const shortDay = format({ day: 'numeric', month: 'long' });
 
 export const PAIR = {
   title: 'Pair a phone', may: ['May act', 'Read-only'],
-  works: (ms) => `Works once, for 10 minutes; ${since(ms)} left.`, used: 'The link was used: a browser has logged in.',
+  works: (ms) => `Works once, within ${since(ms)}.`, used: 'The link was used: a browser has logged in.',
   expired: 'The link has expired.',
   none: 'This server listens on this machine only. This starts it for its network: AUTOAPPDEV_HOST=0.0.0.0 autoappdev serve',
 };

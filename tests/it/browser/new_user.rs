@@ -282,3 +282,64 @@ fn scripts_of_the_folder_itself_come_first_and_none_of_several_is_preferred() {
     assert_eq!(paths.last(), Some(&json!("a/clean.sh")), "{paths:?}");
     assert_eq!(browser.script("return [...document.querySelectorAll('.prime')].filter((it) => it.checkVisibility()).length"), 0);
 }
+
+#[test]
+fn countdown_of_a_stop_covers_nothing_that_the_user_needs() {
+    const COVERED: &str = "
+      const box = document.getElementById('stopping').getBoundingClientRect();
+      const covered = [...document.querySelectorAll(':is(#top, #run-bar, #stopping) :is(button, a[href], input, select)')].filter((it) => {
+        const { left, top, right, bottom } = it.getBoundingClientRect();
+        return it.checkVisibility({ visibilityProperty: true }) && right - left > 2
+          && !it.contains(document.elementFromPoint((left + right) / 2, (top + bottom) / 2));
+      }).map((it) => it.id || it.textContent);
+      // A phone has no room beside it: the log ends above it.
+      const log = document.getElementById('log-box').getBoundingClientRect();
+      return innerWidth <= 760 && log.bottom > box.top + 1 ? [...covered, 'log'] : covered;";
+    let Some((browser, place)) = set_up(&[("stubborn.sh", STUBBORN)]) else { return };
+    place.start_with(json!({"script": "stubborn.sh", "grace_s": 600}));
+    browser.be_a_screen(1280, 800, false);
+    open(&browser, &place, "");
+    agree(&browser, &place, "running");
+    browser.click_and_confirm("stop");
+    for (wide, tall, is_phone) in [(1280, 800, false), (900, 700, false), (390, 844, true), (320, 640, true)] {
+        browser.be_a_screen(wide, tall, is_phone);
+        open(&browser, &place, "");
+        wait_until("the countdown is there", PATIENCE, || browser.shows("stopping"));
+        assert_eq!(browser.script(COVERED), json!([]), "{wide} × {tall}");
+    }
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+}
+
+#[test]
+fn phone_shows_usage_and_details_at_once_under_more() {
+    let Some((browser, place)) = set_up(&[("stubborn.sh", STUBBORN)]) else { return };
+    place.start_with(json!({"script": "stubborn.sh", "args": ["a b"]}));
+    browser.be_a_screen(390, 844, true);
+    open(&browser, &place, "");
+    agree(&browser, &place, "running");
+    browser.click("tab-more");
+    wait_until("both are there", PATIENCE, || {
+        browser.text("pane-usage").contains("Memory") && browser.text("pane-details").contains("stubborn.sh 'a b'")
+    });
+    assert!(browser.shows("pane-usage") && browser.shows("pane-details") && !browser.shows("pane-log"));
+    browser.click("tab-log");
+    wait_until("the log is back", PATIENCE, || browser.shows("pane-log"));
+    assert!(!browser.shows("pane-usage") && !browser.shows("pane-details"));
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+}
+
+#[test]
+fn form_says_which_files_it_lists() {
+    let Some((browser, place)) = set_up(&[("ends.sh", ENDS)]) else { return };
+    std::fs::write(place.root().join("train.py"), "print('no first line')\n").expect("ours");
+    let says = |id: &str| browser.text(id).contains("files with a first line such as #!/usr/bin/env python3");
+    browser.be_a_screen(1280, 800, false);
+    open(&browser, &place, "");
+    wait_until("the first visit says it", PATIENCE, || says("first"));
+    assert!(!browser.text("first").contains("train.py"), "{}", browser.text("first"));
+    place.start_with(json!({"script": "ends.sh"}));
+    end(&place);
+    wait_until("the button works", PATIENCE, || browser.shows("new-run"));
+    browser.click("new-run");
+    wait_until("the form says it", PATIENCE, || says("form"));
+}

@@ -187,6 +187,34 @@ fn run_has_an_address_that_survives_a_reload() {
 }
 
 #[test]
+fn run_name_leads_to_the_address_that_stays_with_the_run() {
+    let Some((browser, place)) = set_up(35) else { return };
+    browser.be_a_screen(1280, 800, false);
+    open_at(&browser, &place, "#/?tab=details");
+    wait_until("the latest run is shown", PATIENCE, || browser.text("run-name") == "Run 35" && browser.shows("pane-details"));
+    click_on(&browser, "document.querySelector('#run-name a')");
+    until_page(&browser, "location.hash === '#/runs/35?tab=details'");
+    assert!(!browser.shows("elsewhere"));
+    // Back again, the page follows the latest run.
+    browser.script("history.back()");
+    until_page(&browser, "location.hash === '#/?tab=details'");
+    assert_eq!(browser.text("run-name"), "Run 35");
+}
+
+#[test]
+fn rail_that_lies_over_the_log_is_closed_by_the_button_that_opened_it() {
+    let Some((browser, place)) = set_up(35) else { return };
+    open_at(&browser, &place, "");
+    browser.be_a_screen(900, 700, false);
+    wait_until("the run is shown", PATIENCE, || browser.text("run-name") == "Run 35");
+    assert!(!browser.shows("rail"));
+    click_on(&browser, "document.getElementById('fold')");
+    wait_until("the rail is open", PATIENCE, || browser.shows("rail"));
+    click_on(&browser, "document.getElementById('fold')");
+    wait_until("the rail is closed", PATIENCE, || !browser.shows("rail"));
+}
+
+#[test]
 fn long_history_is_read_a_page_at_a_time() {
     const RUNS: i64 = 100_000;
     let Some((browser, place)) = set_up(RUNS) else { return };

@@ -153,7 +153,7 @@ const SCENES: &[Scene] = &[
         address: "#/?tab=more",
         before: nothing,
         act: stay,
-        until: "document.getElementById('pane-more').children.length",
+        until: "document.querySelector('#pane-details .facts') && document.querySelector('#pane-usage').checkVisibility()",
     },
     Scene {
         name: "another-run",
