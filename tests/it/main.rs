@@ -105,6 +105,7 @@ mod rules {
     mod architecture;
     mod builder_paths;
     mod docs;
+    mod prose;
     mod unit;
 }
 mod run {
