@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 #
-# How a program outside the pipeline follows a pause. AutoAppDev stops every process of the pipeline by itself, so the
-# pipeline's own script needs none of this. A program that belongs to the work but was not started by the pipeline (a cron job, a
-# watcher, a service next door) can look for the file PAUSE in the runtime directory: it is there while the pipeline is
-# paused, and removed by a resume, a stop and every end.
+# Shows how a program outside the pipeline can follow a pause. AutoAppDev stops every process of the pipeline itself, so
+# the pipeline's script does not need this. A related program that the pipeline did not start (a cron job, a watcher, another
+# service) can check for the file PAUSE in the runtime directory. The file exists while the pipeline is paused; a resume, a
+# stop and every other end of the run remove it.
 #
-# Run it in a second terminal, and pause the pipeline:
+# Run this in a second terminal, and pause the pipeline:
 #
 #   AUTOAPPDEV_RUNTIME_DIR=./runtime examples/checks-pause-file.sh [ROUNDS]
 #
-# AutoAppDev sets AUTOAPPDEV_RUNTIME_DIR for the pipeline only; elsewhere you name the directory yourself.
+# AutoAppDev sets AUTOAPPDEV_RUNTIME_DIR for the pipeline only. Everywhere else, set it yourself.
 set -euo pipefail
 
 rounds=${1:-120}
@@ -20,12 +20,12 @@ fi
 
 pause_file=${AUTOAPPDEV_RUNTIME_DIR:-./runtime}/PAUSE
 if [[ ! -d ${pause_file%/*} ]]; then
-  # Without this a wrong path would look like "never paused".
+  # Without this check, a wrong path would look like a pipeline that is never paused.
   echo "there is no directory ${pause_file%/*}: set AUTOAPPDEV_RUNTIME_DIR to the server's runtime directory" >&2
   exit 1
 fi
 
-# The check stands between two pieces of work, where it is safe to wait: that is what the file is for.
+# Check between two pieces of work, where it is safe to wait.
 waited=0
 for ((round = 1; round <= rounds; round++)); do
   while [[ -e $pause_file ]]; do

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 #
-# A pipeline to try AutoAppDev with. It builds nothing, but it has the shape of real work: four steps, progress at each moment, warnings on
-# stderr, colours, a helper process that takes memory, and a processor that is busy for up to a third of the time.
+# A pipeline to try AutoAppDev with. It builds nothing, but it looks like real work: four steps, continuous progress, warnings on
+# stderr, colours, a helper process that uses memory, and up to a third of one processor.
 #
 #   demo.sh            about 90 seconds, exit code 0
-#   demo.sh --fail     fails in its third step, with exit code 1
+#   demo.sh --fail     fails in the third step, with exit code 1
 #   demo.sh --fast     about six seconds
 #   DEMO_SPEED=4 ...   four times as fast; a whole number from 1 to 100
 #
-# It needs bash and sleep(1), and ends with 143 (128 + SIGTERM) when it is told to stop.
+# It needs bash and sleep(1). On SIGTERM it exits with 143 (128 + SIGTERM).
 set -euo pipefail
 
 speed=${DEMO_SPEED:-1} fails=
@@ -28,7 +28,8 @@ red=$'\e[31m' green=$'\e[32m' yellow=$'\e[33m' cyan=$'\e[36m' bold=$'\e[1m' dim=
 step=start
 helper=
 
-# Asked to stop: say so and leave. Under AutoAppDev the helper has had its own TERM by now; a Ctrl-C by hand does not reach it.
+# Handles TERM and Ctrl-C: prints a message, ends the helper and exits. AutoAppDev sends TERM to the helper too; Ctrl-C in a terminal does
+# not reach it.
 leave() {
   trap '' TERM INT
   echo "demo: told to stop during '$step', leaving"
@@ -44,13 +45,13 @@ start_timer() {
   timer=$!
 }
 
-# Bash runs a trap only between two commands, so a plain `sleep` would hold TERM up until it is over; `wait` is interrupted at once.
+# Waits for the given milliseconds. Bash runs a trap only between two commands, so a plain `sleep` would delay TERM; `wait` returns at once.
 rest() {
   start_timer "$1"
   wait "$timer" || true
 }
 
-# Computes until the timer ends: work for the processor.
+# Keeps the processor busy until the timer ends.
 compute() {
   local n hash=5381
   start_timer "$1"
@@ -60,8 +61,8 @@ compute() {
   wait "$timer" || true
 }
 
-# A process that takes one more MiB of memory about three times a second, up to the given number. It waits by reading from a pipe into which
-# nothing is written: a `sleep` would begin as a copy of this process, with all of its memory.
+# Starts a process that allocates one MiB of memory about three times a second, up to the given number. It waits by reading from a pipe into
+# which nothing is written, because a `sleep` would start as a copy of this process with all its memory.
 start_helper() {
   (
     trap - TERM INT
@@ -83,15 +84,15 @@ end_helper() {
   helper=
 }
 
-# Two kinds of lines that AutoAppDev shows as a list of steps and a bar; to everybody else they are lines of output.
+# AutoAppDev shows `::step` lines as a list of steps and `::progress` lines as a progress bar. Without AutoAppDev they are ordinary output.
 begin_step() {
   step=$1
   echo "::step $step"
   echo "$bold==> $step$plain"
 }
 
-# Part $n of $count of a step that goes from $2 to $3 percent: what is done, the milliseconds for it, and in how many of a hundred of them the
-# processor works.
+# Runs part $n of $count of a step: its description, the percentages of the pipeline at which the step begins and ends, the duration of the part
+# in milliseconds, and the percentage of the duration during which the processor is busy.
 part() {
   local tenths=$(($2 * 10 + ($3 - $2) * 10 * n / count))
   echo "::progress $((tenths / 10)).$((tenths % 10)) $1"

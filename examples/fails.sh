@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
-# A pipeline that fails: it works for about three seconds, says on stderr what went wrong, and ends with exit code 3.
-# The run is then `failed`, and its exit code stands in the history: `autoappdev runs`.
+# A pipeline that fails: it works for about three seconds, prints an error on stderr, and exits with 3.
+# The history (`autoappdev runs`) then shows the run as `failed`, with its exit code.
 set -euo pipefail
 
 for item in 1 2 3; do
