@@ -1,25 +1,25 @@
-# What people and CI type. `make` alone lists the targets.
+# Commands for developers and CI. `make` alone lists the targets.
 #
-# The variables may be set on the command line or in the environment, e.g. `make run PORT=9000`.
+# Set the variables on the command line or in the environment, e.g. `make run PORT=9000`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help run test crowds bench bench-log simulate torture fuzz screenshots check build clean binary need-tools say-missing
-# Two cargo commands at once would only wait for each other's lock.
+# Cargo commands that run at the same time only wait for each other's lock.
 .NOTPARALLEL:
 
 CARGO ?= cargo
-# Without this, Cargo reports at each build that two dependencies of rouille (see deny.toml) need a change for a future Rust. It is not
-# set for the server of `make run`, because its pipelines would inherit it.
+# Without this, Cargo reports at each build that a future Rust will reject two dependencies of rouille (see deny.toml).
+# `make run` does not set it, because the server's pipelines would inherit it.
 $(filter-out run,$(or $(MAKECMDGOALS),help)) binary: export CARGO_FUTURE_INCOMPAT_REPORT_FREQUENCY ?= never
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/autoappdev
-# Panic messages contain the paths of dependencies' source files. Without this option they are absolute paths on the builder's
-# machine, including the builder's home directory. Cargo itself supports this only with `trim-paths`, which is not stable. If
-# several prefixes match, the last one applies.
+# Panic messages contain the paths of dependencies' source files. Without this option, these are absolute paths on the builder's
+# machine, including the builder's home directory. Cargo's own option for this, `trim-paths`, is not stable. If several prefixes
+# match, the last one applies.
 CARGO_DIR := $(or $(CARGO_HOME),$(HOME)/.cargo)
 REMAP := --config 'build.rustflags=["--remap-path-prefix=$(HOME)=/home", "--remap-path-prefix=$(CARGO_DIR)=/cargo", "--remap-path-prefix=$(CURDIR)=/src"]'
-# They need a binary that can be killed at named points, whose clocks can be set, and whose parsers are open.
+# Tests that need the features `faults` (kill the program at named points, set its clocks) and `fuzzing` (access to the parsers).
 FAULTY_TESTS := --test kill_points --test clock_steps --test corpora --test differential
 SCRIPTS := .ci/run tests/fuzz/run.sh $(wildcard examples/*.sh)
 
@@ -27,16 +27,16 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # PORT and every AUTOAPPDEV_ variable given to make reach the server through the environment. The server does not pass them on to a
-# pipeline, nor the variables that make adds (MAKEFLAGS, its job server). `exec` leaves no shell between
-# make and the server, so that the server gets Ctrl-C directly and ends with 0; make, which gets it too, ends with 130.
+# pipeline, nor the variables that make adds (MAKEFLAGS, its job server). `exec` leaves no shell between make and the server. On
+# Ctrl-C, which both receive, the server exits with 0 and make with 130.
 run: export AUTOAPPDEV_PIPELINE_CWD ?= examples
 run: export AUTOAPPDEV_PIPELINE_SCRIPT ?= demo.sh
 run: export AUTOAPPDEV_RUNTIME_DIR ?= ./runtime
 run: binary ## Build, and serve the demo pipeline on http://127.0.0.1:8788/ (another port: PORT=9000)
 	@exec $(BINARY) serve
 
-# With cargo-nextest each test has a process of its own, and one that fails is tried once more (.config/nextest.toml). A test that passes then is
-# named at the end of all output, from nextest's report. Tests wait more than they compute.
+# cargo-nextest runs each test in a separate process and retries a failed test once (.config/nextest.toml). The end of the output
+# lists the tests that passed only when retried, from nextest's report. Four tests run at a time, because tests mostly wait.
 test: export RUST_TEST_THREADS ?= 4
 test: need-tools say-missing ## Run every test
 	@target="$${CARGO_TARGET_DIR:-target}"; mkdir -p -- "$$target"; target=$$(CDPATH= cd -- "$$target" && pwd); \
@@ -50,51 +50,52 @@ test: need-tools say-missing ## Run every test
 	run_tests; \
 	run_tests --features faults,fuzzing $(FAULTY_TESTS); \
 	awk "$$GROUP_NOT_RUN" "$$AUTOAPPDEV_NOT_RUN_LIST"; cat "$$flaky"; exit $$failed
-# One line for each reason in the list of tests that did not run.
+# Prints one line for each reason why tests did not run.
 test: export GROUP_NOT_RUN = !seen[$$0]++ && sub(/^NOT RUN: /, "") { at = index($$0, ": "); why = substr($$0, at + 2); \
     if (!count[why]++) { reasons[++n] = why; first[why] = substr($$0, 1, at - 1) } } \
   END { for (i = 1; i <= n; i++) { why = reasons[i]; others = count[why] - 1; \
       print "NOT RUN: " first[why] (others ? " and " others " more" : "") ": " why } \
     if (n) print "(all names are in " FILENAME ")" }
-# A test case of nextest's report that failed before it passed.
+# Prints the test cases of nextest's report that failed before they passed.
 test: export LIST_FLAKY = /<testcase / { match($$0, / name="[^"]*"/); name = substr($$0, RSTART + 7, RLENGTH - 8) } \
   /<flakyFailure/ { print "FLAKY: " name " failed, and passed when it was tried again" }
 
-# The same as in `make test`, on the release build and with more newcomers: prints how long they waited, what the server took, and how long its
-# stop was. One after another, since they are measured.
+# The tests of `make test`, on the release build and with more new clients. Prints how long these waited, what resources the server
+# used, and how long it took to stop. The tests run one at a time, because they are measured.
 crowds: export AUTOAPPDEV_CROWDS_QUESTIONS := $(or $(QUESTIONS),500)
-crowds: need-tools ## Set thousands of idle, slow and hostile connections on the release build, and print what newcomers and memory say
+crowds: need-tools ## Open thousands of idle, slow and hostile connections to the release build; print waits of new clients and memory
 	$(CARGO) test --release --locked $(REMAP) --test crowds -- --nocapture --test-threads=1
 
-# The release binary, beside floors and peers that are measured in the same run; nginx and strace are used where they are installed.
+# Measures the release binary together with lower bounds and other servers, in the same run. Uses nginx and strace if they are installed.
 bench: need-tools ## Measure speed and memory in ROUNDS=20 rounds, and print the tables of docs/performance.md
 	BENCH_ROUNDS=$(or $(ROUNDS),20) $(CARGO) bench --locked $(REMAP) --bench bench
 
-bench-log: need-tools ## Measure how fast output is taken in and found again, in ROUNDS=7 rounds, beside `cat > file`
+bench-log: need-tools ## Measure how fast output is captured and searched in ROUNDS=7 rounds, compared with `cat > file`
 	BENCH_ROUNDS=$(or $(ROUNDS),7) $(CARGO) bench --locked $(REMAP) --bench log
 
 screenshots: export AUTOAPPDEV_SCREENSHOTS := $(abspath $(or $(DIR),target/screenshots))
 screenshots: export AUTOAPPDEV_SCENE := $(SCENE)
-screenshots: need-tools ## Put pictures of the page in each of its states into DIR=target/screenshots (one of them: SCENE=running)
+screenshots: need-tools ## Save screenshots of the page in each state to DIR=target/screenshots (only one: SCENE=running)
 	$(CARGO) test --locked --test it -- --ignored --nocapture browser::scenes::screenshots
 
-# The variables are always set: one that is left over in the environment would otherwise decide.
-torture: need-tools ## Kill and hurt the release build N=1000 times at random; SEED=<number> brings the decisions of another time back
+# The variables are always set, so that one left over in the environment has no effect.
+torture: need-tools ## Test the release build with N=1000 rounds of random faults and kills; SEED=<number> repeats earlier decisions
 	AUTOAPPDEV_TORTURE_ROUNDS=$(or $(N),1000) AUTOAPPDEV_TORTURE_SEED=$(SEED) \
 	  $(CARGO) test --release --locked $(REMAP) --test torture -- --nocapture
 
-# A seed decides a whole run of the simulated world (src/supervisor/simulation/); one that fails prints its trace and how to repeat it.
+# A seed determines everything that happens in one simulation (src/supervisor/simulation/). A failed simulation prints its trace and
+# how to repeat it.
 simulate: export SIMULATE_SEEDS := $(or $(SEEDS),100000)
 simulate: export SIMULATE_FIRST := $(FIRST)
 simulate: export SIMULATE_SEED := $(SEED)
-simulate: need-tools ## Play 100000 seeds of the simulated world (SEEDS=5000 FIRST=100000), or one with its trace (SEED=1234)
+simulate: need-tools ## Simulate 100000 seeds (SEEDS=5000 FIRST=100000), or one with its trace (SEED=1234)
 	$(CARGO) test --locked --profile simulation --lib supervisor::simulation::whatever -- --nocapture
 
-# The variable goes as an argument: in the environment it would be bash's own clock.
-fuzz: need-tools ## Fuzz every parser, 600 seconds in all (SECONDS=3600); needs a nightly compiler and cargo-fuzz
+# SECONDS is passed as an argument, because bash gives the variable of that name its own meaning.
+fuzz: need-tools ## Fuzz every parser for 600 seconds in total (SECONDS=3600); needs a nightly compiler and cargo-fuzz
 	@unset SECONDS; tests/fuzz/run.sh $(or $(SECONDS),600) $(TARGETS)
 
-check: need-tools ## Formatting, lints, documentation, licences and advisories, the scripts' syntax
+check: need-tools ## Check formatting, lints, documentation, licences, advisories and the scripts' syntax
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -113,13 +114,13 @@ check: need-tools ## Formatting, lints, documentation, licences and advisories, 
 build: binary ## Build the release binary; print its path and size
 	@size=$$(stat -c %s $(BINARY)); echo "$(abspath $(BINARY)): $$(numfmt --to=iec --suffix=B "$$size")"
 
-clean: ## Remove what the build made (the runtime directory, with its history, stays)
+clean: ## Remove build output (the runtime directory and its history are kept)
 	$(CARGO) clean
 
 binary: need-tools
 	@$(CARGO) build --release --locked $(REMAP)
 
-# Both are asked for before anything else: without a C compiler the build would fail minutes later, inside SQLite.
+# Checked first, because without a C compiler the build fails minutes later, in SQLite.
 need-tools:
 	@command -v $(firstword $(CARGO)) >/dev/null || { \
 	  echo "Rust is missing: there is no '$(firstword $(CARGO))' here. Install Rust with rustup, https://rustup.rs" >&2; exit 1; }
@@ -130,7 +131,7 @@ need-tools:
 	  printf '%s\n' "$$need" "$$have" | sort -VC || { \
 	  echo "Rust $$have is too old: this needs $$need or newer. With rustup: rustup update" >&2; exit 1; }
 
-# Programs that tests need and the build does not, each with Debian's package. Only root's tests use nginx.
+# Programs that the tests need and the build does not, each with its Debian package. Only tests that run as root use nginx.
 say-missing:
 	@missing= packages=; \
 	need() { \
