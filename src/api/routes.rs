@@ -147,7 +147,7 @@ routes! {
     Session: Get "/api/session" Viewer, NoQuery, none => SessionResponse Short, "What the client may do, and until when";
     Login: Post "/api/login" Anyone, NoQuery, LoginRequest => LoginResponse Short, "Takes a token or a one-time code, and begins a session";
     Logout: Post "/api/logout" Anyone, NoQuery, EmptyRequest => OkResponse Short, "Ends the session of the client";
-    Sessions: Get "/api/sessions" Operator, NoQuery, none => SessionsResponse Short, "Who is logged in";
+    Sessions: Get "/api/sessions" Operator, NoQuery, none => SessionsResponse Short, "The sessions and one-time codes";
     EndSessions: Post "/api/sessions/end" Operator, NoQuery, EndSessionsRequest => EndSessionsResponse Short, "Ends a session, or all of them";
     Pair: Post "/api/pair" Operator, NoQuery, PairRequest => PairResponse Short, "Makes a one-time code for a login";
     Index: Get "/" Anyone, any, none => PageFile Short, "The status page";

@@ -92,7 +92,7 @@ settings! {
     CONTAINMENT: bool = |given| given.parsed(values::uses_cgroups), ["AUTOAPPDEV_CONTAINMENT"], Value("auto"),
         "`auto`: a run gets a control group of its own if this user can create one; `tree`: never";
     KEEP_ENV: bool = |given| given.parsed(values::keeps_env_values), ["AUTOAPPDEV_KEEP_ENV"], Value("names"),
-        "What is kept of the variables that a start sets (`env`), so that it can be repeated. `names`: only their names; `values`: the values \
+        "How the variables that a start sets (`env`) are kept, so that the start can be repeated. `names`: only their names; `values`: the values \
          too, which can be secrets, in a file of the run that only its owner can read",
         is_guarded: true;
     USAGE: u64 = |given| given.number("a number of seconds: a whole number"), ["AUTOAPPDEV_USAGE_S"], Value("10"),
