@@ -34,6 +34,7 @@ const CHECK_MS = 25000;      // how often it is checked that the log-in is still
 const STALE_MS = 40000;      // an older state is not shown as current when a hidden page becomes visible again
 const FIRST_LOOK_MS = 1500;  // until then nothing is loaded that the first look does not need
 const RUN_MS = 1000;         // how often the shown run is asked for at most
+const BUFFERED_MS = 5000;    // a Python script that has printed nothing until then may have its output held back
 
 // Of two words on one run's progress: an answer and the stream may pass each other.
 const later = (a, b) => (a && !(b?.at >= a.at) ? a : b);
@@ -128,7 +129,9 @@ function showAll() {
 function showLog(c, looks) {
   if (!c.isLatest && !c.run || c.id === null) return;
   const isAlive = c.isLatest && c.pipeline.state !== 'stopped';
-  setSteps(c.progress, { isAlive, tone: c.isLatest ? looks.tone : row(c.run).tone, now: c.now });
+  const { script, env_names: names } = c.run ?? {};
+  const isBuffered = script?.endsWith('.py') && !names?.includes('PYTHONUNBUFFERED') && c.now - Date.parse(c.pipeline.started_at) > BUFFERED_MS;
+  setSteps(c.progress, { isAlive, isBuffered, tone: c.isLatest ? looks.tone : row(c.run).tone, now: c.now });
   setCard(() => showCard(c));
 }
 

@@ -90,7 +90,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
   // What the start button does: it repeats the run that is shown, or begins the configured script for the first time.
   function starts() {
     const { default_script } = c.pipeline;
-    if (c.id !== null) return { words: T.runAgain, icon: 'again', body: { again: c.id } };
+    if (c.id !== null) return { words: c.isLatest ? T.runAgain : T.repeat(c.id), icon: 'again', body: { again: c.id } };
     return default_script ? { words: T.startThe(default_script), icon: 'play', body: { script: default_script } } : null;
   }
 

@@ -4,7 +4,7 @@
 import { $, el, set, tint, useIcon } from './dom.js';
 import { build, folder, host } from './session.js';
 import {
-  bytes, command, ending, HINTS, isBehind, localTime, look, minute, NO_HINT, plan, row, sentence, stop, T, timeLeft, title, visible, when,
+  bytes, command, HINTS, isBehind, localTime, look, minute, NO_HINT, plan, row, sentence, stop, T, timeLeft, title, visible, when,
 } from './words.js';
 
 const SPARK_MAX = 40;      // points of the small picture of the CPU's use
@@ -131,12 +131,10 @@ function showProgress(c, looks) {
   const line = $('progress');
   if (c.id === null) return;
   const isAlive = isLatest && p.state !== 'stopped';
-  const outcome = isLatest ? p.outcome : run?.outcome;
-  const end = outcome ? ending(outcome) : null;
   const tone = isLatest ? looks.tone : run ? row(run).tone : 'idle';
   tint(line, tone);
   line.classList.toggle('ended', (!isAlive && tone !== 'succeeded') || ['disconnected', 'doubt'].includes(tone));
-  const percent = progress?.percent ?? (end?.tone === 'succeeded' ? 100 : null);
+  const percent = progress?.percent ?? null;
   const bar = $('bar');
   bar.classList.toggle('none', percent === null);
   bar.setAttribute('aria-valuenow', percent ?? 0);
@@ -146,7 +144,7 @@ function showProgress(c, looks) {
   const steps = progress?.steps ?? [];
   const step = steps.length ? T.stepOf(steps.length + progress.steps_before, steps.at(-1).name) : '';
   const started = isLatest ? p.started_at : run?.started_at;
-  set($('doing'), [progress?.text, step].filter(Boolean).join(' · ') || (started ? T.startedAt(when(Date.parse(started), now)) : run?.error ?? ''));
+  set($('doing'), [progress?.text, step].filter(Boolean).join(' · ') || (started ? T.startedAt(when(Date.parse(started), now)) : ''));
   $('doing').title = $('doing').textContent;
   set($('time-left'), timeWords(c, isAlive, percent));
   showSigns(c, isAlive && c.connected && tone !== 'doubt');

@@ -92,7 +92,7 @@ function drawFrame() {
   for (const row of staleRows) if (row.element) paintNow(row);
   staleRows.clear();
   const view = log.clientHeight;
-  log.dataset.empty = runLife && !runLife.isAlive && runLife.tone !== 'idle' ? LOG.none : LOG.noneYet;
+  log.dataset.empty = runLife && !runLife.isAlive && runLife.tone !== 'idle' ? LOG.none : runLife?.isBuffered ? LOG.buffered : LOG.noneYet;
   if (view && chunks.length) drawAll(view);
   logHooks.drawn();
 }

@@ -3,7 +3,7 @@
 
 import { $, each, el, icon, set, tint, useIcon } from './dom.js';
 import { button, get } from './parts.js';
-import { command, dayOf, ending, HUES, localTime, look, row, since, stop, T, took, visible } from './words.js';
+import { command, dayOf, ending, HUES, localTime, look, row, shellWords, since, stop, T, took, visible } from './words.js';
 
 const PAGE = 50;
 const STRIP = 30;
@@ -122,10 +122,10 @@ export function makeRail({ ask, address }) {
     useIcon(svg, tone, word);
     tint(element, tone);
     const file = visible(run.script.split('/').pop());
-    const key = `${file}|${run.id}|${why}`;
+    const args = shellWords(run.args), key = `${file}|${run.id}|${why}|${args}`;
     if (name.dataset.key !== key) {
       name.dataset.key = key;
-      name.replaceChildren(`${file} `, el('small', '', `${run.id} `), why && el('small', 'why', why));
+      name.replaceChildren(`${file} `, el('small', '', `${run.id} `), why && el('small', 'why', `${why} `), args && el('small', '', args));
     }
     const ms = lasted(run);
     set(took_, ms === null ? '' : run.outcome ? took(ms) : since(ms));

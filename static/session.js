@@ -8,8 +8,8 @@
 // valid without the other. A link's code is in the fragment, which the browser sends to no server, and the page removes it from the
 // address bar before anything else.
 
-import { $ } from './dom.js';
-import { T } from './words.js';
+import { $, el } from './dom.js';
+import { sentence, T } from './words.js';
 
 // How long an answer may take; one that tells the state or brings lines has less time.
 export const ANSWER_MS = 10000;
@@ -124,7 +124,8 @@ export async function enterByLink(then = entered, say = sayNotice) {
 }
 
 function refuse(problem) {
-  $('login-error').textContent = problem;
+  // Commands are between backticks.
+  $('login-error').replaceChildren(...sentence(problem).split('\x60').map((part, n) => (n % 2 ? el('code', '', part) : part)));
   return problem;
 }
 
@@ -142,6 +143,8 @@ export function lock(isLocked) {
   const form = $('login');
   if (form.hidden !== isLocked) return;
   form.hidden = !isLocked;
+  // The form says it as well.
+  if (isLocked && $('login-error').textContent) $('trouble').hidden = true;
   if (!isLocked) $('login-error').textContent = $('token').value = '';
 }
 
@@ -189,7 +192,7 @@ async function logIn(shown) {
     problem = 'The server did not answer. Try again.';
   }
   button.disabled = false;
-  $('login-error').textContent = problem;
+  refuse(problem);
   if (!problem) {
     lock(false);
     entered();

@@ -8,14 +8,15 @@
 export const T = {
   pause: 'Pause', resume: 'Resume', stopAsk: 'Stop…', longer: 'Give it 30 s more', hide: 'Hide', unhide: 'Show countdown', killAsk: 'Kill now…',
   killNow: 'Kill now',
-  cancel: 'Cancel', dismiss: 'Dismiss', notices: 'Notices', menu: 'Menu', controls: 'Controls', conditions: 'What is wrong', lasting: 'The lasting address of this run', progress: 'Progress',
-  runs: 'Runs',
-  run: 'Run', log: 'Log', steps: 'Steps', usage: 'Usage', details: 'Details', runsTab: 'Runs', moreTab: 'More', all: 'All', failed: 'Failed',
+  cancel: 'Cancel', dismiss: 'Dismiss', notices: 'Notices', menu: 'Menu', controls: 'Controls', conditions: 'Problems',
+  lasting: 'Link to this run', progress: 'Progress', runs: 'Runs', run: 'Run',
+  log: 'Log', steps: 'Steps', usage: 'Usage', details: 'Details', runsTab: 'Runs', moreTab: 'More', all: 'All', failed: 'Failed',
   filterRuns: 'Filter the runs', findRuns: 'Script, argument or error', choose: 'Choose a script', cpu: 'CPU', memory: 'Memory',
   folder: 'Folder', server: 'Server', access: 'Access', keys: 'Keyboard shortcuts', pair: 'Pair a phone…', logIn: 'Log in', logOut: 'Log out',
   stopping: 'Stopping',
-  loginTitle: 'This server asks for its token.', loginHint: 'On its own machine, autoappdev\u00a0pair shows a link and a code to scan.',
-  graceLabel: 'Time to save its work', newRun: 'New run…', start: 'Start', startThe: (what) => `Start ${what}`, runAgain: 'Run again',
+  loginTitle: 'This server needs a token.', loginHint: 'Paste it here, or run autoappdev\u00a0pair on the server’s machine and scan the code.',
+  graceLabel: 'Time to save its work', newRun: 'New run…', start: 'Start', startThe: (what) => `Start ${what}`,
+  runAgain: 'Run again', repeat: (id) => `Run ${id} again`,
   editAndRun: 'Edit and run…', live: 'live', polling: 'updating', retrying: 'retrying', readOnly: 'Read-only access',
   fullAccess: 'With full control', loggedIn: 'Logged in, with full control', noRuns: 'No run matches.',
   asked: 'Asking the server.',
@@ -23,26 +24,26 @@ export const T = {
   lastRuns: (count) => `The last ${count} runs; a bar’s height is the duration`,
   showIt: (id) => `Show run ${id}`, close: 'Close', notify: 'Notify me when a run ends', notifying: 'Stop notifying me',
   notGranted: 'Notices are blocked in this browser',
-  serverAsks: 'The server asks for its token.', noConnection: 'No connection to the server.', gone: 'That run is not in the history any more.',
+  serverAsks: 'The server needs a token.', noConnection: 'No connection to the server.', gone: 'That run is no longer in the history.',
   elsewhere: (shown, latest, word) => `This is run ${shown}. The latest, run ${latest}: ${lowered(word)}.`,
   stopTitle: (name) => `Stop ${name}?`, killTitle: (name) => `Kill ${name} now?`,
   stopText: (time) => (time === 0 ? 'It is killed at once, without a chance to save its work.'
     : `It gets SIGTERM and ${time === null ? 'its own time' : span(time)} to save its work. Then it is killed.`),
   killText: 'All its processes end at once (SIGKILL), without a chance to save anything.', stop: 'Stop',
-  hasEnded: 'It has already ended.', isStopping: 'It is being stopped already.', stoppingTitle: (name) => `Stopping ${name}`,
+  hasEnded: 'It has already ended.', isStopping: 'It is already being stopped.', stoppingTitle: (name) => `Stopping ${name}`,
   sinceThen: (at) => `SIGTERM was sent. It may still be saving; what is left at ${at} is killed.`,
   sinceUnknown: 'SIGTERM was sent. It may still be saving.', ownGrace: 'its own',
   dial: (s) => (s < 60 ? `${Math.round(s)} s` : `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, '0')}`),
   left: (ms) => `about ${since(ms)} left`,
-  noPercent: 'Not told', longerThanUsual: (ms) => `longer than the usual ${since(ms)}`,
+  noPercent: 'Not reported', longerThanUsual: (ms) => `longer than the usual ${since(ms)}`,
   startedAt: (at) => `Started ${at}`,
   endedAt: (at) => `ended ${at}`, asOf: (at) => `as of ${at}`, sinceAt: (at) => `since ${at}`, stepOf: (n, name) => `step ${n}, ${name}`,
   since: (at) => `Since ${at}.`,
   noContact(at, state) {
     const run = state === 'stopped' ? '' : `If only the server is down, the run ${state === 'paused' ? 'stays paused' : 'goes on'}. `;
-    return `No answer since ${at}; trying again. ${run}What you see is from then.`;
+    return `No answer since ${at}; trying again. ${run}This page shows the state of ${at}.`;
   },
-  refused: (why) => `The server can’t tell the state: ${why}; trying again.`, never: 'No answer from the server; trying again.',
+  refused: (why) => `The server can’t report the state: ${why}; trying again.`, never: 'No answer from the server; trying again.',
 };
 
 // ---- Times and durations -----------------------------------------------------------------------------------------------
@@ -123,13 +124,14 @@ export const sentence = (text) => stop(text.replace(/^[a-z](?=[a-z]*[ ,:;])/, (l
 
 // A command as a shell would read it.
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
-export const command = (script, args) => [script, ...args].map(quoted).join(' ');
+export const shellWords = (words) => words.map(quoted).join(' ');
+export const command = (script, args) => shellWords([script, ...args]);
 
 // ---- States and outcomes -------------------------------------------------------------------------------------------------
 
 const GLYPHS = {
-  idle: '○', running: '▶', waiting: '◷', asking: '?', paused: '⏸', stopping: '◼', succeeded: '✓', failed: '✕', stopped: '◼', killed: '⚡',
-  unstarted: '!', lost: '?', doubt: '?', disconnected: '⌁',
+  idle: '○', running: '▶', waiting: '◷', asking: '?', paused: '⏸', stopping: '◼', succeeded: '✓', failed: '✕', stopped: '◼',
+  killed: '⚡', unstarted: '!', lost: '?', doubt: '?', disconnected: '⌁',
 };
 // The colour of each tone.
 export const HUES = { idle: 'idle', running: 'run', waiting: 'run', asking: 'hold', paused: 'hold', stopping: 'hold', succeeded: 'ok', failed: 'fail',
@@ -158,7 +160,7 @@ export function fromWhere(origin) {
 }
 
 // How a run ended: `word`, `tone`, `how` in short, and `sign` for the title. `outcome` is the API's, and `oom` the number of its processes that were
-// killed for want of memory.
+// killed because memory ran out.
 export function ending(outcome, oom) {
   const { kind, exit_code: code, signal_name: name, signal, by, forced } = outcome;
   const sign = oom > 0 && kind === 'killed' ? 'out of memory' : name ?? (signal === null ? null : `signal ${signal}`);
@@ -215,7 +217,7 @@ export function look(p, now, heard = null, pause = null) {
   const state = known(p, now);
   const passed = state.since && solid(since(Math.max(0, now - Date.parse(state.since))));
   const was = lowered(state.word);
-  if (heard !== null) return { ...state, word: 'Disconnected', tone: 'disconnected', left: null, detail: `last seen ${was} ${minute(heard)}` };
+  if (heard !== null) return { ...state, word: 'Disconnected', tone: 'disconnected', left: null, detail: `last known: ${was}, ${minute(heard)}` };
   if (isBehind(p)) return { ...state, word: 'Not recorded', tone: 'doubt', left: null, detail: `last recorded: ${was}` };
   if (p.state === 'paused' && !p.pending) {
     const who = pause?.cause === 'outside' ? 'from outside' : byWhom(pause?.origin);
@@ -283,10 +285,12 @@ export const ANSWERED = (status) => `the server answered ${status}`;
 const counted = (count, what) => `${count.toLocaleString()} ${what}${count === 1 ? '' : 's'}`;
 
 export const LOG = {
-  earlier: 'Earlier lines', later: 'Later lines', noneYet: 'No output yet.', none: 'No output.', latest: 'Jump to the end',
+  earlier: 'Earlier lines', later: 'Later lines', noneYet: 'No output yet.',
+  buffered: 'No output yet. Python may hold it back; PYTHONUNBUFFERED=1 in the environment prevents that.',
+  none: 'No output.', latest: 'Jump to the end',
   linesWait: 'New lines wait',
-  newLines: (count) => counted(count, 'new line'), marks: (count) => counted(count, 'mark'),
-  missing: (count) => `${bytes(count)} not kept any more`, someMissing: 'Some lines not kept any more', run: (id) => `run ${id}`,
+  newLines: (count) => counted(count, 'new line'), marks: (count) => counted(count, 'error'),
+  missing: (count) => `${bytes(count)} no longer kept`, someMissing: 'Some lines are no longer kept', run: (id) => `run ${id}`,
   full: (count) => `This page shows ${count.toLocaleString()} lines at most; the download has them all.`,
   tools: {
     follow: 'Follow the end (f)', times: 'Times (t)', wrap: 'Wrap long lines (w)', full: 'Full screen, until Escape', get: 'Download the log',
@@ -311,8 +315,8 @@ export const FIND = {
   count: (shown, isMore) => (isMore ? `${shown.toLocaleString()} lines…` : counted(shown, 'line')),
   place: (place, count, isMore) => `${place.toLocaleString()} of ${count.toLocaleString()}${isMore ? '…' : ''}`,
   loadedOnly: (count) => `${count} · earlier ones not loaded`, at: (place, text) => `${place}: ${text}`,
-  unreadable: (why) => `The log can’t be read now (${why}); trying again.`, logGone: 'The log of this run is not kept any more.',
-  begins: 'The log begins here.', beginsBehind: (size) => `The log begins here; ${size} before are not kept any more.`,
+  unreadable: (why) => `The log can’t be read now (${why}); trying again.`, logGone: 'The log of this run is no longer kept.',
+  begins: 'The log begins here.', beginsBehind: (size) => `The log begins here; ${size} before are no longer kept.`,
 };
 
 // ---- The form of a start, and the first visit ------------------------------------------------------------------------------
@@ -377,13 +381,13 @@ export const TIME = {
   than: (ms) => `${took(Math.abs(ms))} ${ms > 0 ? 'longer' : 'shorter'} than last time`,
   earlier: (count) => `${count} earlier step${count === 1 ? '' : 's'} not listed`, cpu: 'CPU', memory: 'Memory',
   percent: (value) => `${Math.round(value)}\u00a0%`,
-  noSteps: 'This run told no steps. A line such as “::step build” in its output begins one.', noUsage: 'No usage was recorded.',
-  whyNoUsage: 'A run that ended within seconds has none, and neither has one with AUTOAPPDEV_USAGE_S=0.', now: (value) => `now ${value}`,
+  noSteps: 'This run reported no steps. A line such as “::step build” in its output begins one.', noUsage: 'No usage was recorded.',
+  whyNoUsage: 'The run ended within seconds, or AUTOAPPDEV_USAGE_S is 0.', now: (value) => `now ${value}`,
   mean: (value) => `mean ${value}`,
   peak: (value) => `peak ${value}`, ofCores: (count) => `of\u00a0${count * 100}\u00a0%`, ofMemory: (value) => `of\u00a0${value}`,
   processes: (count) => `${count}\u00a0process${count === 1 ? '' : 'es'}`,
-  oom: (count) => `${count} process${count === 1 ? ' was' : 'es were'} killed for want of memory.`,
-  noLine: 'The line of this step is not in the log any more.',
+  oom: (count) => `${count} process${count === 1 ? ' was' : 'es were'} killed because memory ran out.`,
+  noLine: 'The line of this step is no longer in the log.',
   chart: (name, words) => `${name} over time: ${words}`,
   at: (time, cpu, memory, count) => `${time}: CPU ${cpu}, memory ${memory}, ${count} process${count === 1 ? '' : 'es'}`, loading: 'Loading…',
 };
@@ -399,7 +403,7 @@ export const DETAILS = {
   loading: 'Loading…', paused: (ms) => `paused ${since(ms)}`, soFar: (ms) => `${since(ms)} so far`, user: (ms) => `${took(ms)} in user mode`,
   system: (ms) => `${took(ms)} in the kernel`,
   pidOf: (pid, containment) => `${pid}, ${containment === 'cgroup' ? 'in its own control group' : 'with its descendants'}`,
-  peak: (count) => `peak ${bytes(count)}`, oom: (count) => `${count} killed for want of memory`, seconds: span,
+  peak: (count) => `peak ${bytes(count)}`, oom: (count) => `${count} killed, out of memory`, seconds: span,
   serversGrace: 'the server’s default',
   exitCode: (code) => `code ${code}`, noEnv: 'Nothing was added to the server’s own.', helpTitle: 'Keyboard shortcuts',
   help: [['/', 'Search this run'], ['n N', 'Next, previous match'], ['g G', 'Beginning, end of the log'], ['f', 'Follow the end'],
@@ -418,7 +422,7 @@ export function verdict(run, progress, now) {
   const lasted = outcome.took_ms === null ? '' : ` after ${took(outcome.took_ms)}`;
   const steps = progress?.steps ?? [], before = progress?.steps_before ?? 0;
   const where = steps.length && tone !== 'succeeded' ? `, in step ${before + steps.length}, ${steps.at(-1).name}` : '';
-  const heading = oom > 0 && tone !== 'succeeded' ? `Killed for want of memory${lasted}${where}`
+  const heading = oom > 0 && tone !== 'succeeded' ? `Out of memory${lasted}${where}`
     : tone === 'failed' && outcome.exit_code !== null ? `Exit code ${outcome.exit_code}${lasted}${where}`
     : `${word}${how ? ` ${tone === 'stopped' ? '' : '· '}${how}` : ''}${how.includes(',') ? ',' : ''}${lasted}${tone === 'succeeded' ? '' : where}`;
   const same = previous && tone !== 'succeeded' ? `The same script succeeded in ${took(previous.active_ms)} (run ${previous.id}).` : '';

@@ -122,13 +122,14 @@ pub(super) enum ApiError {
     #[error("as many logs are being sent as there may be; come back in a few seconds, or ask GET /api/logs for pages")]
     TooManyDownloads,
     #[error(
-        "this asks for the token: send it as `Authorization: Bearer …`, or log in on the page. It is what AUTOAPPDEV_TOKEN says, else it is \
-         in the file `token` in the server's runtime directory; `autoappdev pair` on that machine makes a link that logs a browser in"
+        "a token is needed: send it as `Authorization: Bearer …`, or log in on the page. It is the value of AUTOAPPDEV_TOKEN or, if that is \
+         not set, the content of the file `token` in the server's runtime directory. `autoappdev pair` on the server's machine makes a link \
+         that logs a browser in"
     )]
     TokenNeeded,
     #[error(
-        "that token is not this server's. The right one is what AUTOAPPDEV_TOKEN says, else it is in the file `token` in the server's \
-         runtime directory; `autoappdev pair` on that machine makes a link that logs a browser in"
+        "wrong token. The token is the value of AUTOAPPDEV_TOKEN or, if that is not set, the content of the file `token` in the server's \
+         runtime directory. To log in with a link instead, run `autoappdev pair` on the server's machine"
     )]
     WrongToken,
     #[error(

@@ -191,7 +191,7 @@ fn what_is_gone_is_told() {
     open(&browser, &place);
     wait_until("the beginning is reached", PATIENCE, || {
         browser.script("document.getElementById('log').scrollTop = 0");
-        browser.text("log").contains("The log begins here; ") && browser.text("log").contains("MB before are not kept any more.")
+        browser.text("log").contains("The log begins here; ") && browser.text("log").contains("MB before are no longer kept.")
     });
     let rows = rows(&browser);
     let kept: Vec<u32> = rows.iter().map(|row| row.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("a number")).collect();

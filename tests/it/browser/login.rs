@@ -66,7 +66,9 @@ fn the_form_takes_the_token_and_no_other() {
     assert_eq!(browser.script("return document.documentElement.scrollWidth <= innerWidth"), true, "it fits");
     browser.type_into("token", "not-the-right-token");
     browser.click("log-in");
-    wait_until("it says that this was not it", PATIENCE, || browser.text("login-error").contains("not this server's"));
+    wait_until("it says that this was not it", PATIENCE, || browser.text("login-error").starts_with("Wrong token."));
+    let commands = "[...document.querySelectorAll('#login-error code')].map((it) => it.textContent).join()";
+    assert_eq!(browser.script(&format!("return {commands}")), "token,autoappdev pair");
     browser.type_into("token", &format!(" {TOKEN} "));
     browser.press(ENTER);
     wait_for_state(&browser, "stopped");
@@ -238,6 +240,7 @@ fn links_of_strangers_do_not_make_the_right_token_wait() {
         browser.open(&format!("{}#code={code}", address(&place)));
         wait_for_form(&browser);
         wait_until("the form says what is wrong", PATIENCE, || browser.text("login-error").contains(problem));
+        assert!(!browser.shows("trouble"), "it says so once");
         let sent =
             browser.script("return performance.getEntriesByType('resource').some(({ name }) => name.endsWith('/api/login'))");
         assert_eq!((sent, browser.script("return location.hash")), (is_sent.into(), "".into()), "{code}");

@@ -289,6 +289,28 @@ fn an_empty_log_is_said_to_be_so_only_once_it_was_read() {
     assert_eq!(said(&browser), json!("\"…\""));
 }
 
+/// Python writes to a pipe only once some kilobytes have come together.
+#[test]
+fn page_says_why_a_python_script_may_print_nothing() {
+    let Some(browser) = Browser::start() else { return };
+    let mut place = Place::new();
+    place.script("train.py", "#!/bin/bash\nsleep 1000\n");
+    place.start_server();
+    let said = |browser: &Browser| browser.script("return getComputedStyle(document.getElementById('log'), '::before').content");
+    let is_named = |browser: &Browser| said(browser).as_str().is_some_and(|text| text.contains("PYTHONUNBUFFERED=1"));
+    place.start_with(json!({"script": "train.py"}));
+    browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+    wait_until("it is said after some seconds", PATIENCE, || is_named(&browser));
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    place.start_with(json!({"script": "train.py", "env": {"PYTHONUNBUFFERED": "1"}}));
+    wait_until("the page shows run 2", PATIENCE, || browser.text("run-name") == "Run 2");
+    let shown_at = "window.shownAt ??= performance.now()";
+    wait_until("it would be said by now", PATIENCE, || {
+        browser.script(&format!("return performance.now() - ({shown_at}) > 7000")) == true
+    });
+    assert_eq!(said(&browser), json!("\"No output yet.\""));
+}
+
 #[test]
 fn wrapped_lines_stand_behind_the_time() {
     let Some((browser, place)) = set_up("#!/bin/bash\nprintf 'word %.0s' {1..200}\necho\n") else { return };

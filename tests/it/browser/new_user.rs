@@ -12,6 +12,8 @@ const ENDS: &str = "#!/bin/bash\necho \"arguments: $*\"\nseq -f 'line %.0f' 300\
 /// Does not end by TERM.
 const STUBBORN: &str = "#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 0.1; done\n";
 
+const ROWS: &str = "return [...document.querySelectorAll('#runs .name')].map((it) => it.textContent.trim())";
+
 fn set_up(scripts: &[(&str, &str)]) -> Option<(Browser, Place)> {
     let browser = Browser::start()?;
     let mut place = Place::new();
@@ -68,6 +70,12 @@ fn page_of_an_older_run_shows_that_run_and_acts_on_no_other() {
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
     browser.script("location.hash = '#/runs/1'");
     wait_until("the page shows run 1", PATIENCE, || browser.text("state") == "Failed" && enabled(&browser) == ["start"]);
+    assert_eq!(browser.text("start"), "Run 1 again");
+    wait_until("the list tells runs apart", PATIENCE, || {
+        browser.script(ROWS) == json!(["stubborn.sh 2", "ends.sh 1 exit 3 first run"])
+    });
+    let bar = "getComputedStyle(document.getElementById('bar')).visibility";
+    assert!(is_true(&browser, &format!("{bar} === 'hidden'")), "a run that reported no percent has no bar");
     browser.click("start");
     wait_until("the page shows what was started", PATIENCE, || {
         browser.text("run-name") == "Run 3" && browser.text("log").contains("the cause")

@@ -182,7 +182,7 @@ fn run_has_an_address_that_survives_a_reload() {
     shows(9);
     // One that never was is told, and the page goes to the latest.
     browser.script("location.hash = '#/runs/36'");
-    wait_until("it is told", PATIENCE, || browser.text("error").contains("That run is not in the history any more."));
+    wait_until("it is told", PATIENCE, || browser.text("error").contains("That run is no longer in the history."));
     wait_until("the latest run is shown", PATIENCE, || browser.text("run-name") == "Run 35");
 }
 

@@ -130,7 +130,7 @@ fn run_without_steps_says_so() {
     place.start_with(json!({"script": "exit.sh"}));
     place.until_ended(1);
     open_at(&browser, &place, "#/?tab=steps");
-    wait_until("it says so", PATIENCE, || browser.text("pane-steps").contains("This run told no steps."));
+    wait_until("it says so", PATIENCE, || browser.text("pane-steps").contains("This run reported no steps."));
     assert_eq!((rows(&browser).len(), browser.text("step-count")), (0, String::new()));
 }
 

@@ -25,9 +25,9 @@ fn a_killed_server_shows_and_the_page_recovers_by_itself() {
         browser.shows("connection") && browser.text("connection").starts_with("No answer since ")
     });
     assert_eq!((browser.state().as_str(), browser.text("state").as_str()), ("unknown", "Disconnected"));
-    assert!(browser.text("status").starts_with("last seen running "), "{}", browser.text("status"));
+    assert!(browser.text("status").starts_with("last known: running, "), "{}", browser.text("status"));
     assert!(
-        browser.text("connection").contains("If only the server is down, the run goes on. What you see is from then."),
+        browser.text("connection").contains("If only the server is down, the run goes on. This page shows the state of "),
         "{}",
         browser.text("connection")
     );

@@ -276,7 +276,7 @@ fn client_reports_a_runtime_directory_that_it_cannot_read() {
     }
     let port = projects.place.port().to_string();
     let (code, _, err) = as_nobody(&["status"], &[("AUTOAPPDEV_PORT", &port)]);
-    assert!(code == 1 && err.contains("asks for the token"), "the user names an address, and is another user: {err}");
+    assert!(code == 1 && err.contains("a token is needed"), "the user names an address, and is another user: {err}");
     assert_eq!(projects.place.footprint(), before);
 }
 

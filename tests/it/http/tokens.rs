@@ -278,7 +278,7 @@ fn client_commands_bring_the_token_that_they_find() {
     assert!(code == 1 && said.contains("may look and not act"), "{said}");
     place.unset_env("AUTOAPPDEV_READ_TOKEN");
     let (code, _, said) = place.client(&["status"]);
-    assert!(code == 1 && said.contains("asks for the token") && said.contains("AUTOAPPDEV_TOKEN"), "{said}");
+    assert!(code == 1 && said.contains("a token is needed") && said.contains("AUTOAPPDEV_TOKEN"), "{said}");
     // A server that is named gets what is set, and nothing of this folder's.
     fs::rename(place.folder().join("elsewhere"), &file).expect("moves");
     let url = format!("http://127.0.0.1:{}", place.port());

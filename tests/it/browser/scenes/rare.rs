@@ -56,7 +56,7 @@ pub(super) fn without_memory(stage: &mut Stage<'_>) {
         &place,
         json!({"script": "train.py", "args": ["oom"], "env": {"MEMORY_EVENTS": format!("{group}/memory.events")}}),
     );
-    stage.show(&place, "no-memory", "", &|| {}, "document.querySelector('.card')?.textContent.includes('want of memory')");
+    stage.show(&place, "no-memory", "", &|| {}, "document.querySelector('.card')?.textContent.includes('Out of memory')");
     stage.close_page();
 }
 
