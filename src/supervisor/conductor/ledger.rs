@@ -113,16 +113,14 @@ impl<R: Records> Ledger<R> {
     pub(super) fn begin_keyed(&mut self, key: &RequestKey) {
         let Some(run_id) = self.row.run_id else { return };
         let begun = Begun { run_id, seq: self.unrecorded.last().map_or(self.last_seq, |entry| entry.seq) };
-        match self.store.change("begin_keyed", |store| store.begin_keyed(key, begun)) {
-            Ok(()) => KillPoint::ServerKeyCommitted.reach(),
-            // `record_keys` reports what is wrong, if that lasts.
-            Err(_) => {
-                if self.unrecorded_keys.len() >= UNRECORDED_KEYS_MAX {
-                    self.unrecorded_keys.remove(0);
-                }
-                self.unrecorded_keys.push((key.clone(), begun));
-            }
+        if self.store.change("begin_keyed", |store| store.begin_keyed(key, begun)).is_ok() {
+            return KillPoint::ServerKeyCommitted.reach();
         }
+        // `record_keys` reports the error if it lasts.
+        if self.unrecorded_keys.len() >= UNRECORDED_KEYS_MAX {
+            self.unrecorded_keys.remove(0);
+        }
+        self.unrecorded_keys.push((key.clone(), begun));
     }
 
     /// Commits the keys that the database did not take when their actions began.
