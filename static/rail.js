@@ -125,7 +125,7 @@ export function makeRail({ ask, address }) {
     const args = shellWords(run.args), key = `${file}|${run.id}|${why}|${args}`;
     if (name.dataset.key !== key) {
       name.dataset.key = key;
-      name.replaceChildren(`${file} `, el('small', '', `${run.id} `), why && el('small', 'why', `${why} `), args && el('small', '', args));
+      name.replaceChildren(`${file} `, el('small', '', `${run.id} `), why && el('small', 'why', `${why} `), args && el('small', 'mono', args));
     }
     const ms = lasted(run);
     set(took_, ms === null ? '' : run.outcome ? took(ms) : since(ms));
