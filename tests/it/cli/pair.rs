@@ -83,7 +83,7 @@ fn link_has_a_code_that_logs_in_once_and_no_token() {
     assert!(links(&place, &["--url", &url])[0].starts_with(&format!("{url}/#code=")));
     place.set_env("AUTOAPPDEV_TOKEN", "another-token-of-a-pair");
     let (code, out, said) = place.client(&["pair", "--url", &url]);
-    assert!(code == 1 && out.is_empty() && said.contains("not this server's"), "{said}");
+    assert!(code == 1 && out.is_empty() && said.contains("wrong token"), "{said}");
     // A viewer cannot make a link, not even a read-only one: its session could outlast the viewer's own access.
     place.unset_env("AUTOAPPDEV_TOKEN");
     place.set_env("AUTOAPPDEV_READ_TOKEN", tokens[1].trim());
