@@ -132,6 +132,8 @@ fn who_sees_a_run_fail_sees_why_and_what_next_and_others_see_it_first() {
             && is_true(&browser, "document.getElementById('log').scrollTop === 0")
     });
     // A line that the address names is in the middle, whatever comes in above it.
+    let count = "return import('/static/app.js').then(({ rowBounds: bounds }) => bounds()[1] - bounds()[0])";
+    wait_until("the log was read", PATIENCE, || browser.script(count).as_u64() > Some(300));
     let line = browser.script("return import('/static/app.js').then(({ rowBounds, rowAt }) => rowAt(rowBounds()[0] + 150).id)");
     open(&browser, &place, &format!("#/runs/1?line={line}"));
     wait_until("the card is there again", PATIENCE, || is_true(&browser, &format!("!!{card}")));
