@@ -19,10 +19,6 @@ use crate::supervisor::settings::Settings;
 use crate::supervisor::shims::{Finding, Shims};
 use crate::supervisor::snapshot::{Snapshot, Watch};
 
-/// The highest run id that the name of a directory or a socket can claim. A directory can come from another machine, and any process of
-/// this user can listen at a socket; a claim close to the highest possible id would leave no ids for new runs.
-const CLAIMED_ID_MAX: i64 = 1 << 52;
-
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// When this returns, what is published is true.
     pub(in crate::supervisor) fn boot(store: R, shims: S, clock: C, settings: Settings) -> Result<Self, BootError> {
@@ -66,11 +62,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if known > 0 && self.link.shims.latest_run_id().map_err(BootError::Runs)?.is_some_and(|latest| latest <= known) {
             return Ok(());
         }
-        let mut ids = self.link.shims.run_ids().map_err(BootError::Runs)?;
-        if let Some(claimed) = ids.pop_if(|id| *id > CLAIMED_ID_MAX.max(known)) {
-            ::log::warn!("a directory or a process claims to be run {claimed}, which no machine has reached; it is ignored");
-            ids.retain(|&id| id <= CLAIMED_ID_MAX.max(known));
-        }
+        let ids = self.link.shims.run_ids().map_err(BootError::Runs)?;
         // Only the latest can live: none begins before the one before it is recorded as ended. To clean up after an older one would take
         // the PAUSE file of one that lives.
         let Some(id) = ids.last().copied().filter(|&id| id > known) else { return Ok(()) };

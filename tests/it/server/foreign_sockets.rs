@@ -125,30 +125,6 @@ fn squatted_socket_names_delay_no_boot_and_count_as_no_run() {
     sockets.leave();
 }
 
-/// A directory comes with a clone, and any process of this user can listen at a socket. Such an id would leave none for new runs.
-#[test]
-fn directory_or_socket_that_claims_an_id_near_the_highest_takes_no_ids_from_runs() {
-    let mut place = Place::new();
-    place.script("sleep.sh", "#!/bin/sh\nexec sleep 600\n");
-    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
-    fs::create_dir_all(place.runtime().join(format!("runs/{}", i64::MAX - 1))).expect("creates");
-    fs::set_permissions(place.runtime(), Permissions::from_mode(0o700)).expect("ours");
-    let socket = listen(&named(&format!("{}{}-x", runs_of(&place).socket_prefix(), i64::MAX - 2)));
-    for run_id in 1..=2 {
-        place.start_server();
-        assert_eq!(place.start().1, run_id);
-        place.act("stop").ok();
-        let claim = format!("claims to be run {}", i64::MAX - 1);
-        assert!(place.server_log().contains(&claim), "{}", place.server_log());
-        assert_eq!(place.stop_server(), 0);
-    }
-    // The socket alone, beside a database that knows no run.
-    fs::remove_dir_all(place.runtime()).expect("ours");
-    place.start_server();
-    assert_eq!(place.start().1, 1);
-    drop(socket);
-}
-
 /// Its socket is all that is left of it, and another user has filled the queue.
 #[test]
 fn run_without_a_directory_outlives_a_flood_of_its_socket() {
