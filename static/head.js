@@ -36,7 +36,7 @@ export function showHead(c) {
   set(name, c.id === null ? '' : T.runName(c.id));
   name.title = T.lasting;
   // A phone has the name for screen readers only.
-  if (innerWidth > 760) name.href = c.address({ ...c.route, run: c.id });
+  if (innerWidth > 760 && c.id !== null) name.href = c.address({ ...c.route, run: c.id });
   else name.removeAttribute('href');
   // A phone has other tabs than a desktop, and either may open an address of the other's.
   const current = innerWidth > 760 ? c.route.tab.replace('runs', 'log') : c.route.tab.replace(/usage|details/, 'more');

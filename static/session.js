@@ -125,7 +125,7 @@ export async function enterByLink(then = entered, say = sayNotice) {
 
 function refuse(problem) {
   // Commands are between backticks.
-  $('login-error').replaceChildren(...sentence(problem).split('\x60').map((part, n) => (n % 2 ? el('code', '', part) : part)));
+  $('login-error').replaceChildren(...(problem && sentence(problem)).split('\x60').map((part, n) => (n % 2 ? el('code', '', part) : part)));
   return problem;
 }
 

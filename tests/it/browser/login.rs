@@ -94,6 +94,8 @@ fn the_link_of_pair_logs_in_and_leaves_no_trace() {
     wait_for_state(&browser, "stopped");
     assert_token_is_nowhere(&browser);
     assert_eq!(browser.script("return location.href"), address(&place));
+    // The form says nothing of it when it comes up again.
+    assert_eq!(browser.script("return document.getElementById('login-error').textContent"), "");
     browser.click("start");
     wait_for_state(&browser, "running");
     // Opened again, later, without the token: the log-in is enough.

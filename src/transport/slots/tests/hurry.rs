@@ -1,4 +1,4 @@
-//! Who must give way sooner than usual because few slots are left for new connections.
+//! Which connections give way sooner than usual, because few slots are left for new ones.
 
 use super::*;
 
