@@ -211,7 +211,7 @@ impl Client {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .user_agent(concat!("autoappdev/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: settings.into(), target, tokens, warned: Once::new() }
+        Self { agent: connection::to_any(settings), target, tokens, warned: Once::new() }
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Answer, ClientError> {

@@ -6,12 +6,17 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::{SendFlags, sockopt};
 use ureq::config::Config;
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::time::Duration as Limit;
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, DefaultConnector, LazyBuffers, NextTimeout, Transport,
+};
 use ureq::{Agent, Error};
 
 use crate::abstract_socket;
@@ -65,14 +70,39 @@ impl From<Unproven> for Error {
     }
 }
 
+/// Creates an agent that sends requests to whatever answers at an address.
+pub(super) fn to_any(settings: Config) -> Agent {
+    Agent::with_parts(settings, DefaultConnector::default(), Addresses)
+}
+
 /// Creates an agent that sends every request to the socket at `path`. Pass `may_be_link` only if the user named the path.
 pub(super) fn to_socket(settings: Config, path: &Path, proof: Proof, may_be_link: bool) -> Agent {
-    Agent::with_parts(settings, ToServer { socket: Some((path.to_owned(), may_be_link)), proof }, DefaultResolver::default())
+    Agent::with_parts(settings, ToServer { socket: Some((path.to_owned(), may_be_link)), proof }, Addresses)
 }
 
 /// Creates an agent that sends requests to an address only after the server there has given its proof.
 pub(super) fn to_address(settings: Config, proof: Proof) -> Agent {
-    Agent::with_parts(settings, ToServer { socket: None, proof }, DefaultResolver::default())
+    Agent::with_parts(settings, ToServer { socket: None, proof }, Addresses)
+}
+
+/// Resolves IP addresses without a thread, and names with one, so that the limit of the request holds for them. At the limit of processes,
+/// which a pipeline can reach by itself, the library's resolver would panic: a name is then resolved without a thread and without that limit.
+#[derive(Debug)]
+struct Addresses;
+
+impl Resolver for Addresses {
+    fn resolve(&self, uri: &Uri, config: &Config, mut timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let named = uri.scheme().zip(uri.authority()).and_then(|(scheme, host)| DefaultResolver::host_and_port(scheme, host));
+        if let Some(address) = named.and_then(|named| named.parse().ok()) {
+            let mut found = self.empty();
+            found.push(address);
+            return Ok(found);
+        }
+        if thread::Builder::new().spawn(|| ()).is_err() {
+            timeout.after = Limit::NotHappening;
+        }
+        DefaultResolver::default().resolve(uri, config, timeout)
+    }
 }
 
 #[derive(Debug)]

@@ -84,11 +84,16 @@ impl Limited {
 
     /// Runs a server that may have `limit` processes and threads with all others of its user, and must refuse: its end and its words.
     fn refused_server(&self, limit: usize) -> (Option<i32>, String) {
-        let serve = self.command();
+        self.run_with_limit(limit, &["serve"])
+    }
+
+    /// Runs a command that may have `limit` processes and threads with all others of its user: its end and its words.
+    fn run_with_limit(&self, limit: usize, args: &[&str]) -> (Option<i32>, String) {
+        let binary = self.command();
         let mut command = Command::new("bash");
-        command.args(["-c", &format!("ulimit -u {limit}; exec \"$@\""), "bash"]).arg(serve.get_program()).arg("serve");
+        command.args(["-c", &format!("ulimit -u {limit}; exec \"$@\""), "bash"]).arg(binary.get_program()).args(args);
         command.current_dir(self.place.folder()).env_clear();
-        command.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.envs(binary.get_envs().filter_map(|(name, value)| Some((name, value?))));
         if geteuid().is_root() {
             command.uid(self.uid).gid(self.uid);
         }
@@ -216,6 +221,29 @@ fn server_at_its_process_limit_proves_itself_and_takes_the_request_that_follows(
     until_true("another client is served", || limited.place.get("/api/pipeline").status == 200);
     assert!(limited.place.server_threads() <= before, "no thread was made");
     drop(limit);
+}
+
+/// A pipeline that forks without an end leaves its owner no process, and the owner stops it from a shell that is open.
+#[test]
+fn client_commands_need_no_other_process_or_thread() {
+    let limited = Limited::serving();
+    let (_, run_id) = limited.place.start();
+    let url = |host: &str| format!("http://{host}:{}", limited.place.port());
+    let [address, name] = [url("127.0.0.1"), url("localhost")];
+    let commands: [&[&str]; 7] = [
+        &["status"],
+        &["pause"],
+        &["resume"],
+        &["logs"],
+        &["--url", &address, "status"],
+        &["--url", &name, "status"],
+        &["stop", "--now"],
+    ];
+    for args in commands {
+        let (code, said) = limited.run_with_limit(1, args);
+        assert_eq!(code, Some(0), "{args:?}: {said}");
+    }
+    limited.place.assert_nothing_left(run_id);
 }
 
 /// They replace each connection that the server closes, so that no thread that they can reach is ever free.
