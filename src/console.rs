@@ -67,7 +67,7 @@ impl Console {
         }
         if self.left_out > 0 {
             let _memory_takes_it =
-                writeln!(line, "[autoappdev: {} lines are left out here, since nobody took them]", self.left_out);
+                writeln!(line, "[autoappdev: {} lines are missing here, because the output was not read]", self.left_out);
         }
         line.extend_from_slice(printable(text).as_bytes());
         line.push(b'\n');

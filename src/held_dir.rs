@@ -58,7 +58,8 @@ impl HeldDir {
         }
         let path = path.display();
         Err(io::Error::other(format!(
-            "the directory {path} was removed or replaced while the server uses it; put it back, or stop the pipeline and restart the server"
+            "the directory {path} was removed or replaced while the server was using it; put it back, or stop the pipeline and \
+                restart the server"
         )))
     }
 }

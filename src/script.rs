@@ -100,7 +100,7 @@ pub fn find_cwd(root: &Path, name: &str) -> Result<PathBuf, ScriptError> {
         },
         Ok(Place::Outside) => Err(outside(WHAT, name, None)),
         Ok(Place::Inside(_) | Place::Nowhere) | Err(ScriptError::Unusable(_)) => {
-            Err(ScriptError::BadName(format!("cwd {name:?} is no folder in the pipeline's root; create it, or name another")))
+            Err(ScriptError::BadName(format!("cwd {name:?} is not a folder in the pipeline's root; create it, or name another")))
         }
         Err(error) => Err(error),
     }
@@ -188,7 +188,7 @@ fn outside(what: &str, name: &str, hint: Option<&str>) -> ScriptError {
 }
 
 fn unreadable(what: &str, name: &str, error: &io::Error) -> ScriptError {
-    ScriptError::Unusable(format!("{what} {name:?} could not be looked at: {error}; let this user read it"))
+    ScriptError::Unusable(format!("{what} {name:?} could not be inspected: {error}; let this user read it"))
 }
 
 #[cfg(test)]

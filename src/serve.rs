@@ -55,12 +55,12 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     process::unblock_signals().context("cannot unblock signals")?;
     process::survive_file_size_limit().context("cannot catch SIGXFSZ")?;
     // The server's memory holds the tokens. The shims inherit this limit and give their pipelines the server's original one.
-    let core_bytes_max = process::forgo_core_dumps().context("cannot give up core dumps")?;
+    let core_bytes_max = process::forgo_core_dumps().context("cannot turn off core dumps")?;
     // The checks that fail most often come before any file is created. The root is resolved again at each start of a run, because it may be a link.
     process::check_proc().context("cannot serve")?;
     let root_now = real_path(&config.pipeline_root).ok().filter(|root| root.is_dir());
     let Some(root_now) = root_now else {
-        let advice = "it must be a folder that is there; set AUTOAPPDEV_PIPELINE_CWD (or --root)";
+        let advice = "it must be an existing folder; set AUTOAPPDEV_PIPELINE_CWD (or --root)";
         bail!("cannot use {} as the root: {advice}", config.pipeline_root.display());
     };
     let listeners = listen(&config)?;
@@ -239,7 +239,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     };
     let written = info.write(runtime_dir);
     if let Err(error) = &written {
-        ::log::warn!("cannot write server.json: {error}; until it can be, client commands have to be told the address");
+        ::log::warn!("cannot write server.json: {error}; until it can be written, give client commands the address with --url");
     }
     KillPoint::ServerInfoWritten.reach();
     let ways = announcing::Ways::of(&info);
@@ -286,7 +286,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     KillPoint::ServerInfoRemoved.reach();
     match (live?, stopped) {
         (None, Some((run_id, why))) => say(&format!("pipeline run {run_id} was stopped, because {why}")),
-        (Some(run_id), _) => say(&format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again")),
+        (Some(run_id), _) => say(&format!("pipeline run {run_id} keeps running; `autoappdev serve` takes it over again")),
         (None, None) => say("autoappdev has stopped; no pipeline was running"),
     }
     Ok(())

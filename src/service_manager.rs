@@ -45,7 +45,7 @@ fn tell(what: &str) {
     });
     // It finds out by itself what it was not told: that a process ended, or that a watchdog was not fed.
     if let Err(error) = told {
-        ::log::warn!("cannot tell the service manager: {error}");
+        ::log::warn!("cannot notify the service manager: {error}");
     }
 }
 

@@ -33,26 +33,27 @@ macro_rules! error_codes {
 
 error_codes! {
     InvalidJson = "invalid_json" 400, "The body is not JSON";
-    InvalidBody = "invalid_body" 400, "The body is not the one that the route takes";
+    InvalidBody = "invalid_body" 400, "The body does not have the form that the route takes";
     ArgsMustBeList = "args_must_be_list" 400, "`args` is not a list of strings";
     ScriptOutsideRoot = "script_outside_root" 400, "The script or the working directory is outside the root";
     InvalidScript = "invalid_script" 400, "The script cannot be run";
-    InvalidQuery = "invalid_query" 400, "The query is not one that the route takes";
+    InvalidQuery = "invalid_query" 400, "The query does not have the form that the route takes";
     UnknownLog = "unknown_log" 400, "There is no log of that name";
     InvalidRequest = "invalid_request" 400, "The request is not HTTP";
-    InvalidIdempotencyKey = "invalid_idempotency_key" 400, "The `Idempotency-Key` is not one, or comes more than once";
+    InvalidIdempotencyKey = "invalid_idempotency_key" 400, "The `Idempotency-Key` is invalid, or was sent more than once";
     Unauthorized = "unauthorized" 401, "The request has no token, or a wrong one";
     InvalidCode = "invalid_code" 401, "The one-time code is wrong, was used or has expired";
-    ReadOnly = "read_only" 403, "The token may not act";
+    ReadOnly = "read_only" 403, "The token allows reading only";
     OriginNotAllowed = "origin_not_allowed" 403, "The request comes from a page of another origin";
     NotFound = "not_found" 404, "There is no such route, run or session";
     ScriptNotFound = "script_not_found" 404, "There is no such script";
-    MethodNotAllowed = "method_not_allowed" 405, "The route takes other methods";
+    MethodNotAllowed = "method_not_allowed" 405, "The route does not take this method";
     RequestTimeout = "request_timeout" 408, "The request did not arrive in time";
     InvalidTransition = "invalid_transition" 409, "The state does not allow the action";
-    RunChanged = "run_changed" 409, "Another run is the latest than the one that the action is meant for";
-    IdempotencyKeyReused = "idempotency_key_reused" 409, "The `Idempotency-Key` was sent with another request before";
-    IdempotencyKeyInUse = "idempotency_key_in_use" 409, "Many repeats wait for the answer to the first request with the same `Idempotency-Key`";
+    RunChanged = "run_changed" 409, "The action is meant for a run that is not the latest";
+    IdempotencyKeyReused = "idempotency_key_reused" 409, "The `Idempotency-Key` was used for another request before";
+    IdempotencyKeyInUse = "idempotency_key_in_use" 409, "Too many repeats are waiting for the response to the first request \
+        with the same `Idempotency-Key`";
     NotRepeatable = "not_repeatable" 409, "The run cannot be repeated without values that were not kept";
     BodyTooLarge = "body_too_large" 413, "The body is too long";
     UriTooLong = "uri_too_long" 414, "The request's first line is too long";
@@ -67,10 +68,12 @@ error_codes! {
     NotImplemented = "not_implemented" 501, "The server does not implement what the request needs";
     TooManyConnections = "too_many_connections" 503 retry 1, "Every connection slot is taken";
     TooManyBodies = "too_many_bodies" 503 retry 1, "Other requests with long bodies take all the memory for them";
-    TooManyReads = "too_many_reads" 503 retry 1, "Many requests wait for long answers, and this one has waited longest";
+    TooManyReads = "too_many_reads" 503 retry 1, "Too many requests are waiting for long responses, and this one had waited \
+        longest";
     TooManyDownloads = "too_many_downloads" 503 retry 5, "The maximum number of log downloads is running";
     TooManyStreams = "too_many_streams" 503 retry 5, "The maximum number of event streams is open";
-    TooManyWaiting = "too_many_waiting" 503 retry 1, "Many clients wait for the same stop, and this one has waited longest";
+    TooManyWaiting = "too_many_waiting" 503 retry 1, "Too many clients are waiting for the same stop, and this one had waited \
+        longest";
     TooManyLogins = "too_many_logins" 503 retry 1, "Other logins are being stored";
     // The action goes on: to ask again would be another one.
     StillUnderWay = "still_under_way" 503, "The action is still under way after its wait";
@@ -79,7 +82,7 @@ error_codes! {
     ServerStopping = "server_stopping" 503 retry 5, "The server is stopping";
     PauseTimeout = "pause_timeout" 503 retry 5, "A process could not be stopped in time";
     ResumeFailed = "resume_failed" 503 retry 5, "A process could not be continued";
-    OutOfProcesses = "out_of_processes" 503 retry 5, "No further process or thread can be made";
+    OutOfProcesses = "out_of_processes" 503 retry 5, "No further process or thread can be created";
     OutOfDescriptors = "out_of_descriptors" 503 retry 5, "No further file can be opened";
     OutOfMemory = "out_of_memory" 503 retry 5, "There is not enough memory";
     OutOfResources = "out_of_resources" 503 retry 5, "Another resource that only a newer version knows is exhausted";

@@ -3,9 +3,9 @@
 /// A sentence about a key that is not known: the nearest known one, or all of them.
 pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
     match nearest(key, known) {
-        Some(near) => format!("{key:?} is not known here; did you mean {near:?}?"),
-        None if known.is_empty() => format!("{key:?} is not known here; this takes nothing"),
-        None => format!("{key:?} is not known here; this takes {}", known.join(", ")),
+        Some(near) => format!("{key:?} is unknown; did you mean {near:?}?"),
+        None if known.is_empty() => format!("{key:?} is unknown; nothing is expected here"),
+        None => format!("{key:?} is unknown; expected {}", known.join(", ")),
     }
 }
 
@@ -27,7 +27,7 @@ mod tests {
     fn unknown_key_names_the_nearest_known_one_or_all() {
         let known = ["script", "args", "cwd", "env", "grace_s"];
         for (key, near) in [("Script", "script"), ("scirpt", "script"), ("grace", "grace_s"), ("arg", "args"), ("cdw", "cwd")] {
-            assert_eq!(unknown_key(key, &known), format!("{key:?} is not known here; did you mean {near:?}?"));
+            assert_eq!(unknown_key(key, &known), format!("{key:?} is unknown; did you mean {near:?}?"));
         }
         for key in ["", "pid", "unknown", &"script".repeat(1000)] {
             let sentence = unknown_key(key, &known);

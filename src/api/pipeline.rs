@@ -237,7 +237,7 @@ pub struct StartRequest {
     /// What is added to its environment.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Seconds from TERM to KILL for a stop that names none.
+    /// Seconds from TERM to KILL when a stop does not give them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_s: Option<f64>,
     /// The run whose start is repeated, with what else is in this body in place of that start's.

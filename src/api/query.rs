@@ -150,7 +150,7 @@ impl Kind {
             && let Some(text) = decoded(text)
             && let Some(word) = text.split(',').find(|word| !word.is_empty() && !known.contains(word))
         {
-            return format!("{name} has a word that is not known: {}", unknown_key(word, known));
+            return format!("{name} has an unknown value: {}", unknown_key(word, known));
         }
         format!("{name} must be {}", self.wanted())
     }

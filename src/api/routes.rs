@@ -127,25 +127,25 @@ macro_rules! routes {
 // What is asked for most often stands first: a look-up goes from the first to the last.
 routes! {
     Pipeline: Get "/api/pipeline" Viewer, PipelineQuery, none => PipelineResponse Waits, "The state; with `after`, once it has changed";
-    Status: Get "/api/pipeline/status" Viewer, NoQuery, none => StatusResponse Short, "The state in short";
+    Status: Get "/api/pipeline/status" Viewer, NoQuery, none => StatusResponse Short, "A summary of the state";
     Start: Post "/api/pipeline/start" Operator, NoQuery, StartRequest => ActionResponse Waits, "Begins a run";
-    Pause: Post "/api/pipeline/pause" Operator, NoQuery, ActionRequest => ActionResponse Waits, "Stops every process of the run where it is";
-    Resume: Post "/api/pipeline/resume" Operator, NoQuery, ActionRequest => ActionResponse Waits, "Lets a paused run go on";
+    Pause: Post "/api/pipeline/pause" Operator, NoQuery, ActionRequest => ActionResponse Waits, "Pauses every process of the run";
+    Resume: Post "/api/pipeline/resume" Operator, NoQuery, ActionRequest => ActionResponse Waits, "Continues a paused run";
     Stop: Post "/api/pipeline/stop" Operator, NoQuery, StopRequest => ActionResponse Waits, "Ends the run";
-    Logs: Get "/api/logs" Viewer, LogsQuery, none => LogsResponse Waits, "Lines of a log from a position or a time on; with `wait`, once there are some";
+    Logs: Get "/api/logs" Viewer, LogsQuery, none => LogsResponse Waits, "Lines of a log from a position or a time on; with `wait`, once there are new ones";
     LogTail: Get "/api/logs/tail" Viewer, TailQuery, none => LogsResponse Long, "The last lines of a log";
-    Events: Get "/api/events" Viewer, EventsQuery, none => EventStream Stream, "What happens, as it happens";
+    Events: Get "/api/events" Viewer, EventsQuery, none => EventStream Stream, "A live stream of events";
     Runs: Get "/api/runs" Viewer, RunsQuery, none => RunsResponse Long, "The history, newest run first";
     Run: Get "/api/runs/<id>" Viewer, NoQuery, none => RunResponse Long, "One run, with its events and its progress";
-    RunStart: Get "/api/runs/<id>/start" Operator, NoQuery, none => RunStartResponse Long, "What the start of one run took, to repeat it";
-    RunUsage: Get "/api/runs/<id>/usage" Viewer, NoQuery, none => UsageResponse Long, "What one run used over time";
+    RunStart: Get "/api/runs/<id>/start" Operator, NoQuery, none => RunStartResponse Long, "The parameters of one run's start, to repeat it";
+    RunUsage: Get "/api/runs/<id>/usage" Viewer, NoQuery, none => UsageResponse Long, "The CPU time and memory of one run over time";
     RunLog: Get "/api/runs/<id>/log" Viewer, LogTextQuery, none => Text Stream, "The log of one run as text";
     Scripts: Get "/api/pipeline/scripts" Operator, ScriptsQuery, none => ScriptsResponse Long, "The scripts that can be started";
-    RunLogSearch: Get "/api/runs/<id>/log/search" Viewer, LogSearchQuery, none => LogSearchResponse Long, "Which lines of one run's log hold a text or match an expression";
-    Health: Get "/api/health" Anyone, NoQuery, none => HealthResponse Short, "Whether the server works; without a token only that";
-    Version: Get "/api/version" Anyone, VersionQuery, none => VersionResponse Short, "Which server this is, for viewers; with `challenge`, a proof, for anyone";
-    Session: Get "/api/session" Viewer, NoQuery, none => SessionResponse Short, "What the client may do, and until when";
-    Login: Post "/api/login" Anyone, NoQuery, LoginRequest => LoginResponse Short, "Takes a token or a one-time code, and begins a session";
+    RunLogSearch: Get "/api/runs/<id>/log/search" Viewer, LogSearchQuery, none => LogSearchResponse Long, "The lines of one run's log that contain a text or match an expression";
+    Health: Get "/api/health" Anyone, NoQuery, none => HealthResponse Short, "The server's health; without a token only its status";
+    Version: Get "/api/version" Anyone, VersionQuery, none => VersionResponse Short, "The server's identity, for viewers; with `challenge`, a proof, for all clients";
+    Session: Get "/api/session" Viewer, NoQuery, none => SessionResponse Short, "The client's role, and until when it is valid";
+    Login: Post "/api/login" Anyone, NoQuery, LoginRequest => LoginResponse Short, "Begins a session with a token or a one-time code";
     Logout: Post "/api/logout" Anyone, NoQuery, EmptyRequest => OkResponse Short, "Ends the session of the client";
     Sessions: Get "/api/sessions" Operator, NoQuery, none => SessionsResponse Short, "The sessions and one-time codes";
     EndSessions: Post "/api/sessions/end" Operator, NoQuery, EndSessionsRequest => EndSessionsResponse Short, "Ends a session, or all of them";

@@ -21,8 +21,8 @@ A client command acts on the server of this folder: the one that owns the runtim
 its address in server.json there. To use another server, name it with --url, or in the environment with AUTOAPPDEV_URL or, if no server \
 of this folder runs, with AUTOAPPDEV_SOCKET, AUTOAPPDEV_PORT or AUTOAPPDEV_HOST. A .env file and the default port do not name a server. \
 A token from the environment (AUTOAPPDEV_TOKEN or AUTOAPPDEV_READ_TOKEN) is sent to a server that you named; the server of this folder is \
-also sent one from .env or the runtime directory, once it has proved that it owns that directory. Before that it is sent nothing that \
-changes something.";
+also sent one from .env or the runtime directory, once it has proved that it owns that directory. Before that, no command sends \
+it a request that changes anything.";
 
 const SETTINGS_FROM: &str = "\
 Settings come from flags, then the environment, then a .env file in this folder, in which other programs' lines are ignored. \
@@ -30,10 +30,10 @@ These have no flag:";
 
 const LOGS_HELP: &str = "\
 Examples:
-  autoappdev logs -f                       the latest lines, and each new one
+  autoappdev logs -f                       the latest lines, then new ones as they arrive
   autoappdev logs --since 10m --grep error what went wrong in the last ten minutes
-  autoappdev logs --since 'yesterday 14:00'   from that local time on
-  autoappdev logs --run 7 --lines all      all that is kept of run 7
+  autoappdev logs --since 'yesterday 14:00'   lines since that local time
+  autoappdev logs --run 7 --lines all      all stored lines of run 7
   autoappdev logs -f --run 7               until run 7 has ended; then it exits with 0, however the run ended
 
 On a terminal, only text and colours are printed: other control characters and sequences are shown as escapes (\\u{1b}), and of a line that was \
@@ -136,23 +136,23 @@ pub(super) enum Command {
 /// What is asked of a running server.
 #[derive(Debug, Subcommand)]
 pub(super) enum Ask {
-    /// Say what the pipeline is and since when
+    /// Show the pipeline's state and since when it lasts
     Status,
     /// Start the pipeline
     Start(StartArgs),
-    /// Start again what a run was: its script, arguments, folder, variables and grace
+    /// Start a run again: with its script, arguments, folder, variables and grace
     Restart(RestartArgs),
-    /// Stop every process of the pipeline where it stands
+    /// Pause every process of the pipeline
     Pause(KeyArgs),
-    /// Let a paused pipeline go on
+    /// Continue a paused pipeline
     Resume(KeyArgs),
-    /// End the pipeline: TERM, grace, KILL, until nothing is left
+    /// Stop the pipeline: TERM, then after the grace period KILL, until no process is left
     Stop(StopArgs),
     /// Print the pipeline's latest output
     Logs(LogsArgs),
     /// List the runs, newest first, or show one with its events
     Runs(RunsArgs),
-    /// List who is logged in on the page, or end sessions
+    /// List the browsers that are logged in, or end their sessions
     Sessions(SessionsArgs),
 }
 
@@ -171,7 +171,8 @@ pub(super) struct StartArgs {
     /// The working directory, relative to the server's root or absolute [default: the root]
     #[arg(long, value_name = "DIR")]
     pub(super) cwd: Option<String>,
-    /// Add a variable to the script's environment; may be given again. With NAME alone, the value is taken from the environment of this command,
+    /// Add a variable to the script's environment; repeatable. With NAME alone, the value is taken from the environment of this
+    /// command,
     /// so that other users cannot see it in the list of processes
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     pub(super) env: Vec<(String, String)>,
@@ -190,10 +191,10 @@ pub(super) struct RestartArgs {
     /// The run [default: the latest]
     #[arg(value_parser = clap::value_parser!(i64).range(1..))]
     pub(super) run: Option<i64>,
-    /// A variable whose value was not kept with the run, or that is to be another one; as for start
+    /// A variable whose value was not kept with the run, or that gets another value; as for start
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     pub(super) env: Vec<(String, String)>,
-    /// As for start; it needs the run's id, because the latest run is another one after it
+    /// As for start; it needs the run's id, because the start changes which run is the latest
     #[arg(long, value_name = "KEY", value_parser = idempotency_key, requires = "run")]
     pub(super) idempotency_key: Option<String>,
 }
@@ -212,10 +213,10 @@ pub(super) struct StopArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct PairArgs {
-    /// For a phone that may look and change nothing
+    /// Allow the phone to read only
     #[arg(long)]
     pub(super) read_only: bool,
-    /// The name or number by which the phone reaches this server, with or without a port [default: this machine's]
+    /// The name or IP address at which the phone reaches this server, with or without a port [default: this machine's]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(super) address: Option<String>,
 }
@@ -224,7 +225,7 @@ pub(super) struct PairArgs {
 #[command(after_help = LOGS_HELP)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct LogsArgs {
-    /// Go on with new lines as they come, also across a restart of the server, until Ctrl-C or, with --run, the run's end
+    /// Print new lines as they arrive, also across a restart of the server, until Ctrl-C or, with --run, the run's end
     #[arg(short, long)]
     pub(super) follow: bool,
     /// How many of the latest lines to print, 0 to 5000, or all [default: 200; with --since, and with --grep but not -f: all]
@@ -237,7 +238,7 @@ pub(super) struct LogsArgs {
     /// "2026-01-31 08:00", in local time; or with a zone, 2026-01-31T23:59:59Z
     #[arg(long, value_name = "WHEN")]
     pub(super) since: Option<Since>,
-    /// Only lines with this text in them, as it stands here: no pattern, and capitals count
+    /// Only lines that contain this text, literally and case-sensitively
     #[arg(long, value_name = "TEXT", value_parser = search_text, allow_hyphen_values = true)]
     pub(super) grep: Option<String>,
     /// Only lines of this stream
@@ -246,13 +247,13 @@ pub(super) struct LogsArgs {
     /// Leave out the time and the stream before each line
     #[arg(long, conflicts_with = "json")]
     pub(super) no_timestamps: bool,
-    /// Print lines exactly as the pipeline wrote them, even on a terminal, which then obeys every control sequence in them
+    /// Print lines exactly as the pipeline wrote them, even on a terminal, which then acts on every control sequence in them
     #[arg(long, conflicts_with = "json")]
     pub(super) raw: bool,
     /// Put the time and the stream before each line (the default)
     #[arg(long, hide = true, conflicts_with_all = ["no_timestamps", "json"])]
     timestamps: bool,
-    /// Whose lines: what the pipeline writes, or the server's own log (backend)
+    /// Which log: the pipeline's output, or the server's own log (backend)
     #[arg(long, default_value_t = Source::Pipeline, value_parser = source())]
     pub(super) source: Source,
 }
@@ -337,11 +338,11 @@ fn amount(text: &str) -> Result<Amount, &'static str> {
 
 fn search_text(text: &str) -> Result<String, &'static str> {
     if text.is_empty() {
-        Err("it is empty, which every line has in it; leave --grep out")
+        Err("it is empty, so every line would match; leave --grep out")
     } else if text.len() > GREP_BYTES_MAX {
-        Err("it is longer than 200 bytes; a part of it may do")
+        Err("it is longer than 200 bytes; search for a part of it")
     } else if text.contains('\n') {
-        Err("it has a line break in it, which no line has")
+        Err("it contains a line break, which no line does")
     } else {
         Ok(text.to_owned())
     }

@@ -66,7 +66,7 @@ pub(super) enum ClientError {
     #[error("{detail}")]
     Failed { status: u16, detail: String, document: Answer },
     /// An answer that is not this API's.
-    #[error("what answers at {url} is not understood ({cause}); is it an autoappdev server of this version?")]
+    #[error("the response from {url} cannot be understood ({cause}); is it an autoappdev server of this version?")]
     Stranger { url: String, cause: String, status: u16 },
     /// The answer could not be printed; a reader that went away is the usual cause.
     #[error("cannot write the output: {0}")]
@@ -288,7 +288,7 @@ impl Client {
         if let Some(why) = credentials.unverified.as_ref().filter(|_| answered.is_ok()) {
             self.warned.call_once(|| {
                 let what = "could not be verified as the owner of this runtime directory";
-                complain(&format!("autoappdev: warning: the server at {way} {what}, because {why}; what it says may be wrong"));
+                complain(&format!("autoappdev: warning: the server at {way} {what}, because {why}; its answers may be wrong"));
             });
         }
         match answered {

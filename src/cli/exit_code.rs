@@ -7,9 +7,9 @@ pub(super) const UNREACHABLE: u8 = 4;
 
 /// Each exit code with its meaning, as in `--help` and the README.
 pub const EXIT_CODES: [(u8, &str); 5] = [
-    (0, "it is done, or all is well"),
-    (FAILURE, "it failed"),
-    (WRONG_USAGE, "wrong usage, or a wrong setting"),
-    (REFUSED, "the state does not allow it, e.g. a pause of a stopped pipeline"),
+    (0, "success"),
+    (FAILURE, "failure"),
+    (WRONG_USAGE, "invalid usage, or an invalid setting"),
+    (REFUSED, "the state does not allow the action, for example a pause of a stopped pipeline"),
     (UNREACHABLE, "no server answers, or its answer was cut off: `autoappdev status` shows the current state"),
 ];

@@ -63,7 +63,7 @@ pub(super) enum LogsError {
         "the server does not know {0} yet: it is older than this program; leave that out, or restart the server with this program"
     )]
     OlderServer(&'static str),
-    #[error("the server has another log than before, and what comes of run {0} cannot be told any more")]
+    #[error("the server's log was replaced, so run {0} can no longer be followed")]
     OtherLog(u64),
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -238,7 +238,7 @@ impl Reading<'_> {
             return Err(LogsError::OtherLog(run));
         }
         self.printer.finish()?;
-        warn("the server has another log than before; going on with what comes now");
+        warn("the server's log was replaced; continuing with new lines");
         Ok(end)
     }
 
@@ -261,7 +261,7 @@ impl Reading<'_> {
     fn print(&mut self, answer: &Answer, page: &LogsResponse, has_to_be: bool) -> io::Result<()> {
         if page.gone > 0 {
             self.printer.finish()?;
-            warn(&format!("{} bytes of the log before this are gone", page.gone));
+            warn(&format!("{} bytes of the log before this line are missing", page.gone));
         }
         if !self.json {
             self.printer.lines(&page.lines)

@@ -65,7 +65,7 @@ pub struct Modes {
 enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("cannot tell the working directory: {0}")]
+    #[error("cannot determine the working directory: {0}")]
     WorkingDirectory(io::Error),
     #[error("cannot read .env: {0}")]
     Dotenv(io::Error),

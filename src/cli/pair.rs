@@ -29,7 +29,7 @@ const CODE_BYTES_MAX: usize = 256;
 pub(super) enum PairError {
     #[error("the server listens only on a Unix socket, which a phone cannot reach; name an address that leads to it with --url")]
     SocketOnly,
-    #[error("this machine has no address that others could reach; is it in a network? Name one with --address")]
+    #[error("this machine has no address that other machines can reach; is it connected to a network? Name one with --address")]
     NoAddress,
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -107,7 +107,7 @@ fn describe_here(link: &str, may: Role, address: SocketAddr) -> String {
         "Open this link in a browser on this machine. It logs in one browser, which can then {may}:\n\n  {link}\n\n\
          Only this machine reaches it, because the server listens on {address}. For a phone, start the server with AUTOAPPDEV_HOST=0.0.0.0 \
          (every address of this machine) or one address of it: it then asks for the token. If something else leads to the server, name that \
-         with --address.\n\nIt works once, within 10 minutes. `autoappdev sessions` lists who is logged in.\n",
+         with --address.\n\nIt works once, within 10 minutes. `autoappdev sessions` lists the browsers that are logged in.\n",
         may = allows(may),
     )
 }
@@ -121,11 +121,11 @@ fn describe(links: &[String], may: Role, screen: Screen) -> String {
         allows(may)
     );
     if !others.is_empty() {
-        text.push_str("\nThe same by other addresses of this machine:\n");
+        text.push_str("\nThe same link with other addresses of this machine:\n");
         text.extend(others.iter().map(|other| format!("  {other}\n")));
     }
     text.push_str(
-        "\nIt works once, within 10 minutes. `autoappdev sessions` lists who is logged in.\n\
+        "\nIt works once, within 10 minutes. `autoappdev sessions` lists the browsers that are logged in.\n\
          The connection is not encrypted: use it only on a network that you trust.\n",
     );
     text

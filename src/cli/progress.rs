@@ -38,7 +38,7 @@ pub(super) fn describe(progress: &Progress, now: Timestamp) -> String {
         let length = match (step.ended_at, step.ms) {
             (_, Some(ms)) => format!("took {}", took(Duration::from_millis(ms))),
             (None, None) => format!("since {}", since(between(step.started_at, now))),
-            (Some(_), None) => "nobody saw its end".to_owned(),
+            (Some(_), None) => "its end is unknown".to_owned(),
         };
         writeln!(text, "step      {}  {length}", padded(&name, width, false)).expect("a String takes everything");
     }
@@ -100,6 +100,6 @@ step      test      since 12 s
         let steps = [step("a\u{202e}b", true, None)];
         let told =
             text(json!({"percent": null, "text": null, "at": "2026-01-31T10:03:20.000Z", "steps": steps, "steps_before": 0}));
-        assert_eq!(told, "step      a\\u{202e}b  nobody saw its end\n");
+        assert_eq!(told, "step      a\\u{202e}b  its end is unknown\n");
     }
 }

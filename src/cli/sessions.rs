@@ -32,7 +32,7 @@ fn post(client: &Client, body: &impl Serialize) -> Result<super::client::Answer,
 /// Formats the sessions as a table. The last column has no fixed width.
 fn list(sessions: &[ListedSession], now: Timestamp) -> String {
     if sessions.is_empty() {
-        return "nobody is logged in\n".to_owned();
+        return "no browser is logged in\n".to_owned();
     }
     let mut table = vec![["ID", "ROLE", "LOGGED IN", "LAST USED", "ADDRESS", "BROWSER"].map(str::to_owned)];
     table.extend(sessions.iter().map(|session| {
@@ -77,7 +77,7 @@ mod tests {
              abcd-efgh  operator  2027-01-15 08:00:00 UTC  10 min 0 s ago  2001:db8::1  Fire\\u{1b}[2Jfox\n\
              x          viewer    2027-01-15 08:00:00 UTC  10 min 0 s ago  2001:db8::1  \n"
         );
-        assert_eq!(list(&[], at(0)), "nobody is logged in\n");
+        assert_eq!(list(&[], at(0)), "no browser is logged in\n");
         let long = list(&[session(&"i".repeat(70_000), Role::Viewer, "")], at(60));
         assert!(long.len() < 2_000 && long.contains("iii...  viewer"), "{}", long.len());
     }

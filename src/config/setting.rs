@@ -217,8 +217,8 @@ pub enum ConfigError {
     },
     /// The `.env` file contains settings that are used only if no other user can have written it.
     #[error(
-        "{names} in {} is not used, because {problem}; make the file one that only this user can write to (`chmod go-w .env` or `chown`), or \
-         put these settings into the environment", path.display()
+        "{names} in {} is not used, because {problem}; make the file writable for this user only (`chmod go-w .env` or \
+            `chown`), or put these settings into the environment", path.display()
     )]
     UntrustedDotenv {
         /// The settings, separated by commas.

@@ -55,7 +55,7 @@ settings! {
         is_foreign: |given| given.source == Source::Dotenv && given.parsed(values::port).is_err();
     SOCKET: Option<PathBuf> = |given| if given.value == "off" { Ok(None) } else { given.path().map(Some) },
         ["AUTOAPPDEV_SOCKET"], InRuntimeDir(SOCKET_DEFAULT),
-        "A Unix socket that only this user and root can reach, and that client commands use by themselves; `off`: none. \
+        "A Unix socket that only this user and root can reach, and that client commands use by default; `off`: no socket. \
          `.env` can name it only inside the folder or the runtime directory",
         is_guarded: true;
     RUNTIME_DIR: PathBuf = Given::path, ["AUTOAPPDEV_RUNTIME_DIR"], Value(RUNTIME_DIR_DEFAULT),
@@ -70,14 +70,14 @@ settings! {
         "The root: scripts and their working directories must be inside it. A link is resolved again at each start",
         flag: Some(("--root", "DIR", SERVE)), is_guarded: true;
     SCRIPT: String = |given| given.text().map(str::to_owned), ["AUTOAPPDEV_PIPELINE_SCRIPT"], Words("none"),
-        "The script of a start that names none, relative to the root",
+        "The script that a start runs when it names none, relative to the root",
         flag: Some(("--script", "SCRIPT", SERVE));
     ALLOW_ORIGIN: Vec<String> = |given| given.list(values::origin), ["AUTOAPPDEV_ALLOW_ORIGIN"], Words("none"),
         "The origins (comma-separated, exact) whose web pages may use the API",
         is_guarded: true;
     ALLOW_HOST: Vec<String> = |given| given.list(values::host_name), ["AUTOAPPDEV_ALLOW_HOST"], Words("none"),
-        "More names (comma-separated) by which requests may call this server. The names of loopback are always allowed; beyond loopback, \
-         IP addresses and the names of this machine are allowed too",
+        "More host names (comma-separated) that requests may use for this server. Loopback names are always allowed; beyond \
+            loopback, IP addresses and the names of this machine are allowed too",
         is_guarded: true;
     TRUSTED_GROUPS: Vec<String> = |given| given.list(|name| Ok(name.to_owned())), ["AUTOAPPDEV_TRUSTED_GROUPS"], Words("none"),
         "Groups (comma-separated, names from `/etc/group` or numbers) that may write to directories above the runtime directory, the \
@@ -90,20 +90,20 @@ settings! {
         "The token of viewers, who can only read",
         is_secret: true, is_guarded: true;
     CONTAINMENT: bool = |given| given.parsed(values::uses_cgroups), ["AUTOAPPDEV_CONTAINMENT"], Value("auto"),
-        "`auto`: a run gets a control group of its own if this user can create one; `tree`: never";
+        "`auto`: a run gets its own control group if this user can create one; `tree`: never";
     KEEP_ENV: bool = |given| given.parsed(values::keeps_env_values), ["AUTOAPPDEV_KEEP_ENV"], Value("names"),
         "How the variables that a start sets (`env`) are kept, so that the start can be repeated. `names`: only their names; `values`: the values \
          too, which can be secrets, in a file of the run that only its owner can read",
         is_guarded: true;
     USAGE: u64 = |given| given.number("a number of seconds: a whole number"), ["AUTOAPPDEV_USAGE_S"], Value("10"),
-        "How often the CPU time and the memory of a run's processes are looked at and kept, in seconds; `0`: never",
+        "How often the CPU time and memory of a run's processes are sampled and stored, in seconds; `0`: never",
         range: (0, 3600);
     ON_TERM: OnTerm = |given| given.parsed(values::on_term),
         ["AUTOAPPDEV_ON_TERM"], Words("`leave`; `stop` if the server is process 1, or runs under tini or a similar init"),
         "What happens to the run when the server is asked to exit. `leave`: it keeps running; `stop`: the server first stops it, with the \
          run's own grace";
     GRACE: Duration = |given| given.parsed(values::grace_from_text), ["AUTOAPPDEV_GRACE_S"], Value("10"),
-        "Seconds from TERM to KILL for a stop that names none",
+        "Seconds from TERM to KILL when a stop does not give them",
         range: (0, values::GRACE_MAX as u64);
     LOG_SEGMENT: u64 = |given| given.number(values::MEGABYTES), ["AUTOAPPDEV_LOG_SEGMENT_MB"], Value("16"),
         "The size of one file of a run's log, in MiB",
@@ -115,14 +115,15 @@ settings! {
         "The same for the logs of all runs together, at least one run's",
         range: (1, 16 * 1024 * 1024);
     DISK_FREE: u64 = |given| given.number(values::MEGABYTES), ["AUTOAPPDEV_DISK_FREE_MB"], Words("15% of the disk, at most `4096`"),
-        "How much of the disk logs leave free, in MiB: the oldest log files are removed first, and the newest are kept; `0` turns this \
+        "How much disk space the logs leave free, in MiB: the oldest log files are removed first, and the newest are kept; `0` \
+            turns this \
          limit off",
         range: (0, 16 * 1024 * 1024);
     RUNS_KEEP: u64 = |given| given.number("a number of runs: a whole number"), ["AUTOAPPDEV_RUNS_KEEP"], Value("1000"),
         "How many runs the history keeps, each with its log; the oldest are removed first",
         range: (1, 1_000_000);
     RUNS_KEEP_DAYS: u64 = |given| given.number("a number of days: a whole number"), ["AUTOAPPDEV_RUNS_KEEP_DAYS"], Words("for ever"),
-        "For how many days after their end runs are kept; the latest run is always kept",
+        "How many days a run is kept after its end; the latest run is always kept",
         range: (1, 36_500);
     URL: String = |given| given.parsed(values::server_url), ["AUTOAPPDEV_URL"], Words("the server of this folder"),
         "The server that client commands use, as `http://HOST:PORT`",

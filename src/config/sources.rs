@@ -89,7 +89,7 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
         let tokens = Tokens { token: self.optional(&TOKEN)?, read_token: self.optional(&READ_TOKEN)? };
         if tokens.is_set() && tokens.token == tokens.read_token {
             let [token, read_token] = [&TOKEN, &READ_TOKEN].map(|token| token.setting.names[0]);
-            let problem = format!("is the same as {token}: who may only look could act; set two different ones");
+            let problem = format!("is the same as {token}, so viewers could act; set two different tokens");
             return Err(ConfigError::Value { name: read_token, value: HIDDEN.to_owned(), problem });
         }
         Ok(tokens)

@@ -33,7 +33,8 @@ impl Token {
     /// What is wrong and what to do, to be read after the name of what holds it. The text is not in it.
     pub fn new(text: &str) -> Result<Self, &'static str> {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("has a blank or a character that is not printable ASCII: a token is letters, digits and signs");
+            return Err("has a blank or a character that is not printable ASCII: a token consists of letters, digits and \
+                punctuation");
         }
         if text.len() < CHARS_MIN {
             return Err("is too short to be safe: a token has at least 16 characters; `openssl rand -hex 16` makes a good one");

@@ -48,7 +48,7 @@ pub fn grace_from_text(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|seconds| plain && (0.0..=GRACE_S_MAX).contains(seconds))
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or_else(|| format!("is not a grace: seconds from 0 to {GRACE_S_MAX}, fractions allowed"))
+        .ok_or_else(|| format!("is not a grace period: give seconds from 0 to {GRACE_S_MAX}, fractions allowed"))
 }
 
 pub(super) fn on_term(text: &str) -> Result<OnTerm, String> {
@@ -66,7 +66,9 @@ pub(super) fn uses_cgroups(text: &str) -> Result<bool, String> {
     match text {
         "auto" => Ok(true),
         "tree" => Ok(false),
-        _ => Err("is not a containment: auto (a control group where one can be had) or tree (never one)".to_owned()),
+        _ => Err("is not a containment mode: use auto (a control group if one can be created) or tree (no control \
+            group)"
+            .to_owned()),
     }
 }
 
@@ -102,7 +104,7 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
 /// A name by which a client may call the server.
 pub(super) fn host_name(text: &str) -> Result<String, String> {
     if text.contains('*') {
-        return Err("would let any name lead to this server, a foreign page's too: name each host".to_owned());
+        return Err("would accept every host name, also that of a foreign page: name each host".to_owned());
     }
     match host_and_port(text) {
         Some((host, None)) => Ok(host),
@@ -117,7 +119,7 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
 pub fn server_url(text: &str) -> Result<String, String> {
     let expected = || "is not a server's address: http://HOST[:PORT] without a path".to_owned();
     if scheme(text).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) {
-        return Err("asks for TLS, which this client does not speak: http://HOST[:PORT] is expected".to_owned());
+        return Err("asks for TLS, which this client does not support: http://HOST[:PORT] is expected".to_owned());
     }
     let scheme = scheme(text).filter(|scheme| scheme.eq_ignore_ascii_case("http")).ok_or_else(expected)?;
     let authority = text[scheme.len()..].strip_prefix("://").ok_or_else(expected)?;
@@ -132,9 +134,9 @@ pub(super) fn sqlite_path(rest: &OsStr) -> Result<PathBuf, String> {
     if path.is_empty() {
         Err("names no file: sqlite:<path> is expected".to_owned())
     } else if path == b":memory:" {
-        Err("would forget everything: a file is needed, sqlite:<path>".to_owned())
+        Err("would lose everything when the server exits: name a file, sqlite:<path>".to_owned())
     } else if path.contains(&b'?') {
-        Err("has options after a question mark, which are not known here: sqlite:<path> is expected".to_owned())
+        Err("has options after a question mark, which are not supported: sqlite:<path> is expected".to_owned())
     } else if path.contains(&0) {
         Err("contains a NUL".to_owned())
     } else {

@@ -132,7 +132,7 @@ fn tell(queue: &OwnedFd, waker: &Waker, watched: &Mutex<Watched>) {
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 // Followers look every ten seconds even so.
-                ::log::error!("the kernel does not tell of log growth any more: {error}");
+                ::log::error!("the kernel no longer reports growth of the log: {error}");
                 return;
             }
         }

@@ -42,7 +42,8 @@ impl Places {
             add(
                 ConditionCode::RuntimeDirReplaced,
                 Some(format!(
-                    "the runtime directory {} was removed or replaced while the server uses it; put it back, or stop the pipeline and restart the server",
+                    "the runtime directory {} was removed or replaced while the server was using it; put it back, or stop the \
+                        pipeline and restart the server",
                     lost.display()
                 )),
             );
@@ -65,7 +66,7 @@ impl Places {
     fn missing_secret(&self) -> Option<String> {
         let missing = self.secrets.iter().find(|path| !has_entry(path))?;
         Some(format!(
-            "{} was removed; the server keeps using its contents until it is restarted, and then makes a new one",
+            "{} was removed; the server keeps using its contents until it is restarted, and then creates another",
             missing.display()
         ))
     }

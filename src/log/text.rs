@@ -131,7 +131,7 @@ impl RunText {
 pub(super) fn missing_mark(from: u64, to: u64, begin: u64) -> String {
     let bytes = to - from;
     if from == begin {
-        format!("[autoappdev: the first {bytes} bytes of this log are not kept any more]\n")
+        format!("[autoappdev: the first {bytes} bytes of this log were removed]\n")
     } else {
         format!("[autoappdev: {bytes} bytes of this log are missing here]\n")
     }

@@ -152,7 +152,7 @@ fn with_holes(dir: &Path) -> (RunLog, String, u64) {
     let segments = segments_in(&log_dir, Some(7)).expect("a look");
     let removed = [0, 1, segments.len() / 2];
     let front = segments[2].start - BEGIN;
-    let mut wanted = format!("[autoappdev: the first {front} bytes of this log are not kept any more]\n");
+    let mut wanted = format!("[autoappdev: the first {front} bytes of this log were removed]\n");
     for (n, segment) in segments.iter().enumerate().skip(2) {
         let text = fs::read_to_string(&segment.path).expect("text");
         let mark = format!("[autoappdev: {} bytes of this log are missing here]\n", text.len());
@@ -193,7 +193,7 @@ fn what_is_missing_is_a_line_in_every_form() {
     assert_eq!(String::from_utf8(read(text.into_reader())).expect("text"), whole);
     fs::remove_dir_all(dir.path().join("runs/7")).expect("there");
     let text = look(&log, Some(end));
-    let all = format!("[autoappdev: the first {} bytes of this log are not kept any more]\n", end - BEGIN);
+    let all = format!("[autoappdev: the first {} bytes of this log were removed]\n", end - BEGIN);
     assert_eq!(text.gone(), end - BEGIN);
     assert_eq!(String::from_utf8(read(Said::new(&text, Form { has_heads: false, stream: None }))).expect("text"), all);
     assert_eq!(String::from_utf8(read(text.into_reader())).expect("text"), all);

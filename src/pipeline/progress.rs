@@ -160,7 +160,7 @@ pub struct WorkStep {
     pub started_at: Timestamp,
     /// When that of the next one was, or when the run ended.
     pub ended_at: Option<Timestamp>,
-    /// How long it ran in milliseconds, without pauses. None while it runs, and where nobody saw its end.
+    /// How long it ran in milliseconds, without pauses. None while it runs, and where its end is unknown.
     pub ms: Option<u64>,
 }
 

@@ -35,7 +35,7 @@ pub(crate) use words;
 
 /// A stored or sent text that is none of the set's words: written by a newer version, or damaged.
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?} is no {set} this version knows; it was written by a newer version or is damaged")]
+#[error("{text:?} is not a {set} that this version knows; it was written by a newer version or is damaged")]
 pub struct UnknownWord {
     /// The set that was expected.
     pub set: &'static str,

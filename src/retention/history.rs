@@ -147,8 +147,8 @@ impl History {
                     Err(error) => {
                         if self.reported.insert(id) {
                             ::log::warn!(
-                                "cannot remove the directory of run {id}, which has left the history: {error}; the server tries again \
-                                 from time to time, or remove it by hand"
+                                "cannot remove the directory of run {id}, which was removed from the history: {error}; the \
+                                    server tries again later; you can also remove it by hand"
                             );
                         }
                         is_done = false;
@@ -161,7 +161,7 @@ impl History {
                     let forgot = store.forget_runs(&forgotten);
                     match &forgot {
                         Ok(()) => KillPoint::ServerRunForgotten.reach(),
-                        Err(error) => ::log::warn!("failed to forget runs that are kept no longer: {error}"),
+                        Err(error) => ::log::warn!("failed to remove runs from the history: {error}"),
                     }
                     forgot
                 });

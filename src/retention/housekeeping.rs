@@ -143,7 +143,7 @@ impl Housekeeping {
             let pass = self.pass(wakes).unwrap_or_else(|error| {
                 let error = error.to_string();
                 if complaint.as_ref() != Some(&error) {
-                    ::log::error!("failed to {error}; old runs and logs stay for now");
+                    ::log::error!("failed to {error}; old runs and logs are kept for now");
                     complaint = Some(error);
                 }
                 Pass::Again

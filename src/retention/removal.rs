@@ -121,7 +121,7 @@ fn is_unlinked<P: rustix::path::Arg + Copy>(dir: BorrowedFd<'_>, name: P) -> io:
         Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
         Err(Errno::BUSY) => Err(io::Error::new(
             io::ErrorKind::ResourceBusy,
-            "a file system is mounted at it or below it, and is left as it is; unmount it",
+            "a file system is mounted at it or below it; unmount that file system",
         )),
         Err(error) => Err(error.into()),
     }

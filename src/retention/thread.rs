@@ -67,7 +67,7 @@ impl Retention {
         self.is_stopping.store(true, Ordering::Relaxed);
         self.waker.wake();
         if self.thread.join().is_err() {
-            ::log::error!("the retention thread had ended by a fault of ours");
+            ::log::error!("the retention thread had stopped because of a bug");
         }
     }
 }

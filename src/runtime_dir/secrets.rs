@@ -170,7 +170,7 @@ pub enum SecretError {
         cause: io::Error,
     },
     /// What is there is not to be used.
-    #[error("use {}: it {problem}; mend that, or remove the file and another one is made at the next start", path.display())]
+    #[error("use {}: it {problem}; correct that, or remove the file, and the next start creates another", path.display())]
     Wrong {
         /// The file.
         path: PathBuf,
@@ -188,7 +188,8 @@ pub enum SecretError {
         path: PathBuf,
     },
     /// A reader could act.
-    #[error("tell the tokens apart: the read-only one is the same as the other; change one of AUTOAPPDEV_TOKEN, AUTOAPPDEV_READ_TOKEN and the files token and read-token in {}", runtime_dir.display())]
+    #[error("use the tokens: the read-only token is the same as the operator token; change one of AUTOAPPDEV_TOKEN, \
+        AUTOAPPDEV_READ_TOKEN and the files token and read-token in {}", runtime_dir.display())]
     Same {
         /// The folder of the files.
         runtime_dir: PathBuf,
@@ -207,7 +208,7 @@ fn advice(path: &Path, cause: &io::Error) -> String {
                 quoted_path(path)
             )
         }
-        _ => "that takes a little room on the disk, and a folder that this user may read and write".to_owned(),
+        _ => "this needs a little disk space, and a folder that this user may read and write".to_owned(),
     }
 }
 
@@ -224,7 +225,7 @@ fn read(path: &Path) -> io::Result<Result<Vec<u8>, String>> {
         return wrong(&format!("belongs to {}, who knows what is in it", user::another(owner)));
     }
     if about.permissions().mode() & 0o077 != 0 {
-        return wrong("can be read by others (`chmod 600` on it mends that, if nobody has)");
+        return wrong("can be read by others (if none has, `chmod 600` is enough)");
     }
     let mut bytes = Vec::new();
     file.take(BYTES_MAX).read_to_end(&mut bytes)?;

@@ -31,7 +31,7 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
         let (missing, again) = upkeep.look(places.lost_dir());
         found.extend(missing);
         if let Some(waited) = supervisor.in_storage_for().filter(|waited| *waited >= SLOW_DISK) {
-            let detail = format!("the disk has not finished a call for {} s; actions wait for it", waited.as_secs());
+            let detail = format!("a disk operation has not finished for {} s; actions wait for it", waited.as_secs());
             found.push((ConditionCode::DiskSlow, detail));
         }
         watch.set_found(&found, SystemClock.now());
@@ -41,7 +41,10 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
     let mut names = [LOCK_FILE, SERVER_INFO, SOCKET_DEFAULT, DATABASE_DEFAULT].map(str::to_owned).to_vec();
     names.push(format!("{DATABASE_DEFAULT}{DATABASE_LOCK_SUFFIX}"));
     if let Err(error) = inspector.watch(runs.runtime_dir(), names) {
-        ::log::warn!("the kernel does not tell of removed files: {error}; they are made again when somebody asks for the state");
+        ::log::warn!(
+            "the kernel does not report removed files: {error}; they are created again when a client asks for the \
+            state"
+        );
     }
     Ok(inspector)
 }

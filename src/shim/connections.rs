@@ -180,7 +180,11 @@ impl Connection {
             tag: u64,
         }
         if let Ok(Tagged { tag }) = from_line(line) {
-            let detail = Some("the run's own process is older than the server and does not know this".to_owned());
+            let detail = Some(
+                "the run's own process (the shim) is older than the server and does not know this \
+                request"
+                    .to_owned(),
+            );
             self.push(&to_line(&Reply { reply: tag, error: Some(ReplyError::UnknownCommand), detail }));
         }
     }

@@ -254,7 +254,7 @@ impl Run {
     }
 
     pub(super) fn not_now(&mut self, asker: Asker) {
-        self.answer(asker, Some((ReplyError::NotNow, "the pipeline is not in the state for it any more")));
+        self.answer(asker, Some((ReplyError::NotNow, "the pipeline's state no longer allows it")));
     }
 
     // ---- its times

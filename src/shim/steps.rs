@@ -208,7 +208,8 @@ impl Run {
                                 let who = self.tree.straggler(None).map_or_else(String::new, describe);
                                 self.thaw(Thawed::Keep { spares_leader: false }, None, now);
                                 let text = format!(
-                                    "pause not holding: process{who} of the pipeline could not be stopped, or was continued again and again; the pipeline runs on"
+                                    "pause not holding: process{who} of the pipeline could not be stopped, or was continued \
+                                        repeatedly; the pipeline keeps running"
                                 );
                                 self.answer(asker, Some((ReplyError::PauseTimeout, &text)));
                             }
@@ -250,7 +251,7 @@ impl Run {
                             Thawed::Keep { .. } => self.run_on(),
                         }
                         if let Some(asker) = asker {
-                            let text = "something keeps stopping the pipeline's leader; it is paused still";
+                            let text = "something keeps stopping the pipeline's leader; it is still paused";
                             self.answer(asker, Some((ReplyError::ResumeFailed, text)));
                         }
                     }
@@ -311,7 +312,8 @@ impl Run {
     fn give_the_pause_up(&mut self, now: Duration) {
         let who = self.tree.straggler(Some(self.leader)).map_or_else(String::new, describe);
         let text = format!(
-            "pause not holding: something keeps continuing process{who}, although it was stopped again {RESTOPS_MAX} times; the pipeline runs on; end what continues it, and pause again"
+            "pause not holding: something keeps continuing process{who}, although it was stopped again {RESTOPS_MAX} times; \
+                the pipeline keeps running; end the process that continues it, and pause again"
         );
         self.say(Some(text));
         self.thaw(Thawed::GiveUp, None, now);

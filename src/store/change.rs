@@ -111,7 +111,7 @@ pub(super) fn refuse_highest_id(run_id: i64) -> Result<(), StoreErrorKind> {
 }
 
 fn no_next_id() -> StoreErrorKind {
-    StoreErrorKind::Conflict("no run can begin, because the database has given the highest possible run id".to_owned())
+    StoreErrorKind::Conflict("no run can begin, because the highest possible run id has been used".to_owned())
 }
 
 /// Records one fact on top of `before`, which stays where the fact's number is there already.
@@ -423,7 +423,7 @@ fn describe(entry: &Entry, at: Timestamp) -> Event {
 fn told_of_oom_kills(count: u64) -> Option<String> {
     match count {
         0 => None,
-        1 => Some("1 process was killed for want of memory".to_owned()),
-        _ => Some(format!("{count} processes were killed for want of memory")),
+        1 => Some("1 process was killed because memory ran out".to_owned()),
+        _ => Some(format!("{count} processes were killed because memory ran out")),
     }
 }

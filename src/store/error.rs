@@ -57,7 +57,7 @@ pub enum StoreErrorKind {
     #[error("{0}; let this user write the file and its folder, or name another file with DATABASE_URL")]
     NotWritable(String),
     /// A setting that durability or safety stands on, as `name=value`, was not taken.
-    #[error("SQLite did not take {0}; put the file on a local file system that has shared memory and locks")]
+    #[error("SQLite rejected {0}; put the file on a local file system that has shared memory and locks")]
     Setting(String),
     /// There is no room for the change. It passes by itself once there is.
     #[error("the disk is full; make room and try again")]
@@ -71,16 +71,16 @@ pub enum StoreErrorKind {
     )]
     Busy,
     /// The change does not fit to what is stored: a fault of the caller, or somebody else wrote in between.
-    #[error("{0}; look at the state again")]
+    #[error("{0}; check the state again")]
     Conflict(String),
     /// A stored value is none of the set that its column holds.
     #[error("{0}; run the version that wrote it, or restore a backup")]
     UnknownWord(UnknownWord),
     /// A migration did not go through; the file is as it was.
-    #[error("{0}; it is as it was: `autoappdev check` looks it over")]
+    #[error("{0}; it is unchanged; check it with `autoappdev check`")]
     Migration(String),
     /// Anything else that `SQLite` reports.
-    #[error("{0}; `autoappdev check` looks it over")]
+    #[error("{0}; check it with `autoappdev check`")]
     Sqlite(rusqlite::Error),
 }
 

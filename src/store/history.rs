@@ -39,7 +39,7 @@ pub(super) fn lacking(conn: &Connection) -> Result<(i64, Vec<String>), StoreErro
              WHERE NOT (lower(type) = 'table' AND name = ?1) AND NOT (tbl_name = ?1 AND sql IS NULL) LIMIT 1";
         let object: Option<String> = conn.query_row(sql, [HISTORY_TABLE], |row| row.get(0)).optional()?;
         if let Some(name) = object {
-            return foreign(format!("it has {name:?} in it and no history of ours"));
+            return foreign(format!("it has {name:?} but not the schema history of this program"));
         }
     }
     compare(&history)?;
@@ -82,7 +82,7 @@ fn history(conn: &Connection) -> Result<Vec<Applied>, StoreErrorKind> {
             {
                 Ok(Applied { version: *version, name: name.clone(), checksum })
             } else {
-                Err(StoreErrorKind::Damaged(format!("its schema history has a line that makes no sense: {line:?}")))
+                Err(StoreErrorKind::Damaged(format!("its schema history has an invalid line: {line:?}")))
             }
         })
         .collect()

@@ -74,7 +74,7 @@ fn look(path: &Path) -> Result<Look, StoreErrorKind> {
     let refused = |reason: &str| Err(StoreErrorKind::NotWritable(reason.to_owned()));
     let look = match fs::metadata(path) {
         Ok(meta) if meta.is_dir() => return refused("it is a folder"),
-        Ok(meta) if !meta.is_file() => return refused("it is no regular file"),
+        Ok(meta) if !meta.is_file() => return refused("it is not a regular file"),
         Ok(meta) if meta.len() > 0 => {
             files_beside(path)?;
             return Ok(Look::Filled);
@@ -103,7 +103,7 @@ pub(super) fn files_beside(path: &Path) -> Result<(), StoreErrorKind> {
     for path in ["-journal", "-wal", "-shm"].map(|suffix| beside(path, suffix)) {
         match fs::symlink_metadata(&path) {
             Ok(meta) if !meta.is_file() => {
-                return Err(StoreErrorKind::NotWritable(format!("{} is no regular file; move it away", path.display())));
+                return Err(StoreErrorKind::NotWritable(format!("{} is not a regular file; move it away", path.display())));
             }
             Ok(_) | Err(_) => {}
         }

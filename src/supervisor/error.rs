@@ -42,22 +42,22 @@ pub enum ActionError {
     #[error("{0}")]
     Shim(String),
     /// The shim does not answer.
-    #[error("the run's own process does not answer; the pipeline goes on as it is, look at /api/health")]
+    #[error("the run's own process (the shim) does not answer, and the pipeline is unchanged; see /api/health")]
     ShimSilent,
     /// It is not done yet; it may be, later.
-    #[error("{0} is still under way; look at GET /api/pipeline (`autoappdev status`)")]
+    #[error("{0} is still under way; see GET /api/pipeline (`autoappdev status`)")]
     StillUnderWay(Action),
-    /// Many clients wait for the same stop, and this one has waited longest.
-    #[error("too many clients wait for the same {0}, and this one has waited longest; it is still under way")]
+    /// Too many clients are waiting for the same stop, and this one had waited longest.
+    #[error("too many clients are waiting for the same {0}, and this one had waited longest; the {0} is still under way")]
     TooManyWaiting(Action),
     /// It was done, and the database could not take that yet.
-    #[error("it was done but could not be recorded yet: {}", unrecorded_because(*.obstacle))]
+    #[error("the action was completed but could not be recorded yet: {}", unrecorded_because(*.obstacle))]
     Unrecorded {
         /// The database's condition.
         obstacle: ConditionCode,
     },
     /// The disk is full.
-    #[error("the disk is full; make room, and look at /api/pipeline before you try again")]
+    #[error("the disk is full; free some space, and check /api/pipeline before you try again")]
     DiskFull,
     /// Another process holds a lock on the database.
     #[error(
@@ -65,13 +65,13 @@ pub enum ActionError {
     )]
     DatabaseLocked,
     /// The database did not take it.
-    #[error("the database did not take it: {0}")]
+    #[error("the database could not store it: {0}")]
     Store(String),
     /// A folder could not be read.
     #[error("the runtime directory could not be read: {0}")]
     Io(io::Error),
     /// The server stops.
-    #[error("the server is stopping; the pipeline goes on as it is")]
+    #[error("the server is stopping; the pipeline is unchanged")]
     Stopping,
 }
 
@@ -100,7 +100,7 @@ pub(super) const fn unrecorded_because(obstacle: ConditionCode) -> &'static str 
         ConditionCode::DatabaseReplaced => {
             "the database file was removed or replaced; it will be recorded as soon as the file is put back"
         }
-        _ => "the database cannot be written; it will be recorded as soon as it can, and the server's log has the cause",
+        _ => "the database cannot be written; it will be recorded as soon as possible; see the server's log (backend.log)",
     }
 }
 
@@ -138,7 +138,7 @@ pub enum BootError {
 fn told_at_boot(error: &StoreError) -> String {
     match &error.kind {
         StoreErrorKind::Conflict(what) => format!(
-            "record in {} how the latest run ended: {what}; the database and the directory of that run do not fit together: restore a \
+            "record in {} how the latest run ended: {what}; the database and the directory of that run do not match: restore a \
              backup of the database, or move it away and start again",
             error.path.display()
         ),

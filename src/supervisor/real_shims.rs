@@ -188,7 +188,7 @@ impl Shims for RealShims {
             if strays::can_be_shim(&self.runs, run_id, &socket, pid) {
                 Ok(stream)
             } else {
-                Err(io::Error::other("the socket that its journal names is that of another process"))
+                Err(io::Error::other("the socket named in its journal belongs to another process"))
             }
         })?;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
@@ -275,8 +275,8 @@ impl Shims for RealShims {
         let (path, dir) = (dir.lock_path(), dir.path().display());
         let lock = path.display();
         format!(
-            "no process here can be seen to be its shim: unless the run lives in a container, end the process that has locked {lock} \
-             (`fuser {}` as root names it), or move {dir} away; this server then records that the run has ended",
+            "its shim cannot be identified from here: unless the run is in a container, end the process that has locked {lock} \
+                (`fuser {}` as root finds it), or move {dir} away; this server then records that the run has ended",
             quoted_path(&path)
         )
     }
@@ -317,7 +317,10 @@ impl Shims for RealShims {
         // The copy of a directory names the path of the original, where the numbers may have begun anew since.
         if !cookie.is_empty() && strays::has_namesake(&given, run_id, socket, has_mark)? {
             let given = given.runtime_dir().display();
-            return Err(io::Error::other(format!("a later run {run_id} of {given} lives, and its processes look the same")));
+            return Err(io::Error::other(format!(
+                "a later run {run_id} of {given} is alive, and its processes cannot be \
+                distinguished"
+            )));
         }
         let (cgroup, former) = self.cgroups(run_id, header.as_ref())?;
         let mut search = strays::search_for_run(cookie, &given, run_id, has_mark, is_elsewhere);
@@ -433,7 +436,8 @@ fn cookie(given: &Runs, run_id: i64, header: Option<&Header>, is_elsewhere: bool
     if mark.is_none() && is_elsewhere {
         let given = given.runtime_dir().display();
         return Err(io::Error::other(format!(
-            "its journal names another runtime directory, {given}, and no mark, so that its processes cannot be told from those of other runs"
+            "its journal names another runtime directory, {given}, and no mark, so its processes cannot be distinguished from \
+                those of other runs"
         )));
     }
     Ok(given.cookie(run_id, mark).iter().map(|(name, value)| process::environment_entry(name, value)).collect())
@@ -464,7 +468,7 @@ fn read_messages(mut stream: UnixStream, number: ConnectionNumber, events: &Send
                 Ok(message) => messages.push(message),
                 // Once is enough: a newer shim may say it several times a second, and the log has other things to tell.
                 Err(error) if std::mem::take(&mut understands_all) => {
-                    ::log::warn!("the shim said something that this version does not understand: {error}");
+                    ::log::warn!("the shim sent a message that this version does not understand: {error}");
                 }
                 Err(_) => {}
             }

@@ -245,7 +245,8 @@ impl<'a> Acceptor<'a> {
         let job = Job { number, stream: newcomer.stream, from, slot, handler: handler.clone() };
         if let Err((job, error)) = Workers::serve(job) {
             self.warn(format!(
-                "no thread can be made for a connection: {error}; a few in reserve serve until one can. This user or this service is at its limit \
+                "no thread can be created for a connection: {error}; a few in reserve serve until one can. This user or this \
+                    service is at its limit \
                  of processes: end some, or raise it (ulimit -u, TasksMax=)"
             ));
             self.silent.push(job);

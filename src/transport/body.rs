@@ -68,7 +68,7 @@ impl Chunks {
                         return Ok((used, false));
                     }
                     if !rest.starts_with(b"\r\n") {
-                        return Err(Broken::Malformed("a chunk does not end where it says"));
+                        return Err(Broken::Malformed("a chunk does not have the length that it states"));
                     }
                     used += 2;
                     self.next = Next::Size;
@@ -110,7 +110,7 @@ fn size_line(bytes: &[u8]) -> Result<Option<&[u8]>, Broken> {
 
 /// The size that a line says, and how many bytes of it are extensions.
 fn chunk_size(line: &[u8]) -> Result<(usize, usize), Broken> {
-    let broken = Err(Broken::Malformed("a chunk's size is no number"));
+    let broken = Err(Broken::Malformed("a chunk's size is not a number"));
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let Some(extension) = line[digits..].strip_suffix(b"\r\n") else { return broken };
     // The parser would take no digit at all for a 0, blanks for an extension, and any byte in one.
@@ -135,14 +135,14 @@ fn trailers(bytes: &[u8]) -> Result<Option<usize>, Broken> {
         Ok(httparse::Status::Complete((length, _))) if length <= HEAD_BYTES_MAX => Some(length),
         Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => None,
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Broken::HeadTooLarge),
-        Err(_) => return Err(Broken::Malformed("its trailers are no fields")),
+        Err(_) => return Err(Broken::Malformed("its trailers are not fields")),
     };
     // The parser takes a lone LF. Nobody is kept waiting for the rest of what is wrong already.
     let section = &bytes[..length.unwrap_or(bytes.len())];
     let is_lone_lf = |at: usize| at.checked_sub(1).is_none_or(|before| section[before] != b'\r');
     let is_lone_cr = |at: usize| section.get(at + 1).is_some_and(|behind| *behind != b'\n');
     if memchr::memchr_iter(b'\n', section).any(is_lone_lf) || memchr::memchr_iter(b'\r', section).any(is_lone_cr) {
-        return Err(Broken::Malformed("its trailers are no fields"));
+        return Err(Broken::Malformed("its trailers are not fields"));
     }
     Ok(length)
 }

@@ -46,14 +46,15 @@ pub enum Broken {
     TooManyConnections,
     /// No thread can be created for the connection, and those in reserve are busy.
     #[error(
-        "the server can make no further thread: this user or service is at its limit of processes; end some, or raise it (ulimit -u, TasksMax=)"
+        "the server cannot create another thread: this user or service is at its limit of processes; end some, or raise it \
+            (ulimit -u, TasksMax=)"
     )]
     NoThread,
     /// It has an encoding or an expectation that is not served here.
-    #[error("{0} is not served here")]
+    #[error("{0} is not supported")]
     NotServed(&'static str),
     /// The handler panicked: a fault of ours.
-    #[error("a fault of ours; the server's log has it")]
+    #[error("internal error; see the server's log (backend.log)")]
     Fault,
 }
 
@@ -113,7 +114,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Head>, Broken> {
     // A bare CR can end a line for one reader and not for another: where they differ, requests are smuggled.
     let head = &bytes[..length];
     if memchr::memchr_iter(b'\r', head).any(|at| head.get(at + 1) != Some(&b'\n')) {
-        return Err(Broken::Malformed("a CR stands alone"));
+        return Err(Broken::Malformed("a CR has no LF after it"));
     }
     let target = request.path.expect("a complete head has a target");
     if target.len() > TARGET_BYTES_MAX {
@@ -121,7 +122,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Head>, Broken> {
     }
     // The parser takes any text for a target; a URI is of visible ASCII (RFC 9112, section 3.2; RFC 3986, section 2).
     if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Broken::Malformed("its target is no URI"));
+        return Err(Broken::Malformed("its target is not a URI"));
     }
     let is_http_1_0 = request.version == Some(0);
     let mut read = Fields::default();
@@ -153,14 +154,14 @@ fn text(value: &[u8]) -> String {
 
 /// A target as this server routes it. A proxy's form is an address in front of the same thing (RFC 9112, section 3.2.2).
 fn origin_form(target: &str, host: &[u8]) -> Result<String, Broken> {
-    let no_target = Broken::Malformed("its target is no path");
+    let no_target = Broken::Malformed("its target is not a path");
     let Some(address) = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://")) else {
         return if target.starts_with('/') || target == "*" { Ok(target.to_owned()) } else { Err(no_target) };
     };
     let (authority, path) = address.split_at(address.find(['/', '?', '#']).unwrap_or(address.len()));
     // Two names for one request: the one that is asked for is the target's, the one that was looked at is the Host's.
     if !authority.as_bytes().eq_ignore_ascii_case(host) {
-        return Err(Broken::Malformed("its target names another host than its Host"));
+        return Err(Broken::Malformed("its target and its Host name different hosts"));
     }
     Ok(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
 }
@@ -186,7 +187,7 @@ impl<'h> Fields<'h> {
             let text = std::str::from_utf8(value).unwrap_or_default();
             let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
             if !is_number || self.length.is_some() {
-                return Err(Broken::Malformed("its Content-Length is no single number"));
+                return Err(Broken::Malformed("its Content-Length is not a single number"));
             }
             // A number beyond counting is a body beyond the limit.
             self.length = Some(text.parse().unwrap_or(usize::MAX));

@@ -39,7 +39,7 @@ const fn obstacle(error: &WorkError) -> &'static str {
         WorkError::Store(StoreError { kind: StoreErrorKind::Busy, .. }) => {
             "another process has locked the database; try again in a moment"
         }
-        WorkError::Store(_) => "the server's log (backend.log) has the cause",
+        WorkError::Store(_) => "see the server's log (backend.log)",
     }
 }
 
@@ -73,30 +73,29 @@ pub(super) enum ApiError {
     BadQuery(String),
     #[error("there is no such log: {0}")]
     UnknownLog(String),
-    #[error("there is no such thing here; GET /api/pipeline tells the state")]
+    #[error("there is no such route; GET /api/pipeline returns the state")]
     NotFound,
-    #[error("Idempotency-Key must come once, with 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters, such as a UUID")]
+    #[error("send one Idempotency-Key of 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters, such as a UUID")]
     BadIdempotencyKey,
     #[error(
-        "this Idempotency-Key was sent with another request before: the route or the body is not the same; use a new key. Nothing was done"
+        "this Idempotency-Key was used for another request before: the route or the body differs; use a new key. Nothing was done"
     )]
     IdempotencyKeyReused,
-    #[error("many repeats wait for the answer to the first request with this Idempotency-Key; try again")]
+    #[error("too many repeats are waiting for the response to the first request with this Idempotency-Key; try again")]
     IdempotencyKeyInUse,
-    #[error("there is no run {0}; GET /api/runs (`autoappdev runs`) lists those there are")]
+    #[error("there is no run {0}; GET /api/runs (`autoappdev runs`) lists the runs")]
     NoSuchRun(String),
     #[error("{}", not_repeatable(*.run_id, .missing))]
     NotRepeatable { run_id: i64, missing: Vec<String> },
-    #[error("this is not a method for it; it takes {0}")]
+    #[error("this route does not take that method; it takes {0}")]
     MethodNotAllowed(String),
     #[error("the body must be sent as Content-Type: application/json (curl --json)")]
     NotSentAsJson,
-    #[error(
-        "{0:?} is no name of this server; call it by its number, or add the name to AUTOAPPDEV_ALLOW_HOST if it should be one"
-    )]
+    #[error("host {0:?} is not allowed; use the server's IP address, or add the host to AUTOAPPDEV_ALLOW_HOST")]
     HostNotAllowed(String),
     #[error(
-        "a page of {0:?} may not use the API here; add its origin to AUTOAPPDEV_ALLOW_ORIGIN if it should. If you followed a link, open the \
+        "pages of {0:?} may not use this API; to allow them, add the origin to AUTOAPPDEV_ALLOW_ORIGIN. If you followed a \
+            link, open the \
          address from the address bar instead"
     )]
     OriginNotAllowed(String),
@@ -105,9 +104,7 @@ pub(super) enum ApiError {
          field AutoAppDev-Client, with any value, or a token"
     )]
     PageUnknown,
-    #[error(
-        "the browser loads this address in advance, which is refused because any page can ask for that; open the address instead"
-    )]
+    #[error("the browser is preloading this address, which is refused because any page can cause that; open the address instead")]
     Prefetch,
     #[error(
         "a browser must send this request with Content-Type: application/json or the header field AutoAppDev-Client; a body is not needed"
@@ -116,10 +113,10 @@ pub(super) enum ApiError {
     #[error("the request is meant for another server: the id in AutoAppDev-Server is not this server's; nothing was done")]
     OtherServer,
     #[error(
-        "as many streams are open as there may be; come back in a few seconds, or ask GET /api/logs and /api/pipeline with wait"
+        "the maximum number of streams is open; try again in a few seconds, or use GET /api/logs and /api/pipeline with wait"
     )]
     TooManyStreams,
-    #[error("as many logs are being sent as there may be; come back in a few seconds, or ask GET /api/logs for pages")]
+    #[error("the maximum number of log downloads is running; try again in a few seconds, or read pages with GET /api/logs")]
     TooManyDownloads,
     #[error(
         "a token is needed: send it as `Authorization: Bearer …`, or log in on the page. It is the value of AUTOAPPDEV_TOKEN or, if that is \
@@ -145,7 +142,7 @@ pub(super) enum ApiError {
     TooManyLoginsFrom { from: String, wait_s: u64 },
     #[error("other logins are being stored; try again in a moment")]
     TooManyLogins,
-    #[error("there is no session {0}; GET /api/sessions (`autoappdev sessions`) lists those there are")]
+    #[error("there is no session {0}; GET /api/sessions (`autoappdev sessions`) lists the sessions")]
     NoSuchSession(String),
     #[error("the login failed, because the session could not be stored: {}", obstacle(.0))]
     SessionNotStored(WorkError),
@@ -155,15 +152,15 @@ pub(super) enum ApiError {
         obstacle(.0)
     )]
     SessionEndNotStored(WorkError),
-    #[error("this token may look and not act; log in with the other one (AUTOAPPDEV_TOKEN, `autoappdev pair`)")]
+    #[error("this token allows reading only; log in with the operator token (AUTOAPPDEV_TOKEN, `autoappdev pair`)")]
     ReadOnly,
     #[error(transparent)]
     Action(#[from] ActionError),
-    #[error("the database could not be read; the server's log (backend.log) has the cause")]
+    #[error("the database could not be read; see the server's log (backend.log)")]
     Store(#[from] StoreError),
-    #[error("the log could not be read; the server's log (backend.log) has the cause")]
+    #[error("the log could not be read; see the server's log (backend.log)")]
     Log(#[from] std::io::Error),
-    #[error("the kernel gave no random bytes; try again, and see the server's log (backend.log) if that does not help")]
+    #[error("the kernel returned no random bytes; try again, and see the server's log (backend.log) if that does not help")]
     NoRandomBytes(std::io::Error),
 }
 
@@ -256,12 +253,14 @@ impl ApiError {
     /// What a client reads. Causes that name paths go to the log instead.
     fn detail(&self) -> String {
         match self {
-            Self::Action(ActionError::Store(_)) => "the database did not take it; the server's log has the cause".to_owned(),
+            Self::Action(ActionError::Store(_)) => "the database could not store it; see the server's log \
+                (backend.log)"
+                .to_owned(),
             Self::Store(StoreError { kind: StoreErrorKind::Busy, .. }) => {
                 "another process has locked the database; try again in a moment".to_owned()
             }
             Self::Action(ActionError::Io(error)) => {
-                let advice = lack_of(error).map_or("the server's log has the cause", Lack::advice);
+                let advice = lack_of(error).map_or("see the server's log (backend.log)", Lack::advice);
                 format!("the runtime directory could not be read; {advice}")
             }
             other => other.to_string(),
@@ -273,7 +272,7 @@ impl ApiError {
         match &self {
             Self::Store(cause) => ::log::error!("failed to {cause}"),
             Self::SessionNotStored(cause) | Self::SessionEndNotStored(cause) => {
-                ::log::error!("a session's begin or end was not stored: failed to {cause}");
+                ::log::error!("the beginning or end of a session was not stored: failed to {cause}");
             }
             Self::Log(cause) => ::log::error!("failed to read a log: {cause}"),
             Self::NoRandomBytes(cause) => ::log::error!("failed to get random bytes: {cause}"),

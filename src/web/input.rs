@@ -59,7 +59,7 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 pub(super) fn log_in(request: &Request) -> Result<LoginRequest, ApiError> {
     let request: LoginRequest = body(request)?;
     if request.token.is_some() == request.code.is_some() {
-        return Err(bad("the body needs one of token and code, and not both"));
+        return Err(bad("the body must have either token or code"));
     }
     Ok(request)
 }
@@ -147,7 +147,7 @@ fn check_start(start: &StartRequest) -> Result<(), ApiError> {
     }
     for (name, value) in env {
         if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(bad(format!("env has a bad name: {name:?}")));
+            return Err(bad(format!("env has an invalid name: {name:?}")));
         }
         if name.starts_with(OUR_VARS) {
             return Err(bad(format!("env may not set {name}: names that begin with {OUR_VARS} are the server's own")));
@@ -164,7 +164,7 @@ fn check_start(start: &StartRequest) -> Result<(), ApiError> {
 /// Checks that a text can be handed to a program.
 fn check_executable(key: &str, text: &str) -> Result<(), ApiError> {
     if text.contains('\0') {
-        return Err(bad(format!("{key} holds a NUL, which no program can be given")));
+        return Err(bad(format!("{key} contains a NUL, which cannot be passed to a program")));
     }
     if text.len() > ARG_BYTES_MAX {
         return Err(bad(format!("{key} has an entry longer than 128 KiB")));

@@ -172,7 +172,7 @@ fn a_grace_is_at_most_an_hour() {
         assert_eq!(good(GRACE, text).grace, Duration::from_millis(ms), "{text}");
     }
     for text in ["3600.1", "-1", "NaN", "inf", "1e2", "ten", "10s", "."] {
-        assert_eq!(refusal(GRACE, text), "is not a grace: seconds from 0 to 3600, fractions allowed", "{text}");
+        assert_eq!(refusal(GRACE, text), "is not a grace period: give seconds from 0 to 3600, fractions allowed", "{text}");
     }
 }
 

@@ -141,7 +141,7 @@ impl<R: Records> Ledger<R> {
     /// Commits a run that is known from its directory alone.
     pub(super) fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<(), StoreError> {
         self.store.change("adopt_unknown_run", |store| store.adopt_unknown_run(id, new, at))?;
-        ::log::warn!("run {id} was not in the database; its journal tells of it");
+        ::log::warn!("run {id} was not in the database; it is restored from its journal");
         KillPoint::ServerUnknownRunCommitted.reach();
         Ok(())
     }
@@ -244,7 +244,7 @@ impl<R: Records> Ledger<R> {
     /// The database has taken something.
     pub(super) fn note_success(&mut self) {
         if self.unrecorded.is_empty() && !self.is_behind && self.retry_at.take().is_some() {
-            ::log::info!("the database takes what happens again");
+            ::log::info!("events can be recorded again");
             self.failure = None;
         }
     }

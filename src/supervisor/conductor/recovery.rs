@@ -21,7 +21,7 @@ const PAUSE_FILE_RETRY: Duration = Duration::from_secs(1);
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// The boot table, for the latest run: at boot, and whenever its shim's connection broke.
     pub(super) fn look_at_run(&mut self) -> Result<(), StoreError> {
-        self.settle("the server or the run's own process (the shim) was killed while it began; start it again")
+        self.settle("the server or the run's own process (the shim) was killed while the run was starting; start it again")
     }
 
     pub(super) fn settle(&mut self, why_it_never_began: &str) -> Result<(), StoreError> {
@@ -44,7 +44,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Ok(finding) => finding,
             Err(error) => {
                 if self.link.look_again_later(self.clock.awake(), true) {
-                    ::log::error!("run {run_id}: failed to look at its directory: {error}; the server tries again");
+                    ::log::error!("run {run_id}: failed to read its directory: {error}; the server tries again");
                 }
                 self.show_conditions();
                 return Ok(());
@@ -65,7 +65,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if let Some(journal) = &journal {
             self.grace = Duration::from_millis(journal.header.grace_ms);
             if journal.damaged_lines > 0 {
-                ::log::error!("run {run_id}: {} lines of its journal are damaged and left out", journal.damaged_lines);
+                ::log::error!("run {run_id}: {} lines of its journal are damaged and were skipped", journal.damaged_lines);
             }
         }
         let stop = stop_under_way(&entries).or(recorded_stop);
@@ -131,10 +131,10 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                         why.extend(killed.in_recovery().into_iter().flat_map(|told| ["; ".to_owned(), told]));
                         let containment = self.ledger.run().and_then(|run| run.containment);
                         match (leftovers.alive, containment, leftovers.unread) {
-                            (0, Some(Containment::Cgroup), _) => why.push_str("; nothing of it is alive"),
+                            (0, Some(Containment::Cgroup), _) => why.push_str("; none of its processes is alive"),
                             // A process that cleared its environment cannot be recognised.
                             (0, Some(Containment::Tree) | None, 0) if leftovers.spared > 0 => {}
-                            (0, Some(Containment::Tree) | None, 0) => why.push_str("; nothing that carries its id is alive"),
+                            (0, Some(Containment::Tree) | None, 0) => why.push_str("; no process that carries its id is alive"),
                             (0, Some(Containment::Tree) | None, unread) => {
                                 why = format!(
                                     "{why}; {unread} processes of other users or in containers could not be examined in \
@@ -153,11 +153,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                     }
                     Err(error) if is_shortage(&error) => {
                         // It passes. Until then nobody may be told that it has ended, with something of it alive.
-                        ::log::error!("run {run_id}: failed to look for its processes: {error}");
+                        ::log::error!("run {run_id}: failed to search for its processes: {error}");
                         self.fall_silent();
                         return Ok(());
                     }
-                    Err(error) => why = format!("{why}; its processes could not be looked for: {error}"),
+                    Err(error) => why = format!("{why}; its processes could not be searched for: {error}"),
                 }
                 why
             }
@@ -187,7 +187,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 ::log::error!("failed to remove the PAUSE file of a run that has ended: {error}");
             }
             let obstacle = format!(
-                "nothing is paused, and the PAUSE file cannot be removed: {error}; it is tried again each second, or remove it by hand"
+                "nothing is paused, and the PAUSE file cannot be removed: {error}; the server tries again each second; you can \
+                    also remove it by hand"
             );
             self.pause_file = Some((self.clock.awake() + PAUSE_FILE_RETRY, obstacle));
         }
@@ -234,7 +235,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             }
             Err(error) => {
                 if self.link.look_again_later(self.clock.awake(), false) {
-                    ::log::warn!("run {run_id}: failed to look at its directory: {error}; the server tries again");
+                    ::log::warn!("run {run_id}: failed to read its directory: {error}; the server tries again");
                 }
                 Ok(None)
             }
@@ -258,7 +259,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                     under_way.answer_all(|| Err(ActionError::ShimSilent));
                     self.tell_that_something_changed();
                 }
-                ::log::info!("run {run_id} goes on; this server has taken it over");
+                ::log::info!("run {run_id} is still running; this server has taken it over");
             }
             // It may be leaving at this moment, or not have its socket yet.
             Err(_) => self.fall_silent(),

@@ -10,7 +10,8 @@ use crate::supervisor::shims::{ConnectionNumber, Shims};
 const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What health says then, before the advice for that run.
-const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer; the state is what it last said, and no other run is started; look at shim.log in its run directory";
+const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer; the state shown is the last one that it \
+    reported, and no other run can start; see shim.log in its run directory";
 
 /// How often a shim that does not answer is tried again: often while it may just be leaving or beginning, seldom later.
 const RETRY_SOON: Duration = Duration::from_millis(5);

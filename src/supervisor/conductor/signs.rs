@@ -53,7 +53,7 @@ impl Signs {
         }
         let trouble = &told.signs.trouble;
         if !trouble.is_empty() && trouble != self.trouble() {
-            ::log::warn!("told by the live run: {}", details(trouble));
+            ::log::warn!("reported by the live run: {}", details(trouble));
         }
         self.last_words.clone_from(trouble);
         let is_noted = told.signs.note.as_deref() != self.note();
@@ -75,7 +75,7 @@ impl Signs {
             Ok(None) => {}
             Err(error) => {
                 if before.is_none() {
-                    ::log::warn!("run {run_id}: how far it is is not known: failed to {error}");
+                    ::log::warn!("run {run_id}: its progress is unknown: failed to {error}");
                 }
                 let waited = before.map_or(UNREAD_RETRY_MIN, |before| (before.waited * 2).min(UNREAD_RETRY_MAX));
                 // What is in the file does not change by itself; a disk that fails to read may do better the next time.
@@ -169,7 +169,7 @@ fn sentence_of(troubles: &[Trouble], code: ConditionCode) -> Option<String> {
     };
     let troubles: Vec<Trouble> = troubles.iter().filter(is_of_code).cloned().collect();
     let is_disk_full = troubles.first().map(|_| troubles.iter().any(|trouble| trouble.is_disk_full))?;
-    let remedy = if is_disk_full { "make room on the disk" } else { "repair the runtime directory or its disk" };
+    let remedy = if is_disk_full { "free some disk space" } else { "repair the runtime directory or its disk" };
     let advice = match code {
         ConditionCode::JournalUnwritable => {
             format!("{remedy}, and keep the server running until then: only the server knows what happens in the meantime")
@@ -177,6 +177,6 @@ fn sentence_of(troubles: &[Trouble], code: ConditionCode) -> Option<String> {
         ConditionCode::LogDropped => format!("{remedy}: the log says how many lines are missing and where"),
         _ => remedy.to_owned(),
     };
-    let subject = if is_disk_full { "the disk is full, and" } else { "the live run's own process (the shim) has trouble:" };
+    let subject = if is_disk_full { "the disk is full, and" } else { "the live run's own process (the shim) has a problem:" };
     Some(format!("{subject} {}; {advice}", details(&troubles)))
 }

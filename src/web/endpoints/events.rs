@@ -28,7 +28,7 @@ impl App {
         // A browser sends it when it comes back; what it says then counts more than what its page once asked for.
         let begin = match request.header("Last-Event-ID") {
             Some(id) => id.parse().map(Begin::Behind).map_err(|()| {
-                ApiError::BadQuery("Last-Event-ID is no id of an event from here; leave it out to begin now".to_owned())
+                ApiError::BadQuery("Last-Event-ID is not an event id of this server; leave it out to begin now".to_owned())
             })?,
             None => since.map_or(Begin::Now, Begin::Log),
         };

@@ -33,10 +33,10 @@ fn pattern(text: Option<&str>, regex: Option<&str>, counts_case: bool) -> Result
     let bad = |key: &str, error: &BadPattern| ApiError::BadQuery(format!("{key}: {error}"));
     match (text, regex) {
         (Some(text), None) if text.contains('\n') => {
-            Err(ApiError::BadQuery("text is looked for in single lines; leave out the line break (%0A)".to_owned()))
+            Err(ApiError::BadQuery("text is searched for within single lines; leave out the line break (%0A)".to_owned()))
         }
         (Some(text), None) => Pattern::text(text, counts_case).map_err(|error| bad("text", &error)),
         (None, Some(regex)) => Pattern::expression(regex, counts_case).map_err(|error| bad("regex", &error)),
-        _ => Err(ApiError::BadQuery("a search needs one of text and regex, and not both".to_owned())),
+        _ => Err(ApiError::BadQuery("give either text or regex".to_owned())),
     }
 }

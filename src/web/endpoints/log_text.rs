@@ -17,7 +17,7 @@ use crate::web::error::ApiError;
 use crate::web::{etag, input};
 
 /// The text of a run of which nobody knows how much it said, when nothing of that is there.
-const NOTHING_LEFT: &str = "[autoappdev: nothing of this log is there any more]\n";
+const NOTHING_LEFT: &str = "[autoappdev: this log was removed]\n";
 
 /// A body on its way, with its place.
 struct Body<R> {

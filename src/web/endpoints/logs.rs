@@ -90,10 +90,14 @@ impl App {
         let LogsQuery { source, since, at, limit, wait, run, grep, stream } = input::query(request)?;
         let (limit, wait) = (lines(limit.unwrap_or(LINES_DEFAULT)), wait.unwrap_or(0));
         if wait > 0 && source == Some(Source::Backend) {
-            return Err(ApiError::BadQuery("wait is for the pipeline's log; leave it out for the server's own".to_owned()));
+            return Err(ApiError::BadQuery(
+                "wait works with the pipeline's log only; leave it out for the server's \
+                log"
+                .to_owned(),
+            ));
         }
         if since.is_some() && at.is_some() {
-            return Err(ApiError::BadQuery("at stands in place of since; leave out one of them".to_owned()));
+            return Err(ApiError::BadQuery("at and since cannot be combined; leave out one of them".to_owned()));
         }
         let mut asked = self.asked(source, run, grep, stream, at)?;
         // A page is written down in the turn in which it is read: to wait with it in hand would be memory that nobody counts.
@@ -151,11 +155,16 @@ impl App {
         let source = source.unwrap_or(Source::Pipeline);
         for (key, is_there) in [("run", run.is_some()), ("stream", stream.is_some())] {
             if is_there && source == Source::Backend {
-                return Err(ApiError::BadQuery(format!("{key} is for the pipeline's log; leave it out for the server's own")));
+                return Err(ApiError::BadQuery(format!(
+                    "{key} works with the pipeline's log only; leave it out for the server's \
+                    log"
+                )));
             }
         }
         if grep.as_ref().is_some_and(|text| text.contains('\n')) {
-            return Err(ApiError::BadQuery("grep is looked for in single lines; leave out the line break (%0A)".to_owned()));
+            return Err(ApiError::BadQuery(
+                "grep is searched for within single lines; leave out the line break (%0A)".to_owned(),
+            ));
         }
         let run = run.map(|id| self.run_span(id.cast_signed())).transpose()?;
         Ok(Asked { source, run, needle: grep.map(Needle::new), stream, at })

@@ -58,7 +58,7 @@ impl App {
     pub(super) fn start_of(&self, run_id: i64) -> Result<RunStartResponse, ApiError> {
         let row = Reader::open(&self.database)?.run_alone(run_id)?.ok_or_else(|| ApiError::NoSuchRun(run_id.to_string()))?;
         let values = run_dir::read_kept_env(&self.runs.run(run_id).start_path()).unwrap_or_else(|error| {
-            ::log::warn!("run {run_id}: the values of its start's variables are not known: failed to {error}");
+            ::log::warn!("run {run_id}: the values of the variables of its start cannot be read: failed to {error}");
             None
         });
         let kept = if values.is_some() { Kept::Values } else { Kept::Names };
@@ -84,7 +84,7 @@ impl App {
             self.supervisor.look_once();
         }
         let stored = run_dir::read_usage(&self.runs.run(run.id).usage_path()).unwrap_or_else(|error| {
-            ::log::warn!("run {}: what it used is not known: failed to read its file `usage`: {error}", run.id);
+            ::log::warn!("run {}: its usage is unknown: failed to read its file `usage`: {error}", run.id);
             None
         });
         let (interval_ms, samples) = stored.map_or((0, Vec::new()), |stored| (stored.interval_ms, stored.samples));
@@ -118,7 +118,7 @@ impl App {
             return published.snapshot.progress.clone();
         }
         let stored = run_dir::read_progress(&self.runs.run(run.id).progress_path()).unwrap_or_else(|error| {
-            ::log::warn!("run {}: how far it came is not known: failed to {error}", run.id);
+            ::log::warn!("run {}: its progress is unknown: failed to {error}", run.id);
             None
         });
         let ended_at = run.stopped_at.filter(|_| !run.status.is_live());

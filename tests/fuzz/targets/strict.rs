@@ -177,10 +177,10 @@ pub fn chunks(bytes: &[u8]) -> Result<(Vec<u8>, usize), &'static str> {
         if rest.len() < size.saturating_add(2) {
             // What is there of the line break behind the chunk may be wrong already.
             let is_wrong = rest.get(size).is_some_and(|byte| *byte != b'\r');
-            return Err(if is_wrong { "a chunk does not end where it says" } else { INCOMPLETE });
+            return Err(if is_wrong { "a chunk does not have the length that it states" } else { INCOMPLETE });
         }
         if &rest[size..size + 2] != b"\r\n" {
-            return Err("a chunk does not end where it says");
+            return Err("a chunk does not have the length that it states");
         }
         body.extend_from_slice(&rest[..size]);
         at += size + 2;

@@ -273,7 +273,7 @@ fn what_is_gone_is_said_in_the_first_line_and_in_a_header() {
     for query in ["", "?timestamps=0", "?stream=stdout"] {
         let text = fetch(&place, &format!("/api/runs/{run_id}/log{query}"));
         assert_eq!(text.header("AutoAppDev-Log-Gone"), gone.to_string());
-        let mark = format!("[autoappdev: the first {gone} bytes of this log are not kept any more]\n");
+        let mark = format!("[autoappdev: the first {gone} bytes of this log were removed]\n");
         assert!(text.bytes.starts_with(mark.as_bytes()) && text.bytes.ends_with(b"last\n"), "{query}");
     }
     // Of a run that is over and whose directory is gone it is known how much that was; of one that was lost it is not.
@@ -292,10 +292,7 @@ fn what_is_gone_is_said_in_the_first_line_and_in_a_header() {
     assert!(fetch(&place, &format!("/api/runs/{lost}/log?timestamps=0")).bytes.starts_with(b"line 0\nline 1\n"));
     remove(&place, lost);
     let text = fetch(&place, &format!("/api/runs/{lost}/log"));
-    assert_eq!(
-        (text.bytes.as_slice(), text.header("AutoAppDev-Log-Gone")),
-        (&b"[autoappdev: nothing of this log is there any more]\n"[..], "")
-    );
+    assert_eq!((text.bytes.as_slice(), text.header("AutoAppDev-Log-Gone")), (&b"[autoappdev: this log was removed]\n"[..], ""));
 }
 
 #[test]

@@ -353,7 +353,7 @@ fn what_the_kernel_kills_for_want_of_memory_is_counted_as_of_the_start() {
     command.args(words).arg(env!("CARGO_BIN_EXE_autoappdev"));
     place.start_server_with(command);
     for (count, killed, told) in
-        [(7, 2, "; 2 processes were killed for want of memory"), (8, 1, "; 1 process was killed"), (8, 0, "")]
+        [(7, 2, "; 2 processes were killed because memory ran out"), (8, 1, "; 1 process was killed"), (8, 0, "")]
     {
         let args = json!([group.to_str().expect("text"), count.to_string()]);
         let (_, run_id) = place.start_with(json!({"script": "killed.sh", "args": args}));

@@ -88,7 +88,7 @@ fn padding_of_answers_that_go_on_for_ever_does_not_fill_the_clients_memory() {
         let args = [&["--url", &url, "logs", "--grep", "x", "-n", "100"], json].concat();
         let output = command(folder.path(), &args).output().expect("the binary runs");
         let (code, _, err) = finished(output);
-        assert!(code == 0 && err.contains("1 bytes of the log before this are gone"), "{err}");
+        assert!(code == 0 && err.contains("1 bytes of the log before this line are missing"), "{err}");
         let asked = server.requests().len() - before;
         assert!(asked <= 3, "what is kept of {asked} answers is more than one answer may have");
     }

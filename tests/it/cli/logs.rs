@@ -362,7 +362,7 @@ fn what_is_gone_is_told_beside_the_lines() {
         }
         Reply::Json(200, page.to_string())
     });
-    let sentence = "autoappdev: 12345 bytes of the log before this are gone\n";
+    let sentence = "autoappdev: 12345 bytes of the log before this line are missing\n";
     let (code, out, err) = against(&place, &server, &["logs", "-n", "all", "--no-timestamps"]);
     assert_eq!((code, out.as_str(), err.as_str()), (0, "behind\n", sentence));
     let (code, out, err) = against(&place, &server, &["logs", "-n", "all", "--json"]);
@@ -387,7 +387,7 @@ fn a_server_with_another_log_is_followed_from_now_on() {
     fs::remove_dir_all(place.runtime()).expect("ours");
     place.start_server();
     assert_eq!(follower.warning(), BACK);
-    assert_eq!(follower.warning(), "autoappdev: the server has another log than before; going on with what comes now");
+    assert_eq!(follower.warning(), "autoappdev: the server's log was replaced; continuing with new lines");
     place.start_with(json!({"script": "sleep.sh"}));
     assert_eq!(follower.next(), "ready", "though its id is one that was there before");
     signal(follower.child.id(), "INT");

@@ -268,7 +268,7 @@ fn end_of_a_session_breaks_its_download_off() {
 #[test]
 fn sessions_command_lists_who_is_logged_in_and_ends_it() {
     let place = closed_place();
-    assert_eq!(place.client(&["sessions"]).1, "nobody is logged in\n");
+    assert_eq!(place.client(&["sessions"]).1, "no browser is logged in\n");
     let (acts, looks) = (log_in(&place, TOKEN), log_in(&place, READ_TOKEN));
     let (code, out, said) = place.client(&["sessions"]);
     assert_eq!(code, 0, "{said}");

@@ -56,6 +56,37 @@ fn sentences_of_markdown(text: &str) -> Vec<(usize, String)> {
     sentences
 }
 
+/// The sentences of a file's comments, each with the number of the line where its paragraph begins. Consecutive comment lines
+/// are one
+/// paragraph, unless a line is empty or begins an item of a list.
+fn sentences_of_comments(text: &str, marker: &Regex) -> Vec<(usize, String)> {
+    let (mut paragraphs, mut is_open, mut in_code) = (Vec::<(usize, String)>::new(), false, false);
+    for (number, line) in (1..).zip(text.lines()) {
+        let Some(comment) = marker.captures(line).and_then(|found| found.get(1)) else {
+            is_open = false;
+            continue;
+        };
+        let comment = comment.as_str().trim();
+        if comment.starts_with("```") {
+            in_code = !in_code;
+        }
+        if in_code || comment.is_empty() || comment.starts_with(['#', '|', '`']) && comment.ends_with("```") {
+            is_open = false;
+            continue;
+        }
+        let is_item = comment.starts_with("- ") || comment.starts_with("* ");
+        match paragraphs.last_mut().filter(|_| is_open && !is_item) {
+            Some((_, paragraph)) => *paragraph = format!("{paragraph} {comment}"),
+            None => paragraphs.push((number, comment.trim_start_matches(['-', '*', ' ']).to_owned())),
+        }
+        is_open = true;
+    }
+    let sentences = |(number, paragraph): (usize, String)| {
+        split_sentences(&without_code(&paragraph)).into_iter().map(move |sentence| (number, sentence)).collect::<Vec<_>>()
+    };
+    paragraphs.into_iter().flat_map(sentences).collect()
+}
+
 /// Replaces code spans and emphasis, so that only the words of the prose remain.
 fn without_code(text: &str) -> String {
     let parts = text.split('`').enumerate().map(|(n, part)| if n % 2 == 0 { part.to_owned() } else { "CODE".to_owned() });
@@ -89,6 +120,23 @@ fn documents(root: &Path) -> Vec<PathBuf> {
     documents
 }
 
+/// Every file with this extension in the repository, outside the folders that builds make.
+fn files_of_kind(root: &Path, extension: &str) -> Vec<PathBuf> {
+    let (mut files, mut folders) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            if path.is_dir() && !path.is_symlink() && name != "target" && (!name.starts_with('.') || name == ".config") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|found| found == extension) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
 #[test]
 fn each_expression_finds_its_bad_sentence_and_not_the_good_one() {
     for expression in expressions() {
@@ -96,6 +144,22 @@ fn each_expression_finds_its_bad_sentence_and_not_the_good_one() {
         assert!(expression.is_in(not), "{pattern} does not find: {not}");
         assert!(!expression.is_in(but), "{pattern} finds: {but}");
     }
+}
+
+/// What `expressions` find in the sentences of a file, as text.
+fn findings(expressions: &[Expression], name: &str, sentences: &[(usize, String)]) -> String {
+    let mut found = String::new();
+    for (number, sentence) in sentences.iter().filter(|(_, sentence)| !is_question(sentence)) {
+        for expression in expressions.iter().filter(|expression| expression.is_in(sentence)) {
+            let Expression { pattern, but, .. } = expression;
+            writeln!(found, "{name}:{number}: {sentence}\n    ({pattern}; write as in: {but})").expect("a string");
+        }
+    }
+    found
+}
+
+fn assert_nothing_found(found: &str) {
+    assert!(found.is_empty(), "{found}{} in all (tests/it/rules/prose.txt)", found.lines().count() / 2);
 }
 
 #[test]
@@ -108,13 +172,34 @@ fn documents_are_in_plain_english() {
         let text = fs::read_to_string(&path).expect("text");
         let sentences = sentences_of_markdown(&text);
         assert!(!sentences.is_empty(), "{}", path.display());
-        for (number, sentence) in sentences.iter().filter(|(_, sentence)| !is_question(sentence)) {
-            for expression in expressions.iter().filter(|expression| expression.is_in(sentence)) {
-                let name = path.strip_prefix(root).expect("below").display();
-                writeln!(found, "{name}:{number}: {sentence}\n    ({}; write as in: {})", expression.pattern, expression.but)
-                    .expect("a string");
-            }
+        found += &findings(&expressions, &path.strip_prefix(root).expect("below").display().to_string(), &sentences);
+    }
+    assert_nothing_found(&found);
+}
+
+#[test]
+fn comments_are_in_plain_english() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (expressions, mut found) = (expressions(), String::new());
+    let (slashes, hash, block) = (r"^\s*//[/!]?(?: (.*))?$", r"^\s*#(?: (.*))?$", r"^\s*(?:/\*|<!--)(.*?)(?:\*/|-->)?$");
+    let kinds = [
+        ("rs", slashes),
+        ("js", slashes),
+        ("css", block),
+        ("html", block),
+        ("toml", hash),
+        ("sh", hash),
+        ("sql", r"^\s*--(.*)$"),
+    ];
+    for (extension, marker) in kinds {
+        let marker = Regex::new(marker).expect("an expression");
+        let files = files_of_kind(root, extension);
+        assert!(!files.is_empty(), "{extension}");
+        for path in files {
+            let text = fs::read_to_string(&path).expect("text");
+            let name = path.strip_prefix(root).expect("below").display().to_string();
+            found += &findings(&expressions, &name, &sentences_of_comments(&text, &marker));
         }
     }
-    assert!(found.is_empty(), "{found}{} in all (tests/it/rules/prose.txt)", found.lines().count() / 2);
+    assert_nothing_found(&found);
 }

@@ -482,7 +482,17 @@ fn closed_terminal_ends_the_server_in_order_unless_sighup_was_ignored() {
     for name in ["HUP", "QUIT"] {
         signal(place.server_pid(), name);
         let (code, said) = place.until_server_ended();
-        assert_eq!((code, said), (0, format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again\n")), "{name}");
+        assert_eq!(
+            (code, said),
+            (
+                0,
+                format!(
+                    "pipeline run {run_id} keeps running; `autoappdev serve` takes it over \
+            again\n"
+                )
+            ),
+            "{name}"
+        );
         assert!(is_alive(pid) && !place.runtime().join("server.json").exists(), "{name}");
         place.start_server_with(heeding(&place, &server));
     }

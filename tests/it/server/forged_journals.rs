@@ -82,7 +82,7 @@ fn process_that_is_no_shim_does_not_make_a_run_live_in_whatever_directory_it_is(
         let process = Stranger::new(&place, is_removed);
         let run_id = lost_run_of(&place, process.0.id());
         let run = place.boot_on_it(run_id, "lost");
-        assert!(run["error"].as_str().expect("a sentence").ends_with("; nothing of it is alive"), "{run}");
+        assert!(run["error"].as_str().expect("a sentence").ends_with("; none of its processes is alive"), "{run}");
         assert!(is_alive(process.0.id()));
         place.assert_startable(run_id);
     }
@@ -253,7 +253,7 @@ fn directory_that_a_journal_calls_a_control_group_is_left_alone() {
             let run = place.boot_on_it(run_id, "lost");
             assert_eq!(contents(&elsewhere), before, "case {index}, name {which}");
             let why = run["error"].as_str().expect("a sentence");
-            assert!(why.ends_with("; nothing of it is alive"), "{why}");
+            assert!(why.ends_with("; none of its processes is alive"), "{why}");
         }
     }
 }

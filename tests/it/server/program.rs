@@ -28,7 +28,7 @@ fn sigterm_ends_the_server_and_the_pipeline_goes_on() {
     for state in ["running", "paused"] {
         let (code, said) = place.stop_server_and_listen();
         assert_eq!(code, 0);
-        assert_eq!(said, format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again\n"));
+        assert_eq!(said, format!("pipeline run {run_id} keeps running; `autoappdev serve` takes it over again\n"));
         assert!(is_alive(pid));
         assert!(!place.runtime().join("server.json").exists(), "nobody is told to go where nobody is");
         place.start_server();
