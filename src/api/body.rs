@@ -111,7 +111,7 @@ mod tests {
     fn bad_body_names_the_key_and_the_reason() {
         assert!(matches!(read::<Body>(b"{"), Err(BadBody::NotJson(_))));
         assert_eq!(detail("[]").1, "the body must be a JSON object such as {}");
-        assert_eq!(detail(r#"{"nmae":1}"#), (None, "\"nmae\" is not known here; did you mean \"name\"?".into()));
+        assert_eq!(detail(r#"{"nmae":1}"#), (None, "\"nmae\" is unknown; did you mean \"name\"?".into()));
         let (key, sentence) = detail(r#"{"name":"x","count":"many"}"#);
         assert_eq!((key.as_deref(), &*sentence), (Some("count"), "count: expected u32, not a string"));
     }

@@ -33,6 +33,6 @@ mod tests {
             let sentence = unknown_key(key, &known);
             assert!(sentence.ends_with("this takes script, args, cwd, env, grace_s"), "{sentence}");
         }
-        assert_eq!(unknown_key("x", &[]), "\"x\" is not known here; this takes nothing");
+        assert_eq!(unknown_key("x", &[]), "\"x\" is unknown; nothing is expected here");
     }
 }

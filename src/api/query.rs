@@ -260,9 +260,9 @@ mod tests {
         for (bad, detail) in [
             (
                 "outcome=compleeted",
-                "outcome has a word that is not known: \"compleeted\" is not known here; did you mean \"completed\"?",
+                "outcome has a word that is not known: \"compleeted\" is unknown; did you mean \"completed\"?",
             ),
-            ("outcome=live,x", "outcome has a word that is not known: \"x\" is not known here; this takes live, completed,"),
+            ("outcome=live,x", "outcome has a word that is not known: \"x\" is unknown; expected live, completed,"),
             ("outcome=live;lost", "outcome has a word that is not known: \"live;lost\""),
             ("outcome", "outcome must be one or more of live, completed,"),
             ("outcome=,", "outcome must be one or more of"),
@@ -276,10 +276,10 @@ mod tests {
 
     #[test]
     fn unknown_query_key_is_refused_with_the_nearest_known_one() {
-        assert_eq!(refusal("sinse=5"), "\"sinse\" is not known here; did you mean \"since\"?");
-        assert_eq!(refusal("limit=5&Limit=5"), "\"Limit\" is not known here; did you mean \"limit\"?");
-        assert!(refusal("%67rep=x").starts_with("\"%67rep\" is not known here; this takes source,"), "names are not decoded");
-        assert_eq!(read::<NoQuery>("_=1").expect_err("unknown").detail, "\"_\" is not known here; this takes nothing");
+        assert_eq!(refusal("sinse=5"), "\"sinse\" is unknown; did you mean \"since\"?");
+        assert_eq!(refusal("limit=5&Limit=5"), "\"Limit\" is unknown; did you mean \"limit\"?");
+        assert!(refusal("%67rep=x").starts_with("\"%67rep\" is unknown; expected source,"), "names are not decoded");
+        assert_eq!(read::<NoQuery>("_=1").expect_err("unknown").detail, "\"_\" is unknown; nothing is expected here");
         assert_eq!(read::<NoQuery>(""), Ok(NoQuery {}));
     }
 

@@ -119,7 +119,7 @@ fn interval_in(header: &[u8]) -> io::Result<u32> {
 }
 
 fn strange() -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, "it is no usage file that this version knows")
+    io::Error::new(ErrorKind::InvalidData, "it is not a usage file that this version knows")
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ fn file_that_is_not_a_script_is_refused_by_name() {
     assert!(matches!(find(&root, "nowhere.sh"), Err(ScriptError::NotFound(_))));
     assert!(matches!(find(&root, "dangling.sh"), Err(ScriptError::NotFound(_))));
     assert!(matches!(find(&root, "plain.sh/x"), Err(ScriptError::NotFound(_))));
-    for (name, why) in [("sub", "is a folder, not a regular file"), ("loop", "could not be looked at: ")] {
+    for (name, why) in [("sub", "is a folder, not a regular file"), ("loop", "could not be inspected: ")] {
         assert!(matches!(find(&root, name), Err(ScriptError::Unusable(said)) if said.contains(why)), "{name}");
     }
     for name in ["", "a\0b", long.as_str(), long_part.as_str()] {

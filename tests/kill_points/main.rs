@@ -455,9 +455,9 @@ impl Case {
             Outcome::Lost => {
                 assert!(why.contains("shim") && why.contains("killed"), "{why}");
                 let sure = if run["containment"] == "cgroup" {
-                    "nothing of it is alive"
+                    "none of its processes is alive"
                 } else {
-                    "nothing that carries its id is alive"
+                    "no process that carries its id is alive"
                 };
                 assert!(why.contains(sure), "{why}");
                 assert_eq!((how, is_usage_known), ((None, None), false), "nobody can know: {run}");

@@ -104,7 +104,7 @@ fn a_database_is_a_file_of_sqlite() {
         assert_eq!(refusal(DATABASE, url), "names no file: sqlite:<path> is expected");
     }
     for url in ["sqlite::memory:", "sqlite://:memory:"] {
-        assert!(refusal(DATABASE, url).starts_with("would forget everything"));
+        assert!(refusal(DATABASE, url).starts_with("would lose everything"));
     }
     assert!(refusal(DATABASE, "sqlite:x.db?mode=ro").starts_with("has options after a question mark"));
 }
@@ -160,7 +160,7 @@ fn origins_are_named_one_by_one() {
 #[test]
 fn hosts_are_names_without_a_port() {
     assert_eq!(good(ALLOW_HOST, "Box.local, 10.0.0.5,[FD00::1]").allow_hosts, ["box.local", "10.0.0.5", "[fd00::1]"]);
-    assert!(refusal(ALLOW_HOST, "*").starts_with("would let any name"));
+    assert!(refusal(ALLOW_HOST, "*").starts_with("would accept every host name"));
     for text in ["box:8788", "http://box", "box/x", "a b", "fd00::1"] {
         assert_eq!(refusal(ALLOW_HOST, text), "is not a host: a name or an address, without scheme and port", "{text}");
     }
@@ -202,7 +202,7 @@ fn a_containment_is_auto_or_tree() {
     assert!(good(CONTAINMENT, "auto").uses_cgroups);
     assert!(!good(CONTAINMENT, "tree").uses_cgroups);
     for text in ["cgroup", "none", "AUTO", "tree,auto"] {
-        assert!(refusal(CONTAINMENT, text).starts_with("is not a containment: auto"), "{text}");
+        assert!(refusal(CONTAINMENT, text).starts_with("is not a containment mode: auto"), "{text}");
     }
 }
 

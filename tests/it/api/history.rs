@@ -105,8 +105,8 @@ fn history_is_selected_by_outcome_and_text_and_counts_all_of_it() {
     let longest = "x".repeat(200);
     assert_eq!(ids(&place.get(&format!("/api/runs?find={longest}")).ok()), Vec::<i64>::new());
     for (query, detail) in [
-        ("outcome=faild", "outcome has a word that is not known: \"faild\" is not known here; did you mean \"failed\"?"),
-        ("outcome=live,Lost", "outcome has a word that is not known: \"Lost\" is not known here; did you mean \"lost\"?"),
+        ("outcome=faild", "outcome has a word that is not known: \"faild\" is unknown; did you mean \"failed\"?"),
+        ("outcome=live,Lost", "outcome has a word that is not known: \"Lost\" is unknown; did you mean \"lost\"?"),
         (
             "outcome=",
             "outcome must be one or more of live, completed, failed, stopped, killed, not_started, lost, separated by commas",
@@ -115,7 +115,7 @@ fn history_is_selected_by_outcome_and_text_and_counts_all_of_it() {
         ("outcome=%ff", "outcome must be one or more of live, "),
         ("find=", "find must be a text of 1 to 200 bytes"),
         (&format!("find=x{longest}"), "find must be a text of 1 to 200 bytes"),
-        ("fnd=x", "\"fnd\" is not known here; did you mean \"find\"?"),
+        ("fnd=x", "\"fnd\" is unknown; did you mean \"find\"?"),
     ] {
         let refused = place.get(&format!("/api/runs?{query}"));
         assert_eq!((refused.status, refused.error()), (400, "invalid_query"), "{query}");

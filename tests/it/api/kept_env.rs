@@ -145,7 +145,9 @@ fn file_that_another_program_changed_gives_no_values_and_keeps_no_start_waiting(
         assert_eq!((refused.status, refused.error()), (409, "not_repeatable"), "{what}");
         assert_eq!(refused.body["missing"], json!(["KEY", "LEVEL"]), "{what}");
         let log = place.server_log();
-        assert!(log[said..].contains(&format!("run {run_id}: the values of its start's variables are not known: failed to ")));
+        assert!(
+            log[said..].contains(&format!("run {run_id}: the values of the variables of its start cannot be read: failed to "))
+        );
         assert!(log[said..].contains(reason), "{what}: {}", &log[said..]);
         assert_eq!(place.pipeline()["run_id"], run_id, "{what}: nothing was begun");
     };

@@ -118,7 +118,7 @@ fn a_search_that_cannot_be_made_is_refused_with_the_reason() {
         ("text=a&limit=0", "1 to 1000"),
         ("text=a&limit=1001", "1 to 1000"),
         ("text=a&case=yes", "0 or 1"),
-        ("text=a&grep=b", "\"grep\" is not known here"),
+        ("text=a&grep=b", "\"grep\" is unknown"),
     ] {
         let answer = place.get(&format!("/api/runs/{run_id}/log/search?{query}"));
         assert_eq!((answer.status, answer.error()), (400, "invalid_query"), "{query}");

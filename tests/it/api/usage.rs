@@ -300,7 +300,7 @@ fn history_of_usage_is_told_without_a_wait_whatever_is_in_the_place_of_its_file(
         assert_eq!((log.contains(&warning), log.contains(reason)), (!reason.is_empty(), true), "{what}: {log}");
     };
     is_told("whole", kept, "");
-    let strange = "it is no usage file that this version knows";
+    let strange = "it is not a usage file that this version knows";
     let reversed: Vec<u8> = whole[..16].iter().chain(whole[16..].rchunks_exact(32).flatten()).copied().collect();
     for (what, bytes, count, reason) in [
         ("torn in its second record", &whole[..16 + 32 + 31], 1, ""),
@@ -362,7 +362,10 @@ fn what_the_kernel_kills_for_want_of_memory_is_counted_as_of_the_start() {
         let exited = place.event(run_id, "exited");
         assert_eq!(exited["oom_kills"], killed);
         let detail = exited["detail"].as_str().expect("a sentence");
-        assert!(detail.starts_with(&format!("signal 9{told}")) && detail.contains("want of memory") == (killed > 0), "{detail}");
+        assert!(
+            detail.starts_with(&format!("signal 9{told}")) && detail.contains("because memory ran out") == (killed > 0),
+            "{detail}"
+        );
         assert_eq!(usage(&place, run_id)["oom_kills"], killed);
     }
 }

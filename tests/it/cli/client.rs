@@ -79,7 +79,7 @@ fn a_stranger_on_the_port_exits_with_1() {
     {
         let (code, out, err) = run_against(&server, &["status"]);
         assert_eq!((code, out.as_str()), (1, ""), "{err}");
-        assert!(err.contains(&format!("what answers at {} is not understood", server.url())), "{err}");
+        assert!(err.contains(&format!("the response from {} cannot be understood", server.url())), "{err}");
     }
 }
 
@@ -367,7 +367,7 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
     assert_eq!((code, err), (4, format!("{none}/data; start one with `autoappdev serve`\n")), "it is stale");
     let lock = hold(&folder.path().join("data"));
     let (code, _, err) = run_in(folder.path(), &["status"]);
-    assert!(code == 1 && err.contains("is not understood"), "{err}");
+    assert!(code == 1 && err.contains("cannot be understood"), "{err}");
     let asked = server.requests().pop().expect("the question");
     assert_eq!((asked.line.as_str(), header(&asked, "autoappdev-server").as_deref()), ("GET /api/pipeline", Some("abc")));
     drop(lock);

@@ -35,7 +35,7 @@ fn answer_that_is_not_the_apis_is_an_error_with_json_too() {
             for args in [args, &[args, &["--json"]].concat()] {
                 let (code, out, err) = run_against(&server, args);
                 assert_eq!((code, out.as_str()), (1, ""), "{args:?} of {body:?}: {err}");
-                assert!(err.contains(&format!("what answers at {} is not understood", server.url())), "{args:?}: {err}");
+                assert!(err.contains(&format!("the response from {} cannot be understood", server.url())), "{args:?}: {err}");
             }
         }
     }
@@ -54,7 +54,7 @@ fn code_of_a_server_cannot_forge_lines_or_links() {
         for args in [&["pair"][..], &["pair", "--json"]] {
             let (code, out, err) = run_against(&answer(forged), args);
             assert_eq!((code, out.as_str()), (1, ""), "{forged:?}: {err}");
-            assert!(err.lines().count() == 1 && err.contains("is not understood (its code"), "{forged:?}: {err}");
+            assert!(err.lines().count() == 1 && err.contains("cannot be understood (its code"), "{forged:?}: {err}");
         }
     }
 }

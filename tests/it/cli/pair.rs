@@ -88,7 +88,7 @@ fn link_has_a_code_that_logs_in_once_and_no_token() {
     place.unset_env("AUTOAPPDEV_TOKEN");
     place.set_env("AUTOAPPDEV_READ_TOKEN", tokens[1].trim());
     let (code, out, said) = place.client(&["pair", "--url", &url, "--read-only"]);
-    assert!(code == 1 && out.is_empty() && said.contains("may look and not act"), "{said}");
+    assert!(code == 1 && out.is_empty() && said.contains("allows reading only"), "{said}");
     place.kill_server();
     assert_eq!(place.client(&["pair", "--url", &url]).0, 4);
 }

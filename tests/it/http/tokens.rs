@@ -275,7 +275,7 @@ fn client_commands_bring_the_token_that_they_find() {
     fs::rename(&file, place.folder().join("elsewhere")).expect("moves");
     assert_eq!(place.client(&["status"]).0, 0);
     let (code, _, said) = place.client(&["stop"]);
-    assert!(code == 1 && said.contains("may look and not act"), "{said}");
+    assert!(code == 1 && said.contains("allows reading only"), "{said}");
     place.unset_env("AUTOAPPDEV_READ_TOKEN");
     let (code, _, said) = place.client(&["status"]);
     assert!(code == 1 && said.contains("a token is needed") && said.contains("AUTOAPPDEV_TOKEN"), "{said}");

@@ -46,7 +46,7 @@ fn killed_after_starting_was_committed_fails_the_run() {
     let mut place = Place::new();
     let run_id = place.past_starting();
     let run = place.boot_on_it(run_id, "failed");
-    assert!(error_of(&run).contains("killed while it began"), "{run}");
+    assert!(error_of(&run).contains("killed while the run was starting"), "{run}");
     assert_eq!((&run["started_at"], &run["pid"]), (&Value::Null, &Value::Null));
     assert_eq!(place.event(run_id, "spawn_failed")["cause"], "recovery");
     place.assert_startable(run_id);
@@ -64,7 +64,7 @@ fn killed_with_an_empty_run_directory_fails_the_run() {
         }
         drop(lock);
         let run = place.boot_on_it(run_id, "failed");
-        assert!(error_of(&run).contains("killed while it began"), "{run}");
+        assert!(error_of(&run).contains("killed while the run was starting"), "{run}");
         assert_eq!(place.event(run_id, "spawn_failed")["to_state"], "stopped");
         place.assert_startable(run_id);
     }
@@ -102,7 +102,7 @@ fn server_killed_before_the_launch_line_starts_nothing() {
         drop(stream);
         until_true("it never began", || place.pipeline()["status"] == "failed");
         let run = place.run(run_id);
-        assert!(error_of(&run).contains("killed while it began"), "{run}");
+        assert!(error_of(&run).contains("killed while the run was starting"), "{run}");
         assert!(place.journal(run_id).is_empty() && place.processes().is_empty());
         shim.wait().expect("ours");
         place.assert_startable(run_id);
@@ -356,7 +356,8 @@ fn run_directory_removed_loses_the_run_and_leaves_nothing() {
     fs::remove_dir_all(place.run_dir(run_id)).expect("removes");
     assert!(!place.processes().is_empty());
     let run = place.boot_on_it(run_id, "lost");
-    let sure = if run["containment"] == "cgroup" { "nothing of it is alive" } else { "nothing that carries its id is alive" };
+    let sure =
+        if run["containment"] == "cgroup" { "none of its processes is alive" } else { "no process that carries its id is alive" };
     assert!(error_of(&run).contains(sure) && error_of(&run).contains("directory was removed"), "{run}");
     assert!(place.processes().is_empty());
     place.assert_startable(run_id);

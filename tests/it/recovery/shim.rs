@@ -23,7 +23,8 @@ fn assert_lost(place: &Place, run_id: i64, before: &std::collections::BTreeSet<u
     assert_eq!((&pipeline["status"], &pipeline["run_id"]), (&json!("lost"), &json!(run_id)));
     let run = place.run(run_id);
     let why = run["error"].as_str().expect("a sentence");
-    let sure = if run["containment"] == "cgroup" { "nothing of it is alive" } else { "nothing that carries its id is alive" };
+    let sure =
+        if run["containment"] == "cgroup" { "none of its processes is alive" } else { "no process that carries its id is alive" };
     assert!(why.contains("shim") && why.contains("killed") && why.contains(sure), "{why}");
     assert_eq!(pipeline["error"], run["error"]);
     assert_eq!((&run["exit_code"], &run["signal"]), (&Value::Null, &Value::Null), "nobody can know");

@@ -78,7 +78,7 @@ fn a_child_that_is_continued_again_and_again_ends_the_pause_and_not_the_truth() 
     assert!(!place.pause_file().exists());
     let told = detail(&place);
     assert!(
-        told.starts_with("pause not holding") && told.contains("10 times") && told.contains("the pipeline runs on"),
+        told.starts_with("pause not holding") && told.contains("10 times") && told.contains("the pipeline keeps running"),
         "{told}"
     );
     assert_eq!(place.history(run_id)[2..], ["paused request paused", "resumed outside running"]);
@@ -204,7 +204,7 @@ fn who_throws_the_cookie_away_dies_with_the_control_group_when_the_shim_is_kille
             place.start_server();
         }
         place.until_state("stopped");
-        assert!(!is_alive(hidden), "stopped means that nothing of it is alive");
+        assert!(!is_alive(hidden), "stopped means that none of its processes is alive");
         assert_eq!(place.run(run_id)["status"], "lost");
         assert!(!place.cgroup(run_id).expect("it had one").exists());
     }
@@ -369,7 +369,7 @@ fn a_run_with_more_control_groups_than_one_look_lists_leaves_none() {
             signal(place.shim_pid(run_id), "KILL");
             place.until_state("stopped");
             let why = place.run(run_id)["error"].as_str().expect("it says why").to_owned();
-            assert!(why.ends_with("nothing of it is alive"), "{why}");
+            assert!(why.ends_with("none of its processes is alive"), "{why}");
             assert!(!place.pause_file().exists());
         } else {
             place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();

@@ -444,7 +444,7 @@ fn on_term_setting_decides_whether_the_run_is_stopped() {
     place.start_with(json!({"script": "polite.sh"}));
     place.until_line("ready");
     let (code, said) = place.stop_server_and_listen();
-    assert!(code == 0 && said.starts_with("pipeline run 1 goes on"), "{said}");
+    assert!(code == 0 && said.starts_with("pipeline run 1 keeps running"), "{said}");
     place.set_env("AUTOAPPDEV_ON_TERM", "stop");
     place.start_server();
     // A paused one is continued for it.
@@ -506,5 +506,5 @@ fn closed_terminal_ends_the_server_in_order_unless_sighup_was_ignored() {
     // An end would have come before this.
     assert_eq!(place.until_all_agree(), "running");
     let (code, said) = place.stop_server_and_listen();
-    assert!(code == 0 && said.starts_with("pipeline run 1 goes on"), "{said}");
+    assert!(code == 0 && said.starts_with("pipeline run 1 keeps running"), "{said}");
 }

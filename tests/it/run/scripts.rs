@@ -282,7 +282,7 @@ fn script_without_permission_is_refused_before_a_run_begins() {
         ("others.sh", "cannot execute others.sh; allow it with `chmod a+x others.sh`"),
         ("secret.sh", "secret.sh could not be read: Permission denied"),
         ("by.sh", "named in the first line of by.sh, cannot be executed: the server's user cannot execute it"),
-        ("closed/x.sh", "could not be looked at: Permission denied"),
+        ("closed/x.sh", "could not be inspected: Permission denied"),
     ] {
         let answer = start(&place, json!({"script": script}));
         assert_eq!((answer.status, answer.error()), (400, "invalid_script"), "{script}: {}", answer.body);

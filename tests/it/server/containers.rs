@@ -180,7 +180,7 @@ fn server_leaves_the_run_of_a_container_with_the_same_path_and_number_alone() {
     type Past = fn(&Path);
     let alone = "2 that carry its id were left alone";
     let pasts: &[(&str, &str, Past)] = &[
-        ("a whole journal", "nothing that carries its id is alive", |_| ()),
+        ("a whole journal", "no process that carries its id is alive", |_| ()),
         ("a journal of an earlier version", alone, |run_dir| {
             change_header(&run_dir.join("journal.jsonl"), |header| {
                 let mark = header.as_object_mut().expect("an object").remove("mark");

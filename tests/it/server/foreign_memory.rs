@@ -167,7 +167,7 @@ fn file_system_of_another_users_process_delays_no_recovery_and_is_no_shortage() 
         place.until_state("stopped");
         let run = place.run(run_id);
         // Another user's process cannot know the mark, unless it is of the run.
-        let why = if has_mark { "nothing that carries its id is alive" } else { "2 that carry its id were left alone" };
+        let why = if has_mark { "no process that carries its id is alive" } else { "2 that carry its id were left alone" };
         assert!(run["error"].as_str().expect("a sentence").contains(why), "{error} {has_mark}: {run}");
         assert_eq!((is_alive(pid), is_alive(holder.pid)), (false, !has_mark), "{error} {has_mark}: {run}");
         assert_eq!(place.stop_server(), 0);

@@ -78,7 +78,7 @@ fn sigterm_under_load_ends_the_server_and_answers_who_waits() {
     assert!(took < STOP_DEADLINE, "it took {took:?}");
     let (code, said) = place.stop_server_and_listen();
     assert_eq!(code, 0);
-    assert!(said.starts_with("pipeline run 1 goes on"), "{said}");
+    assert!(said.starts_with("pipeline run 1 keeps running"), "{said}");
     for stream in &mut waiting {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer, then the end");

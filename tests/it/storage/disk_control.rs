@@ -188,7 +188,7 @@ fn a_shim_killed_on_a_full_disk_loses_the_run_once_there_is_room() {
     small.disk.fill();
     signal(place.shim_pid(run_id), "KILL");
     until_degraded(place, "full");
-    until_true("nothing of it is alive", || place.processes().is_empty());
+    until_true("none of its processes is alive", || place.processes().is_empty());
     assert_eq!(place.state(), "running", "as it is on record");
     small.disk.free();
     assert_eq!(place.until_state("stopped")["status"], "lost");
