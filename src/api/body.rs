@@ -1,25 +1,25 @@
-//! Bodies of requests: a JSON object whose keys are all known, or nothing at all.
+//! Request bodies: a JSON object in which every key is known, or nothing at all.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::nearest::unknown_key;
 
-/// Why a body is not the one that the route takes.
+/// Why a body was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadBody {
-    /// It is not JSON.
+    /// The body is not JSON.
     NotJson(String),
-    /// It is JSON, but a value or a key is wrong.
+    /// The body is JSON, but a value or a key is wrong.
     Wrong {
         /// The key with the wrong value, if there is one.
         key: Option<String>,
-        /// What is wrong, for people.
+        /// A sentence for people about the problem.
         detail: String,
     },
 }
 
-/// Reads a body of a type that denies unknown fields. An empty one is `{}`.
+/// Reads a body of a type that denies unknown fields. An empty body counts as `{}`.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadBody> {
     let wrong = |key: Option<String>, detail: String| BadBody::Wrong { key, detail };
     let object: Map<String, Value> = if bytes.trim_ascii().is_empty() {
@@ -31,7 +31,7 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadBody> {
             Err(error) => return Err(BadBody::NotJson(error.to_string())),
         }
     };
-    // By reference: the object is still needed to find the key that is wrong.
+    // By reference, because the object is needed again to find the wrong key.
     T::deserialize(&object).map_err(|error| {
         let error_of = |key: &String, value: &Value| {
             let alone = Map::from_iter([(key.clone(), value.clone())]);
@@ -48,14 +48,14 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadBody> {
     })
 }
 
-/// A sentence of serde's about an unknown key in our words; `None` if it is about something else.
+/// Rewords serde's message about an unknown key. Returns `None` if the message is about something else.
 fn about_unknown(key: &str, sentence: &str) -> Option<String> {
-    // It goes on with the known ones: "`, expected one of `a`, `b`".
+    // The message continues with the known keys: "`, expected one of `a`, `b`".
     let known = sentence.strip_prefix("unknown field `")?.strip_prefix(key)?.split('`').skip(2).step_by(2);
     Some(unknown_key(key, &known.collect::<Vec<_>>()))
 }
 
-/// A sentence of serde's with JSON's names for types, and without the value, which can be long.
+/// Rewords serde's message with JSON's names for types, and leaves out the value, which can be long.
 fn in_json_words(sentence: &str) -> String {
     if let Some(key) = sentence.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
         return format!("{key} is missing");

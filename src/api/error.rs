@@ -1,4 +1,4 @@
-//! Errors as a client sees them: the stable codes, and what follows from each.
+//! Errors as a client sees them: the stable codes and their HTTP status.
 
 use std::borrow::Cow;
 
@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::pipeline::{Refusal, words};
 
-/// Declares the codes. Each has its HTTP status (RFC 9110, section 15), and after `retry` the seconds after which the same request can
-/// succeed, unless it cannot by itself or nobody knows.
+/// Declares the codes. Each code has its HTTP status (RFC 9110, section 15). The number after `retry` is the time in seconds
+/// after which the same request can succeed; it is missing if the request cannot succeed by itself, or if that time is unknown.
 macro_rules! error_codes {
     (@retry) => { None };
     (@retry $seconds:literal) => { Some($seconds) };
     ($($code:ident = $text:literal $status:literal $(retry $seconds:literal)?, $meaning:literal;)+) => {
         words! {
-            /// Why a request was not served. Programs read it, so a code never changes its meaning.
+            /// Why a request was not served. Programs read this code, so its meaning never changes.
             ErrorCode { $(#[doc = $meaning] $code = $text),+ }
         }
 
         impl ErrorCode {
-            /// The HTTP status.
+            /// Returns the HTTP status.
             pub const fn status(self) -> u16 {
                 match self { $(Self::$code => $status),+ }
             }
 
-            /// The value of `Retry-After`, in seconds. For `too_many_tries` the server knows better.
+            /// Returns the value of `Retry-After`, in seconds. For `too_many_tries` the server calculates the actual value.
             pub const fn retry_after_s(self) -> Option<u64> {
                 match self { $(Self::$code => error_codes!(@retry $($seconds)?)),+ }
             }
@@ -58,7 +58,7 @@ error_codes! {
     BodyTooLarge = "body_too_large" 413, "The body is too long";
     UriTooLong = "uri_too_long" 414, "The request's first line is too long";
     UnsupportedMediaType = "unsupported_media_type" 415, "The body is not sent as JSON";
-    // RFC 9110, section 15.5.20: the request came to the wrong server, and may be sent to another one.
+    // RFC 9110, section 15.5.20: the request reached the wrong server, and may be sent to another one.
     HostNotAllowed = "host_not_allowed" 421, "The host is not a name of this server";
     OtherServer = "other_server" 421, "The request is meant for another server";
     SpawnFailed = "spawn_failed" 422, "The script could not be executed";
@@ -75,7 +75,7 @@ error_codes! {
     TooManyWaiting = "too_many_waiting" 503 retry 1, "Too many clients are waiting for the same stop, and this one had waited \
         longest";
     TooManyLogins = "too_many_logins" 503 retry 1, "Other logins are being stored";
-    // The action goes on: to ask again would be another one.
+    // No `retry`: the action continues, and a repeated request would be another action.
     StillUnderWay = "still_under_way" 503, "The action is still under way after its wait";
     ShimSilent = "shim_silent" 503 retry 5, "The process that controls the run does not answer";
     ShimRefused = "shim_refused" 503, "The process that controls the run refused the action";
@@ -91,30 +91,30 @@ error_codes! {
     DiskFull = "disk_full" 507, "The disk is full";
 }
 
-/// The body of every answer that is an error.
+/// The body of every error response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorResponse {
-    /// False.
+    /// Always false.
     #[serde(default)]
     pub ok: bool,
-    /// An [`ErrorCode`]; a newer server can have more.
+    /// The text of an [`ErrorCode`]. A newer server can send codes that are not in the enum.
     pub error: Cow<'static, str>,
-    /// What is wrong and what to do, for people.
+    /// A sentence for people: the problem and what to do about it.
     #[serde(default)]
     pub detail: String,
-    /// Of `invalid_transition`: what was refused.
+    /// For `invalid_transition`: the refused action.
     #[serde(flatten)]
     pub refused: Option<Refusal>,
-    /// The failed run, if a run was begun; of `run_changed` the latest run, if there is one.
+    /// The failed run, if a run was begun. For `run_changed`: the latest run, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<i64>,
-    /// Of `not_repeatable`: the names of the variables whose values are missing.
+    /// For `not_repeatable`: the names of the variables whose values are missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
 }
 
 impl ErrorResponse {
-    /// The answer with this code, and nothing more than a sentence.
+    /// Creates a response with this code and this sentence, and no further fields.
     pub fn new(code: ErrorCode, detail: String) -> Self {
         Self { ok: false, error: Cow::Borrowed(code.as_str()), detail, refused: None, run_id: None, missing: Vec::new() }
     }

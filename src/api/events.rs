@@ -1,4 +1,4 @@
-//! The event stream: the words of its events, and their data.
+//! The event stream: the names of its events, and their data.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,62 +9,62 @@ use crate::pipeline::{Progress, Usage, words};
 query! {
     /// The query of `GET /api/events`.
     EventsQuery {
-        /// Begins with the lines of the log behind this id.
+        /// Begins with the log lines after this id.
         since: u64 = Kind::Number(0, u64::MAX),
     }
 }
 
 words! {
-    /// What an event of the stream is about.
+    /// The kind of an event of the stream.
     EventKind {
         /// The state: a [`super::pipeline::Pipeline`].
         State = "state",
-        /// Something happened in a run: a [`RunEvent`].
+        /// An event in a run: a [`RunEvent`].
         Run = "run",
         /// A line of the log: a [`super::logs::Line`].
         Log = "log",
-        /// How far a run is: a [`ProgressEvent`].
+        /// The progress of a run: a [`ProgressEvent`].
         Progress = "progress",
-        /// What a run uses: a [`UsageEvent`].
+        /// The resources that a run uses: a [`UsageEvent`].
         Usage = "usage",
         /// Lines that were removed: a [`Gap`].
         Gap = "gap",
     }
 }
 
-/// Something that happened in a run.
+/// An event in a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunEvent {
     /// The run.
     pub run_id: i64,
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
     pub event: Event,
 }
 
-/// How far the latest run is.
+/// The progress of the latest run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressEvent<P = Option<Progress>> {
     /// The run.
     pub run_id: Option<i64>,
-    /// What it says; none if it says nothing.
+    /// The progress that the run reports; `None` if it reports nothing.
     pub progress: P,
 }
 
-/// What the latest run uses.
+/// The resources that the latest run uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageEvent {
     /// The run.
     pub run_id: Option<i64>,
-    /// What its processes use; none while it is paused or stopped, and before the first look.
+    /// The resources that its processes use; `None` while the run is paused or stopped, and before the first scan.
     pub usage: Option<Usage>,
 }
 
 /// A part of the log that is missing and was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
-    /// The position in front of it.
+    /// The position before the missing part.
     pub from: u64,
-    /// The position behind it.
+    /// The position after the missing part.
     pub to: u64,
 }

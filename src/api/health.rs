@@ -1,37 +1,37 @@
-//! Whether the server works.
+//! The health check.
 
 use serde::{Deserialize, Serialize};
 
 use crate::pipeline::Conditions;
 
-/// The answer of `GET /api/health`.
+/// The response to `GET /api/health`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthResponse {
     /// Whether the server works.
     pub ok: bool,
-    /// Which service answers.
+    /// The name of the service that answers.
     pub service: String,
-    /// What is wrong; absent for clients without a token, because it names paths.
+    /// The problems. Absent for clients without a token, because their sentences name paths.
     #[serde(flatten)]
     pub details: Option<Details>,
 }
 
-/// What is wrong.
+/// The current problems.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Details {
     /// The database.
     pub db: Database,
-    /// All conditions as one sentence; none if nothing is wrong.
+    /// All conditions as one sentence; `None` if nothing is wrong.
     pub degraded: Option<String>,
     /// The current conditions.
     pub conditions: Conditions,
 }
 
-/// Whether the database works.
+/// The state of the database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
-    /// Whether it answers, and is the one that the server opened.
+    /// Whether the database answers and is the file that the server opened.
     pub ok: bool,
-    /// What time it says it is.
+    /// The time that the database reports.
     pub time: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Logs: pages of lines, and the log of a run as text.
+//! Logs: pages of lines, search results, and the log of a run as text.
 
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
@@ -8,19 +8,19 @@ use super::query::{Kind, RUN_ID_MAX, query};
 use crate::clock::Timestamp;
 use crate::pipeline::words;
 
-/// The most lines of one answer.
+/// The most lines of one response.
 pub const LINES_MAX: u64 = 5000;
 
-/// The most matches that one answer to a search lists, and how many if no number is named.
+/// The most matches that one response to a search lists.
 pub const MATCHES_MAX: u64 = 1000;
-/// See [`MATCHES_MAX`].
+/// The most matches that a response lists if the query has no `limit`.
 pub const MATCHES_DEFAULT: u64 = 200;
 
 /// The longest text or expression to search for, in bytes.
 pub const GREP_BYTES_MAX: usize = 200;
 
 words! {
-    /// Whose log.
+    /// The log to read.
     Source {
         /// The pipeline's output.
         Pipeline = "pipeline",
@@ -30,7 +30,7 @@ words! {
 }
 
 words! {
-    /// Where a line of the pipeline's came from.
+    /// The stream that a line of the pipeline came from.
     StreamName {
         /// Its standard output.
         Stdout = "stdout",
@@ -53,15 +53,15 @@ query! {
         source: Source = SOURCES,
         /// Only lines with an id above this one.
         since: u64 = POSITION,
-        /// In place of `since`: begins with the first line of that time or later.
+        /// Used instead of `since`: begins with the first line at or after this time.
         at: Timestamp = Kind::Time,
         /// The most lines.
         limit: u64 = LINES,
-        /// For how long the answer waits for a line, in seconds.
+        /// How long the response waits for a line, in seconds.
         wait: u64 = Kind::Number(0, WAIT_S_MAX),
         /// Only lines of this run.
         run: u64 = RUN,
-        /// Only lines that hold this text.
+        /// Only lines that contain this text.
         grep: String = GREP,
         /// Only lines of this stream.
         stream: StreamName = STREAMS,
@@ -69,25 +69,26 @@ query! {
 }
 
 query! {
-    /// The query of `GET /api/logs/tail`. `name` and `lines` are older clients' words; with either, the answer is a [`PlainTail`].
+    /// The query of `GET /api/logs/tail`. `name` and `lines` are keys of older clients; with either, the response is a
+    /// [`PlainTail`].
     TailQuery {
         /// The source of the log; the pipeline by default.
         source: Source = SOURCES,
         /// The most lines.
         limit: u64 = LINES,
-        /// Only lines of that time or later.
+        /// Only lines at or after this time.
         at: Timestamp = Kind::Time,
         /// Only lines with an id up to this one.
         before: u64 = POSITION,
         /// Only lines of this run.
         run: u64 = RUN,
-        /// Only lines that hold this text.
+        /// Only lines that contain this text.
         grep: String = GREP,
         /// Only lines of this stream.
         stream: StreamName = STREAMS,
-        /// An older word for `source`.
+        /// The older key for `source`.
         name: Source = SOURCES,
-        /// An older word for `limit`.
+        /// The older key for `limit`.
         lines: u64 = LINES,
     }
 }
@@ -95,25 +96,26 @@ query! {
 query! {
     /// The query of `GET /api/runs/<id>/log`.
     LogTextQuery {
-        /// Whether each record stands behind its time and stream, as it does on the disk; it does if not said otherwise.
+        /// Whether each record follows its time and stream, as on disk; true by default.
         timestamps: bool = Kind::Switch,
         /// Only this stream.
         stream: StreamName = STREAMS,
-        /// Whether a browser is to save it as a file.
+        /// Whether the browser should save the response as a file.
         download: bool = Kind::Switch,
-        /// The proof that a page puts into the link in place of a header field: the `download_proof` of its login.
+        /// The proof that the page puts into the link, because a link cannot have a header field: the `download_proof` of its
+        /// login.
         proof: String = Kind::Text(64),
     }
 }
 
 query! {
-    /// The query of `GET /api/runs/<id>/log/search`, which has one of `text` and `regex`.
+    /// The query of `GET /api/runs/<id>/log/search`. It must have exactly one of `text` and `regex`.
     LogSearchQuery {
-        /// Lines that hold this text.
+        /// Lines that contain this text.
         text: String = GREP,
         /// Lines that match this regular expression.
         regex: String = GREP,
-        /// Whether upper and lower case differ; they do not if not said otherwise.
+        /// Whether the search is case-sensitive; false by default.
         case: bool = Kind::Switch,
         /// Only lines of this stream.
         stream: StreamName = STREAMS,
@@ -124,14 +126,14 @@ query! {
     }
 }
 
-/// The answer to one part of a search.
+/// The response for one part of a search.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogSearchResponse {
-    /// The first lines of this part that match, oldest first.
+    /// The first matching lines of this part, oldest first.
     pub matches: Vec<Match>,
     /// How many lines of this part match, listed or not.
     pub count: u64,
-    /// Whether the log was searched to its present end.
+    /// Whether the log was searched to its current end.
     pub searched_all: bool,
     /// The `since` of the next part.
     pub next: u64,
@@ -139,50 +141,50 @@ pub struct LogSearchResponse {
     pub lines: u64,
 }
 
-/// A line that matches.
+/// A matching line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Match {
     /// The line's id, as in [`Line`].
     pub id: u64,
-    /// When it came; none for a line that was damaged on the disk.
+    /// When the line was written; `None` if it was damaged on disk.
     pub at: Option<Timestamp>,
-    /// Where it came from; none for a line that was damaged on the disk.
+    /// The stream of the line; `None` if the line was damaged on disk.
     pub stream: Option<StreamName>,
-    /// The text that was searched, without escape sequences; of a long one, the 500 characters around the first hit.
+    /// The searched text, without escape sequences. Of a long text, the 500 characters around the first hit.
     pub line: String,
-    /// Whether the text goes on in the next line of this stream.
+    /// Whether the text continues in the next line of this stream.
     pub partial: bool,
 }
 
 /// A page of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogsResponse {
-    /// Whose log.
+    /// The source of the log.
     pub source: Source,
-    /// The id that the page begins behind; absent in a tail.
+    /// The id after which the page begins; absent in a tail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
-    /// Where a run's log ends; absent if the page is not of one run.
+    /// The end of the run's log; absent if the page is not about one run.
     #[serde(default, skip_serializing_if = "RunEnd::is_untold")]
     pub end: RunEnd,
-    /// Whether the page has as many lines as it may, or all that there are. Present only where the query has `grep` or `stream`.
+    /// Whether the page is full or contains everything that matches. Present only if the query has `grep` or `stream`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub searched_all: Option<bool>,
     /// The `since` of the next page.
     pub next: u64,
-    /// Where the kept log begins. In a tail that was searched: how far back it was.
+    /// The position at which the kept log begins. In a tail with a search, the position to which the search went back.
     pub first: u64,
-    /// How many bytes of the log right before the first of these lines are missing.
+    /// The number of bytes that are missing right before the first of these lines.
     #[serde(default)]
     pub gone: u64,
-    /// Oldest first.
+    /// The lines, oldest first.
     pub lines: Vec<Line>,
 }
 
-/// The last lines as older clients read them.
+/// The last lines in the form that older clients read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlainTail {
-    /// Whose log.
+    /// The source of the log.
     pub name: Source,
     /// The texts, oldest first.
     pub lines: Vec<String>,
@@ -191,25 +193,25 @@ pub struct PlainTail {
 /// A line of a log. Its time is also sent as `ts`, for older clients.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Line {
-    /// The position after its last byte; the `since` that goes on behind it.
+    /// The position after the line's last byte. Used as `since`, it continues after this line.
     pub id: u64,
-    /// When it came; none for a line that was damaged on the disk.
+    /// When the line was written; `None` if it was damaged on disk.
     pub at: Option<Timestamp>,
-    /// Whose it is.
+    /// The source of the log.
     pub source: Source,
-    /// Where it came from; none for the server's own, and for a line that was damaged on the disk.
+    /// The stream of the line; `None` for a line of the server's log, and if the line was damaged on disk.
     pub stream: Option<StreamName>,
-    /// The run that said it.
+    /// The run that printed the line.
     pub run_id: Option<i64>,
-    /// The text, bad UTF-8 replaced.
+    /// The text, with invalid UTF-8 replaced.
     pub line: String,
-    /// Whether the text goes on in the next line of this stream.
+    /// Whether the text continues in the next line of this stream.
     pub partial: bool,
 }
 
 impl Serialize for Line {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // Written out once for both keys: a page has thousands of lines.
+        // Formatted once for both keys, because a page has thousands of lines.
         let at = self.at.map(|at| at.to_string());
         let mut line = serializer.serialize_struct("Line", 8)?;
         line.serialize_field("id", &self.id)?;
@@ -224,17 +226,17 @@ impl Serialize for Line {
     }
 }
 
-/// Where a run's log ends.
+/// The end of a run's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum RunEnd {
-    /// The answer is not about one run.
+    /// The response is not about one run.
     #[default]
     #[serde(skip)]
     Untold,
-    /// More may come: `null`.
+    /// More lines can follow. Sent as `null`.
     Open,
-    /// No line of it has an id above this one, and none will.
+    /// No line of the run has or will have an id above this one.
     At(u64),
 }
 

@@ -1,6 +1,6 @@
 //! "Did you mean …?" for the keys of bodies and queries.
 
-/// A sentence about a key that is not known: the nearest known one, or all of them.
+/// Returns a sentence about an unknown key, which names the nearest known key, or all known keys.
 pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
     match nearest(key, known) {
         Some(near) => format!("{key:?} is unknown; did you mean {near:?}?"),
@@ -9,9 +9,9 @@ pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
     }
 }
 
-/// The known name with the fewest edits between it and `name`; `None` if more than a third of its letters differ.
+/// Returns the known name that is the fewest edits away; `None` if more than a third of its letters differ.
 fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
-    // A distance is as much work as both lengths multiplied, and no key is that long.
+    // The cost of a distance is the product of both lengths, and no known key is longer than this.
     const NAME_BYTES_MAX: usize = 64;
     let name = (name.len() <= NAME_BYTES_MAX).then(|| name.to_lowercase())?;
     let distances = known.iter().map(|known| (strsim::osa_distance(&name, known), *known));

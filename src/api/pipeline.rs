@@ -8,27 +8,27 @@ use super::query::{Kind, query};
 use crate::clock::Timestamp;
 use crate::pipeline::{Action, Conditions, Containment, Origin, Outcome, Progress, RunStatus, State, Usage, words};
 
-/// The request field with which an action is done once: a repeat with the same key gets the same answer.
+/// The request field that makes an action happen once: a repeat with the same key gets the same response.
 pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
-/// The longest key, in characters. All of them are visible ASCII.
+/// The longest key, in characters. All characters must be visible ASCII.
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 64;
-/// The answer's field that says that the request was answered before, and that nothing was done now.
+/// The response field that marks a repeated response: the request was answered before, and nothing was done now.
 pub const IDEMPOTENT_REPLAY: &str = "Idempotent-Replay";
 
-/// The longest wait of an answer, in seconds.
+/// The longest time that a response waits, in seconds.
 pub const WAIT_S_MAX: u64 = 60;
 
 query! {
     /// The query of `GET /api/pipeline`.
     PipelineQuery {
-        /// The version that the client has: the answer waits for another one.
+        /// The version that the client has. The response waits until the version is another one.
         after: u64 = Kind::Number(0, u64::MAX),
-        /// For how long it waits, in seconds.
+        /// How long the response waits, in seconds.
         wait: u64 = Kind::Number(0, WAIT_S_MAX),
     }
 }
 
-/// The answer of `GET /api/pipeline`.
+/// The response to `GET /api/pipeline`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PipelineResponse<P = Pipeline> {
     /// The state.
@@ -38,67 +38,68 @@ pub struct PipelineResponse<P = Pipeline> {
 /// The state of the pipeline at one version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pipeline {
-    /// What it is.
+    /// The state itself.
     pub state: State,
-    /// The action under way.
+    /// The action in progress.
     pub pending: Option<Action>,
     /// The origin of that action, if it is known.
     #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub pending_origin: Option<Origin>,
-    /// When the grace of the stop under way is over and KILL follows, by the wall clock.
+    /// When the grace of the stop in progress ends and KILL follows, by the wall clock.
     pub kill_at: Option<Timestamp>,
-    /// The actions that would not be refused.
+    /// The actions that the state allows.
     pub allowed: Vec<Action>,
-    /// The leader; none when stopped.
+    /// The process id of the leader; `None` when stopped.
     pub pid: Option<u32>,
     /// The latest run.
     pub run_id: Option<i64>,
     /// When the latest run was seen to run.
     pub started_at: Option<Timestamp>,
-    /// Its latest pause.
+    /// The time of its latest pause.
     pub paused_at: Option<Timestamp>,
-    /// Its latest resume.
+    /// The time of its latest resume.
     pub resumed_at: Option<Timestamp>,
     /// When it was seen to have ended.
     pub stopped_at: Option<Timestamp>,
-    /// When anything of this changed.
+    /// When any of this last changed.
     pub updated_at: Timestamp,
-    /// Counts changes.
+    /// The number of changes.
     pub version: u64,
-    /// The latest run's status; none before the first run.
+    /// The status of the latest run; `None` before the first run.
     #[serde(with = "or_idle")]
     pub status: Option<RunStatus>,
-    /// How the latest run ended; none before the first run and while a run is alive.
+    /// How the latest run ended; `None` before the first run and while a run is alive.
     pub outcome: Option<Outcome>,
-    /// What a live run waits for. This version never sets it.
+    /// The event that a live run waits for. This version never sets it.
     pub waiting: Option<Waiting>,
-    /// What will be done without a request. This version never sets it.
+    /// The action that will be performed without a request. This version never sets it.
     pub next: Option<Next>,
-    /// The latest run's script, or the one that a start without a name takes.
+    /// The script of the latest run. Before the first run, the script that a start without `script` runs.
     pub script: Option<String>,
-    /// The script that a start without a name takes.
+    /// The script that a start without `script` runs.
     pub default_script: Option<String>,
-    /// The latest run's exit code.
+    /// The exit code of the latest run.
     pub exit_code: Option<i32>,
     /// The signal that ended the latest run.
     pub signal: Option<i32>,
-    /// Why the latest run never came to life, or was lost.
+    /// Why the latest run never came to life or was lost.
     pub error: Option<String>,
-    /// What holds the latest run's processes together; none before it was seen to run.
+    /// How the latest run's processes are kept together; `None` until the run was seen to run.
     pub containment: Option<Containment>,
-    /// A note about the state, such as a pause that does not hold, or the processes killed at the end.
+    /// A note about the state, such as a pause that does not hold, or the processes that were killed at the end.
     pub detail: Option<String>,
-    /// How far the latest run is, as its pipeline says; none if it says nothing. The version does not count it.
+    /// The progress that the latest run reports; `None` if it reports nothing. It does not change `version`.
     pub progress: Option<Progress>,
-    /// What its processes use; none while it is paused or stopped, and before the first look. The version does not count it.
+    /// The resources that the run's processes use; `None` while the run is paused or stopped, and before the first scan. Does not
+    /// change `version`.
     #[serde(default)]
     pub usage: Option<Usage>,
-    /// The current conditions. The version does not count them.
+    /// The current conditions. They do not change `version`.
     #[serde(default)]
     pub conditions: Conditions,
 }
 
-/// What a live run waits for.
+/// The event that a live run waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "for", rename_all = "snake_case")]
 pub enum Waiting {
@@ -113,32 +114,32 @@ pub enum Waiting {
     Person {
         /// The question.
         ask_id: i64,
-        /// When the question ends without an answer.
+        /// When the question expires without an answer.
         until: Option<Timestamp>,
         /// Why, in the pipeline's words.
         reason: Option<String>,
     },
 }
 
-/// What will be done without a request.
+/// The action that will be performed without a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Next {
-    /// What.
+    /// The action.
     pub action: NextAction,
-    /// When.
+    /// The time of the action.
     pub at: Timestamp,
-    /// The rule that wants it.
+    /// The rule that causes the action.
     pub because: String,
-    /// Which attempt it is, of a rule that counts them.
+    /// The number of the attempt, for a rule that counts attempts.
     pub attempt: Option<u32>,
 }
 
 words! {
-    /// What can be done without a request.
+    /// An action that can be performed without a request.
     NextAction {
         /// Begin a run.
         Start = "start",
-        /// Let the paused run go on.
+        /// Continue the paused run.
         Resume = "resume",
     }
 }
@@ -163,7 +164,7 @@ mod or_idle {
     }
 }
 
-/// The answer of `GET /api/pipeline/status`, which older clients read.
+/// The response to `GET /api/pipeline/status`, which older clients read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusResponse {
     /// The state in short.
@@ -173,29 +174,29 @@ pub struct StatusResponse {
 /// The state in short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Whether it runs; false while it is paused.
+    /// Whether the pipeline runs; false while it is paused.
     pub running: bool,
-    /// The leader; none when stopped.
+    /// The process id of the leader; `None` when stopped.
     pub pid: Option<u32>,
     /// The latest run.
     pub run_id: Option<i64>,
-    /// The latest run's status; none before the first run.
+    /// The status of the latest run; `None` before the first run.
     #[serde(with = "or_idle")]
     pub state: Option<RunStatus>,
 }
 
-/// The latest run that an action is meant for, as its client saw it: the action is done only if that is still so.
+/// The latest run as the client of an action saw it. The action is performed only if that run is still the latest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IfRun {
-    /// Whatever the latest run is: the key is absent.
+    /// Any run: the key is absent.
     #[default]
     Any,
-    /// This run; none is null, and means that there is no run yet.
+    /// This run. `None` is sent as null, and means that there is no run yet.
     Is(Option<i64>),
 }
 
 impl IfRun {
-    /// Whether the action is meant for whatever the latest run is.
+    /// Returns whether the action is meant for any run.
     fn is_any(&self) -> bool {
         *self == Self::Any
     }
@@ -216,7 +217,7 @@ impl<'de> Deserialize<'de> for IfRun {
     }
 }
 
-/// Reads a value that can be absent, and is not null where it is there.
+/// Reads a value that can be absent but must not be null.
 fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
@@ -228,22 +229,22 @@ pub struct StartRequest {
     /// The script, relative to the root or absolute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
-    /// Its arguments. If the key is absent: those of the run that `again` names, or none.
+    /// The script's arguments. If the key is absent, the arguments of the run that `again` names, otherwise none.
     #[serde(deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<String>>,
-    /// The folder it runs in, in the root.
+    /// The folder in which the script runs, inside the root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// What is added to its environment.
+    /// The variables that are added to the environment.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Seconds from TERM to KILL when a stop does not give them.
+    /// The seconds from TERM to KILL for a stop that names no grace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_s: Option<f64>,
-    /// The run whose start is repeated, with what else is in this body in place of that start's.
+    /// The run whose start is repeated. The other keys of this body replace the values of that start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub again: Option<i64>,
-    /// The run that it is meant to follow.
+    /// The run that the start is meant to follow.
     #[serde(skip_serializing_if = "IfRun::is_any")]
     pub if_run_id: IfRun,
 }
@@ -252,10 +253,10 @@ pub struct StartRequest {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopRequest {
-    /// Seconds from TERM to KILL.
+    /// The seconds from TERM to KILL. If absent, the run's own grace is used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_s: Option<f64>,
-    /// The run that is meant.
+    /// The run that the client means to stop.
     #[serde(skip_serializing_if = "IfRun::is_any")]
     pub if_run_id: IfRun,
 }
@@ -264,24 +265,24 @@ pub struct StopRequest {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ActionRequest {
-    /// The run that is meant.
+    /// The run that the client means.
     #[serde(skip_serializing_if = "IfRun::is_any")]
     pub if_run_id: IfRun,
 }
 
-/// The body of a request that takes nothing.
+/// The body of a request that takes no keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmptyRequest {}
 
-/// The answer to an action that was done.
+/// The response to an action that was performed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActionResponse {
-    /// True.
+    /// Always true.
     pub ok: bool,
-    /// What the pipeline is now.
+    /// The state of the pipeline after the action.
     pub state: State,
-    /// After a start: the leader.
+    /// After a start: the process id of the leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
     /// The run.
@@ -289,7 +290,7 @@ pub struct ActionResponse {
     /// After a start: the script that was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
-    /// The version of the state.
+    /// The version of the state after the action.
     pub version: u64,
     /// The current conditions.
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! Queries: which keys a route takes, of which type and range, and how they are read and written.
+//! Queries: the keys that a route takes, the type and range of their values, and how they are read and written.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::nearest::unknown_key;
 use crate::clock::Timestamp;
 
-/// The highest id of a run, as it is stored.
+/// The highest run id that the database can store.
 pub const RUN_ID_MAX: u64 = i64::MAX as u64;
 
 /// A key of a query.
@@ -22,16 +22,16 @@ pub struct Key {
     pub kind: Kind,
 }
 
-/// What the value of a key can be.
+/// The values that a key can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A whole number in this range, both ends included.
+    /// A whole number in this range, inclusive.
     Number(u64, u64),
     /// One of these words.
     Word(&'static [&'static str]),
     /// One or more of these words, separated by commas.
     Words(&'static [&'static str]),
-    /// A text of 1 to so many bytes.
+    /// A text of 1 to this many bytes.
     Text(usize),
     /// An RFC 3339 time.
     Time,
@@ -41,11 +41,11 @@ pub enum Kind {
 
 /// The query of a route.
 pub trait Query: Default + Serialize + DeserializeOwned {
-    /// The keys that it takes.
+    /// The keys that the query can have.
     const KEYS: &'static [Key];
 }
 
-/// Declares the query of a route: a struct of optional values, and beside each what its text can be.
+/// Declares the query of a route: a struct of optional values, and for each value the texts that it can have.
 macro_rules! query {
     ($(#[$meta:meta])* $query:ident { $($(#[$doc:meta])* $key:ident: $value:ty = $kind:expr,)* }) => {
         $(#[$meta])*
@@ -62,22 +62,22 @@ macro_rules! query {
 pub(super) use query;
 
 query! {
-    /// The query of a route that takes none.
+    /// The query of a route that takes no keys.
     NoQuery {}
 }
 
-/// A key that is not known, or a value that it cannot have; a sentence for people.
+/// An unknown key, or a value that its key cannot have, with a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadQuery {
     /// The key.
     pub key: String,
-    /// What is wrong.
+    /// A sentence for people about the problem.
     pub detail: String,
 }
 
-/// Reads what stands behind the `?` of a target. Of several values of a key the first counts.
+/// Reads the part of a request target after the `?`. If a key occurs twice, the first value counts.
 pub fn read<Q: Query>(raw: &str) -> Result<Q, BadQuery> {
-    // Nearly every request has none.
+    // Most requests have no query.
     if raw.is_empty() {
         return Ok(Q::default());
     }
@@ -87,7 +87,7 @@ pub fn read<Q: Query>(raw: &str) -> Result<Q, BadQuery> {
         let bad = |detail: String| BadQuery { key: name.to_owned(), detail };
         let Some(key) = Q::KEYS.iter().find(|key| key.name == name) else {
             let known: Vec<&str> = Q::KEYS.iter().map(|key| key.name).collect();
-            // As it was sent: decoded it could be a known one.
+            // Names the key as it was sent, because the decoded key could be a known one.
             return Err(bad(unknown_key(name, &known)));
         };
         if !values.contains_key(name) {
@@ -99,9 +99,9 @@ pub fn read<Q: Query>(raw: &str) -> Result<Q, BadQuery> {
     serde_json::from_value(Value::Object(values)).map_err(bad)
 }
 
-/// Appends a query to a path, with `?` and without the values that are not set.
+/// Appends a query to a path, beginning with `?`. Leaves out values that are not set.
 pub fn write<Q: Query>(path: &mut String, query: &Q) {
-    /// Percent encoding leaves only what no part of a URI gives a meaning (RFC 3986, section 2.3).
+    /// Percent encoding leaves the unreserved characters (RFC 3986, section 2.3) and `:`.
     const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
     let values = serde_json::to_value(query).expect("a query is plain data");
     let mut separator = '?';
@@ -119,7 +119,7 @@ pub fn write<Q: Query>(path: &mut String, query: &Q) {
 }
 
 impl Kind {
-    /// The value of a text; `None` if it has none.
+    /// Parses a value; `None` if the text is not valid.
     fn read(self, text: &str) -> Option<Value> {
         match self {
             Self::Number(at_least, at_most) => {
@@ -127,24 +127,25 @@ impl Kind {
                 text.bytes().all(|byte| byte.is_ascii_digit()).then_some(Value::from(number))
             }
             Self::Word(words) => words.contains(&text).then(|| Value::from(text)),
-            // A comma is sent as it is or in percent encoding.
+            // The comma can be literal or percent-encoded.
             Self::Words(known) => {
                 let text = decoded(text)?;
                 let words = text.split(',').map(|word| known.contains(&word).then(|| Value::from(word)));
                 words.collect::<Option<Vec<_>>>().map(Value::Array)
             }
-            // `+` is a blank, as a form sends it.
+            // `+` means a space, as in a submitted form.
             Self::Text(bytes_max) => {
                 let text = decoded(&text.replace('+', " "))?;
                 (1..=bytes_max).contains(&text.len()).then_some(Value::String(text))
             }
-            // The sign of an offset is sent as it is or in percent encoding, and no time has a blank.
+            // The sign of an offset can be literal or percent-encoded. A `+` is not read as a space here, because no time
+            // contains one.
             Self::Time => decoded(text).and_then(|text| Timestamp::from_rfc3339(&text).ok()).map(|at| at.to_string().into()),
             Self::Switch => ["0", "1"].contains(&text).then(|| Value::from(text == "1")),
         }
     }
 
-    /// Why this text cannot be the value of the key, for people.
+    /// Returns the reason why this text cannot be the key's value, for people.
     fn refusal(self, name: &str, text: &str) -> String {
         if let Self::Words(known) = self
             && let Some(text) = decoded(text)
@@ -155,7 +156,7 @@ impl Kind {
         format!("{name} must be {}", self.wanted())
     }
 
-    /// What a value must be, for people.
+    /// Returns a description of the valid values, for people.
     pub fn wanted(self) -> String {
         match self {
             Self::Number(at_least, at_most) => format!("a whole number from {at_least} to {at_most}"),
@@ -170,7 +171,7 @@ impl Kind {
     }
 }
 
-/// Percent encoding taken back (RFC 3986, section 2.1); `None` where that is broken or leads to no UTF-8.
+/// Decodes percent encoding (RFC 3986, section 2.1). Returns `None` if it is malformed or if the result is not UTF-8.
 fn decoded(text: &str) -> Option<String> {
     let is_digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
     let bytes = text.as_bytes();

@@ -1,5 +1,5 @@
-//! The one table of routes. The router, `Allow`, the access checks, the command line and the list in `docs/api-contracts.md`
-//! come from it.
+//! The one table of routes. The router, `Allow`, the access checks, the client commands and the list in `docs/api-contracts.md`
+//! are derived from it.
 
 use super::events::EventsQuery;
 use super::health::HealthResponse;
@@ -18,11 +18,11 @@ use super::version::{VersionQuery, VersionResponse};
 use crate::pipeline::words;
 
 words! {
-    /// A method that some route takes. HEAD is GET without a body, and OPTIONS is answered from this table.
+    /// A method of a route. HEAD works as GET without a body, and OPTIONS is answered from this table.
     Method {
         /// Reads, and changes nothing.
         Get = "GET",
-        /// Acts.
+        /// Performs an action.
         Post = "POST",
     }
 }
@@ -32,60 +32,61 @@ words! {
 pub enum Access {
     /// No token.
     Anyone,
-    /// A token or a log-in of either role.
+    /// A token or a session of either role.
     Viewer,
-    /// A token or a log-in of the operator.
+    /// A token or a session of the operator.
     Operator,
 }
 
-/// How long an answer can be, in bytes and in time.
+/// How long a response can be, in bytes and in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// A few KiB, at once.
+    /// A few KiB, sent at once.
     Short,
-    /// It can wait for news before it is sent.
+    /// Can wait for a change before it is sent.
     Waits,
-    /// Up to some MiB; two of these are made at a time.
+    /// Up to some MiB. Two such responses are made at a time.
     Long,
-    /// Without a limit: sent while it is read.
+    /// Without a limit: it is sent while it is read.
     Stream,
 }
 
-/// What a route takes and gives.
+/// The description of a route.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
     /// The method.
     pub method: Method,
     /// The path, with at most one parameter: `/api/runs/<id>/log`.
     pub path: &'static str,
-    /// The access that it requires.
+    /// The access that the route requires.
     pub access: Access,
-    /// How long its answer can be.
+    /// How long its response can be.
     pub length: Length,
     /// The keys of its query; `None` if the query is ignored.
     pub keys: Option<&'static [Key]>,
-    /// The type of its body; empty if a body is ignored.
+    /// The type of its body; empty if the body is ignored.
     pub request: &'static str,
-    /// The type of its answer.
+    /// The type of its response.
     pub response: &'static str,
-    /// What it does.
+    /// A sentence about what the route does.
     pub summary: &'static str,
 }
 
 impl Spec {
-    /// The parts of the path around its parameter; `None` if it has none.
+    /// Returns the parts of the path before and after its parameter; `None` if the path has no parameter.
     fn around(&self) -> Option<(&'static str, &'static str)> {
         let (before, rest) = self.path.split_once('<')?;
         Some((before, rest.split_once('>')?.1))
     }
 }
 
-// Answers that are not JSON.
+// Names for responses that are not JSON.
 struct PageFile;
 struct Text;
 struct EventStream;
 
-/// Declares the routes: an enum, and the [`Spec`] of each. A query of `any` and a body of `none` are ignored.
+/// Declares the routes: an enum, and the [`Spec`] of each route. `any` as the query and `none` as the body mean that it is
+/// ignored.
 macro_rules! routes {
     (@keys any) => { None };
     (@keys $query:ident) => { Some(<$query as Query>::KEYS) };
@@ -97,7 +98,7 @@ macro_rules! routes {
     ($(
         $route:ident: $method:ident $path:literal $access:ident, $query:tt, $body:tt => $response:ident $length:ident, $summary:literal;
     )+) => {
-        /// A route. Code that must know every route matches on this exhaustively.
+        /// A route. Code that must handle every route matches on this exhaustively.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Route { $(#[doc = $summary] $route),+ }
 
@@ -105,7 +106,7 @@ macro_rules! routes {
             /// Every route.
             pub const ALL: &[Self] = &[$(Self::$route),+];
 
-            /// What the route takes and gives.
+            /// Returns the description of the route.
             pub const fn spec(self) -> &'static Spec {
                 match self {
                     $(Self::$route => &Spec {
@@ -124,7 +125,7 @@ macro_rules! routes {
     };
 }
 
-// What is asked for most often stands first: a look-up goes from the first to the last.
+// The most frequent requests come first, because a lookup goes from the first row to the last.
 routes! {
     Pipeline: Get "/api/pipeline" Viewer, PipelineQuery, none => PipelineResponse Waits, "The state; with `after`, once it has changed";
     Status: Get "/api/pipeline/status" Viewer, NoQuery, none => StatusResponse Short, "A summary of the state";
@@ -154,18 +155,18 @@ routes! {
     PageFile: Get "/static/<name>" Anyone, any, none => PageFile Short, "A file of the status page";
 }
 
-/// What a method and a path lead to.
+/// The result of looking up a method and a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found<'p> {
-    /// A route, with the value of its parameter; empty if it has none.
+    /// A route, with the value of its parameter. The value is empty if the route has no parameter.
     Route(Route, &'p str),
-    /// A path that does not take this method. The parameter's value comes with the first route at this path.
+    /// A path that does not take this method: the first route at this path, with the value of its parameter.
     OtherMethod(Route, &'p str),
-    /// Nothing.
+    /// No route.
     Nothing,
 }
 
-/// Finds the route of a request. The path is compared as it was sent, because no path here needs an escape.
+/// Finds the route of a request. The path is compared as it was sent, because no path of the table needs an escape.
 pub fn find<'p>(method: &str, path: &'p str) -> Found<'p> {
     let method = if method == "HEAD" { Some(Method::Get) } else { method.parse().ok() };
     let mut at_path = None;
@@ -180,7 +181,7 @@ pub fn find<'p>(method: &str, path: &'p str) -> Found<'p> {
     at_path.unwrap_or(Found::Nothing)
 }
 
-/// The methods of the routes that are wanted, as in `Allow`.
+/// Returns the methods of the routes that `is_wanted` selects, in the form of `Allow`.
 fn methods(is_wanted: impl Fn(Route) -> bool) -> String {
     let mut names = Vec::new();
     for &method in Method::ALL {
@@ -193,18 +194,18 @@ fn methods(is_wanted: impl Fn(Route) -> bool) -> String {
     names.join(", ")
 }
 
-/// Every method that some path takes, as in `Allow`.
+/// Returns every method that some path takes, in the form of `Allow`.
 pub fn all_methods() -> String {
     methods(|_| true)
 }
 
 impl Route {
-    /// The methods that the path of this route takes, as in `Allow`.
+    /// Returns the methods that the path of this route takes, in the form of `Allow`.
     pub fn allow(self) -> String {
         methods(|other| other.spec().path == self.spec().path)
     }
 
-    /// The value of the parameter in a path that is this route's; empty if it has none.
+    /// Returns the value of the parameter if `path` belongs to this route. The value is empty if the route has no parameter.
     fn parameter_in(self, path: &str) -> Option<&str> {
         let spec = self.spec();
         match spec.around() {
@@ -215,12 +216,12 @@ impl Route {
         }
     }
 
-    /// The path, for a route without a parameter and without a query.
+    /// Returns the path of a route that has no parameter, without a query.
     pub fn path(self) -> String {
         self.url("", &NoQuery {})
     }
 
-    /// The path with this parameter and this query. Every parameter so far is one that needs no escape.
+    /// Returns the path with this parameter and this query. The parameter is not escaped: no existing parameter needs it.
     pub fn url(self, parameter: &str, query: &impl Query) -> String {
         let spec = self.spec();
         let mut path = match spec.around() {
@@ -246,8 +247,8 @@ mod tests {
             assert_eq!(find(&spec.method.as_str().to_lowercase(), &path), Found::OtherMethod(route, parameter), "{path}");
             assert!(spec.path.starts_with('/') && spec.path.matches('<').count() <= 1, "{path}");
             assert_eq!(!spec.request.is_empty(), spec.method != Method::Get, "{path} acts only by what it is sent");
-            // Viewers must not see other clients' addresses, nor the values of a start's variables, which can be secrets, and need not know
-            // what they cannot start.
+            // Viewers must see neither the addresses of other clients nor the values of a start's variables, which can be
+            // secrets. They do not need a list of scripts that they cannot start.
             let is_for_operators = match spec.method {
                 Method::Get => matches!(route, Route::Sessions | Route::RunStart | Route::Scripts),
                 Method::Post => spec.access != Access::Anyone,

@@ -8,26 +8,26 @@ use super::query::{Kind, RUN_ID_MAX, query};
 use crate::clock::Timestamp;
 use crate::pipeline::{Containment, CpuPercent, Killed, Origin, Outcome, OutcomeKind, Progress, RunStatus, State, words};
 
-/// The most runs of one answer.
+/// The most runs of one response.
 pub const RUNS_MAX: u64 = 500;
 
 /// The longest text to search for, in bytes.
 pub const FIND_BYTES_MAX: usize = 200;
 
-/// The most runs that a search examines for one answer.
+/// The most runs that a search examines for one response.
 pub const RUNS_SEARCHED_MAX: usize = 10_000;
 
-/// The most runs that [`RunCounts`] counts: as many as the history can be set to keep.
+/// The most runs that [`RunCounts`] counts, which is the most that the history can be set to keep.
 pub const RUNS_COUNTED_MAX: u32 = 1_000_000;
 
 words! {
-    /// How runs can be selected: by the kinds of their outcomes, and whether they are alive.
+    /// The runs that a query selects: by the kinds of their outcomes, or because they are alive.
     OutcomeFilter {
         /// Alive.
         Live = "live",
         /// Ended by itself, with exit code 0.
         Completed = "completed",
-        /// Ended by itself, with another exit code or a signal of its own.
+        /// Ended by itself, with another exit code or a signal that one of its processes caused.
         Failed = "failed",
         /// Ended on request.
         Stopped = "stopped",
@@ -41,7 +41,7 @@ words! {
 }
 
 impl OutcomeFilter {
-    /// The one word that selects a run with this kind of outcome; none is a live run's.
+    /// Returns the filter that selects a run with this kind of outcome. A live run has `None`.
     pub const fn that_selects(kind: Option<OutcomeKind>) -> Self {
         match kind {
             None => Self::Live,
@@ -74,34 +74,34 @@ query! {
         before: u64 = Kind::Number(1, RUN_ID_MAX),
         /// Only runs that one of these words selects.
         outcome: Vec<OutcomeFilter> = OUTCOMES,
-        /// Only runs with this text in their script, arguments, error or id. ASCII letters match in both cases.
+        /// Only runs with this text in their script, arguments, error or id. ASCII letters match regardless of case.
         find: String = Kind::Text(FIND_BYTES_MAX),
     }
 }
 
-/// The answer of `GET /api/runs`.
+/// The response to `GET /api/runs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunsResponse {
-    /// Newest first.
+    /// The runs, newest first.
     pub runs: Vec<Run>,
-    /// The `before` of the next page; none if this is the last one.
+    /// The `before` of the next page; `None` if this is the last page.
     pub next_before: Option<i64>,
-    /// False if the search ended at its limits; it goes on with `next_before`.
+    /// Whether the search is complete. If it stopped at its limits, it continues with `next_before`.
     pub searched_all: bool,
-    /// How many runs there are, in an answer without `before`.
+    /// The number of runs. Present if the query has no `before`.
     pub counts: Option<RunCounts>,
 }
 
-/// How many runs are kept, whatever the query selects.
+/// The number of runs that are kept, whatever the query selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunCounts {
-    /// All of them.
+    /// All runs.
     pub all: u32,
-    /// Those with the outcomes `failed`, `killed`, `not_started` and `lost`.
+    /// The runs with the outcomes `failed`, `killed`, `not_started` and `lost`.
     pub failed: u32,
 }
 
-/// The answer of `GET /api/runs/<id>`.
+/// The response to `GET /api/runs/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunResponse {
     /// The run.
@@ -109,101 +109,101 @@ pub struct RunResponse {
 }
 
 words! {
-    /// What is kept of the variables that a start added to the environment.
+    /// The part that is kept of the variables that a start added to the environment.
     Kept {
-        /// Their names.
+        /// The names of the variables.
         Names = "names",
-        /// Their values, too.
+        /// The names and the values.
         Values = "values",
     }
 }
 
-/// The answer of `GET /api/runs/<id>/start`.
+/// The response to `GET /api/runs/<id>/start`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunStartResponse {
-    /// What the start took.
+    /// The parameters of the start.
     pub start: RunStart,
-    /// What is kept of its variables.
+    /// The part that is kept of its variables.
     pub kept: Kept,
 }
 
-/// What a run's start took, as a body of a start has it.
+/// The parameters of a run's start, in the form of the body of a start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunStart {
-    /// The script as it was named; the default one if none was.
+    /// The script as the client named it; the default script if the client named none.
     pub script: String,
-    /// Its arguments.
+    /// The arguments.
     pub args: Vec<String>,
-    /// The folder as it was named; none means the root.
+    /// The folder as the client named it; `None` means the root.
     pub cwd: Option<String>,
-    /// What was added to the environment: a value that was not kept is null.
+    /// The variables that were added to the environment. A value that was not kept is null.
     pub env: BTreeMap<String, Option<String>>,
-    /// The grace that was named, in seconds; none means the server's.
+    /// The grace that the client named, in seconds; `None` means the server's.
     pub grace_s: Option<f64>,
 }
 
-/// A run with everything that is known of it.
+/// A run with everything that is known about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WholeRun {
-    /// What the list of runs says of it.
+    /// The run as it appears in the list of runs.
     #[serde(flatten)]
     pub run: Run,
-    /// How far it is or came, as it says.
+    /// The progress that the run reports or has reported.
     pub progress: Option<Progress>,
-    /// The latest completed run of the same script before this one.
+    /// The latest run of the same script before this one that completed.
     pub previous: Option<CompletedRun>,
-    /// The median of `active_ms` of the latest completed runs of the same script before this one, five at most.
+    /// The median of `active_ms` over the latest completed runs of the same script before this one, at most five.
     pub usual_ms: Option<u64>,
-    /// What happened in it, oldest first.
+    /// The events of the run, oldest first.
     #[serde(default)]
     pub events: Vec<Event>,
 }
 
-/// How long a completed run took.
+/// The duration of a completed run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompletedRun {
-    /// Its id.
+    /// The run's id.
     pub id: i64,
-    /// Milliseconds from its start to its end.
+    /// The milliseconds from the start to the end.
     pub took_ms: u64,
-    /// The same without its pauses.
+    /// The same without the pauses.
     pub active_ms: u64,
 }
 
 /// A run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    /// Its id, never used twice.
+    /// The id, which is never used twice.
     pub id: i64,
-    /// How it stands or how it ended.
+    /// How the run is doing, or how it ended.
     pub status: RunStatus,
-    /// How it ended; none while it is alive.
+    /// How it ended; `None` while it is alive.
     pub outcome: Option<Outcome>,
-    /// The leader's process id, kept after the end.
+    /// The process id of the leader, kept after the end.
     pub pid: Option<u32>,
-    /// The script that a client named.
+    /// The script as the client named it.
     pub script: String,
-    /// The folder it runs in.
+    /// The folder in which the script runs.
     pub cwd: String,
-    /// Its arguments.
+    /// The script's arguments.
     pub args: Vec<String>,
-    /// When it was committed.
+    /// When the start was committed.
     pub created_at: Timestamp,
-    /// When it was seen to run.
+    /// When the run was seen to run.
     pub started_at: Option<Timestamp>,
     /// When it was seen to have ended, or was given up.
     pub stopped_at: Option<Timestamp>,
     /// The origin of its start, if it is known.
     #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub started_by: Option<Origin>,
-    /// The origin of its stop: of the first one, if there were several. None if nobody stopped it.
+    /// The origin of its stop, or of the first stop if there were several. `None` if it was not stopped.
     #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub stopped_by: Option<Origin>,
-    /// The leader's exit code.
+    /// The exit code of the leader.
     pub exit_code: Option<i32>,
     /// The signal that ended the leader.
     pub signal: Option<i32>,
-    /// Milliseconds it has been paused, as of the latest resume or the end.
+    /// The milliseconds for which the run has been paused, as of the latest resume or the end.
     pub paused_ms: u64,
     /// CPU time of the tree in user mode, in milliseconds; known after the end.
     pub cpu_user_ms: Option<u64>,
@@ -211,25 +211,27 @@ pub struct Run {
     pub cpu_system_ms: Option<u64>,
     /// The largest resident set of any of its processes, in KiB; known after the end.
     pub max_rss_kb: Option<u64>,
-    /// Why it never came to life, or was lost; for people.
+    /// A sentence for people about why the run never came to life or was lost.
     pub error: Option<String>,
-    /// What holds or held its processes together; known since it was seen to run.
+    /// How its processes are or were kept together. Known once the run was seen to run.
     pub containment: Option<Containment>,
-    /// The names of the variables that its start added to the environment, sorted.
+    /// The names of the variables that the start added to the environment, sorted.
     #[serde(default)]
     pub env_names: Vec<String>,
-    /// From TERM to KILL for a stop that names none, as its start named it; none means the server's. In seconds on the wire.
+    /// The time from TERM to KILL for a stop that names no grace, as the start set it. `None` means the server's grace. In
+    /// seconds on the wire.
     #[serde(default, rename = "grace_s", with = "in_seconds")]
     pub grace_ms: Option<u64>,
-    /// How many processes the kernel killed during it for want of memory; none if it did not count that. Known after the end.
+    /// How many processes the kernel killed during the run because memory ran out; `None` if the kernel did not count them. Known
+    /// after the end.
     #[serde(default)]
     pub oom_kills: Option<u64>,
-    /// The most memory that the whole tree had, in bytes; none if no sample was taken. Known after the end.
+    /// The most memory that the whole tree used, in bytes; `None` if no sample was taken. Known after the end.
     #[serde(default)]
     pub memory_peak_bytes: Option<u64>,
 }
 
-/// Milliseconds, as a number of seconds.
+/// Milliseconds, serialised as a number of seconds.
 mod in_seconds {
     use std::time::Duration;
 
@@ -249,79 +251,80 @@ mod in_seconds {
     }
 }
 
-/// The answer of `GET /api/runs/<id>/usage`.
+/// The response to `GET /api/runs/<id>/usage`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageResponse {
-    /// What the run used.
+    /// The resources that the run used.
     pub usage: RunUsage,
 }
 
-/// What a run used over time.
+/// The resources that a run used over time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunUsage {
-    /// About so far apart are the samples, in milliseconds, where the run was not paused; 0 where there are none.
+    /// The approximate time between two samples while the run was not paused, in milliseconds; 0 if there are no samples.
     pub interval_ms: u32,
-    /// Oldest first.
+    /// The samples, oldest first.
     pub samples: Vec<Sample>,
-    /// The most of each.
+    /// The highest values.
     pub peak: UsagePeak,
-    /// The processors that this server may use.
+    /// The number of processors that the server may use.
     pub cores: usize,
-    /// The machine's memory, in bytes.
+    /// The memory of the machine, in bytes.
     pub memory_total: u64,
-    /// How many processes the kernel killed during the run for want of memory; 0 also where it did not count that.
+    /// How many processes the kernel killed during the run because memory ran out. Also 0 if the kernel did not count them.
     pub oom_kills: u64,
 }
 
-/// Milliseconds since the run began to run, the share of a processor since the sample before, bytes of memory, number of processes.
+/// A sample: milliseconds since the run began to run, the share of a processor since the previous sample, memory in bytes, and
+/// the number of processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample(pub u64, pub CpuPercent, pub u64, pub u32);
 
-/// The most that a run used.
+/// The highest values of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsagePeak {
-    /// Of all samples; none where there are none.
+    /// The maximum over all samples; `None` if there are none.
     pub cpu_percent: Option<CpuPercent>,
-    /// Also of what was seen between them, once the run has ended.
+    /// The maximum over all samples. After the end of the run it also covers the time between them.
     pub memory_bytes: Option<u64>,
 }
 
-/// Something that happened in a run.
+/// An event in a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Its number in the run; 0 for the commit before the start.
+    /// The number of the event in its run; 0 for the commit before the start.
     pub seq: u64,
-    /// When it was seen; does not go back within a run.
+    /// When the event was seen. Within a run, this time never decreases.
     pub at: Timestamp,
-    /// `starting`, `lost`, or the word of a fact. More words can follow.
+    /// `starting`, `lost`, or the name of a fact. Later versions can add names.
     pub kind: String,
-    /// What the pipeline was, if it changed.
+    /// The previous state of the pipeline, if the event changed it.
     pub from_state: Option<State>,
-    /// What it became, if it changed.
+    /// The new state of the pipeline, if the event changed it.
     pub to_state: Option<State>,
-    /// What made it happen, if that is known. More words can follow.
+    /// The cause of the event, if it is known. Later versions can add causes.
     pub cause: Option<String>,
-    /// The origin of the action that led to it, if there was one and it is known.
+    /// The origin of the action that led to the event, if there was an action and its origin is known.
     #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub origin: Option<Origin>,
-    /// The leader that was spawned.
+    /// The process id of the leader that was spawned.
     pub pid: Option<u32>,
-    /// The exit code of a leader that ended.
+    /// The exit code of the leader that ended.
     pub exit_code: Option<i32>,
     /// The signal that ended the leader.
     pub signal: Option<i32>,
-    /// That signal's name, such as `SIGTERM`, if it has one.
+    /// The name of that signal, such as `SIGTERM`, if it has one.
     pub signal_name: Option<String>,
-    /// From TERM to KILL, of a stop that begins.
+    /// The time from TERM to KILL, for a stop that begins.
     pub grace_ms: Option<u64>,
-    /// Milliseconds that the run has been paused in all, as of a resume or the end.
+    /// The milliseconds for which the run has been paused in total, as of a resume or the end.
     pub paused_ms: Option<u64>,
-    /// How many processes the kernel killed for want of memory, as of the end.
+    /// How many processes the kernel killed because memory ran out, as of the end.
     #[serde(default)]
     pub oom_kills: Option<u64>,
     /// A sentence for people.
     pub detail: Option<String>,
-    /// What was killed at the end.
+    /// The processes that were killed at the end.
     #[serde(flatten)]
     pub killed: Killed,
 }

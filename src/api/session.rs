@@ -6,11 +6,11 @@ use crate::clock::Timestamp;
 use crate::pipeline::words;
 
 words! {
-    /// What a client may do.
+    /// The role of a client.
     Role {
         /// Everything.
         Operator = "act",
-        /// Only what changes nothing.
+        /// Only requests that change nothing.
         Viewer = "look",
     }
 }
@@ -27,14 +27,14 @@ pub struct LoginRequest {
     pub code: Option<String>,
 }
 
-/// The answer to a log-in.
+/// The response to a login.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoginResponse {
-    /// True.
+    /// Always true.
     pub ok: bool,
-    /// What the client may do now.
+    /// The role of the client from now on.
     pub may: Role,
-    /// The proof that the page sends with its cookie, as `X-AutoAppDev-Proof`; absent for a client that needs no session.
+    /// The proof that the page sends with its cookie, as `X-AutoAppDev-Proof`. Absent for a client that needs no session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
     /// The proof for the query of a link to a run's log. Valid for nothing else, because browsers keep links in their history.
@@ -42,35 +42,35 @@ pub struct LoginResponse {
     pub download_proof: Option<String>,
 }
 
-/// The answer to a log-out.
+/// The response to a logout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OkResponse {
-    /// True.
+    /// Always true.
     pub ok: bool,
 }
 
-/// The answer of `GET /api/session`.
+/// The response to `GET /api/session`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionResponse {
-    /// Who asks.
+    /// The client's session and role.
     pub session: Session,
 }
 
-/// Who asks.
+/// The session and role of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// What the client may do.
+    /// The role of the client.
     pub may: Role,
-    /// Whether a token is needed here.
+    /// Whether this client must send a token.
     pub token_needed: bool,
-    /// When the session ends unless it is renewed; `None` for a client without a session.
+    /// When the session ends unless it is renewed; `None` for a client that uses no session.
     pub expires_at: Option<Timestamp>,
-    /// The session's id in `GET /api/sessions`; `None` for a client without a session.
+    /// The session's id in `GET /api/sessions`; `None` for a client that uses no session.
     #[serde(default)]
     pub id: Option<String>,
 }
 
-/// The answer of `GET /api/sessions`.
+/// The response to `GET /api/sessions`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionsResponse {
     /// Every session, most recently used first.
@@ -80,39 +80,39 @@ pub struct SessionsResponse {
     pub codes: Vec<ListedCode>,
 }
 
-/// A one-time code as listed for an operator.
+/// A one-time code in the list for operators.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedCode {
-    /// The id from the answer of `POST /api/pair`. Not secret.
+    /// The id from the response to `POST /api/pair`. Not secret.
     pub id: String,
-    /// What a session begun with the code may do.
+    /// The role of a session that is begun with the code.
     pub may: Role,
     /// When the code expires.
     pub expires_at: Timestamp,
-    /// True once it has logged a browser in.
+    /// Whether the code has logged a browser in.
     pub is_used: bool,
 }
 
-/// A session as listed for an operator.
+/// A session in the list for operators.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedSession {
-    /// The id used to end it. Not secret.
+    /// The id that ends the session. Not secret.
     pub id: String,
-    /// What the session may do.
+    /// The role of the session.
     pub may: Role,
     /// When it began.
     pub created_at: Timestamp,
-    /// When it was last used; after a restart of the server up to an hour too early.
+    /// When it was last used. After a restart of the server this can be up to an hour too early.
     pub used_at: Timestamp,
     /// When it ends unless it is renewed.
     pub expires_at: Timestamp,
     /// When it ends in any case.
     pub ends_at: Timestamp,
-    /// The IP address of the client that began it, or of the proxy in front of that client.
+    /// The IP address from which the session was begun: the client's, or that of a proxy in front of the client.
     pub address: String,
     /// The client's `User-Agent`.
     pub user_agent: String,
-    /// True for the session that made this request.
+    /// Whether this request belongs to the session.
     pub is_own: bool,
 }
 
@@ -128,10 +128,10 @@ pub struct EndSessionsRequest {
     pub all: Option<bool>,
 }
 
-/// The answer of `POST /api/sessions/end`.
+/// The response to `POST /api/sessions/end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndSessionsResponse {
-    /// True.
+    /// Always true.
     pub ok: bool,
     /// How many sessions were ended.
     pub ended: u64,
@@ -141,26 +141,27 @@ pub struct EndSessionsResponse {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PairRequest {
-    /// What a session begun with the code may do; everything if absent.
+    /// The role of a session that is begun with the code; the operator if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub may: Option<Role>,
 }
 
-/// The answer of `POST /api/pair`.
+/// The response to `POST /api/pair`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairResponse {
-    /// True.
+    /// Always true.
     pub ok: bool,
-    /// What a session begun with the code may do.
+    /// The role of a session that is begun with the code.
     pub may: Role,
-    /// The code, which logs in once.
+    /// The code, which logs in one browser, once.
     pub code: String,
-    /// The code's id in `GET /api/sessions`. Empty from a server that does not list codes.
+    /// The code's id in `GET /api/sessions`. Empty if the server does not list codes.
     #[serde(default)]
     pub id: String,
     /// When the code expires.
     pub expires_at: Timestamp,
-    /// A link for each address by which another device may reach the server, the likeliest first; empty if none does. They contain the code.
+    /// The links, which contain the code: one for each address by which another device may reach the server, at most 8, the
+    /// likeliest first. Empty if the server listens on loopback only.
     #[serde(default)]
     pub links: Vec<PairLink>,
 }
@@ -174,11 +175,11 @@ pub struct PairLink {
     pub qr: QrPicture,
 }
 
-/// A QR code as a picture, without the light border that a reader needs around it.
+/// A QR code as a picture, without the light border that a QR reader needs around it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QrPicture {
-    /// How many modules it is wide and high.
+    /// The width and height in modules.
     pub size: u32,
-    /// The dark modules as the `d` of an SVG path, each one unit wide and high.
+    /// The dark modules as the `d` of an SVG path. Each module is one unit wide and high.
     pub path: String,
 }

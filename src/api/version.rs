@@ -1,4 +1,4 @@
-//! Which server this is.
+//! The identity and version of a server.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,8 @@ use crate::clock::Timestamp;
 query! {
     /// The query of `GET /api/version`.
     VersionQuery {
-        /// The challenge that the server signs to prove that it owns its runtime directory: 32 lowercase hexadecimal digits.
+        /// The challenge to which the server replies with a proof that it owns its runtime directory: 32 lowercase hexadecimal
+        /// digits.
         challenge: String = Kind::Text(CHALLENGE_BYTES_MAX),
     }
 }
@@ -17,10 +18,10 @@ query! {
 /// The longest challenge, in bytes.
 const CHALLENGE_BYTES_MAX: usize = 32;
 
-/// The answer of `GET /api/version` to a challenge.
+/// The response of `GET /api/version` to a challenge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProofResponse {
-    /// True.
+    /// Always true.
     pub ok: bool,
     /// HMAC-SHA256 over the challenge and the address of the server's end of the connection, in hexadecimal digits.
     pub proof: String,
@@ -29,20 +30,20 @@ pub struct ProofResponse {
 /// The version of the HTTP contract.
 pub const API_VERSION: u32 = 1;
 
-/// The answer of `GET /api/version`. Older clients read `ok`, `app`, `service`, `build` and `started_at`.
+/// The response to `GET /api/version`. Older clients read `ok`, `app`, `service`, `build` and `started_at`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VersionResponse {
-    /// True.
+    /// Always true.
     pub ok: bool,
-    /// The program.
+    /// The name of the program.
     pub name: String,
-    /// The program.
+    /// The name of the program, for older clients.
     pub app: String,
-    /// Which service answers.
+    /// The name of the service that answers.
     pub service: String,
     /// The program's version.
     pub version: String,
-    /// Which build of it this is.
+    /// The build of the program.
     pub build: String,
     /// The version of the HTTP contract.
     pub api: u32,
@@ -50,34 +51,35 @@ pub struct VersionResponse {
     pub schema: i64,
     /// When the server started.
     pub started_at: Timestamp,
-    /// The name of its machine. Empty from a server that does not say it.
+    /// The name of the server's machine. Empty if the server does not send it.
     #[serde(default)]
     pub host: String,
-    /// From TERM to KILL for a run whose start named no other, in seconds.
+    /// The time from TERM to KILL for a run whose start set no grace, in seconds.
     #[serde(default)]
     pub grace_s: f64,
-    /// Whether actions take an `Idempotency-Key`. False from a server that does not say it.
+    /// Whether actions take an `Idempotency-Key`. False if the server does not send it.
     #[serde(default)]
     pub takes_keys: bool,
-    /// What the client may do, as in `GET /api/session`, which also renews a session. None from a server that does not say it.
+    /// The session and role of the client, as in `GET /api/session`, which also renews a session. `None` if the server does not
+    /// send it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,
-    /// Which server this is.
+    /// The identity of the server.
     pub server: Server,
 }
 
-/// The part of the answer by which a client of any version knows a server.
+/// The part of the response that identifies a server to a client of any version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Introduction {
-    /// Which server it is.
+    /// The identity of the server.
     pub server: Server,
 }
 
-/// What tells a server from others.
+/// The identity of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
-    /// Random, and new at each start.
+    /// A random id, which is new at each start.
     pub id: String,
-    /// Absolute and without links. Bytes that are not UTF-8 show as U+FFFD.
+    /// The absolute path of the runtime directory, without links. Bytes that are not UTF-8 are shown as U+FFFD.
     pub runtime_dir: String,
 }
