@@ -1,25 +1,26 @@
-//! Waits for lines of the log on behalf of a request that is no stream.
+//! Waits for lines of the log on behalf of a request that is not a stream.
 
 use std::time::{Duration, Instant};
 
 use super::streams::Streams;
 use crate::transport::Client;
 
-/// What a scan for what a request waits for has found.
+/// The result of a scan for the lines that a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// It.
+    /// The scan found them.
     Yes,
-    /// Nothing yet: there will be news.
+    /// Not found yet. A wake-up follows.
     NotYet,
-    /// Nothing yet, and no news may come of it: to be scanned again after this.
+    /// Not found yet, and a wake-up may not follow: scan again after this time.
     AgainAfter(Duration),
 }
 
 impl Streams {
-    /// Waits until the log has what a request asks for, as `scan` tells, at most for `limit`, and not beyond [`Streams::check`] or
-    /// [`Streams::hurry`] where `ends` says so then. Where too many wait already it does not wait, and requests whose clients are gone end
-    /// their wait.
+    /// Waits until `scan` finds what a request asks for.
+    ///
+    /// The wait lasts at most `limit`. It also ends at [`Streams::check`] or [`Streams::hurry`] if `ends` then returns true. If
+    /// too many requests already wait, this one does not wait, and the requests whose clients have left end their waits.
     pub fn wait_for_lines<E>(
         &self,
         limit: Duration,
@@ -32,7 +33,7 @@ impl Streams {
         let (_slot, is_crowded) = self.slots.begin_to_wait(client);
         let mut checked = self.slots.checked();
         loop {
-            // Taken before the scan: what comes after it ends the wait.
+            // Taken before the scan, so that a later change ends the wait.
             let seen = self.waker.seen();
             let is_left = self.slots.is_check_due(&mut checked) && client.is_left();
             if is_left || ends() {

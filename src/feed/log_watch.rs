@@ -1,7 +1,7 @@
-//! Wakes who follows the log when it grows: the kernel tells of each write into the live run's log folder (`inotify(7)`), and, beside it,
-//! of that folder's end: where somebody removes it the log goes on in another one of that name.
+//! Wakes the followers of the log when it grows. The kernel reports each write into the live run's log folder (`inotify(7)`). It
+//! also reports the removal of that folder, after which the log continues in a new folder of the same name.
 //!
-//! Nothing is watched while nobody follows, so that a pipeline which prints a lot costs a server without followers nothing.
+//! Without followers nothing is watched, so the output of the pipeline costs the server nothing.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,10 +16,10 @@ use super::waker::Waker;
 use crate::lock::lock;
 use crate::run_dir::Runs;
 
-/// How often a follower looks by itself where the kernel does not tell: its table of watches is full, or it has none.
+/// How often a follower scans if the kernel reports nothing, because its table of watches is full or it has no `inotify`.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What is watched, for any number of followers.
+/// The watch on the live run's log, for any number of followers.
 #[derive(Debug)]
 pub(super) struct LogWatch {
     waker: Arc<Waker>,
@@ -30,13 +30,13 @@ pub(super) struct LogWatch {
 #[derive(Debug, Default)]
 struct Watched {
     followers: usize,
-    /// Made with the first follower, and kept: its thread reads it for ever.
+    /// Created with the first follower and then kept, because its thread never stops reading it.
     queue: Option<Arc<OwnedFd>>,
-    /// The run whose folders are watched, and the watches' numbers.
+    /// The run whose folders are watched, and the numbers of the watches.
     run: Option<(i64, [i32; 2])>,
 }
 
-/// Somebody follows while this lives.
+/// A follower of the log. The log is watched while at least one exists.
 #[derive(Debug)]
 pub(super) struct Follower {
     watch: Arc<LogWatch>,
@@ -53,7 +53,7 @@ impl LogWatch {
     }
 
     fn watch_run(&self, watched: &mut Watched, run_id: i64) -> io::Result<()> {
-        // A follower that has not heard of the latest run yet must not take the watch from those that have.
+        // A follower that does not know the latest run yet must not take the watch from followers that do.
         if watched.run.is_some_and(|(watched, _)| watched >= run_id) {
             return Ok(());
         }
@@ -69,7 +69,7 @@ impl LogWatch {
             queue
         };
         let run = self.runs.run(run_id);
-        // The outer one first: what becomes of the folder from here on is told.
+        // The outer folder first, so that from here on every change of the log folder is reported.
         let outer = inotify::add_watch(&*queue, run.path(), WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVE)?;
         let inner = inotify::add_watch(&*queue, run.log_dir(), WatchFlags::MODIFY | WatchFlags::CREATE).inspect_err(|_| {
             let _is_gone = inotify::remove_watch(&*queue, outer);
@@ -80,13 +80,13 @@ impl LogWatch {
 }
 
 impl Follower {
-    /// Sees to it that growth of the run's log is told from now on. Returns for how long to wait for that at most, `None` for as long as
-    /// one likes: what was written before this call is told to nobody.
+    /// Makes the kernel report growth of the run's log from now on. Returns the longest time to wait for a report, `None` for no
+    /// limit. Growth before this call is not reported.
     pub(super) fn watch_run(&self, run_id: Option<i64>) -> Option<Duration> {
         let watched = &mut lock(&self.watch.watched);
         match run_id.map(|run_id| self.watch.watch_run(watched, run_id)) {
             None | Some(Ok(())) => None,
-            // Its folder may be gone, and with it the growth; or the kernel has no room for a watch. Looking is right for both.
+            // The folder may have been removed, or the kernel has no room for a watch. Scanning works in both cases.
             Some(Err(_)) => Some(LOOK_EVERY),
         }
     }
@@ -106,22 +106,22 @@ impl Watched {
     fn forget(&mut self) {
         if let (Some(queue), Some((_, numbers))) = (&self.queue, self.run.take()) {
             for number in numbers {
-                // The kernel has forgotten it already where the folder is gone.
+                // If the folder was removed, the kernel has already removed its watch.
                 let _is_gone = inotify::remove_watch(&**queue, number);
             }
         }
     }
 }
 
-/// Reads what the kernel tells, and passes on that there is something. What it is the readers see for themselves.
+/// Reads the events of the kernel and wakes the followers, which find out for themselves what has changed.
 fn tell(queue: &OwnedFd, waker: &Waker, watched: &Mutex<Watched>) {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut told = inotify::Reader::new(queue, &mut buffer);
     loop {
         match told.next().map(|event| event.events().contains(ReadFlags::ISDIR)) {
             Ok(is_of_a_folder) => {
-                // The log's: a run has no other. It is looked for again by those who are woken; its own end the kernel tells only when no
-                // reader has a file of it open any more.
+                // The event is about the log folder, because a run has no other. The followers that are woken watch the new
+                // folder. The kernel reports the end of the old one only when no reader has a file of it open.
                 if is_of_a_folder {
                     lock(watched).forget();
                 }
@@ -131,8 +131,8 @@ fn tell(queue: &OwnedFd, waker: &Waker, watched: &Mutex<Watched>) {
             }
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
-                // Followers look every ten seconds even so.
-                ::log::error!("the kernel no longer reports growth of the log: {error}");
+                // Event streams scan every ten seconds anyway.
+                ::log::error!("the kernel does not tell of log growth any more: {error}");
                 return;
             }
         }

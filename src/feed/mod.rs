@@ -1,6 +1,6 @@
-//! The event stream: state, history and log, merged at a position, and the wake-up of its followers.
+//! The event stream: state, history and log, merged at one position, and the waker of its followers.
 //!
-//! Level 3. [`Streams`] is what a server has one of: it opens an [`EventStream`], which writes events, and waits for lines on behalf of a
+//! Level 3. A server has one [`Streams`]. It opens an [`EventStream`], which writes events, and waits for lines on behalf of a
 //! request.
 
 mod lines;

@@ -1,21 +1,21 @@
-//! A place in the stream, and its text.
+//! A position in the stream, and its text.
 //!
-//! The text is three numbers, `<log>-<version>-<run>.<seq>`, and a fourth where something is wrong. How far the run is has no place in the
-//! stream: that is sent anew to each client that comes.
+//! The text is three numbers, `<log>-<version>-<run>.<seq>`, and a fourth if there are conditions. Progress and usage have no
+//! position in the stream: they are sent anew to each client that connects.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// How far a client has everything.
+/// The position up to which a client has received everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// The log's cursor.
+    /// The position in the log.
     pub(super) log: u64,
-    /// The version of the state; `None` when it has seen none.
+    /// The version of the state; `None` if the client has received no state.
     pub(super) version: Option<u64>,
-    /// The last event of the history: run and number.
+    /// The last event of the history: the id of the run and the number of the event.
     pub(super) event: (i64, u64),
-    /// The digest of the conditions, which no version counts; 0 if there were none.
+    /// The digest of the conditions, which do not change the version; 0 if there are none.
     pub(super) wrong: u64,
 }
 

@@ -1,7 +1,7 @@
-//! How many follow at once, and the way by which slots of clients that are gone become free.
+//! The limits on streams and waiting requests, and how the slots of clients that have left become free.
 //!
-//! A closed page leaves its slot behind until something is written to it. So where all slots are taken, every follower is asked to check
-//! whether its client is still there.
+//! A closed page keeps its slot until something is written to it. So if all slots are taken, every follower is asked to check
+//! whether its client is still connected.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use super::waker::Waker;
 use crate::lock::lock;
 use crate::transport::{Client, LongRequests};
 
-/// How long a new stream waits for a slot when all are taken: until followers have checked their clients.
+/// How long a new stream waits for a slot if all are taken. In this time followers check their clients.
 const SLOT_LIMIT: Duration = Duration::from_millis(500);
 
 /// The slots of a server.
@@ -19,9 +19,9 @@ const SLOT_LIMIT: Duration = Duration::from_millis(500);
 pub(super) struct Slots {
     waker: Arc<Waker>,
     streams: Mutex<usize>,
-    /// A stream has ended.
+    /// Notified when a stream has ended.
     freed: Condvar,
-    /// A reference for each request that waits, and this one.
+    /// Its reference count is one more than the number of requests that wait.
     waiting: Mutex<Arc<()>>,
     /// How often followers were asked to check their clients.
     checks: AtomicU64,
@@ -31,7 +31,7 @@ pub(super) struct Slots {
 #[derive(Debug)]
 pub(super) struct StreamSlot(Arc<Slots>);
 
-/// Which checks somebody has made.
+/// The checks that a follower has made.
 #[derive(Debug)]
 pub(super) struct Checked(u64);
 
@@ -40,8 +40,8 @@ impl Slots {
         Self { waker, streams: Mutex::new(0), freed: Condvar::new(), waiting: Mutex::default(), checks: AtomicU64::new(0) }
     }
 
-    /// Takes a slot for a stream; `None` if all are taken. If none is free, the other streams check first whether their clients
-    /// have left. Some slots are reserved for operators. While a request waits, its connection gives way to new ones.
+    /// Takes a slot for a stream; `None` if all are taken. If no slot is free, the other streams first check whether their
+    /// clients have left. Some slots are reserved for operators. While a request waits, its connection gives way to new ones.
     pub(super) fn take(self: &Arc<Self>, client: &Client<'_>) -> Option<StreamSlot> {
         self.take_of(LongRequests::now(client.rank()).streams, client)
     }
@@ -61,9 +61,9 @@ impl Slots {
         Some(StreamSlot(self.clone()))
     }
 
-    /// A slot for a request that waits, and whether there are more of those than may be.
+    /// Returns a slot for a request that waits, and whether more requests wait than the limit allows.
     pub(super) fn begin_to_wait(&self, client: &Client<'_>) -> (Arc<()>, bool) {
-        // Counted and taken under the lock: of two that come at once for the last slot, one gets it.
+        // Counted and taken under the lock, so that only one of two simultaneous requests gets the last slot.
         let (slot, is_crowded) = {
             let waiting = lock(&self.waiting);
             (waiting.clone(), Arc::strong_count(&waiting) > 1 + LongRequests::now(client.rank()).waits)
@@ -74,20 +74,20 @@ impl Slots {
         (slot, is_crowded)
     }
 
-    /// The checks that were asked for so far.
+    /// Returns the checks that were requested so far.
     pub(super) fn checked(&self) -> Checked {
         Checked(self.checks.load(Ordering::SeqCst))
     }
 
-    /// Whether one more check was asked for than somebody has made; it counts as made from here on.
+    /// Returns whether a check was requested since `checked`, and counts it as made.
     pub(super) fn is_check_due(&self, checked: &mut Checked) -> bool {
         let now = self.checked();
         std::mem::replace(&mut checked.0, now.0) != now.0
     }
 
-    /// Wakes the requests that wait for a slot, because a connection gives way.
+    /// Wakes the streams that wait for a slot, because a connection gives way.
     pub(super) fn hurry(&self) {
-        // A waiter holds the lock from its check until it waits.
+        // A waiter holds the lock from its check until it waits, so it cannot miss the notification.
         drop(lock(&self.streams));
         self.freed.notify_all();
     }
@@ -136,7 +136,7 @@ mod tests {
             let mut checked = slots.checked();
             std::thread::scope(|scope| {
                 let waits = scope.spawn(take);
-                // Asked with the lock held, which is free once it waits.
+                // Requested while the stream holds the lock, which is free once the stream waits.
                 while !slots.is_check_due(&mut checked) {
                     std::thread::yield_now();
                 }
@@ -144,7 +144,7 @@ mod tests {
                 waits.join().expect("it only waits").is_some()
             })
         };
-        // On a slow machine its time can be over first.
+        // On a slow machine the stream can stop waiting first.
         assert!((0..100).any(|_| gets_it()), "it does not wait");
     }
 
@@ -166,7 +166,7 @@ mod tests {
                 client.gives_way()
             })
         };
-        // On a slow machine its time can be over first.
+        // On a slow machine the stream can stop waiting first.
         assert!((0..20).any(|_| gives_way()), "it keeps its connection's slot");
     }
 }

@@ -1,8 +1,8 @@
 //! One stream: the state, the history and the log, merged.
 //!
-//! Everything is read from where it is kept, the log from its files and the history from the database, at the pace of the one who
-//! reads: a slow client delays nobody, and a stream that goes on from a position has neither a gap nor a repeat, whatever was restarted
-//! in between.
+//! Everything is read from where it is stored, the log from its files and the history from the database, at the client's pace. So
+//! a slow client delays no other client, and a stream that continues from a position has neither gaps nor repeats, whatever was
+//! restarted in between.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,28 +24,28 @@ use crate::store::Reader;
 use crate::supervisor::{Looking, Snapshot};
 use crate::transport::Client;
 
-/// How many log lines are handed out before the state is read again.
+/// The most log lines that are sent before the state is read again.
 const LINES_AT_ONCE: usize = 500;
 
-/// Where a new stream begins.
+/// The point at which a new stream begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
-    /// Behind what a client has.
+    /// After the position up to which the client has received everything.
     Behind(Position),
-    /// With the log from a cursor on, the state as it is, and what happens from now on.
+    /// With the log from this position on, the current state, and everything that happens from now on.
     Log(u64),
-    /// With the state as it is, and what happens from now on.
+    /// With the current state, and everything that happens from now on.
     Now,
 }
 
 impl Streams {
-    /// Opens a stream; `None` if the maximum number of streams, for operators or for all other clients, is reached.
+    /// Opens a stream; `None` if the maximum number of streams for a client of this rank is open.
     pub fn open(self: &Arc<Self>, begin: Begin, client: &Client<'_>) -> io::Result<Option<EventStream>> {
         let Some(slot) = self.slots.take(client) else { return Ok(None) };
         let attendance = self.inspector.attend();
-        // The first state that is sent is current.
+        // So that the first state that is sent is current.
         self.inspector.refresh();
-        // The end of the log and of the history. The state is not taken for seen.
+        // The end of the log and of the history. No version yet, so that the state is sent.
         let event = Reader::open(&self.database).and_then(|reader| reader.last_event()).map_err(io::Error::other)?;
         let now = Position { log: self.logs.end()?, version: None, event: event.unwrap_or((0, 0)), wrong: 0 };
         let at = match begin {
@@ -80,30 +80,31 @@ pub struct EventStream {
     _slot: StreamSlot,
     log: Cursor<Box<RunLogs>>,
     at: Position,
-    /// Up to which published state the history was read.
+    /// The number of the published state up to which the history was read.
     history_read_at: Option<u64>,
-    /// Which progress this client was sent, by its number and whether its run had ended; `None` when it was sent none.
+    /// The progress that this client was sent last: its run, its number, and whether the run had ended. `None` before the first.
     progress_sent: Option<(Option<i64>, u64, bool)>,
-    /// The same of the usage, by its number.
+    /// The usage that this client was sent last: its run and its number. `None` before the first.
     usage_sent: Option<(Option<i64>, u64)>,
-    /// Problems are checked for while a client follows.
+    /// Makes the server check for problems while the client is connected.
     _attendance: Attendance,
-    /// And what the run uses is looked at more often.
+    /// Makes the shim scan the run's usage more often.
     _looking: Looking,
-    /// Taken before what was read last, and for how long a wait may last where the kernel does not tell of the log's growth.
+    /// Taken before the last read.
     seen: Seen,
+    /// The longest time to wait, if the kernel does not report growth of the log.
     read_again: Option<Duration>,
 }
 
 impl EventStream {
-    /// Whether the connection is to check that its client is still there; once for each time that a check is asked for.
+    /// Returns whether the connection must check that its client is still connected: true once for each requested check.
     pub fn is_check_due(&mut self) -> bool {
         self.streams.slots.is_check_due(&mut self.checked)
     }
 
-    /// Adds what is new to `text`, if anything is.
+    /// Adds everything new to `text`.
     pub fn gather(&mut self, text: &mut EventText) -> io::Result<()> {
-        // Taken before all reads below: what comes after them ends the wait.
+        // Taken before all reads below, so that a later change ends the wait.
         self.seen = self.streams.waker.seen();
         let published = self.streams.supervisor.watch().get();
         self.read_again = self.follower.watch_run(published.snapshot.run_id);
@@ -119,7 +120,8 @@ impl EventStream {
         if self.hand_out_log(&mut history, text)? {
             self.hand_out_history(&mut history, text, |_| true)?;
         }
-        // Never behind more than a page of lines: whoever watches a flood on a slow line has to see that it was paused.
+        // The state is never more than one page of lines late, so that a client with a slow connection sees a pause even after a
+        // flood of output.
         let shown = (Some(published.snapshot.version), published.snapshot.conditions.digest());
         if (self.at.version, self.at.wrong) != shown {
             (self.at.version, self.at.wrong) = shown;
@@ -129,16 +131,16 @@ impl EventStream {
         self.hand_out_usage(&published.snapshot, text)
     }
 
-    /// Waits until there may be something that the last [`EventStream::gather`] did not have, at most for `limit`. Returns whether there can
-    /// be more: false once the server stops.
+    /// Waits until there may be something that the last [`EventStream::gather`] did not have, for at most `limit`. Returns false
+    /// once the server stops, because nothing can follow.
     pub fn wait(&self, limit: Duration) -> bool {
         self.streams.waker.wait(self.seen, self.read_again.map_or(limit, |read_again| read_again.min(limit)))
     }
 
-    /// How far the run is, where this client does not have that yet.
+    /// Adds the progress of the run, unless the client already has it.
     fn hand_out_progress(&mut self, snapshot: &Snapshot, text: &mut EventText) -> io::Result<()> {
         let Snapshot { pipeline: Pipeline { run_id, progress, .. }, progress_number, run_ended_at, .. } = snapshot;
-        // Its end closes the step that a run was at, and nothing where it was at none.
+        // The end of a run closes its current step. A run without progress has no step.
         let is_closed = progress.is_some() && run_ended_at.is_some();
         let sent = Some((*run_id, *progress_number, is_closed));
         if self.progress_sent == sent {
@@ -148,7 +150,7 @@ impl EventStream {
         text.add(None, EventKind::Progress, &ProgressEvent { run_id: *run_id, progress })
     }
 
-    /// What the run uses, where this client does not have that yet.
+    /// Adds the usage of the run, unless the client already has it.
     fn hand_out_usage(&mut self, snapshot: &Snapshot, text: &mut EventText) -> io::Result<()> {
         let Pipeline { run_id, usage, .. } = snapshot.pipeline;
         let sent = Some((run_id, snapshot.usage_number));
@@ -159,7 +161,7 @@ impl EventStream {
         text.add(None, EventKind::Usage, &UsageEvent { run_id, usage })
     }
 
-    /// The next lines, and between them what happened before each. Returns whether that was all there is.
+    /// Adds the next lines, and between them the events that came before each. Returns whether the end of the log was reached.
     fn hand_out_log(&mut self, history: &mut VecDeque<RunEvent>, text: &mut EventText) -> io::Result<bool> {
         for _ in 0..LINES_AT_ONCE {
             if text.is_full() {
@@ -184,7 +186,7 @@ impl EventStream {
         Ok(false)
     }
 
-    /// What happened, as long as it is `due`.
+    /// Adds events for as long as the next one is `due`.
     fn hand_out_history(
         &mut self,
         history: &mut VecDeque<RunEvent>,

@@ -1,4 +1,4 @@
-//! What all streams of a server share, and the waits for lines: where they read, and what wakes them.
+//! The parts that all streams and waiting requests of a server share: their sources, and the waker.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use crate::run_dir::Runs;
 use crate::store::DatabaseFile;
 use crate::supervisor::{Handle, Notice};
 
-/// Who streams: one for all listeners of a server.
+/// The event streams and waiting requests of a server, shared by all its listeners.
 pub struct Streams {
     pub(super) supervisor: Handle,
     pub(super) inspector: Inspector,
     pub(super) logs: RunLogs,
-    /// Read for the history.
+    /// The source of the history.
     pub(super) database: DatabaseFile,
     pub(super) log_watch: Arc<LogWatch>,
     pub(super) slots: Arc<Slots>,
@@ -24,7 +24,7 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// None yet. `database` is read for the history.
+    /// Creates the shared parts, without any stream. `database` is read for the history.
     pub fn new(supervisor: Handle, inspector: Inspector, runs: Runs, logs: RunLogs, database: DatabaseFile) -> Self {
         let waker = Arc::new(Waker::default());
         let woken = waker.clone();
@@ -42,7 +42,7 @@ impl Streams {
         self.slots.ask_for_checks();
     }
 
-    /// Wakes all followers and the requests that wait for a slot, to check whether to go on.
+    /// Wakes all followers, and the streams that wait for a slot, so that they check whether to continue.
     pub fn hurry(&self) {
         self.slots.ask_for_checks();
         self.slots.hurry();

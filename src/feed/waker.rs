@@ -1,10 +1,10 @@
-//! Wakes the followers: one count of everything new, and one condition variable to wait on.
+//! Wakes the followers: one count of all changes, and one condition variable to wait on.
 
 use crate::lock::lock;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Counts what is new: a publication, a growth of the log, or a reason for each follower to check its client.
+/// The count of changes: a publication, growth of the log, or a request to check clients.
 #[derive(Debug, Default)]
 pub(super) struct Waker {
     news: Mutex<News>,
@@ -17,30 +17,30 @@ struct News {
     is_closing: bool,
 }
 
-/// How much somebody has seen.
+/// The changes that a follower has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen(u64);
 
 impl Waker {
-    /// How much there is, to be asked before one looks what it is.
+    /// Returns the changes so far. Called before reading what has changed.
     pub(super) fn seen(&self) -> Seen {
         Seen(lock(&self.news).count)
     }
 
-    /// There is something new.
+    /// Counts a change and wakes the followers.
     pub(super) fn wake(&self) {
         lock(&self.news).count += 1;
         self.changed.notify_all();
     }
 
-    /// There will be nothing new: the server stops.
+    /// Ends all waits, because the server stops and no change follows.
     pub(super) fn close(&self) {
         lock(&self.news).is_closing = true;
         self.changed.notify_all();
     }
 
-    /// Waits for something that `seen` does not have, at most for `limit`, and not beyond [`Waker::close`]. Returns whether there can be
-    /// more.
+    /// Waits for a change after `seen`, for at most `limit`, and not beyond [`Waker::close`]. Returns false once the server
+    /// stops.
     pub(super) fn wait(&self, seen: Seen, limit: Duration) -> bool {
         let has_none = |news: &mut News| Seen(news.count) == seen && !news.is_closing;
         let waited = self.changed.wait_timeout_while(lock(&self.news), limit, has_none);

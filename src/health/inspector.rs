@@ -1,7 +1,8 @@
-//! When to scan: when a client requests the state, at most once a second, and while a stream of events is open.
+//! When to scan for problems: when a client requests the state, at most once a second, and while an event stream is open.
 //!
-//! The thread of the [`Inspector`] sleeps otherwise. It does not check what the supervisor learns by messages. Only this thread waits for the disk: an answer
-//! waits for a scan for `LOOK_WAIT` at most, so a disk that hangs delays no client for longer than that.
+//! Otherwise the thread of the [`Inspector`] sleeps. It does not check for problems that messages report to the supervisor. Only
+//! this thread waits for the disk. A response waits for a scan for at most `LOOK_WAIT`, so a disk that hangs delays no client for
+//! longer than that.
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,20 +12,20 @@ use std::time::{Duration, Instant};
 use super::watch;
 use crate::lock::lock;
 
-/// The least time between two scans that requests for the state cause, and the time between two scans while a stream is open.
+/// The shortest time between two scans that requests for the state cause, and the time between two scans while a stream is open.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long an answer waits for a scan. A scan usually takes a fraction of a millisecond.
+/// How long a response waits for a scan. A scan usually takes a fraction of a millisecond.
 const LOOK_WAIT: Duration = Duration::from_millis(200);
 
-/// The stack of the thread that scans, in bytes: a few paths, a sentence, and the making of a file.
+/// The stack of the scanning thread, in bytes. It needs room for a few paths, a sentence, and the creation of a file.
 const STACK_BYTES: usize = 128 * 1024;
 
 /// Scans for problems on request.
 #[derive(Clone, Debug)]
 pub struct Inspector {
     shared: Arc<Shared>,
-    /// The thread ends with the last of them.
+    /// Ends the thread when the last clone is dropped.
     _end: Arc<Over>,
 }
 
@@ -36,21 +37,21 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Turns {
-    /// How many scans were requested, and how many are done.
+    /// How many scans were requested, and how many have finished.
     asked: u64,
     done: u64,
     /// When the latest finished scan began.
     looked_at: Option<Instant>,
-    /// The scan under way has taken longer than an answer waits.
+    /// Whether the current scan has taken longer than a response waits.
     is_slow: bool,
-    /// How many streams are open.
+    /// The number of open streams.
     attended: usize,
     is_over: bool,
 }
 
 impl Inspector {
-    /// Starts the thread that calls `look`, which passes its findings to the publisher. It returns the time until the next scan that is due
-    /// without a request; `None` if there is no need.
+    /// Starts the thread that calls `look`. `look` scans and passes its findings to the publisher. It returns the time until the
+    /// next scan that is due without a request; `None` if no scan is due.
     pub fn start(mut look: impl FnMut() -> Option<Duration> + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let looking = shared.clone();
@@ -68,7 +69,7 @@ impl Inspector {
         Ok(Self { _end: Arc::new(Over(shared.clone())), shared })
     }
 
-    /// Makes sure that the findings are at most a second old. If they are, this costs a lock and one reading of the clock.
+    /// Ensures that the findings are at most a second old. If they are, this costs a lock and one reading of the clock.
     pub fn refresh(&self) {
         let looked_at = lock(&self.shared.turns).looked_at;
         if looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
@@ -76,12 +77,13 @@ impl Inspector {
         }
     }
 
-    /// Requests a scan, and does not wait for it.
+    /// Requests a scan and does not wait for it.
     pub fn begin_look(&self) {
         drop(self.shared.ask_for_a_look());
     }
 
-    /// Makes sure that the findings are current: waits for a scan that begins after this call.
+    /// Ensures that the findings are current: waits for a scan that begins after this call, for at most `LOOK_WAIT`. Does not
+    /// wait if the current scan already took longer than that.
     pub fn look(&self) {
         let (turns, turn) = self.shared.ask_for_a_look();
         if turns.is_slow || turns.is_over {
@@ -95,7 +97,7 @@ impl Inspector {
         turns.is_slow |= turns.done < turn;
     }
 
-    /// Looks also when one of these names is removed from `dir` or replaced there, whether anybody asks or not.
+    /// Also scans when one of these names is removed from `dir` or replaced there, without a request.
     pub fn watch(&self, dir: &Path, names: Vec<String>) -> std::io::Result<()> {
         let shared = Arc::downgrade(&self.shared);
         watch::watch(dir, names, move || {
@@ -113,7 +115,7 @@ impl Inspector {
     }
 }
 
-/// A client follows the state.
+/// Keeps the scans going, because a client follows the state.
 #[derive(Debug)]
 pub struct Attendance(Arc<Shared>);
 
@@ -123,7 +125,7 @@ impl Drop for Attendance {
     }
 }
 
-/// The thread is no longer needed, or it has ended for whatever reason, and no request waits for it.
+/// Ends the thread, or reports that it has ended for any reason, so that no request waits for it.
 #[derive(Debug)]
 struct Over(Arc<Shared>);
 
@@ -135,10 +137,10 @@ impl Drop for Over {
 }
 
 impl Shared {
-    /// Requests a scan that begins after this call. Returns its number.
+    /// Requests a scan that begins after this call. Returns the locked state and the number of the scan.
     fn ask_for_a_look(&self) -> (MutexGuard<'_, Turns>, u64) {
         let mut turns = lock(&self.turns);
-        // A scan under way may already have passed the file that has changed.
+        // The current scan may already have passed the file that has changed, so it does not count.
         turns.asked = (turns.asked + 1).min(turns.done + 2);
         self.changed.notify_all();
         let turn = turns.asked;
@@ -224,7 +226,7 @@ mod tests {
         .expect("starts");
         inspector.refresh();
         assert!(lock(&inspector.shared.turns).is_slow, "no request waits for it any more");
-        // While it hangs no request begins to wait. A thousand waits of 200 ms would not return in time.
+        // While a scan hangs, no request begins to wait. A thousand waits of 200 ms would not return in time.
         let began = Instant::now();
         for _ in 0..1_000 {
             inspector.refresh();

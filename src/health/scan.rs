@@ -1,4 +1,4 @@
-//! One scan: of the disks, of the files that the server has open or by which clients find it, and of the live run's shim.
+//! One scan: of the disks, of the files that the server has open or that lead clients to it, and of the live run's shim.
 
 use std::path::{Path, PathBuf};
 
@@ -8,14 +8,14 @@ use crate::pipeline::ConditionCode;
 use crate::process::{self, Identity};
 use crate::run_dir::{self, Runs};
 
-/// Less room than this on a disk is a condition: in bytes, and in files.
+/// The least free room on a disk, in bytes and in files. Less is a condition.
 const FREE_BYTES_MIN: u64 = 1024 * 1024;
 const FREE_FILES_MIN: u64 = 16;
 
 /// The problems that a scan has found, each with its sentence.
 pub type Findings = Vec<(ConditionCode, String)>;
 
-/// Where to look, and what was there when the server began.
+/// The places to scan, and the files that the server found there at its start.
 #[derive(Debug)]
 pub struct Places {
     runs: Runs,
@@ -27,14 +27,14 @@ pub struct Places {
 }
 
 impl Places {
-    /// Remembers what is there now, which is what the server uses.
+    /// Records the current files, which are the files that the server uses.
     pub fn new(runs: Runs, database: PathBuf, mut secrets: Vec<PathBuf>) -> Self {
         secrets.retain(|path| has_entry(path));
         let (runtime_dir_id, database_id) = (FileId::of(runs.runtime_dir()).ok(), FileId::of(&database).ok());
         Self { runs, database, secrets, runtime_dir_id, database_id }
     }
 
-    /// What is wrong now. `live_run` is the run whose shim must be there.
+    /// Returns the current problems. `live_run` is the run whose shim must be running.
     pub fn look(&self, live_run: Option<i64>) -> Findings {
         let mut found = Findings::new();
         let mut add = |code, detail: Option<String>| found.extend(detail.map(|detail| (code, detail)));
@@ -56,13 +56,14 @@ impl Places {
         found
     }
 
-    /// The runtime directory, if its path now leads to another directory or to none.
+    /// Returns the runtime directory if its path now leads to another directory or to nothing.
     pub fn lost_dir(&self) -> Option<&Path> {
         let dir = self.runs.runtime_dir();
         (FileId::of(dir).ok() != self.runtime_dir_id).then_some(dir)
     }
 
-    /// Not recreated: the user may have removed it so that the next start makes a new one.
+    /// Reports a secret that was removed. It is not recreated, because the user may have removed it so that the next start makes
+    /// a new one.
     fn missing_secret(&self) -> Option<String> {
         let missing = self.secrets.iter().find(|path| !has_entry(path))?;
         Some(format!(
@@ -71,7 +72,8 @@ impl Places {
         ))
     }
 
-    /// `SQLite` keeps using a file that no longer has a name, so everything that is committed there is lost.
+    /// Reports a database that was removed or replaced. `SQLite` keeps using a file that no longer has a name, so everything that
+    /// is committed there is lost.
     fn replaced_database(&self) -> Option<String> {
         let now = FileId::of(&self.database).ok();
         if now == self.database_id {
@@ -84,19 +86,19 @@ impl Places {
         ))
     }
 
-    /// A shim that a signal has stopped cannot report that.
+    /// Reports a shim that a signal has stopped, because it cannot report that itself.
     fn stopped_shim(&self, run_id: i64) -> Option<String> {
         let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?;
         let shim = header.shim_pid;
         let identity = Identity { pid: shim, start_ticks: header.shim_start_ticks };
         let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped() && stat.identity == identity);
-        // A journal can name any process, and the advice is to resume it.
+        // A journal can name any process, so the process is checked before the advice to resume it.
         (is_stopped && process::is_shim(shim).unwrap_or_default()).then(|| {
             format!("the live run's own process (the shim) does not answer: a signal has stopped it; resume it with `kill -CONT {shim}`")
         })
     }
 
-    /// Low space where files are written, before a write fails.
+    /// Reports low space where files are written, before a write fails.
     fn little_space(&self) -> Option<String> {
         let database_dir = self.database.parent().unwrap_or(Path::new("."));
         [self.runs.runtime_dir(), database_dir].into_iter().find_map(|dir| {

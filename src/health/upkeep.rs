@@ -1,4 +1,5 @@
-//! Files that the server recreates when they are removed, by a cleaner of temporary files or by a user who takes them for leftovers.
+//! Files that the server recreates if they are removed by a cleaner of temporary files, or by a user who mistakes them for
+//! leftovers.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use crate::pipeline::ConditionCode;
 /// How long a file must be missing before it is recreated, so that removing the whole folder does not leave it filled again.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// All of them, for the thread that scans and for callers that add one.
+/// All files to recreate, shared by the thread that scans and by callers that add files.
 #[derive(Clone)]
 pub struct Upkeep(Arc<Mutex<State>>);
 
@@ -29,14 +30,14 @@ impl Default for Upkeep {
     }
 }
 
-/// One of them.
+/// A file to recreate.
 pub struct Kept {
     path: PathBuf,
-    /// `None` if it could not be written yet.
+    /// `None` if the file could not be written yet.
     id: Option<FileId>,
     code: ConditionCode,
     make: Box<dyn FnMut() -> Made + Send>,
-    /// What keeps the lock on the file that was made.
+    /// The open file that holds the lock of a lock file that was recreated.
     held: Option<File>,
     missing_since: Option<Instant>,
 }
@@ -45,12 +46,12 @@ pub struct Kept {
 type Made = Result<Option<File>, String>;
 
 impl Kept {
-    /// The file that is at `path` now. `make` recreates it; `code` is the condition if it cannot.
+    /// Takes the file that is at `path` now. `make` recreates it; `code` is the condition if that fails.
     pub fn new(path: PathBuf, code: ConditionCode, make: impl FnMut() -> Made + Send + 'static) -> Self {
         Self { id: FileId::of(&path).ok(), path, code, make: Box::new(make), held: None, missing_since: None }
     }
 
-    /// The same, if it could not be written yet: what is at `path` now is another one.
+    /// Marks the file as one that could not be written yet, so that a file at `path` counts as another one.
     #[must_use]
     pub fn unwritten(self) -> Self {
         Self { id: None, ..self }
@@ -62,18 +63,18 @@ impl Upkeep {
         Self(Arc::new(Mutex::new(State { files: Vec::new(), settle, is_over: false })))
     }
 
-    /// Adds one.
+    /// Adds a file.
     pub fn keep(&self, kept: Kept) {
         lock(&self.0).files.push(kept);
     }
 
-    /// Recreates nothing from here on: the server stops, and removes some of the files itself. Recreated locks stay held.
+    /// Stops recreating files, because the server stops and removes some of them itself. Recreated locks stay held.
     pub fn end(&self) {
         lock(&self.0).is_over = true;
     }
 
-    /// Recreates files that have been missing for a while, but none below `lost`, because a folder that was replaced belongs to another program. Returns
-    /// the files that cannot be recreated, and the time until the next scan if a file is missing.
+    /// Recreates files that have been missing for a while, but none below `lost`, because a folder that was replaced belongs to
+    /// another program. Returns the files that cannot be recreated, and the time until the next scan if a file is missing.
     pub fn look(&self, lost: Option<&Path>) -> (Findings, Option<Duration>) {
         let mut findings = Findings::new();
         let mut again = None;
@@ -102,7 +103,8 @@ impl Upkeep {
                 }
                 Err(why) => {
                     findings.push((kept.code, format!("{what}: {why}")));
-                    // Client commands need this file. Retrying a lock would block this thread for half a second each time.
+                    // Only this file is tried again soon, because client commands need it. Retrying a lock would block this
+                    // thread for half a second each time.
                     if kept.code == ConditionCode::ServerInfoMissing {
                         again = again.into_iter().chain([SETTLE]).min();
                     }

@@ -1,6 +1,7 @@
-//! The kernel reports the removal of a name in the runtime directory (`inotify(7)`), so that files are recreated before a client misses them.
+//! Reacts when the kernel reports that a name in the runtime directory was removed (`inotify(7)`), so that files are recreated
+//! before a client misses them.
 //!
-//! A convenience: if the kernel has no room for it, a missing file is noticed at the next request.
+//! This is a convenience: if the kernel has no room for the watch, a missing file is noticed at the next request.
 
 use std::ffi::CStr;
 use std::io;
@@ -13,8 +14,8 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 /// The stack of the thread that waits for the kernel, in bytes.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// Calls `look` each time one of the names is removed from `dir` or replaced there, and when `dir` itself is removed. Ends with the process, and
-/// costs nothing until then.
+/// Calls `look` each time one of the names is removed from `dir` or replaced there, and when `dir` itself is removed. The watch
+/// lasts until the process ends, and costs nothing between events.
 pub(super) fn watch(dir: &Path, names: Vec<String>, look: impl Fn() + Send + 'static) -> io::Result<()> {
     let queue = inotify::init(CreateFlags::CLOEXEC)?;
     let of_names = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO;
@@ -28,7 +29,7 @@ pub(super) fn watch(dir: &Path, names: Vec<String>, look: impl Fn() + Send + 'st
             match told.next().map(|event| event.file_name().is_none_or(&matters)) {
                 Ok(true) => look(),
                 Ok(false) | Err(rustix::io::Errno::INTR) => {}
-                // A missing file is then noticed at the next request.
+                // From here on, a missing file is noticed at the next request.
                 Err(_) => return,
             }
         }
