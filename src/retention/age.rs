@@ -1,9 +1,9 @@
-//! How long ago runs ended, and request keys were used, in observed time.
+//! How long ago runs ended and request keys were used, in observed time.
 //!
 //! The wall clock may be wrong: a board without a battery starts in 1970, and a user can set a clock to any year. So ages are not
-//! taken from time stamps. What counts is the time for which the machine was on, by the clock that runs from boot, and
-//! the wall-clock time between two boots, if that is no longer than [`OFF_MAX`]: a longer gap may be a wrong clock and
-//! does not count. Runs end, and keys are used, in the order of their ids, so it is enough to note at intervals up to which id all had.
+//! taken from time stamps. Observed time is the time for which the machine was on, by the clock that runs from boot. The
+//! wall-clock time between two boots also counts, if it is at most [`OFF_MAX`]: a longer gap may come from a wrong clock. Runs
+//! end, and keys are used, in the order of their ids, so it is enough to note at intervals up to which id all had.
 //!
 //! Pure: clocks are passed in.
 
@@ -13,40 +13,40 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Timestamp, whole_ms};
 
-/// The longest time off that counts.
+/// The longest time between two boots that counts.
 const OFF_MAX: Duration = Duration::from_hours(24);
 
-/// The interval between notes: a run or a key may be kept for this much longer.
+/// The interval between notes. A run or a key may be kept for this much longer.
 const NOTED_EVERY: Duration = Duration::from_hours(6);
 
-/// The most notes. Beyond it older ones are further apart.
+/// The most notes. Beyond that, every other one of the older notes is dropped.
 const NOTES_MAX: usize = 256;
 
-/// The observed time, which runs had ended by when, and which keys had been used.
+/// The observed time, and by when runs had ended and request keys had been used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Witness {
-    /// The boot of the machine at the last reading of the clocks.
+    /// The boot id of the machine at the last reading of the clocks.
     boot_id: String,
-    /// The boot-time clock then, in milliseconds.
+    /// The boot-time clock at that reading, in milliseconds.
     boot_ms: u64,
-    /// The wall clock then; none before the first reading.
+    /// The wall clock at that reading; `None` before the first reading.
     wall: Option<Timestamp>,
-    /// The time observed up to then, in milliseconds.
+    /// The time observed up to that reading, in milliseconds.
     witnessed_ms: u64,
-    /// By when runs had ended.
+    /// The notes about runs that had ended.
     ended: Notes,
-    /// By when request keys had been used.
+    /// The notes about request keys that had been used.
     #[serde(default)]
     keys: Notes,
 }
 
-/// The notes: by this observed time, it was so of all ids up to this one; in order.
+/// Notes, in order: an observed time, and the id up to which all runs had ended, or all keys had been used, by then.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 struct Notes(Vec<(u64, i64)>);
 
 impl Witness {
-    /// Reads the clocks.
+    /// Reads the clocks, and adds the time since the last reading to the observed time.
     pub(super) fn read_clocks(&mut self, boot_id: &str, since_boot: Duration, now: Timestamp) {
         let boot_ms = whole_ms(since_boot);
         let new_ms = match self.wall {
@@ -54,38 +54,38 @@ impl Witness {
             Some(_) if self.boot_id == boot_id => boot_ms.saturating_sub(self.boot_ms),
             Some(wall) => {
                 let booted_at = now.unix_ms().saturating_sub_unsigned(boot_ms);
-                // A clock that went back does not count either.
+                // A clock that was set back does not count either.
                 let off_ms = u64::try_from(booted_at.saturating_sub(wall.unix_ms())).unwrap_or(0);
                 boot_ms.saturating_add(if off_ms <= whole_ms(OFF_MAX) { off_ms } else { 0 })
             }
         };
-        // What was read from the disk can be any number.
+        // Saturating, because the number on disk can have any value.
         self.witnessed_ms = self.witnessed_ms.saturating_add(new_ms);
         boot_id.clone_into(&mut self.boot_id);
         (self.boot_ms, self.wall) = (boot_ms, Some(now));
     }
 
-    /// Whether it has read the clocks in another boot of the machine than `before`, or has observed at least `time` since.
+    /// Returns whether the clocks were read in another boot of the machine than `before`, or at least `time` was observed since.
     pub(super) fn is_ahead_of(&self, before: &Self, time: Duration) -> bool {
         self.boot_id != before.boot_id || self.witnessed_ms.saturating_sub(before.witnessed_ms) >= whole_ms(time)
     }
 
-    /// All runs up to this one have ended by now.
+    /// Notes that all runs up to this one have ended by now.
     pub(super) fn note_ended(&mut self, run_id: i64) {
         self.ended.note(self.witnessed_ms, run_id);
     }
 
-    /// The last run that certainly ended at least `age` ago, as did all runs before it.
+    /// Returns the last run that certainly ended at least `age` ago. All runs before it did so, too.
     pub(super) fn ended_for(&self, age: Duration) -> Option<i64> {
         self.ended.up_to(self.witnessed_ms.checked_sub(whole_ms(age))?)
     }
 
-    /// All request keys up to this one have been used by now.
+    /// Notes that all request keys up to this one have been used by now.
     pub(super) fn note_keys(&mut self, newest: i64) {
         self.keys.note(self.witnessed_ms, newest);
     }
 
-    /// The last request key that was certainly used at least `age` ago, as were all keys before it.
+    /// Returns the last request key that was certainly used at least `age` ago. All keys before it were, too.
     pub(super) fn keys_used_for(&self, age: Duration) -> Option<i64> {
         self.keys.up_to(self.witnessed_ms.checked_sub(whole_ms(age))?)
     }
@@ -94,12 +94,12 @@ impl Witness {
 impl Notes {
     fn note(&mut self, now_ms: u64, id: i64) {
         let Self(notes) = self;
-        // The notes are about a database that no longer exists.
+        // Notes with higher ids are about a database that no longer exists.
         notes.retain(|&(_, noted)| noted <= id);
         if notes.last().is_some_and(|&(_, noted)| noted == id) {
             return;
         }
-        // The last note is always exact; the one before it can be dropped.
+        // The last note is always exact, so it moves along until it is far enough from the note before it.
         if let [.., (before_last, _), last] = notes.as_mut_slice()
             && now_ms.saturating_sub(*before_last) < whole_ms(NOTED_EVERY)
         {
@@ -116,7 +116,7 @@ impl Notes {
         }
     }
 
-    /// The last id of which it was certainly so by then.
+    /// Returns the last id for which this was certainly true by then.
     fn up_to(&self, by_ms: u64) -> Option<i64> {
         let n = self.0.partition_point(|&(at, _)| at <= by_ms);
         n.checked_sub(1).map(|n| self.0[n].1)
@@ -132,7 +132,7 @@ mod tests {
     const WEEK: Duration = Duration::from_hours(7 * 24);
     const YEAR_MS: i64 = 365 * 86_400_000;
 
-    /// A machine whose clocks are set by hand.
+    /// A machine whose clocks are set by the test.
     struct Machine {
         boots: u32,
         since_boot: Duration,
@@ -163,7 +163,7 @@ mod tests {
             self.look();
         }
 
-        /// Off for this long, and the wall clock wrong by this much after it.
+        /// Reboots after the machine was off for this long. Afterwards the wall clock is wrong by this much.
         fn reboot_after(&mut self, off: Duration, wrong_ms: i64) {
             self.boots += 1;
             self.since_boot = Duration::from_secs(20);
@@ -211,7 +211,7 @@ mod tests {
         for wrong in [YEAR_MS, 30 * YEAR_MS, -YEAR_MS, -53 * YEAR_MS] {
             let mut machine = Machine::new();
             machine.end(1);
-            // For any number of boots and corrections of the clock.
+            // However often the machine boots and its clock is corrected.
             for _ in 0..20 {
                 machine.reboot_after(Duration::from_mins(1), wrong);
                 machine.run_for(Duration::from_mins(1));
@@ -314,7 +314,7 @@ mod tests {
         machine.end(500);
         machine.run_for(WEEK);
         assert_eq!(machine.due(), Some(500));
-        // The database was removed, and ids begin anew.
+        // The database was removed, and ids begin again.
         machine.end(3);
         assert_eq!(machine.due(), None);
     }

@@ -1,39 +1,39 @@
-//! The disk that the logs are on, and the share of it that is kept free.
+//! The disk on which the logs are, and the share of it that is kept free.
 
 use std::io;
 use std::path::Path;
 
-/// The default share of the disk that is kept free: a percentage, and the most in bytes.
+/// The default share of the disk that is kept free: a percentage, and its maximum in bytes.
 const FREE_PERCENT: u64 = 15;
 const FREE_BYTES_MAX: u64 = 4 << 30;
 
-/// Of the newest segments this percentage of the disk is always kept, but no more than this many full segments, so that other files that fill
-/// the disk do not displace the whole log.
+/// The newest segments are always kept up to this percentage of the disk, but no more than this many full segments. So other
+/// files that fill the disk do not displace the whole log.
 const KEPT_PERCENT: u64 = 5;
 const KEPT_SEGMENTS: u64 = 4;
 
-/// A disk.
+/// The space of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Disk {
-    /// Its size, and what of it is free for this user, in bytes.
+    /// The size of the disk, and the space that is free for this user, in bytes.
     pub(super) bytes: u64,
     pub(super) free_bytes: u64,
 }
 
 impl Disk {
-    /// The one that a folder is on.
+    /// Returns the disk that a folder is on.
     pub(super) fn of(dir: &Path) -> io::Result<Self> {
         let stat = rustix::fs::statvfs(dir)?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         Ok(Self { bytes: bytes(stat.f_blocks), free_bytes: bytes(stat.f_bavail) })
     }
 
-    /// The bytes to keep free; `wanted` is the setting.
+    /// Returns the number of bytes to keep free. `wanted` is the setting.
     pub(super) fn free_share(self, wanted: Option<u64>) -> u64 {
         wanted.unwrap_or_else(|| (self.bytes / 100 * FREE_PERCENT).min(FREE_BYTES_MAX))
     }
 
-    /// How much of the newest log is always kept.
+    /// Returns how many bytes of the newest log are always kept.
     pub(super) fn kept_bytes(self, segment_bytes: u64) -> u64 {
         (self.bytes / 100 * KEPT_PERCENT).min(segment_bytes.saturating_mul(KEPT_SEGMENTS))
     }

@@ -1,10 +1,10 @@
-//! Why nothing, or not everything, was kept within its limits.
+//! The errors of a pass.
 
 use std::io;
 
 use crate::store::StoreError;
 
-/// Each sentence fits after "failed to".
+/// Why a pass failed. Each sentence fits after "failed to".
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RetentionError {
     /// The database could not be read.

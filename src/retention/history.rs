@@ -1,7 +1,7 @@
-//! Which runs the history keeps, by number and age.
+//! The runs that the history keeps, by number and age.
 //!
-//! Runs are checked from the oldest to the first that stays. Their number is counted once, by the first
-//! pass; later passes count only new runs.
+//! Runs are checked from the oldest to the first that stays. They are counted once, by the first pass; later passes count only
+//! new runs.
 
 use std::collections::BTreeSet;
 
@@ -12,17 +12,17 @@ use crate::kill_point::KillPoint;
 use crate::run_dir::{self, LockState, Runs};
 use crate::store::{Reader, Writer};
 
-/// How many rows one transaction deletes, which limits how long the thread that writes is busy.
+/// How many rows one transaction deletes. This limits how long the thread that writes is busy.
 const FORGOTTEN_AT_ONCE: usize = 100;
 
-/// How a run stands, as far as is on record.
+/// Whether a run has ended, as far as that is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// Its row has no end.
+    /// The row of the run has no end.
     Live,
-    /// It has ended, according to its row or, if the database does not know the run, to its journal.
+    /// The run has ended, according to its row or, if the database does not know the run, to its journal.
     Ended,
-    /// Nobody says that it has ended.
+    /// Nothing records that the run has ended.
     Unknown,
 }
 
@@ -30,27 +30,28 @@ pub(super) enum Standing {
 #[derive(Debug, Default)]
 pub(super) struct History {
     is_counted: bool,
-    /// Up to here rows were deleted, or could not be yet. The rest of them is counted again each time, and is small.
+    /// The id up to which rows were deleted, or could not be deleted yet. The remaining rows up to it are few, and are counted
+    /// again each time.
     low: i64,
-    /// How many rows are above that.
+    /// The number of rows above that id.
     above_low: u64,
     /// The highest id of a row.
     pub(super) latest_row: i64,
     /// The run that has not ended.
     live: Option<i64>,
-    /// Directories that the database does not know, ascending, and whether their runs have ended.
+    /// The ids of directories that the database does not know, ascending, and whether their runs have ended.
     unknown: Vec<(i64, bool)>,
-    /// Runs whose directories could not be removed, as was reported once.
+    /// Runs whose directories could not be removed. Each of them was reported once.
     reported: BTreeSet<i64>,
 }
 
 impl History {
-    /// Adds new runs; the first time, all runs. Once the server stops, no more journals are read.
+    /// Adds new runs; at the first call, all runs. Once the server stops, it reads no further journals.
     pub(super) fn refresh(&mut self, runs: &Runs, reader: &Reader, goes_on: impl Fn() -> bool) -> Result<(), RetentionError> {
         if !self.is_counted {
             let rows = reader.run_ids()?;
             let dirs = runs.ids()?;
-            // A run that begins between the two reads is not an unknown one.
+            // A run that begins between the two reads is not unknown.
             let newest = rows.last().copied().unwrap_or(0);
             let is_new = |id: i64| id > newest && reader.run_log(id).is_ok_and(|row| row.is_some());
             self.unknown = dirs
@@ -68,17 +69,17 @@ impl History {
         Ok(())
     }
 
-    /// The latest run of which there is a row or a directory.
+    /// Returns the latest run that has a row or a directory; 0 without any run.
     pub(super) fn latest(&self) -> i64 {
         self.latest_row.max(self.unknown.last().map_or(0, |&(id, _)| id))
     }
 
-    /// The last run up to which all have ended, as far as the database knows.
+    /// Returns the run up to which all runs have ended, as far as the database knows.
     pub(super) fn all_ended_up_to(&self) -> i64 {
         self.live.map_or(self.latest_row, |live| live - 1)
     }
 
-    /// How a run stands.
+    /// Returns whether a run has ended.
     pub(super) fn standing(&self, reader: &Reader, id: i64) -> Result<Standing, RetentionError> {
         if self.live == Some(id) {
             return Ok(Standing::Live);
@@ -88,14 +89,14 @@ impl History {
             Some(false) => Standing::Live,
             None => match self.unknown.binary_search_by_key(&id, |&(unknown, _)| unknown) {
                 Ok(n) if self.unknown[n].1 => Standing::Ended,
-                // Its row may be on its way.
+                // Its row may not have been committed yet.
                 Ok(_) | Err(_) => Standing::Unknown,
             },
         })
     }
 
-    /// Removes the oldest runs beyond `kept` and all up to `too_old`, never the latest. Their rows are handed over. Returns whether all of
-    /// them were removed.
+    /// Removes the oldest runs beyond `kept`, and all runs up to `too_old`, but never the latest run. Hands the deletion of their
+    /// rows to `writer`. Returns whether all of these runs were removed.
     pub(super) fn forget(
         &mut self,
         runs: &Runs,
@@ -130,7 +131,7 @@ impl History {
                 if !has_ended {
                     continue;
                 }
-                // A shim that still has facts to add holds its lock.
+                // A shim that still has facts to add holds the lock of its run.
                 let removed = if is_left(runs, id) { removal::remove(runs.run(id).path(), &goes_on) } else { Ok(false) };
                 match removed {
                     Ok(true) => {
@@ -156,7 +157,7 @@ impl History {
                 }
             }
             if !forgotten.is_empty() {
-                // What is not done, the next pass finds again, or the next server.
+                // If this fails, the next pass or the next server finds the rows again.
                 let _found_again = writer.begin(move |store| {
                     let forgot = store.forget_runs(&forgotten);
                     match &forgot {
@@ -176,7 +177,7 @@ impl History {
         Ok(is_done)
     }
 
-    /// The oldest runs with ids above `after`: id, whether it has ended, whether there is a row.
+    /// Returns the oldest runs with ids above `after`: the id, whether the run has ended, and whether it has a row.
     fn oldest(&self, reader: &Reader, after: i64) -> Result<Vec<(i64, bool, bool)>, RetentionError> {
         let mut all: Vec<(i64, bool, bool)> =
             reader.oldest_runs(after, FORGOTTEN_AT_ONCE)?.into_iter().map(|(id, has_ended)| (id, has_ended, true)).collect();
@@ -188,7 +189,8 @@ impl History {
     }
 }
 
-/// Whether no process writes into a run's directory any more. Of runs behind a link, or in a directory of another user, that is never known.
+/// Returns whether no process writes into a run's directory any longer. Always false for runs behind a link or in a directory of
+/// another user, because it cannot be known for them.
 pub(super) fn is_left(runs: &Runs, id: i64) -> bool {
     !is_foreign(&runs.path()) && runs.run(id).lock_state().is_ok_and(|lock| lock == LockState::Free)
 }

@@ -1,11 +1,11 @@
-//! Passes over runs, logs and request keys: old runs and keys are forgotten, old log segments removed, finished ones packed.
+//! Passes over runs, logs and request keys, which delete old runs and keys, remove old log segments, and pack finished ones.
 //!
-//! A pass follows each wake: at boot, when a run begins or has ended, when a log has gone on to another segment, and after some hours
-//! without any of these. It decides from the current files and rows, so it can be killed anywhere and start again; what it remembers saves
-//! repeated scans and records how old runs and keys are. Of a run that is not recorded as ended it packs the finished segments and, if the disk is nearly full, removes the oldest of them;
-//! the run's shim limits the size of the log.
+//! A pass follows each wake-up: at boot, when a run begins or has ended, when a log continues in a new segment, and after some
+//! hours without any of these. It decides from the current files and rows, so it can be killed anywhere and start again. Its
+//! memory saves repeated scans, and records how old runs and keys are. If a run is not recorded as ended, a pass packs its
+//! finished segments and, if the disk is nearly full, removes the oldest of them. The shim of the run limits the size of the log.
 //!
-//! If killed between a run's directory and its row: the row is found again, and goes then.
+//! If killed between a run's directory and its row: the next pass finds the row and deletes it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,65 +28,68 @@ use crate::process;
 use crate::run_dir::Runs;
 use crate::store::{DatabaseFile, Reader, Writer};
 
-/// How often there is a pass if nothing wakes one: runs and request keys age on a server that has nothing to do, too.
+/// The interval of passes without a wake-up, because runs and request keys also age on an idle server.
 const PASS_EVERY: Duration = Duration::from_hours(6);
 
-/// The pause before what cannot be done yet is tried again: a shim that still has something to write, a disk that fails. It doubles each time
-/// up to a limit, because a pass reads the database and directories.
+/// The pause before another try at work that cannot be done yet, because a shim still has something to write or a disk fails. It
+/// doubles each time up to the maximum, because a pass reads the database and directories.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_mins(1);
 
-/// It packs once no log has gone on to another segment for this long: a pipeline that pours out output has better use for the processor.
+/// Packing begins after this long without a wake-up. A pipeline that pours out output causes one with each segment, and needs the
+/// processor more.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// While it packs it sleeps so many times as long as it works, but no longer than that at a time. Where each session has its share of the
-/// processors (`sched(7)`, autogroup) the lowest priority is none among sessions, and the pipeline would feel it.
+/// Packing sleeps for this many times as long as it works, but at most `LEISURE_MAX` at a time. If each session has its own share
+/// of the processors (`sched(7)`, autogroup), the lowest priority has no effect between sessions, and packing would slow the
+/// pipeline down.
 const LEISURE: u32 = 2;
 const LEISURE_MAX: Duration = Duration::from_millis(20);
 
-/// A smaller segment is not packed: a file takes a block of the disk in any case.
+/// A smaller segment is not packed, because a file takes a block of the disk in any case.
 const PACKED_BYTES_MIN: u64 = 64 * 1024;
 
 /// How many runs one turn scans for segments to pack.
 const SCANNED_AT_ONCE: usize = 500;
 
-/// How long request keys are kept, at least.
+/// The shortest time for which request keys are kept.
 const KEYS_KEPT: Duration = Duration::from_hours(24);
 
-/// The notes are stored after this many more runs are settled, and once this much more time was observed.
+/// The notes are stored after this many more runs are settled, or after this much more time was observed.
 const STORED_RUNS: i64 = 32;
 const STORED_EVERY: Duration = Duration::from_mins(10);
 
-/// One pass.
+/// The result of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pass {
-    /// All is as it should be.
+    /// Nothing is left to do.
     Done,
-    /// Something was left for later.
+    /// Some work was left for later.
     Again,
-    /// There is more to do at once.
+    /// More work can be done at once.
     More,
-    /// It was woken or told to stop meanwhile.
+    /// The pass ended early, because of a wake-up or the end of the server.
     Interrupted,
 }
 
-/// How far the scan for segments to pack came.
+/// How far the scan for segments to pack went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     /// To the last run.
     All,
-    /// As far as one turn goes; the next one goes on from there.
+    /// As far as one turn goes. The next turn continues from there.
     Some,
-    /// The same, but the next turn goes no further before a segment is packed.
+    /// As far as one turn goes, but the next turn gets no further unless a segment is packed.
     IfPacked,
 }
 
 pub(super) struct Housekeeping {
     /// The runs in `dir`.
     runs: Runs,
-    /// The runtime directory, held open: nothing may be removed from, or written into, another directory that now has its path.
+    /// The runtime directory, held open, so that nothing is removed from, or written into, another directory that now has its
+    /// path.
     dir: HeldDir,
-    /// Where it was opened.
+    /// The path at which it was opened.
     path: PathBuf,
     logs: RunLogs,
     database: DatabaseFile,
@@ -94,18 +97,18 @@ pub(super) struct Housekeeping {
     writer: Writer,
     is_stopping: Arc<AtomicBool>,
     memory: Memory,
-    /// The stored part of that.
+    /// The memory as it was last stored.
     stored: Memory,
     history: History,
     sizes: Sizes,
-    /// Half-packed segments of killed servers are removed from runs that this server has not scanned yet.
+    /// The run up to which half-packed segments of killed servers were removed.
     cleaned_up_to: i64,
-    /// [`PASS_EVERY`], but for tests.
+    /// [`PASS_EVERY`], except in tests.
     passes_every: Duration,
 }
 
 impl Housekeeping {
-    /// Of the runs in the runtime directory that is at `path` now.
+    /// Opens the runtime directory that is at `path` now, and loads its notes.
     pub(super) fn new(
         path: &Path,
         logs: RunLogs,
@@ -135,7 +138,7 @@ impl Housekeeping {
         })
     }
 
-    /// Passes until the server stops, each after a wake.
+    /// Makes passes until the server stops: one at once, and one after each wake-up.
     pub(super) fn go_on(&mut self, wakes: &Receiver<()>) {
         let mut complaint = None;
         let mut pause = RETRY;
@@ -168,7 +171,7 @@ impl Housekeeping {
         self.remember(true);
     }
 
-    /// A path in the held directory, for a message.
+    /// Returns a path in the held directory in the form for messages.
     fn shown(&self, path: &Path) -> PathBuf {
         path.strip_prefix(self.dir.path()).map_or_else(|_| path.to_owned(), |inner| self.path.join(inner))
     }
@@ -203,7 +206,7 @@ impl Housekeeping {
             match log::pack(&segment, self.at_leisure()) {
                 Ok(Packing::Done | Packing::Left) => has_packed = true,
                 Ok(Packing::GivenUp) => return Ok(Pass::Interrupted),
-                // The plain one is as good, it takes more room; the next pass tries again.
+                // The plain segment stays, which only takes more room. The next pass tries again.
                 Err(error) => ::log::warn!("failed to pack {}: {error}", self.shown(&segment.path).display()),
             }
         }
@@ -215,18 +218,19 @@ impl Housekeeping {
         })
     }
 
-    /// Has the old request keys forgotten.
+    /// Hands the deletion of old request keys to the writer.
     fn forget_keys(&mut self, reader: &Reader) -> Result<(), RetentionError> {
         let (oldest, newest) = reader.request_key_ids()?;
         self.memory.witness.note_keys(newest);
         if let Some(up_to) = self.memory.witness.keys_used_for(KEYS_KEPT).filter(|&up_to| 0 < oldest && oldest <= up_to) {
-            // The next pass finds those that stay because this fails.
+            // If this fails, the next pass finds the keys again.
             let _tried_again = self.writer.begin(move |store| store.forget_request_keys(up_to));
         }
         Ok(())
     }
 
-    /// Asked before each frame: sleeps for longer than the last one took, and says whether to go on.
+    /// Returns a function to call before each frame. It sleeps for longer than the last frame took, and returns whether to
+    /// continue.
     fn at_leisure(&self) -> impl FnMut() -> bool {
         let mut last = Instant::now();
         move || {
@@ -236,15 +240,15 @@ impl Housekeeping {
         }
     }
 
-    /// Counts the time since the last pass.
+    /// Adds the time since the last pass to the observed time.
     fn witness(&mut self) {
-        // Without it no run ages, and none is removed for its age.
+        // Without a boot id no run ages, and none is removed for its age.
         if let Ok(boot_id) = process::boot_id() {
             self.memory.witness.read_clocks(&boot_id, SystemClock.since_boot(), SystemClock.now());
         }
     }
 
-    /// Stores the notes, if they have changed by enough.
+    /// Stores the notes if they have changed enough; with `is_last`, if they have changed at all.
     fn remember(&mut self, is_last: bool) {
         let (new, old) = (&self.memory, &self.stored);
         let has_changed = if is_last {
@@ -257,13 +261,13 @@ impl Housekeeping {
         if has_changed {
             match self.memory.store(self.dir.path(), self.database.path(), &self.runs.path()) {
                 Ok(()) => self.stored = self.memory.clone(),
-                // Tried again in the next pass; until then the previous file stays.
+                // The next pass tries again. Until then the previous file stays.
                 Err(error) => ::log::debug!("cannot write retention.json: {error}"),
             }
         }
     }
 
-    /// Removes runs beyond the limits of number and age. Returns whether all of them were removed.
+    /// Removes runs beyond the limits on number and age. Returns whether all of them were removed.
     fn forget(&mut self, reader: &Reader) -> Result<bool, RetentionError> {
         let too_old = self.limits.ended_for.and_then(|age| self.memory.witness.ended_for(age));
         let is_stopping = self.is_stopping.clone();
@@ -293,13 +297,14 @@ impl Housekeeping {
         Ok(is_done)
     }
 
-    /// Raises the floor below which no run has any log, over runs whose logs were removed here. A directory that was moved away
-    /// may come back.
+    /// Raises the floor below which no run has a log, past runs whose logs were removed here. Stops at a run whose log directory
+    /// is missing, because a directory that was moved away may come back.
     fn raise_floor(&mut self, reader: &Reader) -> Result<(), RetentionError> {
         let latest = self.history.latest();
         let first = self.logs.first_run()?.unwrap_or(latest).min(latest);
         while self.memory.log_floor < first && !self.is_stopping() {
-            // Only runs with a row can have had a log. Their ids are listed, not counted through: the name of a directory can be any number.
+            // Only runs with a row can have had a log. Their ids are read from the rows, not counted through, because the name of
+            // a directory can be any number.
             let rows = reader.oldest_runs(self.memory.log_floor.max(1) - 1, SCANNED_AT_ONCE)?;
             let is_last = rows.last().is_none_or(|&(id, _)| id >= first);
             for (id, _) in rows.into_iter().take_while(|&(id, _)| id < first) {
@@ -320,7 +325,7 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// The segments of unsettled runs that no longer grow and are worth packing.
+    /// Returns the segments of unsettled runs that no longer grow and are worth packing, and how far the scan went.
     fn finished(&mut self, reader: &Reader, is_done: &mut bool) -> Result<(Vec<Segment>, Progress), RetentionError> {
         let mut finished = Vec::new();
         let mut all_before_are_settled = true;
@@ -354,7 +359,7 @@ impl Housekeeping {
         Ok((finished, if all_before_are_settled { Progress::Some } else { Progress::IfPacked }))
     }
 
-    /// The same for one run, and whether it has anything worth packing, now or later.
+    /// Returns the same for one run, and whether it has anything worth packing, now or later.
     fn finished_of(&self, id: i64, standing: Standing, is_done: &mut bool) -> Result<(Vec<Segment>, bool), RetentionError> {
         if standing == Standing::Unknown {
             return Ok((Vec::new(), false));
@@ -368,7 +373,7 @@ impl Housekeeping {
         if segments.is_empty() {
             return Ok((segments, false));
         }
-        // The last free space on a disk is for new output, not for packing old output.
+        // The last free space of a disk is for new output, not for packing old output.
         let room = Disk::of(&dir).map_or(0, |disk| disk.free_bytes).saturating_sub(2 * self.limits.segment_bytes);
         segments.retain(|segment| segment.bytes_on_disk().is_ok_and(|bytes| bytes <= room));
         if segments.last().is_some_and(|last| Some(last.start) == newest) {

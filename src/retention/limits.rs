@@ -1,30 +1,31 @@
-//! What is kept of runs that have ended, and how large a segment of the log may become for that.
+//! The limits on ended runs and their logs, and the size of a log segment that follows from them.
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::disk::Disk;
 
-/// The smallest segment on a small disk.
+/// The smallest segment size on a small disk, in bytes.
 const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
 
-/// What is kept of runs that have ended, and of their logs.
+/// The limits on ended runs and their logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The room for the logs of all runs, in bytes; beyond it the oldest segments go.
+    /// The room for the logs of all runs, in bytes. Beyond it the oldest segments are removed.
     pub log_bytes: u64,
-    /// How many runs are kept, the latest one in any case.
+    /// The number of runs that are kept. The latest run is always kept.
     pub runs: usize,
-    /// For how long after their end they are kept; none: for ever.
+    /// How long runs are kept after their end; `None` means for ever.
     pub ended_for: Option<Duration>,
-    /// How much of the disk is kept free by removing the oldest segments, in bytes; none: a share of it; 0: no limit.
+    /// The space on the disk that is kept free by removing the oldest segments, in bytes. `None` means a share of the disk, and 0
+    /// means no limit.
     pub disk_free_bytes: Option<u64>,
-    /// The size at which a segment is closed.
+    /// The size at which a segment is closed, in bytes.
     pub segment_bytes: u64,
 }
 
-/// The size at which a segment is closed: the configured size, or less on a small disk. Retention learns of a flood when a segment is full, and
-/// must act before the disk is full.
+/// Returns the size at which a segment is closed: the configured size, or less on a small disk. Retention learns of a flood of
+/// output only when a segment is full, and must act before the disk is full.
 pub fn segment_bytes_on(dir: &Path, configured: u64, disk_free_bytes: Option<u64>) -> u64 {
     match Disk::of(dir) {
         Ok(disk) if disk_free_bytes != Some(0) => configured.min((disk.free_share(disk_free_bytes) / 4).max(SEGMENT_BYTES_MIN)),

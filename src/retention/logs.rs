@@ -1,7 +1,7 @@
-//! How much of the logs is kept: within the limit for all of them, and so that a share of the disk stays free.
+//! The limits on the logs: a maximum for all of them, and a share of the disk that stays free.
 //!
-//! The oldest segments are removed first, those of the live run last. A pass reads only what may have changed since the last one, and what it removes;
-//! how large all logs are together is added up only once they could be too large.
+//! The oldest segments are removed first, and those of the live run last. A pass reads only logs that may have changed since the
+//! last pass, and those that it removes. It adds up the size of all logs only once they could be too large.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,24 +20,25 @@ pub(super) struct Logs<'a> {
     pub(super) all: &'a RunLogs,
     pub(super) reader: &'a Reader,
     pub(super) history: &'a History,
-    /// The size at which a segment is closed.
+    /// The size at which a segment is closed, in bytes.
     pub(super) segment_bytes: u64,
     /// Whether the server keeps running.
     pub(super) goes_on: &'a dyn Fn() -> bool,
 }
 
-/// The size of each run's log; none until it was needed.
+/// The size of each run's log, in bytes; `None` until it was needed.
 pub(super) type Sizes = Option<BTreeMap<i64, u64>>;
 
 impl Logs<'_> {
-    /// Removes the oldest segments until a share of the disk is free, or only the newest are left. Returns whether nothing needs another try.
+    /// Removes the oldest segments until a share of the disk is free, or only the newest segments are left. Returns false if
+    /// another try is needed.
     pub(super) fn free_disk(&self, disk: Disk, share: u64) -> Result<bool, RetentionError> {
         let lacking = share.saturating_sub(disk.free_bytes);
         if lacking == 0 {
             return Ok(true);
         }
         let Some(first_kept) = self.newest_of(disk.kept_bytes(self.segment_bytes))? else { return Ok(true) };
-        // Those of a live run are the newest, so they are removed last.
+        // The segments of a live run are the newest, so they are removed last.
         let mut freed = 0;
         let is_done = self.remove_oldest(lacking, Some(first_kept.place()), true, &mut |_, bytes| freed += bytes)?;
         if freed > 0 {
@@ -46,7 +47,8 @@ impl Logs<'_> {
         Ok(is_done)
     }
 
-    /// Where the newest segments begin that have at most this many bytes together; always includes the newest one.
+    /// Returns the first of the newest segments that have at most this many bytes together. They always include the newest
+    /// segment.
     fn newest_of(&self, bytes: u64) -> Result<Option<Segment>, RetentionError> {
         let Some(mut kept) = self.all.newest()? else { return Ok(None) };
         let mut sum = kept.bytes_on_disk()?;
@@ -60,8 +62,8 @@ impl Logs<'_> {
         Ok(Some(kept))
     }
 
-    /// Removes the oldest segments of runs that have ended until all logs together are within their limit. `settled` is the last run up
-    /// to which none can have changed since the last time. Returns whether nothing needs another try.
+    /// Removes the oldest segments of ended runs until all logs together are within their limit. Up to the run `settled`, no log
+    /// can have changed since the last call. Returns false if another try is needed.
     pub(super) fn limit_total(&self, sizes: &mut Sizes, limit: u64, settled: i64) -> Result<bool, RetentionError> {
         let Some(newest) = self.all.newest()? else { return Ok(true) };
         let first = self.all.oldest()?.map_or(newest.start, |first| first.start);
@@ -69,12 +71,12 @@ impl Logs<'_> {
         // A live run's newest segment may grow up to its limit before the next pass.
         let is_live = newest.run_id.is_some_and(|id| self.history.standing(self.reader, id).is_ok_and(|it| it == Standing::Live));
         let growth = if is_live { self.segment_bytes.saturating_sub(newest_bytes) } else { 0 };
-        // All of the log has these positions. What does not become smaller by packing becomes a little larger.
+        // The whole log lies between these positions. A segment that packing does not make smaller becomes a little larger.
         let span = self.all.end()?.saturating_sub(first);
         if sizes.is_none() && (span + span / 256).saturating_add(growth) <= limit {
             return Ok(true);
         }
-        // On an error those that were known stay known: to measure all runs again with each try would take long.
+        // On an error the known sizes are kept, because measuring all runs again at each try would take long.
         let first = if sizes.is_some() { settled.saturating_add(1) } else { 0 };
         let Some(mut measured) = self.measure(first)? else { return Ok(true) };
         let by_run = sizes.get_or_insert_default();
@@ -91,7 +93,7 @@ impl Logs<'_> {
         })
     }
 
-    /// How large each run's log is, from run `from` on. `None` if the server stops meanwhile.
+    /// Returns the size of each run's log from run `from` on; `None` if the server stops meanwhile.
     fn measure(&self, mut from: i64) -> Result<Sizes, RetentionError> {
         let mut by_run = BTreeMap::new();
         while let Some((id, _)) = self.all.run_from(from)? {
@@ -105,8 +107,8 @@ impl Logs<'_> {
         Ok(Some(by_run))
     }
 
-    /// Removes the oldest segments until this many bytes are freed, but none from `kept_from` on and none that is still written to. Returns whether
-    /// all of them were removed.
+    /// Removes the oldest segments until this many bytes are freed, but no segment from `kept_from` on and none that is still
+    /// written to. Returns whether all of them were removed.
     fn remove_oldest(
         &self,
         excess: u64,
@@ -125,13 +127,13 @@ impl Logs<'_> {
                 return Ok(is_done);
             }
             match self.history.standing(self.reader, id)? {
-                // Its log ends with a note about the lost lines.
+                // Its shim may still add a note about lost lines.
                 Standing::Ended if !is_left(self.runs, id) => {
                     is_done = false;
                     continue;
                 }
                 Standing::Ended => {}
-                // The newest is being written.
+                // The newest segment is still being written.
                 Standing::Live if live_too => drop(segments.pop()),
                 Standing::Live | Standing::Unknown => continue,
             }

@@ -1,8 +1,8 @@
-//! `retention.json` in the runtime directory: what retention has noted, kept from one server to the next.
+//! `retention.json` in the runtime directory: the notes of retention, kept from one server to the next.
 //!
-//! They can be lost: ages are then counted anew, and logs are read once more. So the file is not synced, and an unreadable file
-//! is ignored, as is one about another database or other run directories. It is written under a temporary name first; if killed in
-//! between, the previous file stays.
+//! The notes can be lost: ages are then counted anew, and logs are read once more. So the file is not synced. An unreadable file
+//! and a file about another database are ignored; for other run directories, the notes about logs are. The file is written under
+//! a temporary name first; if killed in between, the previous file stays.
 
 use std::io;
 use std::path::Path;
@@ -18,26 +18,27 @@ const FILE: &str = "retention.json";
 /// The version of the file. Files of other versions are ignored.
 const FORMAT: u32 = 1;
 
-/// The largest file that is read, in bytes. Ours are some kilobytes.
+/// The largest file that is read, in bytes. The server writes some kilobytes.
 const BYTES_MAX: u64 = 1024 * 1024;
 
-/// What is remembered.
+/// The notes of retention.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Memory {
     format: u32,
-    /// Which database and which folder of run directories it is about.
+    /// The database and the folder of run directories that the notes are about.
     database: Option<FileId>,
     runs: Option<FileId>,
-    /// How long ago runs ended.
+    /// How long ago runs ended and request keys were used.
     pub(super) witness: Witness,
-    /// No run with a lower id has any log.
+    /// No run with a lower id has a log.
     pub(super) log_floor: i64,
     /// All runs up to this one have ended, their shims have exited, and their logs need no packing.
     pub(super) settled: i64,
 }
 
 impl Memory {
-    /// Reads the notes; empty if the file is missing or belongs to another database. Notes about logs of other run directories are dropped.
+    /// Reads the notes. They are empty if the file is missing or about another database. Notes about logs of other run
+    /// directories are dropped.
     pub(super) fn load(runtime_dir: &Path, database: &Path, runs: &Path) -> Self {
         let mut memory = Self::read(runtime_dir);
         if memory.database != FileId::of(database).ok() {
@@ -55,7 +56,7 @@ impl Memory {
         memory.filter(|memory: &Self| memory.format == FORMAT).unwrap_or_default()
     }
 
-    /// Writes it.
+    /// Writes the notes.
     pub(super) fn store(&mut self, runtime_dir: &Path, database: &Path, runs: &Path) -> io::Result<()> {
         self.format = FORMAT;
         (self.database, self.runs) = (FileId::of(database).ok(), FileId::of(runs).ok());
@@ -94,12 +95,12 @@ mod tests {
             fs::write(dir.path().join(FILE), bad).expect("writes");
             assert_eq!(load(), Memory::default(), "{bad}");
         }
-        // Other run directories: the ages stay valid, the notes about logs do not.
+        // With other run directories the ages stay valid, but the notes about logs do not.
         fs::write(dir.path().join(FILE), &text).expect("writes");
         fs::rename(&runs, dir.path().join("old")).expect("moves");
         fs::create_dir(&runs).expect("creates");
         assert_eq!((load().witness, load().log_floor, load().settled), (memory.witness.clone(), 0, 0));
-        // Another database.
+        // With another database nothing stays valid.
         fs::rename(&database, dir.path().join("old.db")).expect("moves");
         fs::write(&database, "").expect("writes");
         assert_eq!(load(), Memory::default());

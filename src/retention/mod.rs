@@ -1,7 +1,7 @@
-//! Retention: which runs, and how much of their logs, are kept on the disk.
+//! Retention: which runs, how much of their logs, and which request keys are kept.
 //!
-//! Level 2. A thread of the lowest priority removes old runs, removes old segments of the log and packs finished ones. It deletes no rows
-//! itself: one thread writes to the database, and rows of removed runs are handed to that.
+//! Level 2. A thread of the lowest priority removes old runs and old log segments, and packs finished segments. It deletes no
+//! rows itself, because only one thread writes to the database: it hands the deletion of rows to that thread.
 
 mod age;
 mod disk;

@@ -1,12 +1,13 @@
-//! Removes a directory and everything in it, however deep it is.
+//! Removes a directory and everything in it, however deeply it is nested.
 //!
-//! `std::fs::remove_dir_all` holds each level open and calls itself for the next one, so a few thousand levels use up the descriptors or
-//! the thread's stack. Here a directory that is not empty is first moved up, into the directory that is being removed. That takes six
-//! descriptors at most, and no path becomes too long. Links are removed, never followed.
+//! `std::fs::remove_dir_all` holds each level open and calls itself for the next one, so a few thousand levels use up the
+//! descriptors or the thread's stack. This module first moves a directory that is not empty up, into the directory that is being
+//! removed. That takes six descriptors at most, and no path becomes too long. Links are removed, never followed.
 //!
-//! On an overlay file system, directories of a lower layer cannot be moved (`EXDEV`). They are removed where they are, to a limited depth.
+//! On an overlay file system, directories of a lower layer cannot be moved (`EXDEV`). They are removed where they are, to a
+//! limited depth.
 //!
-//! If killed here: the directory is still there, with the rest of its contents, and is removed by the next call.
+//! If killed here: the directory still exists with the rest of its contents, and the next call removes it.
 
 use std::ffi::CStr;
 use std::io;
@@ -18,12 +19,13 @@ use rustix::io::Errno;
 
 use crate::user;
 
-/// How deep directories that cannot be moved may be nested. Each level takes a descriptor.
+/// How deeply directories that cannot be moved may be nested. Each level takes a descriptor.
 const UNMOVABLE_LEVELS_MAX: u32 = 64;
 
-/// Removes what is at `path`. Returns whether that was finished before `goes_on` became false.
+/// Removes the directory, file or link at `path`. Returns whether that was finished before `goes_on` became false.
 pub(super) fn remove(path: &Path, goes_on: impl Fn() -> bool) -> io::Result<bool> {
-    // First, because the kernel refuses to remove a mount point: what is mounted there is not the run's.
+    // First, because the kernel refuses to remove a mount point, and a file system that is mounted there does not belong to the
+    // run.
     if is_unlinked(CWD, path)? {
         return Ok(true);
     }
@@ -59,7 +61,7 @@ pub(super) fn remove(path: &Path, goes_on: impl Fn() -> bool) -> io::Result<bool
                 }
             }
             unlinkat(&top, name, AtFlags::REMOVEDIR)?;
-            // What was moved can be behind the point that this scan has reached.
+            // The scan may already have passed the new place of a moved directory, so there is another one.
             has_left = true;
         }
         if !has_left {
@@ -70,20 +72,21 @@ pub(super) fn remove(path: &Path, goes_on: impl Fn() -> bool) -> io::Result<bool
     Ok(true)
 }
 
-/// Opens a directory. One of this user's that denies its owner something becomes accessible first.
+/// Opens a directory. If it is this user's and denies its owner access, the owner is given all permissions first.
 fn open<P: rustix::path::Arg + Copy>(dir: BorrowedFd<'_>, name: P) -> Result<OwnedFd, Errno> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = openat(dir, name, flags | OFlags::PATH, Mode::empty())?;
     let about = fstat(&found)?;
     let mode = Mode::from_raw_mode(about.st_mode);
     if user::is_own(about.st_uid) && !mode.contains(Mode::RWXU) {
-        // By the descriptor: meanwhile a link can have the name. If it fails, the next call does, too.
+        // By the descriptor, because a link can have taken the name meanwhile. If this fails, the next call fails, too.
         let _shown_by_the_next = chmod(format!("/proc/self/fd/{}", found.as_raw_fd()), mode | Mode::RWXU);
     }
     openat(&found, c".", flags, Mode::empty())
 }
 
-/// Removes a directory that cannot be moved, on at most so many levels. Returns whether that was finished before `goes_on` became false.
+/// Removes a directory that cannot be moved and that has at most this many levels. Returns whether that was finished before
+/// `goes_on` became false.
 fn remove_in_place(dir: BorrowedFd<'_>, name: &CStr, levels: u32, goes_on: &impl Fn() -> bool) -> io::Result<bool> {
     let Some(levels) = levels.checked_sub(1) else {
         return Err(io::Error::other(
@@ -105,7 +108,7 @@ fn remove_in_place(dir: BorrowedFd<'_>, name: &CStr, levels: u32, goes_on: &impl
     Ok(true)
 }
 
-/// Removes an entry, unless it is a directory that is not empty.
+/// Removes an entry. Returns false for a directory that is not empty.
 fn is_removed(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
     if [c".", c".."].contains(&name) { Ok(true) } else { is_unlinked(dir, name) }
 }
@@ -127,14 +130,14 @@ fn is_unlinked<P: rustix::path::Arg + Copy>(dir: BorrowedFd<'_>, name: P) -> io:
     }
 }
 
-/// Moves a directory into `top`, to the first name that is free; `moved` is the number in the last one.
+/// Moves a directory into `top`, under the first free name. `moved` is the number in the last name.
 fn move_up(dir: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, moved: &mut u64) -> Result<(), Errno> {
     let mut is_accessible = false;
     loop {
         *moved += 1;
         match renameat(dir, name, top, format!("removed-{moved}")) {
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
-            // A move changes a directory's entry for its parent, so its owner needs permission to write.
+            // A move changes a directory's entry for its parent, so its owner needs write permission.
             Err(Errno::ACCESS) if !is_accessible => {
                 open(dir, name)?;
                 is_accessible = true;
@@ -159,7 +162,7 @@ mod tests {
         fs::create_dir(path).expect("creates");
         let mut dir = open(CWD, path).expect("opens");
         for level in 0..depth {
-            // The names are those that `move_up` uses, too.
+            // `move_up` uses these names, too.
             let name = format!("removed-{}", level % 7);
             rustix::fs::mkdirat(&dir, &name, Mode::RWXU).expect("creates");
             rustix::fs::symlinkat(linked, &dir, "link").expect("links");
@@ -192,7 +195,7 @@ mod tests {
         assert!(!path.exists() && photo.exists());
     }
 
-    /// As for a server that is not root. A capability belongs to a thread.
+    /// Without capabilities, as in a server that is not root. A capability belongs to a thread.
     #[test]
     fn directories_that_deny_their_owner_everything_are_removed() {
         use rustix::thread::{CapabilitySet, capabilities, set_capabilities};

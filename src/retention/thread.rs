@@ -1,4 +1,4 @@
-//! The thread that keeps what is on the disk within its limits, and how it is woken.
+//! The thread that keeps the files on disk within their limits, and its waker.
 
 use std::io;
 use std::path::Path;
@@ -12,24 +12,24 @@ use super::limits::Limits;
 use crate::log::RunLogs;
 use crate::store::{DatabaseFile, Writer};
 
-/// The lowest priority (`setpriority(2)`): whoever has anything to do goes first.
+/// The lowest priority (`setpriority(2)`): all other processes go first.
 const PRIORITY: i32 = 19;
 
-/// Tells the thread that there may be something to do. Costs nothing, and is never waited for. It exists before the thread, because a run
-/// can end while the server boots.
+/// Tells the thread that there may be something to do. Waking costs nothing and never waits. The waker exists before the thread,
+/// because a run can end while the server boots.
 #[derive(Clone, Debug)]
 pub struct Waker(SyncSender<()>);
 
 impl Waker {
-    /// A waker, and the end that the thread waits at.
+    /// Creates a waker, and the end of the queue at which the thread waits.
     pub fn new() -> (Self, Receiver<()>) {
         let (sender, queue) = mpsc::sync_channel(1);
         (Self(sender), queue)
     }
 
-    /// Wakes it.
+    /// Wakes the thread.
     pub fn wake(&self) {
-        // Full: its next pass is still to come. Closed: the server ends.
+        // If the queue is full, the next pass is still to come. If it is closed, the server ends.
         let _passes_anyway = self.0.try_send(());
     }
 }
@@ -43,7 +43,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Begins, with a pass at once. Rows of removed runs go to `writer`.
+    /// Starts the thread, which makes a pass at once. The deletion of removed runs' rows goes to `writer`.
     pub fn start(
         (waker, queue): (Waker, Receiver<()>),
         runtime_dir: &Path,
@@ -55,14 +55,14 @@ impl Retention {
         let is_stopping = Arc::new(AtomicBool::new(false));
         let mut housekeeping = Housekeeping::new(runtime_dir, logs, database, limits, writer, is_stopping.clone())?;
         let thread = thread::Builder::new().name("retention".to_owned()).spawn(move || {
-            // Where that is not allowed it does its work all the same.
+            // The thread also does its work if this is not allowed.
             let _only_politeness = rustix::process::setpriority_process(None, PRIORITY);
             housekeeping.go_on(&queue);
         })?;
         Ok(Self { waker, is_stopping, thread })
     }
 
-    /// Ends it after the step that it is at.
+    /// Ends the thread after its current step, and waits for that.
     pub fn stop(self) {
         self.is_stopping.store(true, Ordering::Relaxed);
         self.waker.wake();

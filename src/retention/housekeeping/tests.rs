@@ -1,4 +1,4 @@
-//! Passes over made histories, without a server around it.
+//! Passes over histories made by the tests, without a server.
 
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
@@ -46,7 +46,7 @@ impl World {
         .expect("opens")
     }
 
-    /// A live run, with segments of these sizes. The lock is held for as long as the file is kept.
+    /// Begins a run, with segments of these sizes. The run's lock is held for as long as the file is kept.
     fn begin(&mut self, segments: &[u64]) -> (i64, File) {
         let at = Timestamp::from_unix_ms(0);
         let new = NewRun {
@@ -62,7 +62,7 @@ impl World {
         self.runs().note_latest(id);
         for &bytes in segments {
             let file = File::create(run.log_dir().join(format!("{:020}.log", self.position))).expect("creates");
-            // A hole takes no room on the disk, and is as long as any.
+            // A hole takes no room on disk, but counts toward the length.
             file.set_len(bytes).expect("grows");
             self.position += bytes;
         }
@@ -85,12 +85,12 @@ impl World {
         );
     }
 
-    /// A run that has ended.
+    /// Adds a run that has ended.
     fn run(&mut self, segments: &[u64]) -> i64 {
         let (id, lock) = self.begin(segments);
         self.end(id);
         drop(lock);
-        // Another test's child that was born meanwhile holds it as well, until it executes its program.
+        // A child that another test has spawned meanwhile also holds the lock, until it executes its program.
         let deadline = Instant::now() + Duration::from_mins(1);
         while !history::is_left(&self.runs(), id) {
             assert!(Instant::now() < deadline, "its lock is free");
@@ -107,7 +107,7 @@ impl World {
         self.handed.try_iter().collect()
     }
 
-    /// Does what was handed over, as the supervisor does; the runs whose rows went.
+    /// Carries out the work that was handed over, as the supervisor does. Returns the runs whose rows were deleted.
     fn carry_out(&mut self, handed: Vec<Box<dyn Work>>) -> Vec<i64> {
         let ids = || {
             Reader::open(&DatabaseFile::at(&self.dir.path().join("test.db"))).and_then(|reader| reader.run_ids()).expect("reads")
@@ -130,7 +130,7 @@ fn pass(housekeeping: &mut Housekeeping) -> Pass {
     housekeeping.pass(&wakes).expect("a pass")
 }
 
-/// Everything but the packing, on a disk of this size and with this much free.
+/// Frees the disk as a pass does, with a disk of this size and with this much free space.
 fn free_disk(housekeeping: &mut Housekeeping, disk: Disk) -> bool {
     let reader = Reader::open(&housekeeping.database).expect("opens");
     housekeeping.history.refresh(&housekeeping.runs, &reader, || true).expect("a scan");
@@ -167,7 +167,7 @@ fn retention_packs_only_segments_that_no_longer_grow() {
     }
 }
 
-/// A live run's newest segment grows until the next pass, which may be a segment away.
+/// The newest segment of a live run grows until the next pass, which may be one segment later.
 #[test]
 fn retention_frees_room_for_the_next_segment_of_a_live_run() {
     for (log_bytes, kept) in [(3000 + MIB, [3, 1]), (2999 + MIB, [2, 1]), (100, [0, 1])] {
@@ -191,7 +191,7 @@ fn oldest_logs_are_removed_first_and_not_scanned_again() {
     let kept = world.kept(1..=200);
     assert!(kept[..190].iter().all(|&count| count == 0) && kept[190..].iter().all(|&count| count == 2), "{kept:?}");
     assert_eq!((housekeeping.memory.log_floor, housekeeping.memory.settled), (191, 200));
-    // One more, and the oldest one makes room.
+    // With one more run, the oldest log makes room.
     world.run(&[400, 400]);
     assert_eq!(pass(&mut housekeeping), Pass::Done);
     assert_eq!(world.kept(190..=192), [0, 0, 2]);
@@ -229,7 +229,7 @@ fn pass_does_not_count_up_to_the_number_of_a_directory() {
     let mut housekeeping = world.housekeeping(Limits { log_bytes: 1000, ..ALL });
     assert_eq!(pass(&mut housekeeping), Pass::Done);
     assert_eq!((world.kept(1..=3), housekeeping.memory.log_floor), (vec![0, 1, 1], 2));
-    // Without any log it is the latest run.
+    // Without any log, the floor is the latest run.
     for id in [2, 3] {
         fs::remove_dir_all(world.runs().run(id).log_dir())
             .and_then(|()| fs::create_dir(world.runs().run(id).log_dir()))
@@ -250,7 +250,7 @@ fn excess_runs_are_removed_even_if_their_rows_are_deleted_late() {
     let mut handed = world.handed();
     assert_eq!(handed.len(), 3, "not all at once");
     assert!(!world.runs().run(240).path().exists() && world.runs().run(241).path().exists());
-    // Some of the rows could not be deleted: they are found again, and nothing else.
+    // Some of the rows could not be deleted. The next pass finds these, and nothing else.
     handed.truncate(1);
     assert_eq!(world.carry_out(handed), (1..=100).collect::<Vec<_>>());
     assert_eq!(pass(&mut housekeeping), Pass::Done);
@@ -286,7 +286,7 @@ fn retention_keeps_a_run_that_a_shim_still_holds() {
 #[test]
 fn oldest_segments_are_removed_to_keep_a_share_of_the_disk_free() {
     let disk = |free_mib: u64| Disk { bytes: 200 * MIB, free_bytes: free_mib * MIB };
-    // 15 of 100 are 30 MiB, and the newest 4 MiB stay whatever happens.
+    // 15 % of the disk are 30 MiB, and the newest 4 MiB always stay.
     for (free_mib, kept) in [(30, [3, 3, 3]), (29, [2, 3, 3]), (26, [0, 2, 3]), (0, [0, 1, 3])] {
         let mut world = World::new();
         for _ in 0..2 {
@@ -296,7 +296,7 @@ fn oldest_segments_are_removed_to_keep_a_share_of_the_disk_free() {
         let mut housekeeping = world.housekeeping(Limits { disk_free_bytes: None, ..ALL });
         assert!(free_disk(&mut housekeeping, disk(free_mib)));
         assert_eq!(world.kept(1..=3), kept, "{free_mib} MiB are free");
-        // Nothing more goes for what cannot be reached.
+        // If the share cannot be reached, nothing more is removed.
         assert!(free_disk(&mut housekeeping, disk(0)));
         assert_eq!(world.kept(1..=3), [0, 1, 3]);
     }
@@ -310,10 +310,10 @@ fn live_run_loses_its_oldest_segments_only_after_all_ended_runs() {
     let mut housekeeping = world.housekeeping(Limits { disk_free_bytes: Some(50 * MIB), ..ALL });
     assert!(free_disk(&mut housekeeping, Disk { bytes: 60 * MIB, free_bytes: 46 * MIB }));
     assert_eq!(world.kept(1..=2), [0, 7], "four MiB in all");
-    // A twentieth of so small a disk is three MiB.
+    // A twentieth of this small disk is three MiB.
     assert!(free_disk(&mut housekeeping, Disk { bytes: 61 * MIB, free_bytes: 0 }));
     assert_eq!(world.kept(1..=2), [0, 3]);
-    // And the newest of a smaller one still.
+    // On an even smaller disk, the newest segment stays.
     assert!(free_disk(&mut housekeeping, Disk { bytes: MIB, free_bytes: 0 }));
     assert_eq!(world.kept(1..=2), [0, 1]);
 }
@@ -354,7 +354,7 @@ fn request_keys_are_forgotten_on_a_server_with_nothing_to_do_the_newest_too() {
     }
     let mut housekeeping = world.housekeeping(ALL);
     housekeeping.passes_every = Duration::from_millis(10);
-    // Both keys will be a day old in a moment, and nothing wakes a pass then.
+    // Both keys will be a day old in a moment, and nothing wakes the thread then.
     let nearly = whole_ms(KEYS_KEPT) - 500;
     let witness = format!(r#"{{"boot_id":"","boot_ms":0,"wall":null,"witnessed_ms":{nearly},"ended":[],"keys":[[0,2]]}}"#);
     housekeeping.memory.witness = serde_json::from_str(&witness).expect("its own form");
