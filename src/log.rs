@@ -1,12 +1,13 @@
 //! Output on disk: records in segments, and readers with cursors.
 //!
-//! Level 1. A position in the log is a byte offset over all runs: a run's log begins where the one before it ended, so a position
-//! grows for ever and is a cursor to seek to. A line's id is the position after its last byte. The shim writes, the server
-//! reads, neither asks the other.
+//! Level 1. A position in the log is a byte offset over all runs. A run's log begins where the previous run's log ended, so
+//! positions only grow, and each is a cursor to seek to. The id of a line is the position after its last byte. The shim writes
+//! the log, and the server reads it without asking the shim.
 //!
-//! A record is one line: 24 bytes of time, a space, the stream (`o`, `e`, or `b` for the server's own), `.` or `+`, a space, the
-//! bytes, a newline. `+` says that the text goes on in the next record of that stream: it was longer than a record may be, or
-//! not finished yet when somebody might have wanted to see it. Segments are files named by the position at which they begin.
+//! A record is one line: 24 bytes of time, a space, the stream (`o`, `e`, or `b` for the server's own log), `.` or `+`, a space,
+//! the bytes, a newline. `+` means that the text continues in the next record of that stream: it was longer than a record can be,
+//! or it was written before its line ended, so that readers can see it. Segments are files named by the position at which they
+//! begin.
 
 mod backend;
 mod capture;

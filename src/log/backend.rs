@@ -1,7 +1,7 @@
-//! The server's own log: to standard error, and to `backend.log` in the runtime directory, bounded.
+//! The server's own log: to standard error, and to `backend.log` in the runtime directory, with a limit.
 //!
-//! `backend.log` is the newest segment. When it is full it becomes `backend-<position>.log`, and the one that had that kind of
-//! name before goes: at most two files. Behind the facade of the `log` crate.
+//! `backend.log` is the newest segment. When it is full, it is renamed to `backend-<position>.log`, and the previous file with a
+//! name of that form is removed, so there are at most two files. The server writes to this log through the `log` crate.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -19,19 +19,19 @@ use crate::held_dir::{HeldDir, has_entry};
 use crate::lock::lock;
 use crate::private;
 
-/// A file of this size is closed. Two of them are kept at most.
+/// The size at which a file is closed, in bytes. At most two files are kept.
 const BACKEND_FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The target of a record whose text the server also says on standard output.
+/// The target of a record whose text the server also prints on standard output.
 pub const SAID: &str = "autoappdev-said";
 
-/// The newest segment's file.
+/// The name of the newest segment's file.
 pub const BACKEND_LOG: &str = "backend.log";
 
 /// The logger.
 #[derive(Debug)]
 pub struct BackendLog {
-    /// The runtime directory. If it is moved, the log goes on there.
+    /// The runtime directory. If it is moved, the log continues in its new place.
     dir: HeldDir,
     newest: Mutex<Newest>,
 }
@@ -41,12 +41,12 @@ struct Newest {
     file: File,
     start: u64,
     len: u64,
-    /// Records that the disk did not take since the last that it did.
+    /// The number of records that could not be written since the last one that was.
     lost: u64,
 }
 
 impl BackendLog {
-    /// Opens the log in the runtime directory; what is there is gone on with.
+    /// Opens the log in the runtime directory, and continues an existing one.
     pub fn open(dir: &Path) -> io::Result<Self> {
         let dir = HeldDir::open(dir)?;
         let start = backend_segments(dir.path())?
@@ -58,7 +58,7 @@ impl BackendLog {
         Ok(Self { dir, newest: Mutex::new(Newest { file, start, len, lost: 0 }) })
     }
 
-    /// Makes this the process's logger.
+    /// Makes this the logger of the process.
     pub fn install(self) -> Result<(), log::SetLoggerError> {
         log::set_boxed_logger(Box::new(self))?;
         log::set_max_level(log::LevelFilter::Info);
@@ -71,7 +71,7 @@ impl BackendLog {
             let end = line.floor_char_boundary(TEXT_MAX);
             push_record(&mut records, at.as_bytes(), Stream::Backend, false, &line.as_bytes()[..end]);
         }
-        // Nothing in here can panic half-way through a change, so a poisoned lock guards whole values.
+        // No change under this lock can panic halfway, so a poisoned lock still guards whole values.
         let mut newest = lock(&self.newest);
         if newest.lost > 0 {
             records.splice(..0, loss_mark(at.as_bytes(), Stream::Backend, newest.lost));
@@ -94,7 +94,7 @@ impl BackendLog {
             newest.len = 0;
         }
         if let Err(error) = newest.file.write_all(records) {
-            // Half a record would be glued to the next one.
+            // Half a record would run into the next one.
             let _shown_as_damaged = newest.file.set_len(newest.len);
             return Err(error);
         }
@@ -112,14 +112,14 @@ impl log::Log for BackendLog {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // One line, whatever names from a cloned folder or of another process are in it.
+        // One line, even if it contains names from a cloned folder or of another process.
         let text = format!("{} {}", record.level(), printable(&record.args().to_string()));
         let at = SystemClock.now().to_string();
-        // On a terminal, a person would read it twice.
+        // On a terminal, the same text would appear twice.
         if record.target() != SAID || !console::is_one_terminal() {
             console::complain(&format!("{at} {text}"));
         }
-        // The disk can be full: a server that cannot log goes on serving.
+        // The disk can be full. A server that cannot log continues to serve.
         let _no_one_to_tell = self.append(&at, &text);
     }
 
@@ -133,7 +133,7 @@ pub struct BackendFiles {
 }
 
 impl BackendFiles {
-    /// Those in the runtime directory.
+    /// Reads the files in the runtime directory.
     pub fn new(dir: &Path) -> Self {
         Self { dir: dir.to_owned() }
     }
@@ -145,7 +145,7 @@ impl ShortLog for BackendFiles {
     }
 }
 
-/// The segments of the server's own log, in order.
+/// Returns the segments of the server's own log, in order.
 fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
     let mut newest_start = 0;

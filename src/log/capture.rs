@@ -1,34 +1,34 @@
-//! From a stream of bytes to records.
+//! Line splitting: from a stream of bytes to records.
 
 use std::time::Duration;
 
 use super::record::{Stream, TEXT_MAX, push_record, record_head};
 use crate::pipeline::{MARK_BYTES_MAX, Mark};
 
-/// How long an unfinished line, a prompt or a progress bar, may wait before it is written as far as it goes.
+/// How long an unfinished line, such as a prompt or a progress bar, can wait before it is written without its end.
 const UNFINISHED_SHOWN_AFTER: Duration = Duration::from_millis(250);
 
-/// With this many bytes of records there is enough for one write.
+/// The number of bytes of records that is enough for one write.
 pub const RECORDS_ENOUGH: usize = 128 * 1024;
 
-/// Cuts one stream into lines. Moments are in awake time.
+/// Cuts one stream into lines. All times are in awake time.
 #[derive(Debug)]
 pub struct LineSplitter {
     stream: Stream,
-    /// The beginning of a line whose end has not come, less than [`TEXT_MAX`] bytes.
+    /// The part of the current line that was not written yet, at most [`TEXT_MAX`] bytes.
     unfinished: Vec<u8>,
-    /// When the first byte of `unfinished` came.
+    /// When `unfinished` began to wait.
     since: Duration,
-    /// Whether a part of this line was already written with the mark that it goes on.
+    /// Whether a part of the current line was already written, with the mark that it continues.
     is_continued: bool,
-    /// How the line begins whose end has not come, also where that is written already.
+    /// The beginning of the current line, as far as it can be a mark, even if it was already written.
     beginning: Vec<u8>,
-    /// Lines by which the pipeline says how far it is, until somebody takes them.
+    /// Lines by which the pipeline reports its progress, until they are taken.
     marks: Vec<Mark>,
 }
 
 impl LineSplitter {
-    /// For one stream from its beginning.
+    /// Creates a splitter for one stream, from its beginning.
     pub fn new(stream: Stream) -> Self {
         Self {
             stream,
@@ -40,9 +40,10 @@ impl LineSplitter {
         }
     }
 
-    /// Takes bytes that came at `at` (a timestamp as text; `now` in awake time) and appends the records that they complete, until there are
-    /// [`RECORDS_ENOUGH`] bytes of them: empty lines become thirty times as long. Returns how many bytes it took; the rest is to be handed in
-    /// again, once `out` is written.
+    /// Takes bytes that arrived at `at`, and appends the records that they complete to `out`.
+    ///
+    /// `at` is a timestamp as text, and `now` is in awake time. Stops at [`RECORDS_ENOUGH`] bytes of records, because empty lines
+    /// become thirty times as long. Returns how many bytes it took. Hand in the rest once `out` is written.
     pub fn push(&mut self, bytes: &[u8], at: &[u8], now: Duration, out: &mut Vec<u8>) -> usize {
         let head = record_head(at, self.stream, false);
         let mut used = 0;
@@ -50,7 +51,7 @@ impl LineSplitter {
             let line = &bytes[used..end];
             self.read_mark(line);
             if self.unfinished.is_empty() && line.len() <= TEXT_MAX {
-                // The usual case, a million times a second: two copies, the newline with the text.
+                // The usual case, up to a million times a second: two copies, the newline with the text.
                 out.extend_from_slice(&head);
                 out.extend_from_slice(&bytes[used..=end]);
                 self.is_continued = false;
@@ -68,14 +69,15 @@ impl LineSplitter {
         bytes.len()
     }
 
-    /// The marks among the lines that were handed in, in order; no more than one push can have brought, if they are taken after each.
+    /// Returns the marks among the lines that were handed in, in order. If they are taken after each push, there are no more than
+    /// one push can bring.
     pub fn take_marks(&mut self) -> Vec<Mark> {
         std::mem::take(&mut self.marks)
     }
 
-    /// The present line goes on with `bytes`, its end included.
+    /// Reads the mark, if the current line is one. `bytes` is the rest of the line, up to its end.
     fn read_mark(&mut self, bytes: &[u8]) {
-        // Nearly every line is none, which the first look tells.
+        // Nearly every line is not a mark, which its first bytes show.
         if self.beginning.is_empty() {
             if bytes.starts_with(b"::") {
                 self.marks.extend(Mark::parse(bytes));
@@ -87,13 +89,13 @@ impl LineSplitter {
         }
     }
 
-    /// Keeps as much of an unfinished line as can decide whether it is a mark.
+    /// Keeps as much of an unfinished line as decides whether it is a mark.
     fn begin(&mut self, bytes: &[u8]) {
         let room = MARK_BYTES_MAX - self.beginning.len();
         self.beginning.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    /// Writes the unfinished line as far as it goes, when it has waited for long enough. A character cut in half waits on.
+    /// Writes the unfinished line without its end, if it has waited long enough. Half a character at its end waits longer.
     pub fn flush_if_due(&mut self, at: &[u8], now: Duration, out: &mut Vec<u8>) {
         if self.due_at().is_some_and(|due| due <= now) {
             let whole = whole_characters(&self.unfinished);
@@ -106,15 +108,15 @@ impl LineSplitter {
         }
     }
 
-    /// When the unfinished line is to be written; `None` while there is none.
+    /// Returns when the unfinished line must be written; `None` if there is none.
     pub fn due_at(&self) -> Option<Duration> {
-        // Half a character alone is nothing to wake up for.
+        // Half a character alone is no reason to wake up.
         (whole_characters(&self.unfinished) > 0).then(|| self.since + UNFINISHED_SHOWN_AFTER)
     }
 
-    /// The stream has ended: what is left is the last line, newline or not.
+    /// Ends the stream. The rest is the last line, with or without a newline.
     pub fn end(&mut self, at: &[u8], out: &mut Vec<u8>) {
-        // Nobody knows how a line without an end would have gone on: it is no mark.
+        // A line without an end could have continued, so it is not a mark.
         self.beginning.clear();
         if !self.unfinished.is_empty() || self.is_continued {
             self.finish(at, out);
@@ -144,9 +146,9 @@ impl LineSplitter {
     }
 }
 
-/// The length of `bytes` without a UTF-8 character at the end that is not all there. Bytes that can't become one are kept.
+/// Returns the length of `bytes` without an incomplete UTF-8 character at the end. Bytes that cannot become a character are kept.
 fn whole_characters(bytes: &[u8]) -> usize {
-    // A character has at most four bytes; its first one says how many.
+    // A character has at most four bytes. Its first byte says how many.
     let tail = bytes.len().saturating_sub(3);
     let Some(lead) = bytes[tail..].iter().rposition(|&byte| byte & 0b1100_0000 != 0b1000_0000) else { return bytes.len() };
     let lead = tail + lead;
@@ -175,7 +177,7 @@ mod tests {
             .collect()
     }
 
-    /// Hands all of it in, as the shim does.
+    /// Hands in all bytes, as the shim does.
     fn push(splitter: &mut LineSplitter, bytes: &[u8], now: Duration, out: &mut Vec<u8>) {
         let (mut used, mut written) = (0, Vec::new());
         while used < bytes.len() {
@@ -185,7 +187,7 @@ mod tests {
         }
     }
 
-    /// The bytes that the records stand for.
+    /// Returns the bytes that the records stand for.
     fn joined(out: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (goes_on, text) in records(out) {
@@ -232,7 +234,7 @@ mod tests {
         };
         for first in 0..stream.len() {
             for second in first..stream.len() {
-                // The second time each part is shown before the next one comes, as one of a prompt is.
+                // The second time, each part is written before the next one arrives, as with a prompt.
                 for wait in [Duration::ZERO, Duration::from_secs(1)] {
                     let (mut out, mut splitter, mut now) = (Vec::new(), LineSplitter::new(Stream::Stdout), Duration::ZERO);
                     for part in [&stream[..first], &stream[first..second], &stream[second..]] {
@@ -265,7 +267,7 @@ mod tests {
         }
     }
 
-    /// A stream of all that lines are made of, the same for the same seed.
+    /// Returns a stream of everything that lines can consist of, the same for the same seed.
     fn a_stream(seed: &mut u64) -> Vec<u8> {
         let mut next = |below: u64| {
             *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -301,7 +303,7 @@ mod tests {
             }
             assert!(joined(&whole) == with_end, "each byte is there, once");
             assert!(records(&whole).iter().all(|(_, text)| text.len() <= TEXT_MAX));
-            // In pieces, and the same with pauses in which what is unfinished is shown.
+            // In pieces, and the same with pauses in which unfinished lines are written.
             let (mut cut, mut shown) = (Vec::new(), Vec::new());
             let mut splitters = [LineSplitter::new(Stream::Stdout), LineSplitter::new(Stream::Stdout)];
             let (mut rest, mut now) = (&stream[..], Duration::ZERO);

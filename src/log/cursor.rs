@@ -1,7 +1,8 @@
-//! A reader's place in a log: goes forward line by line, from segment to segment and from run to run, and says what is gone.
+//! A reader's position in a log. It goes forward line by line, from segment to segment and from run to run, and reports missing
+//! bytes.
 //!
-//! At the end of what is there it says so, and goes on from there when it is asked again: a record counts once its newline is there. What
-//! is removed while it is read is told as gone, in bytes, exactly between the two lines between which it was.
+//! At the end of the log the cursor returns nothing, and the next call continues from there: a record counts once it has its
+//! newline. Bytes that are removed during reading are reported as missing, exactly between the two lines between which they were.
 
 use std::io;
 use std::ops::{Deref, Range};
@@ -12,58 +13,59 @@ use super::segment::{Place, Segment, SegmentFile};
 use super::writer::LOSS_MARK_BYTES_MAX;
 use crate::clock::Timestamp;
 
-/// What is read at once while lines are looked for, in bytes.
+/// The number of bytes that are read at once to find lines.
 const READ_BYTES: usize = 64 * 1024;
 
-/// How often what is listed and not there is listed again. Each time somebody has removed another file in the moment between.
+/// How often the log is listed again because a listed segment is missing. Each time, another file was removed between the listing
+/// and the opening.
 pub(super) const ATTEMPTS_MAX: usize = 1000;
 
-/// What comes next in a log.
+/// The next item of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item<'a> {
-    /// A line, or the part of one that a record holds.
+    /// A line, or the part of a line that one record holds.
     Line(RawLine<'a>),
-    /// The bytes from one position to another are not there any more.
+    /// The bytes between two positions are missing.
     Gone {
-        /// Where they began.
+        /// The position at which they began.
         from: u64,
-        /// Where what follows begins.
+        /// The position at which the log continues.
         to: u64,
     },
 }
 
-/// A record, or what stands in the place of one.
+/// A record, or damaged bytes in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawLine<'a> {
-    /// The position after its last byte; the cursor that goes on behind it.
+    /// The position after the last byte. Used as `since`, it continues after this line.
     pub id: u64,
-    /// The run that said it; `None` for the server's own.
+    /// The run that printed the line; `None` for the server's own log.
     pub run_id: Option<i64>,
-    /// When it came, and on which stream; `None` of a line that is damaged.
+    /// The time and the stream; `None` if the line is damaged.
     pub head: Option<(Timestamp, Stream)>,
-    /// Whether the text goes on in the stream's next record.
+    /// Whether the text continues in the stream's next record.
     pub goes_on: bool,
-    /// The bytes as they came; of a damaged line all that is there.
+    /// The bytes as they were printed. Of a damaged line, everything that is left.
     pub text: &'a [u8],
 }
 
 impl RawLine<'_> {
-    /// Whether it may be of this stream. A damaged line may be of either.
+    /// Returns whether the line may belong to this stream. A damaged line may belong to either.
     pub(super) fn is_of(&self, wanted: Option<Stream>) -> bool {
         self.head.is_none_or(|(_, stream)| wanted.is_none_or(|wanted| wanted == stream))
     }
 }
 
-/// See the module.
+/// A reader's position in a log.
 #[derive(Debug)]
 pub struct Cursor<L> {
     log: L,
-    /// Everything up to here was handed out or told to be gone.
+    /// The position up to which everything was returned or reported as missing.
     position: u64,
     open: Option<Open>,
-    /// The segment that was read to its end last, until the next is open.
+    /// The segment that was last read to its end, until the next one is open.
     done: Option<Place>,
-    /// Where the log ends, if nothing is added to it any more.
+    /// The end of the log, if nothing will be added to it.
     end: Option<u64>,
 }
 
@@ -71,41 +73,41 @@ pub struct Cursor<L> {
 struct Open {
     segment: Segment,
     file: SegmentFile,
-    /// What was read and not taken: `buffer[used..]`, which begins at position `at`.
+    /// `buffer[used..]` was read but not taken yet, and begins at position `at`.
     buffer: Vec<u8>,
     used: usize,
     at: u64,
-    /// Up to where no newline is in `buffer`.
+    /// The index up to which `buffer` has no newline.
     searched: usize,
-    /// Where in `buffer` the line is that was taken last.
+    /// The range in `buffer` of the line that was taken last.
     line: Range<usize>,
-    /// Whether nothing is added to it any more: another one follows.
+    /// Whether nothing will be added to the segment, because another one follows or the log has ended.
     is_finished: bool,
 }
 
 impl<L: Deref<Target: Listing>> Cursor<L> {
-    /// Begins behind position `since`: with the first line whose id is larger. Any number is a good one.
+    /// Creates a cursor at position `since`: it begins with the first line whose id is larger. Any number is valid.
     pub fn new(log: L, since: u64) -> Self {
         Self::until(log, since, None)
     }
 
-    /// The same over a log that may be known to end at `end`: nothing is added to it any more. Then what was torn off at its end is a line, too, and what
-    /// is missing there is told.
+    /// Creates the same cursor for a log whose end may be known. With `end`, nothing will be added to the log. Then a record that
+    /// was torn off at the end is also a line, and bytes that are missing there are reported.
     pub fn until(log: L, since: u64, end: Option<u64>) -> Self {
         Self { log, position: since, open: None, done: None, end }
     }
 
-    /// The position behind all that was handed out or told to be gone: the `since` that goes on from here.
+    /// Returns the position up to which everything was returned or reported as missing. Used as `since`, it continues from here.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Where the kept log begins; for an empty log, where it ends, or 0 if that is not known.
+    /// Returns the position at which the kept log begins. For an empty log this is its end, or 0 if the end is not known.
     pub fn first(&self) -> io::Result<u64> {
         Ok(self.log.oldest()?.map_or(self.end.unwrap_or(0), |segment| segment.start))
     }
 
-    /// What comes next; `None` at the end of what is there now. Can be asked again for ever.
+    /// Returns the next item; `None` at the current end of the log. It can be called again at any time.
     #[expect(clippy::should_implement_trait, reason = "what it hands out is borrowed from it, which no iterator can do")]
     pub fn next(&mut self) -> io::Result<Option<Item<'_>>> {
         loop {
@@ -119,8 +121,8 @@ impl<L: Deref<Target: Listing>> Cursor<L> {
             match open.read_line() {
                 Ok(true) => {}
                 Ok(false) if open.is_finished => {
-                    // In a segment that has a successor nothing is written any more: what has no newline is a record that its writer was
-                    // killed in.
+                    // Nothing is added to a segment that has a successor. Bytes without a newline are a record during which the
+                    // writer was killed.
                     if !open.take_rest() {
                         self.done = Some(open.segment.place());
                         self.open = None;
@@ -128,7 +130,8 @@ impl<L: Deref<Target: Listing>> Cursor<L> {
                     }
                 }
                 Ok(false) => {
-                    // Whether another one follows is looked at before the last look at this one: what was added between is found by it.
+                    // The check for a successor comes before the last read of this segment, so that this read finds everything
+                    // that was added in between.
                     if self.end.is_none() && self.log.after(open.segment.place())?.is_none() {
                         return Ok(None);
                     }
@@ -147,7 +150,7 @@ impl<L: Deref<Target: Listing>> Cursor<L> {
                 }
                 Err(error) => return Err(error),
             }
-            // What a cursor in the middle of a line begins with may have been handed out.
+            // A cursor that begins in the middle of a line can start with bytes that were already returned.
             if open.at > self.position {
                 self.position = open.at;
                 break;
@@ -156,17 +159,17 @@ impl<L: Deref<Target: Listing>> Cursor<L> {
         Ok(self.open.as_ref().map(|open| Item::Line(open.taken())))
     }
 
-    /// What is not there any more between the last segment and the log's end, where that is known.
+    /// Returns the bytes that are missing between the last segment and the log's end, if that end is known.
     fn missing_end(&mut self) -> io::Result<Option<Item<'static>>> {
         let from = self.position;
         let Some(to) = self.end.filter(|&end| end > from) else { return Ok(None) };
-        // Behind a run's last line there may be room that was left for the mark of a loss; where no line is, it is no such room.
+        // After a run's last line there may be room that was reserved for a loss mark. A log without any line has no such room.
         let is_hole = to - from > LOSS_MARK_BYTES_MAX || self.log.oldest()?.is_none();
         self.position = to;
         Ok(is_hole.then_some(Item::Gone { from, to }))
     }
 
-    /// Opens the segment in which it goes on, if there is one. Returns what is missing in front of it.
+    /// Opens the segment in which the log continues, if there is one. Returns the range that is missing before it.
     fn find(&mut self) -> io::Result<Option<Range<u64>>> {
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
@@ -177,7 +180,8 @@ impl<L: Deref<Target: Listing>> Cursor<L> {
                 None => self.log.holding(self.position)?,
             };
             let Some(segment) = found else { return Ok(None) };
-            // Listed, and not there: it was packed or removed a moment ago. Only what is not listed any more is gone.
+            // A segment that was listed but cannot be found was packed or removed a moment ago. Only bytes that are no longer
+            // listed are missing.
             let Some(mut file) = segment.open()? else { continue };
             let begin = segment.start + line_start_before(&mut file, self.position.saturating_sub(segment.start))?;
             let from = self.position;
@@ -196,7 +200,8 @@ pub(super) fn files_change_too_fast() -> io::Error {
     io::Error::other("the log's files change faster than they can be opened")
 }
 
-/// Whether `bytes` in front of a segment are missing. Behind a run's last line there may be room that was left for the mark of a loss.
+/// Returns whether `bytes` before a segment are missing. After a run's last line there may be room that was reserved for a loss
+/// mark.
 fn is_hole(done: Option<Place>, segment: &Segment, bytes: u64) -> bool {
     let follows_a_run = done.is_some_and(|(run_id, _)| run_id != segment.run_id);
     !follows_a_run || bytes > LOSS_MARK_BYTES_MAX
@@ -207,7 +212,7 @@ impl Open {
         Self { segment, file, buffer: Vec::new(), used: 0, at, searched: 0, line: 0..0, is_finished: false }
     }
 
-    /// Takes the next line; whether there is a whole one.
+    /// Takes the next line. Returns whether there was a whole one.
     fn read_line(&mut self) -> io::Result<bool> {
         loop {
             let from = self.searched.max(self.used);
@@ -218,7 +223,7 @@ impl Open {
             self.buffer.drain(..self.used);
             (self.used, self.searched) = (0, self.buffer.len());
             if self.buffer.len() >= RECORD_MAX {
-                // No record is that long: something else was written here. It is shown in pieces.
+                // No record is this long, so another program wrote here. The bytes are returned in pieces.
                 self.take(RECORD_MAX, 0);
                 return Ok(true);
             }
@@ -232,7 +237,7 @@ impl Open {
         }
     }
 
-    /// Takes what has no newline; whether there is anything.
+    /// Takes the rest, which has no newline. Returns whether there was any.
     fn take_rest(&mut self) -> bool {
         let len = self.buffer.len() - self.used;
         self.take(len, 0);
@@ -257,7 +262,7 @@ impl Open {
         }
     }
 
-    /// Leaves out what is damaged, and the line that it breaks off.
+    /// Skips the damaged bytes, and the line that they interrupt.
     fn skip_damage(&mut self) {
         let offset = self.at - self.segment.start + (self.buffer.len() - self.used) as u64;
         self.at = self.segment.start + self.file.damage_at(offset).end;
@@ -266,14 +271,14 @@ impl Open {
     }
 }
 
-/// The beginning of the line that holds the byte at `offset`, so that any number a client makes up is a good cursor.
+/// Returns the beginning of the line that contains the byte at `offset`, so that any number from a client is a valid cursor.
 fn line_start_before(file: &mut SegmentFile, offset: u64) -> io::Result<u64> {
     let offset = offset.min(file.len()?);
     let start = offset.saturating_sub(RECORD_MAX as u64);
     let mut before = vec![0; usize::try_from(offset - start).expect("at most a record")];
     match file.read_exact_at(&mut before, start) {
         Ok(()) => Ok(memchr::memrchr(b'\n', &before).map_or(start, |newline| start + newline as u64 + 1)),
-        // Found again, and told, by who reads on from here.
+        // The next read from here finds and reports the damage.
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(offset),
         Err(error) => Err(error),
     }

@@ -1,6 +1,6 @@
-//! Which segments there are: the oldest, the newest, the one at a position, and those beside it.
+//! The segments of a log: the oldest, the newest, the one at a position, and its neighbours.
 //!
-//! A reader asks for one segment after the other, so that its cost depends on what it reads and not on the size of the log.
+//! A reader asks for one segment after another, so its cost depends on what it reads, not on the size of the log.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,33 +11,33 @@ use super::segment::{Place, Segment, segments_in};
 /// Segments in the order of their positions.
 pub type SegmentList = Arc<[Segment]>;
 
-/// The source of a reader. Each answer is a snapshot.
+/// The source of a reader. Each result is a snapshot.
 pub trait Listing {
-    /// The oldest segment.
+    /// Returns the oldest segment.
     fn oldest(&self) -> io::Result<Option<Segment>>;
-    /// The last segment that begins at `position` or before it; if none does, the oldest.
+    /// Returns the last segment that begins at or before `position`; if there is none, the oldest.
     fn holding(&self, position: u64) -> io::Result<Option<Segment>>;
-    /// The one after this place.
+    /// Returns the segment after this place.
     fn after(&self, place: Place) -> io::Result<Option<Segment>>;
-    /// The one before this place.
+    /// Returns the segment before this place.
     fn before(&self, place: Place) -> io::Result<Option<Segment>>;
-    /// An answer was outdated: cached results must not be trusted.
+    /// Drops cached results, because one was outdated.
     fn look_again(&self) {}
 
-    /// The newest segment.
+    /// Returns the newest segment.
     fn newest(&self) -> io::Result<Option<Segment>> {
         self.holding(u64::MAX)
     }
 
-    /// The position after the last byte; 0 for an empty log.
+    /// Returns the position after the last byte; 0 for an empty log.
     fn end(&self) -> io::Result<u64> {
         self.newest()?.map_or(Ok(0), |newest| newest.end())
     }
 }
 
-/// A log of few segments, which are listed each time.
+/// A log with few segments, all of which are listed each time.
 pub trait ShortLog {
-    /// All of them, in order.
+    /// Returns all segments, in order.
     fn segments(&self) -> io::Result<SegmentList>;
 }
 

@@ -1,27 +1,27 @@
-//! How many lines found no room on the disk.
+//! The count of lines for which the disk had no room.
 
 use super::record::{Stream, parse_record, push_record};
 
-/// Counts lines, not records: one that was written in parts is lost once, whichever of its parts were.
+/// Counts lines, not records: a line that was written in parts is lost once, whichever of its parts were lost.
 #[derive(Debug, Default)]
 pub(super) struct Loss {
     lines: u64,
-    /// Whether the line that is under way was counted already: of standard output, and of standard error.
+    /// Whether the current line of standard output, and that of standard error, was already counted.
     is_counted: [bool; 2],
 }
 
 impl Loss {
-    /// How many were lost since [`Loss::reported`].
+    /// Returns how many lines were lost since [`Loss::reported`].
     pub(super) fn lines(&self) -> u64 {
         self.lines
     }
 
-    /// The log tells of those.
+    /// Resets the count, because it was written to the log.
     pub(super) fn reported(&mut self) {
         self.lines = 0;
     }
 
-    /// These whole records were not written.
+    /// Counts the lines of these whole records, which were not written.
     pub(super) fn lost(&mut self, records: &[u8]) {
         for (stream, goes_on) in marks(records) {
             let is_counted = &mut self.is_counted[stream];
@@ -30,9 +30,9 @@ impl Loss {
         }
     }
 
-    /// These were.
+    /// Notes that these whole records were written.
     pub(super) fn kept(&mut self, records: &[u8]) {
-        // The usual case: nothing was lost for days.
+        // The usual case, because losses are rare.
         if self.is_counted == [false; 2] {
             return;
         }
@@ -42,7 +42,7 @@ impl Loss {
     }
 }
 
-/// The record that says how many lines were lost.
+/// Returns the record that says how many lines were lost.
 pub(super) fn loss_mark(at: &[u8], stream: Stream, lines: u64) -> Vec<u8> {
     let mut mark = Vec::new();
     let text = format!("[autoappdev: {lines} lines lost here: they could not be written to the disk]");
@@ -50,7 +50,7 @@ pub(super) fn loss_mark(at: &[u8], stream: Stream, lines: u64) -> Vec<u8> {
     mark
 }
 
-/// Of each record its stream, and whether its line goes on.
+/// Returns the stream of each record, and whether its line continues.
 fn marks(records: &[u8]) -> impl Iterator<Item = (usize, bool)> {
     records.split_inclusive(|&byte| byte == b'\n').filter_map(|line| {
         let record = parse_record(line.strip_suffix(b"\n")?)?;
@@ -74,7 +74,8 @@ mod tests {
     #[test]
     fn a_line_in_parts_is_lost_once_whichever_of_them_were() {
         use Stream::{Stderr, Stdout};
-        // What is printed, and whether it is kept; then how many lines are not whole.
+        // The number of lines that are not whole; then each record: its stream, whether its line continues, and whether it is
+        // kept.
         for (lines, parts) in [
             (0, &[(Stdout, false, true), (Stderr, true, true)][..]),
             (1, &[(Stdout, false, false)]),

@@ -1,30 +1,30 @@
-//! What is looked for in lines: a text, to be found in the line as it is shown.
+//! The text of a search, which is found in a line as it is shown.
 
 use std::borrow::Cow;
 
 use memchr::memmem;
 
-/// A text to look for, as it is, capitals and all.
+/// A text to search for, literally and with case.
 #[derive(Clone, Debug)]
 pub struct Needle {
     text: String,
     finder: memmem::Finder<'static>,
-    /// Whether it holds U+FFFD, which bad UTF-8 is shown as.
+    /// Whether the text contains U+FFFD, which replaces invalid UTF-8 in a line that is shown.
     has_replacement: bool,
 }
 
 impl Needle {
-    /// Looks for this.
+    /// Creates a search for this text.
     pub fn new(text: String) -> Self {
         let finder = memmem::Finder::new(text.as_bytes()).into_owned();
         let has_replacement = text.contains(char::REPLACEMENT_CHARACTER);
         Self { text, finder, has_replacement }
     }
 
-    /// Whether it is in a line of these bytes, as that is shown.
+    /// Returns whether the text is in a line of these bytes, as the line is shown.
     pub fn is_in(&self, bytes: &[u8]) -> bool {
-        // Whole characters are found in the bytes exactly where they are found in what is shown of them: a character's first byte is
-        // none of another's, so nothing bad in front of one reaches into it.
+        // Whole characters are found in the bytes exactly where they are found in the line that is shown: the first byte of a
+        // character never continues another character, so invalid bytes before it do not reach into it.
         if !self.has_replacement {
             return self.finder.find(bytes).is_some();
         }

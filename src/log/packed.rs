@@ -1,7 +1,7 @@
 //! The format of a packed segment: gzip (RFC 1952), so that `zcat` and `zgrep` read it too.
 //!
-//! Each [`FRAME_BYTES`] of the text are a gzip member of their own, so that a reader who wants one line unpacks no more than the frame it is
-//! in. The last member is empty and holds, in its extra field, how long each of the others is.
+//! Each [`FRAME_BYTES`] of the text are a separate gzip member, so that a reader of one line unpacks only the frame that the line
+//! is in. The last member is empty, and its extra field holds the lengths of all other members.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,24 +15,27 @@ use flate2::{Compression, GzBuilder};
 
 use crate::private;
 
-/// How much text a frame holds: all but the last exactly this, in bytes.
+/// The length of the text in a frame, in bytes. Only the last frame can be shorter.
 pub(super) const FRAME_BYTES: u64 = 128 * 1024;
 
-/// Measured on build and training logs: 5.5 to 9 times smaller, at twice the speed of 6, which is a tenth smaller.
+/// The compression level. Measured on build and training logs: 5.5 to 9 times smaller, at twice the speed of level 6, which is a
+/// tenth smaller.
 const LEVEL: u32 = 3;
 
-/// The extra field's one subfield (RFC 1952, section 2.3.1.1): its name, and its length after that.
+/// The extra field's one subfield (RFC 1952, section 2.3.1.1): its name, and the size of its head, which
+/// is the name and a length.
 const SUBFIELD: [u8; 2] = *b"AD";
 const EXTRA_HEAD: usize = 4;
 
-/// A member's head with an extra field, up to the field's first byte; and the empty text with its check behind it.
+/// The length of a member's head up to the first byte of its extra field, and an empty text followed by its check.
 const HEAD_LEN: usize = 12;
 const EMPTY: [u8; 10] = [3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// The longest text that can be packed: an extra field has 64 KiB.
+/// The longest text that can be packed, in bytes. The limit is the size of an extra field, 64 KiB.
 pub(super) const TEXT_BYTES_MAX: u64 = FRAME_BYTES * 16_000;
 
-/// Writes the packed form of the first `len` bytes of the file `from`, and syncs it; false where `goes_on` said no.
+/// Writes the packed form of the first `len` bytes of the file `from` to `to`, and syncs it. Returns false if `goes_on` returned
+/// false.
 pub(super) fn write_packed(from: &Path, len: u64, to: &Path, goes_on: &mut impl FnMut() -> bool) -> io::Result<bool> {
     let plain = private::open(from)?;
     let mut out = private::create_anew(to)?;
@@ -65,14 +68,14 @@ pub(super) fn write_packed(from: &Path, len: u64, to: &Path, goes_on: &mut impl 
 pub(super) struct PackedFile {
     file: File,
     len: u64,
-    /// Where in the file each frame begins, and where the last ends; empty until it is needed.
+    /// The offsets in the file at which the frames begin, and the end of the last frame. Empty until they are needed.
     frames: Vec<u64>,
-    /// The frame that was unpacked last, and its text.
+    /// The frame that was last unpacked, and its text.
     current: Option<(usize, Vec<u8>)>,
 }
 
 impl PackedFile {
-    /// `len` is the length of the text, as the name tells it.
+    /// Takes a packed file. `len` is the length of the text according to the file's name.
     pub(super) fn new(file: File, len: u64) -> Self {
         Self { file, len, frames: Vec::new(), current: None }
     }
@@ -81,7 +84,7 @@ impl PackedFile {
         self.len
     }
 
-    /// The text of the frame with this offset.
+    /// Returns the range of the text in the frame at this offset.
     pub(super) fn frame_at(&self, offset: u64) -> Range<u64> {
         let start = offset / FRAME_BYTES * FRAME_BYTES;
         start..(start + FRAME_BYTES).min(self.len)
@@ -110,7 +113,7 @@ impl PackedFile {
         let begin = n as u64 * FRAME_BYTES;
         let wanted = usize::try_from(FRAME_BYTES.min(self.len - begin)).expect("a frame");
         let (Some(&from), Some(&to)) = (self.frames.get(n), self.frames.get(n + 1)) else { return Err(damaged("its table")) };
-        // What no frame can have must not be asked of the memory.
+        // No frame is longer than this, so a damaged table cannot make the server allocate more.
         let len = usize::try_from(to - from).ok().filter(|&len| len <= 2 * wanted + 1024).ok_or_else(|| damaged("its table"))?;
         let mut frame = vec![0; len];
         self.file.read_exact_at(&mut frame, from).map_err(|error| match error.kind() {
@@ -123,7 +126,7 @@ impl PackedFile {
     }
 
     fn read_table(&self) -> io::Result<Vec<u64>> {
-        // The length comes from the file's name, which anyone may have chosen.
+        // The length comes from the file's name, which may be any name.
         let count = Some(self.len).filter(|&len| len <= TEXT_BYTES_MAX).map(|len| len.div_ceil(FRAME_BYTES));
         let count = count.and_then(|count| usize::try_from(count).ok()).ok_or_else(|| damaged("its name"))?;
         let last_len = HEAD_LEN + EXTRA_HEAD + 4 * count + EMPTY.len();

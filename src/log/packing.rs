@@ -1,7 +1,7 @@
-//! Packing: a segment to which nothing is added any more becomes a packed one.
+//! Packing: a finished segment is replaced by a packed one.
 //!
-//! If killed while packing: what is half made has a name of its own and is removed with the next attempt; the plain segment is there
-//! until the packed one is on the disk under its name.
+//! If killed while packing: the unfinished file has a different name and is removed by the next attempt. The plain segment exists
+//! until the packed one is on disk under its name.
 
 use std::fs;
 use std::io;
@@ -16,18 +16,18 @@ use crate::private::sync_dir;
 
 const UNFINISHED: &str = "packing.tmp";
 
-/// What came of packing.
+/// The result of packing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
-    /// It is packed, or was.
+    /// The segment is packed.
     Done,
-    /// It was removed meanwhile, or is too long, or empty: it stays as it is.
+    /// The segment is left alone, because it was removed meanwhile, is packed already, is not a file, is empty, or is too long.
     Left,
-    /// `goes_on` said no.
+    /// `goes_on` returned false.
     GivenUp,
 }
 
-/// Packs a plain segment to which nothing is added any more, and removes the plain one. `goes_on` is asked before each frame.
+/// Packs a plain segment that no longer grows, and removes the plain file. `goes_on` is called before each frame.
 pub fn pack(segment: &Segment, mut goes_on: impl FnMut() -> bool) -> io::Result<Packing> {
     let Some(dir) = segment.path.parent().filter(|_| segment.packed_end.is_none()) else { return Ok(Packing::Left) };
     let Some(file) = if_there(fs::symlink_metadata(&segment.path))? else { return Ok(Packing::Left) };
@@ -37,11 +37,11 @@ pub fn pack(segment: &Segment, mut goes_on: impl FnMut() -> bool) -> io::Result<
     }
     let unfinished = dir.join(UNFINISHED);
     let packed = dir.join(packed_name(segment.start, segment.start + len));
-    // One that is there already got its name after it was on the disk: only the removal is left to do.
+    // An existing packed file got its name only after it was on disk, so only the removal is left to do.
     if !has_entry(&packed) {
         let written = write_packed(&segment.path, len, &unfinished, &mut goes_on);
         if !matches!(written, Ok(true)) {
-            // A disk that is full must not keep what does not help it.
+            // A full disk must not keep a file that is of no use.
             let _removed_by_the_next = fs::remove_file(&unfinished);
             return written.map(|_| Packing::GivenUp);
         }
@@ -51,14 +51,15 @@ pub fn pack(segment: &Segment, mut goes_on: impl FnMut() -> bool) -> io::Result<
         KillPoint::ServerSegmentNamed.reach();
     }
     if if_there(fs::remove_file(&segment.path))?.is_none() {
-        // The shim removed it while it was packed, because it was the oldest of too many: then this one has no place either.
+        // The shim removed the segment while it was packed, because the log was too long and this segment was the oldest. So the
+        // packed one must not stay either.
         fs::remove_file(&packed)?;
         return Ok(Packing::Left);
     }
     Ok(Packing::Done)
 }
 
-/// Removes what a packing left that was killed.
+/// Removes the file that a killed packing has left.
 pub fn remove_unfinished(dir: &Path) -> io::Result<()> {
     if_there(fs::remove_file(dir.join(UNFINISHED))).map(|_| ())
 }
@@ -71,7 +72,7 @@ mod tests {
     use std::io::Read;
     use std::slice;
 
-    /// Text of that length which is neither all the same nor without order, and where it lies.
+    /// Creates a segment with a text of this length that is neither uniform nor random. Returns the segment and the text.
     fn a_segment(dir: &Path, start: u64, len: usize) -> (Segment, Vec<u8>) {
         let mut seed = 1_u32;
         let text: Vec<u8> = (0..len)
@@ -114,7 +115,7 @@ mod tests {
             for from in [0, 1, len / 2, len - 1, len, frame.min(len), len + 5] {
                 assert!(read_all(&mut file, from as u64) == text[from.min(len)..], "{len} bytes from {from}");
             }
-            // Any tool reads it: members one after the other are one text.
+            // Any gzip tool can read it: consecutive members are one text.
             let bytes = fs::read(&packed.path).expect("reads");
             let mut unpacked = Vec::new();
             flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut unpacked).expect("is gzip");
@@ -127,11 +128,11 @@ mod tests {
     fn what_a_killed_packing_left_is_put_right() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let (segment, text) = a_segment(dir.path(), 0, 300_000);
-        // Killed in the middle: something is there that is no segment.
+        // Killed in the middle: the folder contains a file that is not a segment.
         assert_eq!(pack(&segment, || false).expect("gives up"), Packing::GivenUp);
         fs::write(dir.path().join(UNFINISHED), "half").expect("writes");
         assert_eq!(segments_in(dir.path(), None).expect("a look").as_slice(), slice::from_ref(&segment));
-        // Killed before the plain one was removed: both are there, and the plain one counts.
+        // Killed before the plain segment was removed: both files exist, and the plain one counts.
         let plain = fs::read(&segment.path).expect("reads");
         assert_eq!(pack(&segment, || true).expect("packs"), Packing::Done);
         fs::write(&segment.path, plain).expect("writes");

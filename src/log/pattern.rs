@@ -1,7 +1,8 @@
-//! What a search looks for: a text or a regular expression, in a line as a person sees it.
+//! The pattern of a search: a text or a regular expression, which is found in a line as a person sees it.
 //!
-//! The expression comes from a client, so its work is bounded before the first line is read. An engine without backtracking takes, for each byte,
-//! at most as many steps as the expression has positions, and a line cannot be given up half-way. So the number of positions is limited.
+//! The expression comes from a client, so its cost is limited before the first line is read. For each byte, an engine without
+//! backtracking takes at most as many steps as the expression has positions, and the work on a line cannot be interrupted. So the
+//! number of positions is limited.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -10,30 +11,30 @@ use regex::{Regex, RegexBuilder};
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Hir, HirKind};
 
-/// The most positions of an expression once its counted repetitions are written out: `(ab){3}` has six. With these, the longest line
-/// takes a quarter of a second in the worst case that was found, and usually less than a millisecond.
+/// The most positions of an expression once its counted repetitions are written out: `(ab){3}` has six. With this limit, the
+/// longest line takes a quarter of a second in the worst case that was found, and usually less than a millisecond.
 pub(super) const POSITIONS_MAX: usize = 250;
 
-/// The most memory that the compiled expression takes, in bytes, and the most that its states take which are made while it is looked for.
-/// A class of Unicode such as `\w` takes tens of kilobytes each time that it occurs.
+/// The most memory for the compiled expression, in bytes, and the most for the states that are made during a search. A Unicode
+/// class such as `\w` takes tens of kilobytes each time it occurs.
 const PROGRAM_BYTES_MAX: usize = 1024 * 1024;
 
-/// How deep groups can be nested.
+/// How deeply groups can be nested.
 const NEST_MAX: u32 = 50;
 
-/// What is looked for.
+/// A text or an expression to search for.
 #[derive(Clone, Debug)]
 pub struct Pattern(Regex);
 
-/// Why an expression is refused.
+/// Why an expression is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPattern {
-    /// It is no expression.
+    /// It is not a valid expression.
     #[error("{reason} (at byte {at} of the expression)")]
     Syntax {
-        /// What is wrong.
+        /// The problem.
         reason: String,
-        /// Where.
+        /// The offset of the problem in the expression, in bytes.
         at: usize,
     },
     /// It has too many positions.
@@ -47,14 +48,15 @@ pub enum BadPattern {
 }
 
 impl Pattern {
-    /// Looks for a text as it is, of at most 250 bytes.
+    /// Creates a pattern for a literal text of at most 250 bytes.
     pub fn text(text: &str, counts_case: bool) -> Result<Self, BadPattern> {
         Self::expression(&regex::escape(text), counts_case)
     }
 
-    /// Looks for what matches an expression in the syntax of the `regex` crate.
+    /// Creates a pattern for an expression in the syntax of the `regex` crate.
     pub fn expression(expression: &str, counts_case: bool) -> Result<Self, BadPattern> {
-        // As if case counted, which changes no number of positions: the other cases of many large classes take a while to find.
+        // Parsed with case, which does not change the number of positions. Finding the other cases of many large classes takes a
+        // while.
         let parsed = ParserBuilder::new().nest_limit(NEST_MAX).build().parse(expression);
         if positions(&parsed.map_err(|error| bad_syntax(&error))?) > POSITIONS_MAX {
             return Err(BadPattern::TooManyPositions);
@@ -66,16 +68,16 @@ impl Pattern {
             .dfa_size_limit(PROGRAM_BYTES_MAX)
             .build()
             .map(Self)
-            // It has been parsed.
+            // The syntax is valid, because it was parsed above.
             .map_err(|_| BadPattern::TooLarge)
     }
 
-    /// Whether it is in a line as [`seen`].
+    /// Returns whether the pattern occurs in a line as [`seen`].
     pub(super) fn is_in(&self, line: &str) -> bool {
         self.0.is_match(line)
     }
 
-    /// Where in a line it is first.
+    /// Returns the range of the first match in a line.
     pub(super) fn first_in(&self, line: &str) -> Option<Range<usize>> {
         self.0.find(line).map(|found| found.range())
     }
@@ -90,7 +92,8 @@ fn bad_syntax(error: &regex_syntax::Error) -> BadPattern {
     BadPattern::Syntax { reason, at }
 }
 
-/// How many characters, classes and anchors an expression has once its repetitions are written out. One without a limit counts once.
+/// Returns how many characters, classes and anchors an expression has once its repetitions are written out. A repetition without
+/// a maximum counts with its minimum, at least once.
 fn positions(part: &Hir) -> usize {
     match part.kind() {
         HirKind::Empty | HirKind::Class(_) | HirKind::Look(_) => 1,
@@ -104,8 +107,8 @@ fn positions(part: &Hir) -> usize {
     }
 }
 
-/// A line as a person sees it: bad UTF-8 is replaced, and escape sequences (colours, links, movements of the cursor) and a carriage return at the end are
-/// left out.
+/// Returns a line as a person sees it: with invalid UTF-8 replaced, and without escape sequences (colours, links, cursor
+/// movements) and a carriage return at the end.
 pub(super) fn seen(bytes: &[u8]) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(bytes.strip_suffix(b"\r").unwrap_or(bytes));
     if memchr::memchr(ESC, text.as_bytes()).is_none() {
@@ -122,8 +125,8 @@ pub(super) fn seen(bytes: &[u8]) -> Cow<'_, str> {
 
 const ESC: u8 = 0x1b;
 
-/// The length of the escape sequence at the start of `text` (ECMA-48, 5.3 to 5.6). Of one without an end only the escape character counts, as on
-/// the page, so that nothing else of the line is hidden.
+/// Returns the length of the escape sequence at the start of `text` (ECMA-48, sections 5.3 to 5.6). If the sequence has no end,
+/// only the escape character counts, as on the page, so that nothing else of the line is hidden.
 fn sequence_len(text: &[u8]) -> usize {
     const ALONE: usize = 1;
     let behind = |from: usize, is_part: fn(&u8) -> bool| from + text[from..].iter().take_while(|byte| is_part(byte)).count();
@@ -134,7 +137,7 @@ fn sequence_len(text: &[u8]) -> usize {
             let parameters_end = behind(2, |byte| matches!(byte, 0x30..=0x3f));
             end(behind(parameters_end, is_intermediate), |byte| matches!(byte, 0x40..=0x7e))
         }
-        // A string, such as a link or a title, up to BEL or ESC \.
+        // A string, such as a link or a title, which ends with BEL or ESC \.
         Some(b']' | b'P' | b'X' | b'^' | b'_') => match memchr::memchr2(0x07, ESC, &text[2..]).map(|at| at + 2) {
             Some(at) if text[at] == 0x07 => at + 1,
             Some(at) if text.get(at + 1) == Some(&b'\\') => at + 2,
@@ -169,7 +172,7 @@ mod tests {
             assert_eq!(text(wanted, false).is_in(line), is_found, "{wanted} in {line}");
             assert_eq!(text(wanted, true).is_in(line), is_found_by_case, "{wanted} in {line}");
         }
-        // None of the longest texts is refused, whatever their letters are in other cases.
+        // No text of the greatest length is rejected, whatever its letters are in other cases.
         for letter in ["k", "s", "\u{df}", "\u{1e9e}", "\u{1c6}", "\u{1c80}", "\u{1f600}", "\0", "\\", "{"] {
             let longest = letter.repeat(200 / letter.len());
             assert!(text(&longest, false).is_in(&longest) && text(&longest, true).is_in(&longest), "{letter:?}");
@@ -226,7 +229,7 @@ mod tests {
             (b"\x1b[38:2::1:2:3mx\x1b[?25ly\x1b[ q", "xy"),
             (b"\x1b]8;;http://x\x1b\\link\x1b]8;;\x07", "link"),
             (b"\x1b(Btext\x1b=\x1bM", "text"),
-            // Without an end they hide nothing.
+            // Sequences without an end hide nothing.
             (b"\x1b]0;title", "]0;title"),
             (b"\x1b]0;a\x1b[mb", "]0;ab"),
             (b"a\x1b[31", "a[31"),

@@ -1,4 +1,4 @@
-//! Pages of lines for clients: those after a position, and the last ones.
+//! Pages of lines for clients: the lines after a position, and the last lines.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,16 +9,16 @@ use super::needle::Needle;
 use super::record::{RECORD_MAX, Stream};
 use crate::api::logs::{Line, Source};
 
-/// The most text that one page carries, in bytes: limits a reply, however long the lines are.
+/// The most text of one page, in bytes. It limits a response, however long the lines are.
 pub(super) const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// How much of a log one request searches, in bytes: a moment's work, however rare what it looks for is.
+/// How much of a log one request searches, in bytes. This takes only a moment, however rare the text is.
 pub const SEARCH_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// A tail is read in blocks of up to so many bytes, the last one first.
+/// The largest block in which a tail is read, in bytes. The last block is read first.
 pub(super) const SEARCH_BLOCK_BYTES: u64 = 512 * 1024;
 
-/// A record of the usual length, in bytes.
+/// The usual length of a record, in bytes.
 const LINE_BYTES_USUAL: u64 = 128;
 
 impl From<RawLine<'_>> for Line {
@@ -35,56 +35,56 @@ impl From<RawLine<'_>> for Line {
     }
 }
 
-/// Lines in order, and where to go on.
+/// Lines in order, and the position from which to continue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// The `since` to ask on with.
+    /// The `since` of the next page.
     pub next: u64,
-    /// Where the kept log begins. Of a tail that was searched, how far back it was.
+    /// The position at which the kept log begins. In a tail with a search, the position to which the search went back.
     pub first: u64,
-    /// How many bytes of the log right before the first of these lines are not there any more. A page ends where others are missing.
+    /// The number of bytes that are missing right before the first of these lines. A page ends where other bytes are missing.
     pub gone: u64,
-    /// Oldest first.
+    /// The lines, oldest first.
     pub lines: Vec<Line>,
-    /// Whether it has as many lines as were asked for, or all there are.
+    /// Whether the page has as many lines as were requested, or all lines.
     pub is_whole: bool,
-    /// Whether all was looked at that is there now behind `since`; of a tail always.
+    /// Whether everything after `since` was read, up to the current end. Always true for a tail.
     pub is_at_end: bool,
 }
 
-/// What is read of a log.
+/// The part of a log to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'n> {
-    /// Lines with an id above this.
+    /// Only lines with an id above this one.
     pub since: u64,
-    /// And up to this one.
+    /// Only lines with an id up to this one.
     pub up_to: u64,
-    /// Where the log ends, if nothing is added to it any more.
+    /// The end of the log, if nothing will be added to it.
     pub end: Option<u64>,
-    /// Only lines that hold this.
+    /// Only lines that contain this text.
     pub needle: Option<&'n Needle>,
     /// Only lines of this stream.
     pub stream: Option<Stream>,
 }
 
 impl Part<'_> {
-    /// Whether lines can be left out, so that a page may have to look through more than it carries.
+    /// Returns whether lines can be left out, so that a page may have to read more than it contains.
     pub fn is_searched(&self) -> bool {
         self.needle.is_some() || self.stream.is_some()
     }
 
-    /// Whether a line is one of those that are wanted.
+    /// Returns whether the part includes a line.
     pub fn wants(&self, line: &RawLine<'_>) -> bool {
         line.is_of(self.stream) && self.needle.is_none_or(|needle| needle.is_in(line.text))
     }
 }
 
-/// The first lines of a part, up to `limit`. Where it is searched, no more than [`SEARCH_BYTES_MAX`] of it.
+/// Reads the first lines of a part, up to `limit`. With a search, reads at most [`SEARCH_BYTES_MAX`].
 pub fn read_page(log: &dyn Listing, part: Part<'_>, limit: usize) -> io::Result<Page> {
     let mut cursor = Cursor::until(log, part.since, part.end);
     let mut page = Page { next: part.since, ..Page::default() };
     let mut bytes = 0;
-    // A hole counts for the page only in front of the first line that was looked at.
+    // A hole counts for the page only before the first line that was read.
     let mut has_looked = false;
     while page.lines.len() < limit && bytes < PAGE_BYTES_MAX {
         if part.is_searched() && has_looked && page.next.saturating_sub(part.since + page.gone) >= SEARCH_BYTES_MAX {
@@ -120,21 +120,22 @@ pub fn read_page(log: &dyn Listing, part: Part<'_>, limit: usize) -> io::Result<
     Ok(page)
 }
 
-/// The last lines of a part, up to `limit`, but none from before a place where some are missing. Looks through blocks, from the end on back,
-/// so that the work grows with the lines, not with the log; where it is searched, through [`SEARCH_BYTES_MAX`] at most. `begin` is where the log
-/// began, for what is gone of it.
+/// Reads the last lines of a part, up to `limit`, but none from before a place where bytes are missing.
+///
+/// Reads blocks backward from the end, so that the cost grows with the lines, not with the log. With a search, reads at most
+/// [`SEARCH_BYTES_MAX`]. `begin` is the position at which the log began, which tells how much is missing at its beginning.
 pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) -> io::Result<Page> {
     let first = log.oldest()?.map(|segment| segment.start);
     let end = log.end()?.max(begin);
     let floor = first.unwrap_or(begin).max(part.since);
     let mut page = Page { next: end.min(part.up_to), is_at_end: true, ..Page::default() };
     if page.next <= floor {
-        // No line of it is there: what is missing is told as in any page.
+        // No line of the part exists. Missing bytes are reported as in any page.
         return read_page(log, part, limit);
     }
     let mut found: VecDeque<Line> = VecDeque::new();
     let mut upper = page.next;
-    // Without a search, about the size of that many lines: nearly everything that is read is returned.
+    // Without a search, a block has about the size of the requested lines, because nearly everything that is read is returned.
     let few = (limit as u64).saturating_mul(LINE_BYTES_USUAL).clamp(RECORD_MAX as u64, SEARCH_BLOCK_BYTES);
     let mut block_bytes = if part.is_searched() { SEARCH_BLOCK_BYTES } else { few };
     let (mut bytes, mut searched) = (0, 0);
@@ -150,7 +151,7 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
         let (mut hole, mut last) = (None, lower);
         loop {
             match cursor.next()? {
-                // A run may have reserved room for a loss mark after its last line: its end is behind that.
+                // A run may have reserved room for a loss mark after its last line. The end is after that room.
                 None => {
                     last = cursor.position();
                     break;
@@ -163,7 +164,7 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
                     if part.wants(&line) {
                         block.push_back((line_begin, line.into()));
                     }
-                    // More than can be wanted: the oldest.
+                    // More lines than requested, so the oldest is dropped.
                     if block.len() + found.len() > limit {
                         block.pop_front();
                     }
@@ -209,7 +210,8 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
     Ok(page)
 }
 
-/// The start of the last `segments` segments before `upper`, or `lower` if that is later. Each has at least a line, so more need not be read.
+/// Returns the start of the last `segments` segments before `upper`, or `lower` if that is later. Each segment has at least one
+/// line, so more need not be read.
 fn begin_of_last(log: &dyn Listing, segments: usize, lower: u64, upper: u64) -> io::Result<u64> {
     let mut begin = log.holding(upper - 1)?;
     for _ in 1..segments {
@@ -219,7 +221,8 @@ fn begin_of_last(log: &dyn Listing, segments: usize, lower: u64, upper: u64) -> 
     Ok(begin.filter(|segment| segment.start < upper).map_or(lower, |segment| segment.start.max(lower)))
 }
 
-/// The start of a hole that was seen from `from` to `to`: the end of the segment before it, or the damaged frame.
+/// Returns the start of a hole that was seen from `from` to `to`: the end of the segment before it, or the start of the damaged
+/// frame.
 fn begin_of_hole(log: &dyn Listing, from: u64, to: u64, begin: u64) -> io::Result<u64> {
     let Some(segment) = log.holding(from)?.filter(|segment| segment.start <= from) else { return Ok(begin.min(from)) };
     let end = segment.end()?;

@@ -1,4 +1,5 @@
-//! Pages and tails held against all lines read one by one: from any position, of damaged and of packed logs, and while files come and go.
+//! Pages and tails, compared with all lines read one by one: from any position, of damaged and of packed logs, and while files
+//! appear and disappear.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,23 +13,23 @@ use crate::api::logs::Line;
 const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
 
 impl Part<'_> {
-    /// Everything behind a position.
+    /// Returns the part with everything after a position.
     pub(super) const fn since(since: u64) -> Self {
         Self { since, up_to: u64::MAX, end: None, needle: None, stream: None }
     }
 }
 
-/// Up to `limit` lines with an id above `since`.
+/// Reads up to `limit` lines with an id above `since`.
 pub(super) fn read_since(log: &dyn Listing, since: u64, limit: usize) -> io::Result<Page> {
     read_page(log, Part::since(since), limit)
 }
 
-/// The last `lines` lines of a log.
+/// Reads the last `lines` lines of a log.
 pub(super) fn read_tail(log: &dyn Listing, lines: usize) -> io::Result<Page> {
     read_last(log, Part::since(0), 0, lines)
 }
 
-/// Two runs of small segments, each line its number.
+/// Creates two runs with small segments, in which the text of each line is its number.
 fn a_log(dir: &Path) -> (SegmentList, Vec<Line>) {
     let mut position = 0;
     let mut n = 0;
@@ -108,7 +109,7 @@ fn a_tail_is_not_shorter_for_a_record_in_the_making_or_an_empty_segment() {
         assert_eq!(read_tail(&segments, lines).expect("reads").lines, all[60 - lines..], "{lines} lines");
     }
     file.set_len(file.metadata().expect("there").len() - 32).expect("cuts");
-    // A run that has said nothing yet, and one that is in the middle of its first word.
+    // A run that has printed nothing yet, and a run that is in the middle of its first line.
     let next =
         Segment { start: segments.end().expect("a look"), path: dir.path().join("next.log"), run_id: Some(3), packed_end: None };
     let with_next: SegmentList = segments.iter().cloned().chain([next.clone()]).collect();
@@ -127,7 +128,7 @@ fn a_record_in_the_making_is_not_shown_and_a_torn_one_is() {
     let last = segments.last().expect("some");
     File::options().append(true).open(&last.path).expect("there").write_all(b"2023-11-14T22:13:20.007Z o. half").expect("writes");
     assert_eq!(read_since(&segments, 0, 1_000).expect("reads").lines, all);
-    // Once another run's segment follows, nobody will finish it.
+    // Once the segment of another run follows, the record will not be completed.
     let start = segments.end().expect("a look");
     let next = Segment { start, packed_end: None, path: dir.path().join("next.log"), run_id: Some(3) };
     File::create(&next.path).expect("creates");
@@ -165,7 +166,7 @@ fn an_empty_log_has_no_lines() {
     assert_eq!(read_since(&none, 77, 10).expect("reads").next, 77, "a cursor from before is kept");
 }
 
-/// The segments of both runs as they are now.
+/// Lists the segments of both runs again.
 fn look_again(dir: &Path) -> SegmentList {
     let of = |run_id: i64| segments_in(&dir.join(run_id.to_string()), Some(run_id)).expect("a look");
     [of(1), of(2)].concat().into()
@@ -198,7 +199,7 @@ fn packed_and_plain_read_the_same_from_every_cursor() {
 fn what_is_gone_is_said_exactly_where_it_was() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (segments, all) = a_log(dir.path());
-    // The first, and two in the middle of the second run.
+    // The first segment, and two in the middle of the second run.
     let removed: Vec<&Segment> = [0, segments.len() - 5, segments.len() - 4].map(|n| &segments[n]).to_vec();
     for segment in &removed {
         fs::remove_file(&segment.path).expect("there");
@@ -225,7 +226,7 @@ fn what_is_gone_is_said_exactly_where_it_was() {
         assert_eq!(got, wanted, "pages of {limit}");
         assert_eq!(gone, [(0, segments[1].start), (hole.0, hole.1 - hole.0)], "pages of {limit}");
     }
-    // In the middle of what is gone.
+    // In the middle of the missing bytes.
     assert_eq!(read_since(&kept, hole.0 + 10, 1).expect("reads").gone, hole.1 - hole.0 - 10);
     let behind = wanted.iter().filter(|line| line.id > hole.1).count();
     for lines in 1..=behind {
@@ -286,7 +287,7 @@ fn a_run_that_begins_where_an_empty_segment_does_is_read() {
     assert_eq!(read_tail(&list, 2).expect("reads").lines.len(), 2);
 }
 
-/// Lists a segment that is there, and packs it before anybody can open it.
+/// Lists an existing segment, and packs it before it can be opened.
 struct PackedMeanwhile {
     dir: PathBuf,
 }
@@ -347,7 +348,7 @@ fn a_damaged_frame_costs_that_frame_and_says_so() {
     assert!(good.iter().all(|line| whole.contains(line)) && good.len() > whole.len() / 2);
     assert_eq!(got.last(), whole.last());
 
-    // A tail goes back to the damage, with each line that is behind it, and says what is missing there.
+    // A tail goes back to the damage. It has every line after the damage, and says how much is missing there.
     let behind = (1..got.len()).find(|&n| got[n].id - got[n - 1].id > 60_000).expect("the damage");
     for count in [1, 2, 50, 1_500, 3_000] {
         let part = Part { up_to: got[behind + count - 1].id, ..Part::since(0) };

@@ -1,4 +1,4 @@
-//! One record of a log: its parts, as bytes and taken apart.
+//! One record of a log, as bytes and parsed.
 
 use crate::api::logs::StreamName;
 use crate::clock::{TIMESTAMP_LEN, Timestamp};
@@ -6,13 +6,13 @@ use crate::clock::{TIMESTAMP_LEN, Timestamp};
 /// The most text that one record holds, in bytes.
 pub const TEXT_MAX: usize = 64 * 1024;
 
-/// The bytes of a record in front of its text.
+/// The length of a record before its text, in bytes.
 pub(super) const HEAD_LEN: usize = TIMESTAMP_LEN + 4;
 
-/// The most bytes of a record, newline included.
+/// The most bytes of a record, including the newline.
 pub(super) const RECORD_MAX: usize = HEAD_LEN + TEXT_MAX + 1;
 
-/// Where a line came from; in a record a letter.
+/// The origin of a line, which is a letter in the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stream {
@@ -25,7 +25,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// The name of a stream of the pipeline's.
+    /// Returns the name of a stream of the pipeline; `None` for the server's own log.
     pub(super) const fn name(self) -> Option<StreamName> {
         match self {
             Self::Stdout => Some(StreamName::Stdout),
@@ -44,7 +44,7 @@ impl From<StreamName> for Stream {
     }
 }
 
-/// Appends one record. `text` holds no newline and at most [`TEXT_MAX`] bytes; `at` is a [`Timestamp`] as text.
+/// Appends one record. `text` has no newline and at most [`TEXT_MAX`] bytes. `at` is a [`Timestamp`] as text.
 pub(super) fn push_record(out: &mut Vec<u8>, at: &[u8], stream: Stream, goes_on: bool, text: &[u8]) {
     out.extend_from_slice(&record_head(at, stream, goes_on));
     out.extend_from_slice(text);
@@ -67,7 +67,7 @@ pub(super) struct Record<'a> {
     pub(super) text: &'a [u8],
 }
 
-/// Takes a record without its newline apart; `None` when it is none: the file was damaged, or written by somebody else.
+/// Parses a record without its newline; `None` if it is not a record, because the file was damaged or written by another program.
 pub(super) fn parse_record(line: &[u8]) -> Option<Record<'_>> {
     let (head, text) = line.split_at_checked(HEAD_LEN)?;
     let at = std::str::from_utf8(&head[..TIMESTAMP_LEN]).ok()?.parse().ok()?;

@@ -1,8 +1,8 @@
 //! The logs of all runs as one.
 //!
-//! No cost here grows with the history. Run ids ascend, and each run begins in the log where the one before it ended, so the run that
-//! contains a position is found by binary search over the log folders of some runs. The latest run is named by a link. Only if many
-//! ids in a row have no log is `runs/` listed, and that list is cached until the folder changes.
+//! No cost here grows with the history. Run ids ascend, and each run's log begins where the previous one ended, so the run that
+//! contains a position is found by binary search over the log folders of some runs. A link names the latest run. `runs/` is
+//! listed only if many ids in a row have no log, and that list is cached until the folder changes.
 
 use std::fs;
 use std::io;
@@ -21,13 +21,13 @@ use crate::lock::lock;
 /// A folder that changed this recently may change again without a new time stamp: file systems count in ticks of up to ten
 /// milliseconds.
 const STAMP_TICK: Duration = Duration::from_millis(50);
-/// The same where times have no fraction of a second: ext4 with small inodes stores whole seconds, and FAT even ones.
+/// The same if times have no fraction of a second: ext4 with small inodes stores whole seconds, and FAT stores even ones.
 const STAMP_TICK_OF_SECONDS: Duration = Duration::from_millis(2_100);
 
 /// How many ids in a row are tried before all ids are listed.
 const MISSES_MAX: i64 = 64;
 
-/// For how many runs the segments are cached: as many as a tail of lines may come from.
+/// For how many runs the segments are cached: as many as the lines of one tail may come from.
 const KNOWN_RUNS_MAX: usize = 256;
 
 /// The logs of all runs. Copies share their cache.
@@ -35,14 +35,14 @@ const KNOWN_RUNS_MAX: usize = 256;
 pub struct RunLogs {
     runtime_dir: PathBuf,
     runs: PathBuf,
-    /// No run with a lower id has any log.
+    /// No run with a lower id has a log.
     floor: Arc<AtomicI64>,
     known: Arc<Mutex<Known>>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The segments of some runs, the one that was asked for last in front.
+    /// The segments of some runs, the most recently used first.
     logs: Vec<KnownLog>,
     ids: Option<(Stamp, Arc<[i64]>)>,
     /// The oldest run that had a log when `runs/` had this state.
@@ -56,12 +56,12 @@ struct KnownLog {
     segments: SegmentList,
 }
 
-/// When a folder last changed. Two equal stamps mean that nothing was added or removed between them, if both can be trusted.
+/// When a folder last changed. Equal stamps mean that nothing was added or removed between them, if both can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stamp {
     Absent,
     At(SystemTime),
-    /// Changed a moment ago.
+    /// Changed a moment ago, so the stamp cannot be trusted.
     Hot,
 }
 
@@ -76,35 +76,35 @@ impl Stamp {
         Ok(if is_old { Self::At(at) } else { Self::Hot })
     }
 
-    /// Whether nothing was added or removed between the two.
+    /// Returns whether nothing was added or removed between the two stamps.
     fn is_same(self, later: Self) -> bool {
         later != Self::Hot && self == later
     }
 }
 
 impl RunLogs {
-    /// Of all runs in this runtime directory; the log of run 7 lies in `runs/7/log` in it.
+    /// Creates the logs of all runs in this runtime directory. The log of run 7 is in its `runs/7/log`.
     pub fn new(runtime_dir: PathBuf) -> Self {
         let runs = runtime_dir.join(RUNS_DIR);
         Self { runtime_dir, runs, floor: Arc::new(AtomicI64::new(1)), known: Arc::default() }
     }
 
-    /// The log of one run, whether or not it exists.
+    /// Returns the log of one run, whether or not it exists.
     pub fn of_run(&self, run_id: i64) -> RunLog {
         RunLog { run_id, dir: self.log_dir(run_id) }
     }
 
-    /// No run with a lower id has any log: they were removed, as the oldest.
+    /// Notes that no run with a lower id has a log, because they were removed as the oldest.
     pub fn set_floor(&self, run_id: i64) {
         self.floor.fetch_max(run_id, Ordering::Relaxed);
     }
 
-    /// The oldest run that has a log.
+    /// Returns the oldest run that has a log.
     pub fn first_run(&self) -> io::Result<Option<i64>> {
         Ok(self.first_log()?.and_then(|log| log.first()?.run_id))
     }
 
-    /// The first run from this id on that has a log, and its segments.
+    /// Returns the first run from this id on that has a log, and its segments.
     pub fn run_from(&self, from: i64) -> io::Result<Option<(i64, SegmentList)>> {
         let Some(newest) = self.newest_id()? else { return Ok(None) };
         let from = from.max(self.floor.load(Ordering::Relaxed));
@@ -123,10 +123,10 @@ impl RunLogs {
         }
     }
 
-    /// The segments of a run; none if it has no log.
+    /// Returns the segments of a run. They are empty if it has no log.
     fn log(&self, run_id: i64) -> io::Result<SegmentList> {
         let dir = self.log_dir(run_id);
-        // No link is followed, which can lead in a circle or to a file system that never answers.
+        // Links are not followed, because they can lead in a circle or to a file system that never answers.
         if is_foreign(&dir) {
             return Ok([].into());
         }
@@ -162,7 +162,7 @@ impl RunLogs {
         Ok(ids)
     }
 
-    /// The log of the first run in this range that has one.
+    /// Returns the log of the first run in this range that has one.
     fn first_in(&self, Range { start, end }: Range<i64>) -> io::Result<Option<SegmentList>> {
         let far = end.min(start.saturating_add(MISSES_MAX));
         match self.first_of(start..far)? {
@@ -171,7 +171,7 @@ impl RunLogs {
         }
     }
 
-    /// The log of the last run in this range that has one.
+    /// Returns the log of the last run in this range that has one.
     fn last_in(&self, Range { start, end }: Range<i64>) -> io::Result<Option<SegmentList>> {
         let far = start.max(end.saturating_sub(MISSES_MAX));
         match self.first_of((far..end).rev())? {
@@ -207,7 +207,7 @@ impl RunLogs {
         self.last_in(self.floor.load(Ordering::Relaxed)..newest.saturating_add(1))
     }
 
-    /// The log of the last run that begins at `position` or before it; if none does, of the first.
+    /// Returns the log of the last run that begins at or before `position`; if there is none, the log of the first run.
     fn log_holding(&self, position: u64) -> io::Result<Option<SegmentList>> {
         let begins_by = |log: &SegmentList| log.first().is_some_and(|first| first.start <= position);
         let id_of = |log: &SegmentList| log.first().and_then(|first| first.run_id).unwrap_or(0);
@@ -216,7 +216,7 @@ impl RunLogs {
             return Ok(Some(last));
         }
         let Some(mut low) = self.first_log()? else { return Ok(None) };
-        // `low` begins by then, or is the first; the runs from `high` on do not.
+        // `low` begins at or before `position`, or is the first run. The runs from `high` on begin later.
         let (mut low_id, mut high) = (id_of(&low), id_of(&last));
         while high - low_id > 1 {
             let middle = i64::midpoint(low_id, high);
@@ -232,7 +232,7 @@ impl RunLogs {
     }
 }
 
-/// Those of the ids, which ascend, that are in the range.
+/// Returns the ids that are in the range. `ids` is ascending.
 fn within(ids: &[i64], Range { start, end }: Range<i64>) -> impl DoubleEndedIterator<Item = i64> {
     let from = |id| ids.partition_point(|&listed| listed < id);
     ids[from(start)..from(end)].iter().copied()
@@ -284,7 +284,7 @@ mod tests {
         fs::write(logs.log_dir(run_id).join(plain_name(start)), "x").expect("writes");
     }
 
-    /// All segments, forwards and backwards alike.
+    /// Returns the starts of all segments, and checks that they are the same forward and backward.
     fn starts(logs: &RunLogs) -> Vec<u64> {
         let mut forwards = Vec::new();
         let mut next = logs.oldest().expect("a look");
@@ -311,8 +311,8 @@ mod tests {
     fn file_created_in_the_tick_of_the_last_scan_is_found() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let logs = RunLogs::new(dir.path().to_owned());
-        // If the folder was changed just before it was read, another change need not change its time stamp. Unless the machine paused
-        // between the two.
+        // If the folder was changed just before it was read, another change can leave its time stamp as it was, unless the
+        // machine paused between the two.
         let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             let began = Instant::now();
@@ -359,7 +359,7 @@ mod tests {
     fn each_position_is_found_despite_runs_without_a_log() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let logs = RunLogs::new(dir.path().to_owned());
-        // Gaps of all kinds: folders without a file, ids without a folder, more of them in a row than are tried one by one.
+        // Gaps of all kinds: folders without a file, ids without a folder, and more such ids in a row than are tried one by one.
         let with_log: Vec<i64> = [3, 4, 9, 10, 11, 200, 201, 350, 420, 421].into();
         for id in 1..=430 {
             if with_log.contains(&id) {
@@ -415,19 +415,19 @@ mod tests {
             let seconds = at.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
             SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
         };
-        // In the future it stays hot, however slow the machine is.
+        // A time in the future stays hot, however slow the machine is.
         set(whole(SystemTime::now() + Duration::from_hours(1)));
         assert_eq!(Stamp::of(dir.path()).expect("there"), Stamp::Hot);
         set(whole(SystemTime::now() - Duration::from_secs(4)));
         assert!(matches!(Stamp::of(dir.path()).expect("there"), Stamp::At(_)));
-        // A second ago it may still be given to another change, where times have no fraction.
+        // If times have no fraction, another change may still get a time of one second ago.
         let is_hot = |at| {
             set(at);
             Stamp::of(dir.path()).expect("there") == Stamp::Hot
         };
         let ago = || SystemTime::now() - Duration::from_secs(1);
         assert!(!is_hot(whole(ago()) + Duration::from_nanos(1)));
-        // On a slow machine the look can come too late.
+        // On a slow machine the check can come too late.
         assert!((0..100).any(|_| is_hot(whole(ago()))));
     }
 }

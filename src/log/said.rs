@@ -1,7 +1,8 @@
-//! What a run said, taken out of its records: the bytes as the pipeline wrote them, of both streams in the order in which they came, or of one.
+//! The output of a run, taken out of its records: the bytes as the pipeline wrote them, of both streams in their order, or of one
+//! stream.
 //!
-//! Only the last line of a stream can differ: it has a newline at its end, whether it came with one or not. What is missing is a line that
-//! says so.
+//! Only the last line of a stream can differ: it ends with a newline, even if the pipeline wrote none. A line in the text says
+//! where bytes are missing.
 
 use std::io::{self, Read};
 
@@ -10,23 +11,24 @@ use super::listing::RunLog;
 use super::record::{Stream, push_record};
 use super::text::{RunText, missing_mark, removed};
 
-/// How much is put together at a time, in bytes.
+/// The size of a piece that is put together at a time, in bytes.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// How much of the log is passed over at most in one call, in bytes: whoever reads checks in between whether anybody still wants it.
+/// How much of the log one call skips at most, in bytes. Between calls, the reader checks whether the client still wants the
+/// text.
 const PASSED_BYTES_MAX: u64 = 1024 * 1024;
 
-/// How it is to look.
+/// The form of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
-    /// Whole records, with their times and marks.
+    /// Whether the text consists of whole records, with their times and marks.
     pub has_heads: bool,
-    /// Of this stream only.
+    /// Only this stream.
     pub stream: Option<Stream>,
 }
 
-/// Reads what was said, from the beginning on. Reading is interrupted ([`io::ErrorKind::Interrupted`]) where nothing of a long part is wanted,
-/// and can go on.
+/// Reads the output from its beginning. If nothing of a long part is wanted, the read is interrupted
+/// ([`io::ErrorKind::Interrupted`]) and can be continued.
 #[derive(Debug)]
 pub struct Said {
     cursor: Cursor<Box<RunLog>>,
@@ -35,12 +37,12 @@ pub struct Said {
     form: Form,
     out: Vec<u8>,
     out_at: usize,
-    /// Whether the last line handed out goes on.
+    /// Whether the last line that was returned continues.
     is_line_open: bool,
 }
 
 impl Said {
-    /// Of a run's log as it was looked at.
+    /// Creates a reader of the output in `text`, which is a run's log at one moment.
     pub fn new(text: &RunText, form: Form) -> Self {
         Self {
             cursor: Cursor::until(Box::new(text.log.clone()), text.begin, text.end),
@@ -53,7 +55,7 @@ impl Said {
         }
     }
 
-    /// Puts the next piece together, which is empty at the end.
+    /// Puts the next piece together. The piece is empty at the end.
     fn fill(&mut self) -> io::Result<()> {
         self.out.clear();
         self.out_at = 0;
@@ -68,7 +70,7 @@ impl Said {
             match self.cursor.next()? {
                 Some(Item::Line(line)) => {
                     let Some((at, stream)) = line.head else {
-                        // Damage belongs to nobody: everybody gets it.
+                        // Damaged bytes belong to neither stream, so they are part of both.
                         self.out.extend_from_slice(line.text);
                         self.out.push(b'\n');
                         self.is_line_open = false;
@@ -88,18 +90,18 @@ impl Said {
                     self.is_line_open = line.goes_on;
                 }
                 Some(Item::Gone { from, to }) => {
-                    // What comes behind the end is not of this moment.
+                    // Bytes after the end of the text belong to a later moment.
                     let to = to.min(self.up_to);
                     if std::mem::take(&mut self.is_line_open) {
                         self.out.push(b'\n');
                     }
                     self.out.extend_from_slice(missing_mark(from, to, self.begin).as_bytes());
                 }
-                // It was there.
+                // These bytes existed when the log was listed.
                 None => return Err(removed(&"the end of a log")),
             }
         }
-        // Of one that was killed, or is live, the last line may have been cut off where it was to go on.
+        // If the run was killed or is live, its last line may have been cut off before its continuation.
         if self.cursor.position() >= self.up_to && std::mem::take(&mut self.is_line_open) {
             self.out.push(b'\n');
         }

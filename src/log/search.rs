@@ -1,7 +1,7 @@
-//! A search through one run's log, from a position on: the first lines that match, and how many there are.
+//! A search through one run's log, from a position on: the first matching lines, and the number of all matching lines.
 //!
-//! Each call searches a limited part and says where the next one must begin, so that a client can search the whole log in several calls and
-//! other requests do not have to wait for it.
+//! Each call searches a limited part and returns where the next one must begin, so that a client can search the whole log in
+//! several calls and other requests do not have to wait for it.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,53 +12,53 @@ use super::pattern::{Pattern, seen};
 use super::record::{HEAD_LEN, Stream};
 use crate::api::logs::Match;
 
-/// The longest line that is listed, in characters; of a longer one, the part around the first hit is.
+/// The longest line that is listed, in characters. Of a longer line, the part around the first hit is listed.
 const LISTED_CHARS_MAX: usize = 500;
 
-/// How much one call does. It stops behind the line with which it has done either.
+/// The limits of one call. It stops after the line with which it reaches one of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn {
     /// How much of the log it reads, in bytes.
     pub bytes: u64,
-    /// How long it works.
+    /// How long it runs.
     pub time: Duration,
 }
 
-/// The turn of one answer.
+/// The limits of the search for one response.
 pub const SEARCH_TURN: Turn = Turn { bytes: 16 * 1024 * 1024, time: Duration::from_millis(300) };
 
-/// What is searched for, and where.
+/// The parameters of a search.
 #[derive(Clone, Copy, Debug)]
 pub struct Search<'p> {
-    /// In lines with an id above this.
+    /// Only lines with an id above this one.
     pub since: u64,
-    /// Where the log ends, if nothing is added to it any more.
+    /// The end of the log, if nothing will be added to it.
     pub end: Option<u64>,
-    /// Only in lines of this stream.
+    /// Only lines of this stream.
     pub stream: Option<Stream>,
-    /// What a line must match.
+    /// The pattern that a line must match.
     pub pattern: &'p Pattern,
     /// The most matches to list. All are counted.
     pub limit: usize,
 }
 
-/// What one call has found.
+/// The result of one call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// The first lines that match, oldest first.
+    /// The first matching lines, oldest first.
     pub matches: Vec<Match>,
     /// How many lines match.
     pub count: u64,
     /// How many lines were searched.
     pub lines: u64,
-    /// The `since` that goes on.
+    /// The `since` of the next call.
     pub next: u64,
-    /// Whether the log was searched to its present end.
+    /// Whether the log was searched to its current end.
     pub is_at_end: bool,
 }
 
 impl Search<'_> {
-    /// Searches for one turn: at least one line.
+    /// Searches for one turn, but at least one line.
     pub fn run(&self, log: &dyn Listing, turn: Turn) -> io::Result<Found> {
         let began = Instant::now();
         let mut cursor = Cursor::until(log, self.since, self.end);
@@ -102,8 +102,8 @@ impl Search<'_> {
     }
 }
 
-/// The part of a text around a hit, which begins at byte `at` and has so many characters: the hit is in the middle, or, where it is too long, at
-/// the beginning.
+/// Returns the part of a text around a hit that begins at byte `at` and has `hit_chars` characters. The hit is in the middle, or
+/// at the beginning if it is too long.
 fn around(text: &str, at: usize, hit_chars: usize) -> &str {
     let room = LISTED_CHARS_MAX.saturating_sub(hit_chars) / 2;
     let chars_before =
@@ -112,7 +112,7 @@ fn around(text: &str, at: usize, hit_chars: usize) -> &str {
     let start = chars_before(at, room);
     match chars_behind(start) {
         Some(end) => &text[start..end],
-        // The text ends before that, so there is more room in front.
+        // The text ends earlier, so there is more room before the hit.
         None => &text[chars_before(text.len(), LISTED_CHARS_MAX)..],
     }
 }

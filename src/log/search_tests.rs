@@ -1,4 +1,4 @@
-//! Pages of one run's log, and pages that are searched, held against all lines read one by one.
+//! Pages of one run's log, with and without a search, compared with all lines read one by one.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,8 @@ use crate::api::logs::{Line, StreamName};
 
 const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
 
-/// A run from position 1,000 on, in segments of so many bytes; every seventh line holds "needle", every fifth is of stderr.
+/// Writes a run from position 1,000 on, in segments of `segment_bytes` bytes. Every seventh line contains "needle", and every
+/// fifth is on stderr.
 fn a_run(dir: &Path, lines: usize, segment_bytes: u64) -> SegmentList {
     let limits = Limits { segment_bytes, run_bytes: 1 << 40 };
     let mut writer = SegmentWriter::create(dir, 1_000, limits).expect("creates");
@@ -37,7 +38,7 @@ fn all(list: &SegmentList) -> Vec<Line> {
     read_since(list, 1_000, usize::MAX).expect("reads").lines
 }
 
-/// Pages forward until the end, each begun where the one before ended: the lines, and how often it was asked.
+/// Reads pages forward to the end, each from where the previous one ended. Returns the lines and the number of pages.
 fn forward(list: &SegmentList, part: Part<'_>, limit: usize) -> (Vec<Line>, usize) {
     let (mut since, mut lines, mut count) = (part.since, Vec::new(), 0);
     loop {
@@ -54,7 +55,7 @@ fn forward(list: &SegmentList, part: Part<'_>, limit: usize) -> (Vec<Line>, usiz
     }
 }
 
-/// The same backward, by `first`.
+/// Does the same backward, with `first`.
 fn backward(list: &SegmentList, part: Part<'_>, limit: usize) -> (Vec<Line>, usize) {
     let (mut up_to, mut lines, mut count) = (part.up_to, Vec::new(), 0);
     loop {
@@ -135,7 +136,7 @@ fn a_search_is_bounded_and_goes_on_from_where_it_stopped() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let limits = Limits { segment_bytes: 4 << 20, run_bytes: 1 << 40 };
     let mut writer = SegmentWriter::create(dir.path(), 1_000, limits).expect("creates");
-    // The only two of twenty megabytes are the first line and the last one.
+    // Of twenty megabytes, only the first and the last line match.
     for n in 0..400 {
         let mut out = Vec::new();
         let text = if n == 0 || n == 399 { b"needle".to_vec() } else { vec![b'x'; 50_000] };
@@ -201,18 +202,18 @@ fn a_searched_tail_does_not_go_back_beyond_what_is_missing_and_says_how_much() {
     let wanted: Vec<&Line> = lines.iter().filter(|line| line.id > behind && line.line.contains("needle")).collect();
     assert_eq!(page.lines.iter().collect::<Vec<_>>(), wanted);
     assert_eq!((page.gone, page.first, page.is_whole), (hole.end - hole.start, behind, true));
-    // In front of it, in the middle of it, and right behind it.
+    // Before the hole, in the middle of it, and right after it.
     for up_to in [hole.start, hole.start + 10, hole.end] {
         let page = read_last(&kept, Part { up_to, ..part }, 1_000, 5_000).expect("reads");
         let wanted: Vec<&Line> = lines.iter().filter(|line| line.id <= hole.start && line.line.contains("needle")).collect();
         assert_eq!((page.lines.iter().collect::<Vec<_>>(), page.gone), (wanted, 0), "up to {up_to}");
     }
-    // In front of all that is kept.
+    // Before everything that is kept.
     fs::remove_file(&list[0].path).expect("there");
     let page = read_last(&look(dir.path()), Part { up_to: 1_010, ..Part::since(1_000) }, 1_000, 5_000).expect("reads");
     assert_eq!((page.lines.len(), page.gone), (0, list[1].start - 1_000));
     fs::write(&list[0].path, first_text).expect("writes");
-    // Forward a page ends in front of it, whatever was found, and the next one tells of it.
+    // Forward, a page ends before the hole, whatever it has found, and the next page reports the hole.
     let (mut since, mut told) = (1_000, Vec::new());
     loop {
         let page = read_page(&kept, Part { since, ..part }, 5_000).expect("reads");
@@ -244,18 +245,18 @@ fn a_log_that_has_ended_shows_what_was_torn_off_and_what_is_missing_at_its_end()
                 let page = page.expect("reads");
                 assert_eq!(page.lines.last().map(|line| line.line.as_str()), Some("half a needle"), "{log_end}");
             }
-            // What is missing is told behind the last line; what is room for a mark is not missing.
+            // Bytes that are missing after the last line are reported. Room for a loss mark is not missing.
             let page = read_page(&list, Part { since: torn_end, ..ended }, 100).expect("reads");
             assert_eq!((page.next, page.gone, page.is_at_end), (log_end, room, true));
             let tail_next = if room == 0 { log_end } else { torn_end };
             assert_eq!(read_last(&list, ended, 1_000, 100).expect("reads").next, tail_next, "{log_end}");
         }
-        // While it goes on, half a line is none.
+        // While the run is live, half a line is not a line.
         for page in [read_page(&list, part, 100), read_last(&list, part, 1_000, 100)] {
             assert!(page.expect("reads").lines.last().is_some_and(|line| lines.contains(line)));
         }
     }
-    // All of it is gone.
+    // The whole log is missing.
     let none: SegmentList = [].into();
     let ended = Part { end: Some(end), ..Part::since(1_000) };
     let searched = Part { needle: Some(&needle), ..ended };

@@ -1,7 +1,7 @@
-//! From a time to a position: by halves, so that it takes no longer in a log of gigabytes.
+//! Seeking from a time to a position, by binary search, so that it takes no longer in a log of gigabytes.
 //!
-//! Stamps within a run never go back, so a run can be halved. From one run to the next they may, where the clock was set: runs are looked
-//! at in their order, but for those that are known to have ended before.
+//! Time stamps within a run never decrease, so a run can be searched by halves. They can decrease from one run to the next, if
+//! the clock was set. So runs are searched in their order, except runs that are known to have ended before.
 
 use std::io;
 
@@ -11,15 +11,18 @@ use super::record::{RECORD_MAX, parse_record};
 use super::segment::{Segment, SegmentFile};
 use crate::clock::Timestamp;
 
-/// What is read to find a stamp: wherever it begins there is a whole record in it.
+/// The number of bytes that are read to find a stamp. Wherever they begin, they contain a whole record.
 const PROBE_BYTES: usize = 2 * RECORD_MAX;
 
-/// A stretch that is not worth halving: it is read through.
+/// A stretch that is too short for halving, in bytes. It is read through.
 const STRETCH_BYTES: u64 = 4 * RECORD_MAX as u64;
 
-/// The position from which on to read for the first line that came at or after `at`: the `since` that gives it first. Where what lay in front
-/// of that line is missing, the position is in front of what is missing, so that it is told. Without such a line it is the end of what there
-/// is now. `begin` is where the log began; `end` as for [`Cursor::until`]; `is_before` says of which runs nothing is that late.
+/// Returns the position from which to read for the first line that came at or after `at`: used as `since`, it gives this line
+/// first.
+///
+/// If bytes before that line are missing, the position is before these bytes, so that they are reported. If there is no such
+/// line, it is the current end. `begin` is the position at which the log began, `end` is as for [`Cursor::until`], and
+/// `is_before` returns whether all lines of a run are earlier.
 pub fn position_at(
     log: &dyn Listing,
     at: Timestamp,
@@ -38,7 +41,7 @@ pub fn position_at(
     Err(files_change_too_fast())
 }
 
-/// `None` where one of those listed is not there any more.
+/// Returns `None` if a listed segment no longer exists.
 fn try_position_at(
     log: &dyn Listing,
     at: Timestamp,
@@ -46,12 +49,12 @@ fn try_position_at(
     end: Option<u64>,
     is_before: &impl Fn(i64) -> bool,
 ) -> io::Result<Option<u64>> {
-    // The end of what was left out.
+    // The end of the part that was left out.
     let mut floor = begin;
     let mut next = log.oldest()?;
     while let Some(first) = next.take() {
         if let Some(mut run_id) = first.run_id.filter(|&run_id| is_before(run_id)) {
-            // None of these files is read, whatever their number.
+            // The files of these runs are not read, however many there are.
             while is_before(run_id + 1) {
                 run_id += 1;
             }
@@ -70,7 +73,7 @@ fn try_position_at(
                 None => break,
             }
         }
-        // The server's own stamps may go back anywhere. There are two files of it at most: they are read through.
+        // The stamps of the server's own log may decrease anywhere. It has at most two files, so they are read through.
         let from = if run[0].run_id.is_none() { Some(run[0].start) } else { before_stamp(&run, at)? };
         let Some(from) = from else { return Ok(None) };
         let since = if from == run[0].start { floor } else { from };
@@ -82,10 +85,10 @@ fn try_position_at(
     Ok(Some(floor))
 }
 
-/// Reads through a run from `since` on; `None` where no line in it came at or after `at`.
+/// Reads through a run from `since` on. Returns `None` if no line of it came at or after `at`.
 fn first_in_run(log: &dyn Listing, since: u64, run_id: Option<i64>, at: Timestamp, end: Option<u64>) -> io::Result<Option<u64>> {
     let mut cursor = Cursor::until(log, since, end);
-    // In front of the item, and of the hole before it.
+    // The position before the item, and the position before the hole that precedes it.
     let mut position = since;
     let mut hole = None;
     while let Some(item) = cursor.next()? {
@@ -102,14 +105,14 @@ fn first_in_run(log: &dyn Listing, since: u64, run_id: Option<i64>, at: Timestam
     Ok(None)
 }
 
-/// The beginning of a line in front of which all stamps of the run are before `at`, and not far from the last of those. `None` where a
-/// segment is not there any more.
+/// Returns the beginning of a line before which all stamps of the run are earlier than `at`, close to the last of these. Returns
+/// `None` if a segment no longer exists.
 fn before_stamp(run: &[Segment], at: Timestamp) -> io::Result<Option<u64>> {
-    // The last segment whose first stamp is before.
+    // The last segment whose first stamp is earlier.
     let (mut low, mut high) = (0, run.len());
     while high - low > 1 {
         let middle = usize::midpoint(low, high);
-        // One without any stamp tells nothing; the next one does.
+        // A segment without any stamp decides nothing, so the next one is read.
         let mut probe = (middle, None);
         while probe.1.is_none() && probe.0 < high {
             let Some(mut file) = run[probe.0].open()? else { return Ok(None) };
@@ -134,7 +137,7 @@ fn before_stamp(run: &[Segment], at: Timestamp) -> io::Result<Option<u64>> {
     Ok(Some(segment.start + low))
 }
 
-/// The first stamp in a line that begins at `offset` or behind it, and where that line ends. `None` where none is near.
+/// Returns the first stamp in a line that begins at or after `offset`, and the end of that line; `None` if there is none nearby.
 fn stamp_from(file: &mut SegmentFile, offset: u64) -> io::Result<Option<(Timestamp, u64)>> {
     let mut bytes = vec![0; PROBE_BYTES];
     let mut len = 0;
@@ -142,13 +145,13 @@ fn stamp_from(file: &mut SegmentFile, offset: u64) -> io::Result<Option<(Timesta
         match file.read_at(&mut bytes[len..], offset + len as u64) {
             Ok(0) => break,
             Ok(count) => len += count,
-            // What is behind it is as good as nothing: the half in front is taken.
+            // The bytes after the damage do not count. The bytes before it are used.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => break,
             Err(error) => return Err(error),
         }
     }
     let bytes = &bytes[..len];
-    // In the middle of a file the first line may be the rest of one.
+    // In the middle of a file, the first line may be the rest of a line.
     let mut used = if offset == 0 { 0 } else { memchr::memchr(b'\n', bytes).map_or(len, |newline| newline + 1) };
     while let Some(line_len) = memchr::memchr(b'\n', &bytes[used..]) {
         if let Some(record) = parse_record(&bytes[used..used + line_len]) {
@@ -172,7 +175,7 @@ mod tests {
         Timestamp::from_unix_ms(1_700_000_000_000 + ms)
     }
 
-    /// A run of such stamps, in segments of so many bytes, from that position on.
+    /// Writes a run with these stamps, in segments of `segment_bytes` bytes, from position `begin` on.
     fn a_run(dir: &Path, run_id: i64, begin: u64, segment_bytes: u64, stamps: impl Iterator<Item = i64>) -> u64 {
         let log_dir = dir.join(run_id.to_string());
         fs::create_dir(&log_dir).expect("creates");
@@ -180,7 +183,7 @@ mod tests {
         let mut writer = SegmentWriter::create(&log_dir, begin, limits).expect("creates");
         for (n, ms) in stamps.enumerate() {
             let mut out = Vec::new();
-            // Now and then a long one.
+            // Some lines are long.
             let text = "x".repeat(if n % 97 == 3 { 50_000 } else { n % 50 });
             push_record(&mut out, stamp(ms).to_string().as_bytes(), Stream::Stdout, false, text.as_bytes());
             writer.write(&out, b"").expect("writes");
@@ -192,7 +195,7 @@ mod tests {
         runs.iter().flat_map(|run| segments_in(&dir.join(run.to_string()), Some(*run)).expect("a look")).collect()
     }
 
-    /// For each time: the first line from there on is the one that reading all of it finds.
+    /// Checks for each time that the first line from the position on is the line that reading everything finds.
     fn look_at_all(list: &SegmentList, begin: u64, times: impl Iterator<Item = i64>) {
         let mut lines = Vec::new();
         let mut since = begin;
@@ -220,7 +223,7 @@ mod tests {
     fn the_first_line_of_a_time_is_found_in_small_segments_and_large_ones_plain_and_packed() {
         for segment_bytes in [300, 100_000, 1 << 40] {
             let dir = tempfile::tempdir().expect("a temp folder");
-            // Several lines at once, and pauses.
+            // Several lines at the same time, and pauses.
             let end = a_run(dir.path(), 1, 500, segment_bytes, (0..900).map(|n| n / 7 * 10));
             a_run(dir.path(), 2, end, segment_bytes, (0..300).map(|n| 5_000 + n * n));
             let plain = list(dir.path(), &[1, 2]);
@@ -246,7 +249,7 @@ mod tests {
         }
         let all = list(dir.path(), &[1, 2, 3, 4]);
         look_at_all(&all, 0, [0, 59, 60, 5_000, 10_000, 10_059, 10_060, 20_059, 20_060].into_iter());
-        // A run of which is known that it is over before is not looked at.
+        // A run that is known to have ended before is not searched.
         let position = position_at(&all, stamp(5), 0, None, |run| run == 1).expect("seeks");
         assert_eq!(read_since(&all, position, 1).expect("reads").lines[0].run_id, Some(2));
     }

@@ -1,7 +1,8 @@
-//! The files of a log: which there are, in what order, and their bytes by position, plain or packed.
+//! The files of a log: their list, their order, and their bytes by position, plain or packed.
 //!
-//! A segment's name is the position at which it begins, `<start>.log`. A packed one tells in its name where it ends, too:
-//! `<start>-<end>.log.gz`. Where both are there somebody was killed between making the one and removing the other: the plain one counts.
+//! The name of a segment is the position at which it begins, `<start>.log`. The name of a packed segment also contains its end,
+//! `<start>-<end>.log.gz`. If both exist, the server was killed after it had made the packed one and
+//! before it removed the plain one: the plain one counts.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,8 +17,8 @@ use crate::private;
 use crate::shell_word::quoted_path;
 use crate::user;
 
-/// The place of a segment among all: its run, and where it begins. Of two that begin at the same position the first is empty: a shim was
-/// killed before it wrote anything there, and the next run began.
+/// The place of a segment among all segments: its run, and the position at which it begins. Of two segments that begin at the
+/// same position, the first is empty: a shim was killed before it wrote anything there, and the next run began.
 pub type Place = (Option<i64>, u64);
 
 /// One file of a log.
@@ -25,16 +26,16 @@ pub type Place = (Option<i64>, u64);
 pub struct Segment {
     /// The position of its first byte.
     pub start: u64,
-    /// The position after its last byte, where the name tells: of a packed one.
+    /// The position after its last byte, which the name of a packed segment contains; `None` if it is plain.
     pub packed_end: Option<u64>,
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// The run that it belongs to; `None` for the server's own.
+    /// The run that it belongs to; `None` for the server's own log.
     pub run_id: Option<i64>,
 }
 
 impl Segment {
-    /// The segment that a file in a log folder is; `None` where it is something else.
+    /// Returns the segment that a file in a log folder is; `None` if it is something else.
     fn of_file(path: PathBuf, run_id: Option<i64>) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         let (start, packed_end) = if let Some(range) = name.strip_suffix(".log.gz") {
@@ -46,12 +47,12 @@ impl Segment {
         Some(Self { start, packed_end, path, run_id })
     }
 
-    /// Its place among all.
+    /// Returns its place among all segments.
     pub fn place(&self) -> Place {
         (self.run_id, self.start)
     }
 
-    /// The position after its last byte, as of now. One that is gone ends where it begins.
+    /// Returns the current position after its last byte. A plain segment that was removed ends where it begins.
     pub fn end(&self) -> io::Result<u64> {
         match self.packed_end {
             Some(end) => Ok(end),
@@ -59,12 +60,12 @@ impl Segment {
         }
     }
 
-    /// How long its file is. One that is gone has none.
+    /// Returns the length of its file, in bytes; 0 if it was removed.
     pub fn bytes_on_disk(&self) -> io::Result<u64> {
         Ok(if_there(fs::symlink_metadata(&self.path))?.map_or(0, |metadata| metadata.len()))
     }
 
-    /// Its bytes; `None` where it is gone.
+    /// Opens its file; `None` if it was removed.
     pub(super) fn open(&self) -> io::Result<Option<SegmentFile>> {
         Ok(if_there(private::open(&self.path))?.map(|file| match self.packed_end {
             None => SegmentFile::Plain(file),
@@ -73,13 +74,13 @@ impl Segment {
     }
 }
 
-/// A position in a file's name. A user may have put a file there: a position larger than the database can hold is not one of
-/// ours, and with a limit that far below the largest number no sum of a position and a length overflows.
+/// Parses a position in a file's name. A user may have put a file there, so a position that is larger than the database can hold
+/// is rejected. This limit is so far below the largest number that no sum of a position and a length overflows.
 pub(super) fn position(digits: &str) -> Option<u64> {
     digits.parse().ok().filter(|&position| i64::try_from(position).is_ok())
 }
 
-/// Twenty digits hold every position, so names sort like positions.
+/// Returns the name of a plain segment. Twenty digits hold every position, so names sort like positions.
 pub(super) fn plain_name(start: u64) -> String {
     format!("{start:020}.log")
 }
@@ -88,10 +89,11 @@ pub(super) fn packed_name(start: u64, end: u64) -> String {
     format!("{start:020}-{end:020}.log.gz")
 }
 
-/// The result of reading a log's folder. `None` if there is no such folder: a file can have its name, or that of its run's directory.
+/// Returns the result of reading a log's folder; `None` if there is no such folder. A file can have its name, or that of its
+/// run's directory.
 pub(super) fn in_folder<T>(dir: &Path, result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
-        // If even the directory of all runs cannot be read, nothing is known of this folder.
+        // If even the directory of all runs cannot be read, nothing is known about this folder.
         Err(error) if error.kind() == io::ErrorKind::NotADirectory && dir.parent().is_some_and(has_entry) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let (user, run, dir) = (user::own(), quoted_path(dir.parent().unwrap_or(dir)), dir.display());
@@ -102,16 +104,16 @@ pub(super) fn in_folder<T>(dir: &Path, result: io::Result<T>) -> io::Result<Opti
     }
 }
 
-/// The segments in one folder, in order. None where there is no folder.
+/// Lists the segments in one folder, in order; none if there is no folder.
 pub fn segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segment>> {
     let mut segments = all_segments_in(dir, run_id)?;
     segments.dedup_by_key(|segment| segment.start);
     Ok(segments)
 }
 
-/// The same; where one is there in both forms both are listed, the plain one first.
+/// Lists the same. If a segment exists in both forms, both are listed, the plain one first.
 pub fn all_segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segment>> {
-    // Files elsewhere are not ours to show, pack or remove, even if their names look like segments.
+    // Files elsewhere must not be shown, packed or removed, even if their names look like segments.
     if is_foreign(dir) {
         return Ok(Vec::new());
     }
@@ -127,7 +129,7 @@ pub fn all_segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segmen
     Ok(segments)
 }
 
-/// An open segment. It stays whole to who has it open, whatever becomes of its name.
+/// An open segment. Its bytes can be read even after the file was renamed or removed.
 #[derive(Debug)]
 pub(super) enum SegmentFile {
     Plain(File),
@@ -142,8 +144,8 @@ impl SegmentFile {
         }
     }
 
-    /// Reads from `offset` on, as much as is at hand; 0 at the end. What is damaged is [`io::ErrorKind::InvalidData`]: then
-    /// [`SegmentFile::damage_at`] says how far that goes.
+    /// Reads from `offset` on, as much as is available; 0 at the end. Damaged bytes are the error [`io::ErrorKind::InvalidData`].
+    /// Then [`SegmentFile::damage_at`] returns their range.
     pub(super) fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match self {
             Self::Plain(file) => file.read_at(buffer, offset),
@@ -164,7 +166,7 @@ impl SegmentFile {
         Ok(())
     }
 
-    /// What damage at `offset` makes unreadable.
+    /// Returns the range that damage at `offset` makes unreadable.
     pub(super) fn damage_at(&self, offset: u64) -> Range<u64> {
         match self {
             Self::Plain(_) => offset..offset + 1,

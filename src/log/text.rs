@@ -1,7 +1,8 @@
-//! The log of one run as text: its records as they stand in the segments.
+//! The log of one run as text: its records as they are in the segments.
 //!
-//! What the text is, is decided once, when it is looked at; to be read it takes a descriptor and the frame that is being read. What is missing
-//! is a line that says so. Damage is not found by looking, so it is told in as many bytes as it takes, and all else stays where it was.
+//! The text is fixed once, when the log is listed. Reading it takes one descriptor and the current frame. A line in the text says
+//! where bytes are missing. Listing does not find damage, so damaged bytes are replaced by a line of the same length, and
+//! everything else stays where it was.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -16,10 +17,10 @@ use super::writer::LOSS_MARK_BYTES_MAX;
 #[derive(Debug)]
 pub struct RunText {
     pub(super) log: RunLog,
-    /// Where in the log the run begins, and where, if nothing is added any more, it ends.
+    /// The position at which the run begins, and the position at which it ends, if nothing will be added.
     pub(super) begin: u64,
     pub(super) end: Option<u64>,
-    /// The position up to which there is text.
+    /// The position at which the text ends.
     pub(super) up_to: u64,
     pieces: Vec<Piece>,
     len: u64,
@@ -29,27 +30,29 @@ pub struct RunText {
 
 #[derive(Debug)]
 struct Piece {
-    /// Where in the text it begins.
+    /// The offset of the piece in the text.
     at: u64,
     what: What,
 }
 
 #[derive(Debug)]
 enum What {
-    /// A line in the place of what is missing, or the end of one.
+    /// A line in the place of missing bytes, or the end of a line.
     Mark(String),
-    /// A segment up to that length.
+    /// The beginning of a segment, of this length.
     Records(Segment, u64),
 }
 
 impl RunText {
-    /// Looks at the log of a run that begins at `begin` and, if nothing is added any more, ends at `end`. Of one that goes on it is all that is whole
-    /// now.
+    /// Lists the log of a run, and so fixes its text.
+    ///
+    /// The log begins at `begin` and, if nothing will be added, ends at `end`. Without an end, the text has all records that are
+    /// complete now.
     pub fn look(log: &RunLog, begin: u64, end: Option<u64>) -> io::Result<Self> {
         for _ in 0..ATTEMPTS_MAX {
             let listed = log.segments()?;
             let mut text = Self { log: log.clone(), begin, end, up_to: begin, pieces: Vec::new(), len: 0, gone: 0, missing: 0 };
-            // One that is listed can have been packed or removed a moment ago.
+            // A listed segment can have been packed or removed a moment ago.
             if text.put_together(&listed)? {
                 return Ok(text);
             }
@@ -68,12 +71,12 @@ impl RunText {
                 self.put(What::Records(segment.clone(), len), len);
             }
             if len > whole {
-                // A record that its writer was killed in: the line ends here even so.
+                // A record during which the writer was killed. Its line ends here anyway.
                 self.put(What::Mark("\n".to_owned()), 1);
             }
             self.up_to = self.up_to.max(segment.start + len);
         }
-        // Behind the last line there may be room that was left for the mark of a loss.
+        // After the last line there may be room that was reserved for a loss mark.
         if let Some(end) = self.end
             && (segments.is_empty() || end.saturating_sub(self.up_to) > LOSS_MARK_BYTES_MAX)
         {
@@ -101,33 +104,34 @@ impl RunText {
         self.len += len;
     }
 
-    /// Whether there is nothing, not even a file: then it was removed, since a run that has lived leaves one.
+    /// Returns whether there is nothing, not even a file. Then the log was removed, because a run that has lived leaves a file.
     pub fn has_nothing(&self) -> bool {
         self.pieces.is_empty() && self.log.segments().is_ok_and(|segments| segments.is_empty())
     }
 
-    /// The text's length, in bytes.
+    /// Returns the length of the text, in bytes.
     pub fn byte_count(&self) -> u64 {
         self.len
     }
 
-    /// How many bytes of the log are not there any more in front of what is kept.
+    /// Returns how many bytes of the log are missing before the kept part.
     pub fn gone(&self) -> u64 {
         self.gone
     }
 
-    /// What tells it from the same run's text at other times: where it ends, and how much of it is missing, which only grows.
+    /// Returns the version, which differs from that of the same run's text at other times: the end of the text, and the number of
+    /// missing bytes, which only grows.
     pub fn version(&self) -> (u64, u64) {
         (self.up_to, self.missing)
     }
 
-    /// Reads it.
+    /// Returns a reader of the text.
     pub fn into_reader(self) -> TextReader {
         TextReader { text: self, at: 0, open: None }
     }
 }
 
-/// The line that stands for what is missing between two positions of a run that begins at `begin`.
+/// Returns the line that stands for the missing bytes between two positions of a run that begins at `begin`.
 pub(super) fn missing_mark(from: u64, to: u64, begin: u64) -> String {
     let bytes = to - from;
     if from == begin {
@@ -137,19 +141,19 @@ pub(super) fn missing_mark(from: u64, to: u64, begin: u64) -> String {
     }
 }
 
-/// The length without a record in the making.
+/// Returns the length without an unfinished record.
 fn whole_records(file: &mut SegmentFile, len: u64) -> io::Result<u64> {
     let from = len.saturating_sub(RECORD_MAX as u64);
     let mut last = vec![0; usize::try_from(len - from).expect("at most a record")];
     match file.read_exact_at(&mut last, from) {
         Ok(()) => Ok(memchr::memrchr(b'\n', &last).map_or(from, |newline| from + newline as u64 + 1)),
-        // Told in its place.
+        // The damage is reported in its place.
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(len),
         Err(error) => Err(error),
     }
 }
 
-/// Reads the text. Fails where what was there has been removed meanwhile: what is handed out is the text or nothing.
+/// A reader of the text. It fails if a part was removed meanwhile, so it returns nothing but the text.
 #[derive(Debug)]
 pub struct TextReader {
     text: RunText,
@@ -196,7 +200,7 @@ impl Read for TextReader {
     }
 }
 
-/// Opens a segment that was there. Packed meanwhile it is the same.
+/// Opens a segment that existed before. If it was packed meanwhile, it still has the same text.
 fn open_again(log: &RunLog, segment: &Segment) -> io::Result<SegmentFile> {
     if let Some(file) = segment.open()? {
         return Ok(file);
@@ -215,7 +219,8 @@ pub(super) fn removed(what: &dyn std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("{what} was removed while its text was sent"))
 }
 
-/// Writes what stands at `offset` in the place of damage that has this range: a line that says so, as long as the damage. Returns how much.
+/// Writes the mark for damage of this range, from `offset` on: a line that says so, as long as the damage. Returns the number of
+/// bytes written.
 fn put_damage_mark(buffer: &mut [u8], offset: u64, damage: &Range<u64>) -> usize {
     let len = damage.end.saturating_sub(damage.start);
     let mark = format!("\n[autoappdev: {len} bytes of this log are damaged here]");

@@ -1,4 +1,4 @@
-//! A run's text in all of its forms, held against what was said: random streams, small segments, plain and packed.
+//! The text of a run in all its forms, compared with the output: random streams, small segments, plain and packed.
 
 use std::fs;
 use std::io::Read;
@@ -12,7 +12,7 @@ use crate::clock::TIMESTAMP_LEN;
 const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
 const BEGIN: u64 = 5_000;
 
-/// Numbers that a seed decides.
+/// Random numbers from a seed.
 struct Dice(u64);
 
 impl Dice {
@@ -26,7 +26,7 @@ impl Dice {
     }
 }
 
-/// A piece of what programs print.
+/// Returns a piece of what programs print.
 fn a_piece(dice: &mut Dice) -> Vec<u8> {
     match dice.below(9) {
         0 => vec![b'\n'; dice.size(200)],
@@ -39,14 +39,14 @@ fn a_piece(dice: &mut Dice) -> Vec<u8> {
     }
 }
 
-/// What was said: all in the order of the records, and by stream.
+/// The output: everything in the order of the records, and each stream.
 struct Told {
     all: Vec<u8>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
 
-/// Writes what both streams said as the shim does, in segments of about so many bytes.
+/// Writes output to both streams as the shim does, in segments of about `segment_bytes` bytes.
 fn say(dice: &mut Dice, dir: &Path, segment_bytes: u64, pieces: u64) -> Told {
     let limits = Limits { segment_bytes, run_bytes: 1 << 40 };
     let mut writer = SegmentWriter::create(dir, BEGIN, limits).expect("creates");
@@ -140,7 +140,8 @@ fn any_stream_comes_back_byte_for_byte() {
     }
 }
 
-/// A run of a hundred lines in small segments, the first and one in the middle removed; what is left of it, with marks.
+/// Writes a run of a hundred lines in small segments, and removes the first segment and one in the middle. Returns the text that
+/// is left, with marks.
 fn with_holes(dir: &Path) -> (RunLog, String, u64) {
     let (log, log_dir) = run_log(dir);
     let mut writer = SegmentWriter::create(&log_dir, BEGIN, Limits { segment_bytes: 400, run_bytes: 1 << 40 }).expect("creates");
@@ -185,7 +186,7 @@ fn what_is_missing_is_a_line_in_every_form() {
         }
     }
     look_at_said(&log, None, Form { has_heads: false, stream: None }, said.as_bytes());
-    // At the end of one that is over; and all of it.
+    // Bytes are missing at the end of a run that has ended; then all bytes are missing.
     let end = look(&log, None).version().0;
     let text = look(&log, Some(end + 1_000));
     assert_eq!((text.gone(), text.version().0), (front, end + 1_000));
@@ -230,7 +231,7 @@ fn what_is_packed_while_it_is_read_is_read_on_and_what_is_removed_is_no_text() {
             assert_eq!(results, [true; 2]);
             assert!(begun == [records, told.all]);
         } else {
-            // Who was promised a length gets no other text; who was not is told what is missing.
+            // A reader that has promised a length gets no other text. The other reader gets a mark for the missing bytes.
             assert_eq!(results, [false, true]);
             assert!(records.starts_with(&begun[0]));
             assert!(String::from_utf8_lossy(&begun[1]).contains("bytes of this log are missing here]\n"));
@@ -255,13 +256,13 @@ fn a_live_runs_text_is_whole_records_and_what_comes_later_is_not_in_it() {
     fs::write(log_dir.join("00000000000099999999.log"), [AT, b" o. much later\n"].concat()).expect("writes");
     assert!(read(said) == told.all);
     assert_eq!(read(text.into_reader()).len() as u64, len);
-    // One that is over has all that is there, torn or not.
+    // The text of a run that has ended has all bytes, even of a torn record.
     fs::remove_file(log_dir.join("00000000000099999999.log")).expect("there");
     fs::write(&newest.path, [&plain[..], AT, b" o. torn"].concat()).expect("writes");
     let end = newest.start + plain.len() as u64 + AT.len() as u64 + 8;
     assert!(read(Said::new(&look(&log, Some(end)), form)) == [&told.all[..], b"torn\n"].concat());
     assert!(read(look(&log, Some(end)).into_reader()).ends_with(b"o. torn\n"));
-    // A line that was to go on ends with the text, too.
+    // A line that would have continued also ends with the text.
     fs::write(&newest.path, [&plain[..], AT, b" o+ half\n"].concat()).expect("writes");
     for end in [None, Some(newest.start + plain.len() as u64 + AT.len() as u64 + 9)] {
         let text = look(&log, end);
@@ -291,7 +292,7 @@ fn text_of_a_stream_without_lines_is_interrupted_again_and_again_and_then_ends()
             other => break assert_eq!(other.expect("reads"), 0),
         }
     }
-    // One for each MiB that was passed over.
+    // One interruption for each MiB that was skipped.
     assert!((4..=6).contains(&interruptions), "{interruptions} in {} bytes", end - BEGIN);
     let said = Said::new(&look(&log, None), Form { has_heads: false, stream: Some(Stream::Stdout) });
     assert_eq!(read(said).len(), RECORDS * 1_001);
@@ -323,7 +324,7 @@ fn damage_takes_as_many_bytes_as_it_is_long_and_all_else_stays_where_it_was() {
     assert!(last - first < 128 * 1024 && first > 0 && last + 1 < whole.len());
     let shown = String::from_utf8_lossy(&text);
     assert_eq!(shown.matches("\n[autoappdev: 131072 bytes of this log are damaged here]").count(), 1);
-    // In the other form it is told as what is missing.
+    // In the other form, the damaged bytes are reported as missing.
     let said = read(Said::new(&look(&log, None), Form { has_heads: false, stream: None }));
     let said = String::from_utf8_lossy(&said);
     assert!(said.contains("bytes of this log are missing here]\n") && said.ends_with("line 19999\n"));

@@ -1,4 +1,4 @@
-//! Searches in turns, held against all lines read one by one: of plain, packed and damaged logs, whatever a turn may do.
+//! Searches in turns, compared with all lines read one by one: of plain, packed and damaged logs, with turns of any length.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
 const SHORTEST: Turn = Turn { bytes: 1, time: Duration::ZERO };
 const ENDLESS: Turn = Turn { bytes: u64::MAX, time: Duration::MAX };
 
-/// A run from position 1,000 on, in segments of so many bytes, of these lines. Every third is of stderr.
+/// Writes a run of these lines from position 1,000 on, in segments of `segment_bytes` bytes. Every third line is on stderr.
 fn a_run<'t>(dir: &Path, segment_bytes: u64, lines: impl Iterator<Item = &'t [u8]>) -> SegmentList {
     let mut writer = SegmentWriter::create(dir, 1_000, Limits { segment_bytes, run_bytes: 1 << 40 }).expect("creates");
     for (n, line) in lines.enumerate() {
@@ -33,7 +33,7 @@ fn search(pattern: &Pattern) -> Search<'_> {
     Search { since: 1_000, end: None, stream: None, pattern, limit: 1_000 }
 }
 
-/// The whole of a search in turns: what is found, and how many turns it took.
+/// Searches everything in turns. Returns the result and the number of turns.
 fn whole(log: &SegmentList, search: Search<'_>, turn: Turn) -> (Found, u64) {
     let (mut all, mut turns) = (Found { next: search.since, ..Found::default() }, 0);
     while !all.is_at_end {
@@ -82,7 +82,7 @@ fn turns_of_any_length_find_the_same_lines_and_count_them_in_plain_and_packed_lo
                     assert_eq!(found.matches.iter().map(|line| line.id).collect::<Vec<_>>(), wanted);
                     assert_eq!((found.count, found.lines), (wanted.len() as u64, of_stream.len() as u64));
                     assert_eq!(found.next, lines[399].id);
-                    // Those that are not listed are counted.
+                    // Matches that are not listed are counted.
                     let (few, _) = whole(&log, Search { limit: 3, ..search }, turn);
                     assert_eq!((&*few.matches, few.count), (&found.matches[..3], found.count));
                 }
@@ -94,14 +94,14 @@ fn turns_of_any_length_find_the_same_lines_and_count_them_in_plain_and_packed_lo
 #[test]
 fn expressions_that_are_much_work_end_each_turn_with_the_line_in_which_it_is_over() {
     let dir = tempfile::tempdir().expect("a temp folder");
-    // 17 MiB of a's, in the longest lines that there are.
+    // 17 MiB of the letter a, in lines of the greatest length.
     let line = vec![b'a'; TEXT_MAX];
     let log = a_run(dir.path(), 4 << 20, std::iter::repeat_n(line.as_slice(), 272));
     let alternatives = (1..=16).map(|n| "a".repeat(n)).collect::<Vec<_>>().join("|");
     for hostile in ["(a*)*b", "(a?){120}a{120}b", "(a{1,15}){1,15}b", "(.*a){70}.{100}b", &format!("({alternatives})+b")] {
         let pattern = Pattern::expression(hostile, false).expect(hostile);
         let bytes = |found: &Found| found.next - 1_000;
-        // Its bytes are done after 16 MiB, its time after one line.
+        // The limit of bytes ends a turn after 16 MiB, the limit of time after one line.
         let found = search(&pattern).run(&log, Turn { bytes: SEARCH_TURN.bytes, time: Duration::ZERO }).expect("reads");
         assert_eq!((found.is_at_end, found.lines, bytes(&found)), (false, 1, (HEAD_LEN + TEXT_MAX + 1) as u64), "{hostile}");
         let real = search(&pattern).run(&log, SEARCH_TURN).expect("reads");
@@ -157,7 +157,7 @@ fn a_search_goes_on_behind_what_is_missing_or_damaged_and_ends_with_the_log() {
         );
         let damaged = Match { id: found.next, at: None, stream: None, line: "no record: hit".to_owned(), partial: false };
         assert_eq!(found.matches.last(), Some(&damaged));
-        // Once nothing is added any more, it is one.
+        // If nothing will be added to the log, the torn line counts.
         let end = kept.end().expect("a look");
         let (over, _) = whole(&kept, Search { end: Some(end), ..search(&pattern) }, turn);
         assert_eq!(

@@ -1,7 +1,7 @@
-//! Appends records to segments, within limits.
+//! The writer of a run's log, which appends records to segments, within limits.
 //!
-//! If killed while writing: the last record is torn; readers see where it breaks off. If the disk is full: whole records are dropped,
-//! counted, and a record says how many as soon as there is room.
+//! If killed while writing: the last record is torn, and readers see where it breaks off. If the disk is full: whole records are
+//! dropped and counted, and a record says how many lines were lost as soon as there is room.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek};
@@ -15,15 +15,15 @@ use crate::absent::if_there;
 use crate::kill_point::KillPoint;
 use crate::private::private_file;
 
-/// The most that the record of a loss takes, in bytes.
+/// The longest record of a loss, in bytes.
 pub const LOSS_MARK_BYTES_MAX: u64 = 128;
 
-/// How much a run's log may take.
+/// The limits on a run's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// A segment that has grown to this many bytes is closed.
+    /// The size at which a segment is closed, in bytes.
     pub segment_bytes: u64,
-    /// Above this many bytes in all the oldest segment goes; the newest always stays.
+    /// The total size above which the oldest segment is removed, in bytes. The newest segment always stays.
     pub run_bytes: u64,
 }
 
@@ -35,27 +35,27 @@ pub struct SegmentWriter {
     start: u64,
     len: u64,
     file: File,
-    /// Whether part of a record may stand behind `len`.
+    /// Whether part of a record may follow after `len`.
     is_torn: bool,
     loss: Loss,
-    /// Whether a segment was finished since somebody asked.
+    /// Whether a segment was finished since the last [`SegmentWriter::take_rotated`].
     has_rotated: bool,
 }
 
 impl SegmentWriter {
-    /// Begins the log in `dir` at position `start`.
+    /// Creates the log in `dir`, from position `start` on.
     pub fn create(dir: &Path, start: u64, limits: Limits) -> io::Result<Self> {
         let file = private_file().read(true).create_new(true).open(dir.join(plain_name(start)))?;
         Ok(Self { dir: dir.to_owned(), limits, start, len: 0, file, is_torn: false, loss: Loss::default(), has_rotated: false })
     }
 
-    /// The position after the last byte.
+    /// Returns the position after the last byte.
     pub fn position(&self) -> u64 {
         self.start + self.len
     }
 
-    /// Writes whole records, as [`super::LineSplitter`] makes them; `at` is now as text. On an error nothing of them is in the log and they are
-    /// counted as lost; the error is for the caller's information.
+    /// Writes whole records, as [`super::LineSplitter`] makes them. `at` is the current time as text. On an error, none of these
+    /// records is in the log, and their lines are counted as lost. The caller need not handle the error.
     pub fn write(&mut self, records: &[u8], at: &[u8]) -> io::Result<()> {
         if records.is_empty() {
             return Ok(());
@@ -68,10 +68,11 @@ impl SegmentWriter {
         written
     }
 
-    /// Continues in `dir`, a copy of the previous folder, where the current segment is completed. On an error the next record begins a new one.
+    /// Continues in `dir`, a copy of the previous folder, and completes the current segment there. After an error, the next
+    /// record begins a new segment.
     pub fn move_to(&mut self, dir: &Path) -> io::Result<()> {
         dir.clone_into(&mut self.dir);
-        // An existing folder is left as it is.
+        // An existing folder is not changed.
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let path = dir.join(plain_name(self.start));
         if_there(fs::remove_file(&path))?;
@@ -84,17 +85,17 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Whether a segment was finished since this was asked last.
+    /// Returns whether a segment was finished since the last call.
     pub fn take_rotated(&mut self) -> bool {
         std::mem::take(&mut self.has_rotated)
     }
 
-    /// Whether lines were lost that the log does not tell of yet.
+    /// Returns whether lines were lost that are not mentioned in the log yet.
     pub fn has_unreported_loss(&self) -> bool {
         self.loss.lines() > 0
     }
 
-    /// Tries to write down how many lines were lost.
+    /// Tries to write a record that says how many lines were lost.
     pub fn report_loss(&mut self, at: &[u8]) -> io::Result<()> {
         if self.has_unreported_loss() {
             self.append(&loss_mark(at, Stream::Stderr, self.loss.lines()))?;
@@ -104,12 +105,12 @@ impl SegmentWriter {
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        // What goes into a file that somebody removed is seen by nobody.
+        // A file that was removed has no readers.
         if self.len >= self.limits.segment_bytes || self.file.metadata()?.nlink() == 0 {
             self.rotate()?;
         }
         if self.is_torn {
-            // Half a record must not stay: the next one would be glued to it.
+            // Half a record must not stay, because the next one would run into it.
             self.file.set_len(self.len)?;
             self.is_torn = false;
         }
@@ -125,14 +126,14 @@ impl SegmentWriter {
         let start = self.position();
         let open = || private_file().read(true).create_new(true).open(self.dir.join(plain_name(start)));
         let next = open().or_else(|error| match error.kind() {
-            // Somebody removed the folder. Where that it lies in is gone too, nobody reads this log any more.
+            // The folder was removed. If its run directory was removed, too, this log has no readers.
             io::ErrorKind::NotFound => DirBuilder::new().mode(0o700).create(&self.dir).and_then(|()| open()),
             _ => Err(error),
         });
         match next {
             Ok(file) => self.file = file,
             Err(error) => {
-                // On a full disk room may be made by what is due to go anyway; then the next write tries again.
+                // On a full disk, removing segments beyond the limit may make room for the next write.
                 self.drop_oldest();
                 return Err(error);
             }
@@ -144,17 +145,18 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Looks at the folder, not at what was written: a server may have packed some of it meanwhile.
+    /// Removes the oldest segments beyond the limit. It lists the folder, because a server may have packed some segments
+    /// meanwhile.
     fn drop_oldest(&self) {
         let Ok(segments) = all_segments_in(&self.dir, None) else { return };
         let sizes: Vec<u64> = segments.iter().map(|segment| segment.bytes_on_disk().unwrap_or(0)).collect();
         let mut total: u64 = sizes.iter().sum();
         for (segment, bytes) in segments.iter().zip(sizes) {
-            // The newest segment may grow up to its limit before the next look.
+            // The newest segment may grow up to its limit before the next check.
             if segment.start >= self.start || total + self.limits.segment_bytes <= self.limits.run_bytes {
                 break;
             }
-            // One that cannot be removed is tried again the next time; until then the next oldest has to go.
+            // A segment that cannot be removed is tried again next time. Until then the next oldest one is removed.
             if fs::remove_file(&segment.path).is_ok() {
                 KillPoint::ShimSegmentRemoved.reach();
                 total -= bytes;
@@ -206,7 +208,8 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_counted_and_said() {
-        // /dev/full fails every write with ENOSPC; set_len on it fails too, as on no real disk, so the segment is swapped below the writer.
+        // /dev/full fails every write with ENOSPC. Unlike on a real disk, set_len fails on it, too, so the test swaps the segment
+        // under the writer.
         let dir = tempfile::tempdir().expect("a temp folder");
         let mut writer =
             SegmentWriter::create(dir.path(), 0, Limits { segment_bytes: 1_000, run_bytes: 4_000 }).expect("creates");
