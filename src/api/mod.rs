@@ -1,4 +1,4 @@
-//! The HTTP contract: every request, answer, event and error as a type, and the one table of routes.
+//! The HTTP contract: every request, response, event and error as a type, and the one table of routes.
 //!
 //! Level 0, no I/O. The server writes responses and reads requests, and the client commands do the reverse, so each type
 //! serialises both ways. `docs/api-contracts.md` describes the contract for people; a test compares its tables with this code.

@@ -107,7 +107,7 @@ pub enum Waiting {
     Time {
         /// The time.
         until: Timestamp,
-        /// Why, in the pipeline's words.
+        /// The reason, in the pipeline's words.
         reason: Option<String>,
     },
     /// A person's answer.
@@ -116,7 +116,7 @@ pub enum Waiting {
         ask_id: i64,
         /// When the question expires without an answer.
         until: Option<Timestamp>,
-        /// Why, in the pipeline's words.
+        /// The reason, in the pipeline's words.
         reason: Option<String>,
     },
 }

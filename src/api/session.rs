@@ -75,7 +75,7 @@ pub struct Session {
 pub struct SessionsResponse {
     /// Every session, most recently used first.
     pub sessions: Vec<ListedSession>,
-    /// The one-time codes that have not expired, oldest first. Empty from a server that does not list them.
+    /// The one-time codes that have not expired, oldest first. Empty if the server does not list them.
     #[serde(default)]
     pub codes: Vec<ListedCode>,
 }

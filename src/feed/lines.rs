@@ -1,4 +1,4 @@
-//! Waits for lines of the log on behalf of a request that is not a stream.
+//! Waiting for lines of the log on behalf of a request that is not a stream.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
-//! Wakes the followers of the log when it grows. The kernel reports each write into the live run's log folder (`inotify(7)`). It
-//! also reports the removal of that folder, after which the log continues in a new folder of the same name.
+//! The watch that wakes the followers of the log when it grows.
+//!
+//! The kernel reports each write into the live run's log folder (`inotify(7)`). It also reports the removal of that folder, after
+//! which the log continues in a new folder of the same name.
 //!
 //! Without followers nothing is watched, so the output of the pipeline costs the server nothing.
 

@@ -1,4 +1,4 @@
-//! Wakes the followers: one count of all changes, and one condition variable to wait on.
+//! The waker of the followers: one count of all changes, and one condition variable to wait on.
 
 use crate::lock::lock;
 use std::sync::{Condvar, Mutex, PoisonError};

@@ -21,7 +21,7 @@ const LOOK_WAIT: Duration = Duration::from_millis(200);
 /// The stack of the scanning thread, in bytes. It needs room for a few paths, a sentence, and the creation of a file.
 const STACK_BYTES: usize = 128 * 1024;
 
-/// Scans for problems on request.
+/// A handle to the thread that scans for problems.
 #[derive(Clone, Debug)]
 pub struct Inspector {
     shared: Arc<Shared>,

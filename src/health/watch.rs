@@ -1,4 +1,4 @@
-//! Reacts when the kernel reports that a name in the runtime directory was removed (`inotify(7)`), so that files are recreated
+//! A watch on names in the runtime directory. The kernel reports their removal (`inotify(7)`), so that files are recreated
 //! before a client misses them.
 //!
 //! This is a convenience: if the kernel has no room for the watch, a missing file is noticed at the next request.

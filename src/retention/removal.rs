@@ -1,4 +1,4 @@
-//! Removes a directory and everything in it, however deeply it is nested.
+//! Removal of a directory and everything in it, however deeply it is nested.
 //!
 //! `std::fs::remove_dir_all` holds each level open and calls itself for the next one, so a few thousand levels use up the
 //! descriptors or the thread's stack. This module first moves a directory that is not empty up, into the directory that is being
