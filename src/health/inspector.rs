@@ -115,7 +115,7 @@ impl Inspector {
     }
 }
 
-/// Keeps the scans going, because a client follows the state.
+/// A guard that keeps the scans going while a client follows the state.
 #[derive(Debug)]
 pub struct Attendance(Arc<Shared>);
 
@@ -125,7 +125,7 @@ impl Drop for Attendance {
     }
 }
 
-/// Ends the thread, or reports that it has ended for any reason, so that no request waits for it.
+/// A guard that ends the thread, or marks it as ended for any reason, so that no request waits for it.
 #[derive(Debug)]
 struct Over(Arc<Shared>);
 

@@ -41,7 +41,7 @@ struct Newest {
     file: File,
     start: u64,
     len: u64,
-    /// The number of records that could not be written since the last one that was.
+    /// The number of records that were lost since the last successful write.
     lost: u64,
 }
 

@@ -11,7 +11,7 @@ const UNFINISHED_SHOWN_AFTER: Duration = Duration::from_millis(250);
 /// The number of bytes of records that is enough for one write.
 pub const RECORDS_ENOUGH: usize = 128 * 1024;
 
-/// Cuts one stream into lines. All times are in awake time.
+/// A splitter of one stream into lines. All times are in awake time.
 #[derive(Debug)]
 pub struct LineSplitter {
     stream: Stream,

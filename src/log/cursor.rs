@@ -2,7 +2,7 @@
 //! bytes.
 //!
 //! At the end of the log the cursor returns nothing, and the next call continues from there: a record counts once it has its
-//! newline. Bytes that are removed during reading are reported as missing, exactly between the two lines between which they were.
+//! newline. Bytes that are removed during reading are reported as missing, exactly between the lines before and after them.
 
 use std::io;
 use std::ops::{Deref, Range};

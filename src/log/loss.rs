@@ -2,7 +2,7 @@
 
 use super::record::{Stream, parse_record, push_record};
 
-/// Counts lines, not records: a line that was written in parts is lost once, whichever of its parts were lost.
+/// A count of lines, not of records: a line that was written in parts is lost once, whichever of its parts were lost.
 #[derive(Debug, Default)]
 pub(super) struct Loss {
     lines: u64,

@@ -14,7 +14,7 @@ use super::text::{RunText, missing_mark, removed};
 /// The size of a piece that is put together at a time, in bytes.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// How much of the log one call skips at most, in bytes. Between calls, the reader checks whether the client still wants the
+/// How much of the log one call skips at most, in bytes. Between calls, the caller checks whether the client still wants the
 /// text.
 const PASSED_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -27,7 +27,7 @@ pub struct Form {
     pub stream: Option<Stream>,
 }
 
-/// Reads the output from its beginning. If nothing of a long part is wanted, the read is interrupted
+/// A reader of the output, from its beginning. If nothing of a long part is wanted, the read is interrupted
 /// ([`io::ErrorKind::Interrupted`]) and can be continued.
 #[derive(Debug)]
 pub struct Said {

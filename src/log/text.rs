@@ -153,7 +153,7 @@ fn whole_records(file: &mut SegmentFile, len: u64) -> io::Result<u64> {
     }
 }
 
-/// A reader of the text. It fails if a part was removed meanwhile, so it returns nothing but the text.
+/// A reader of the text. It fails if a part was removed meanwhile, so that it never returns a different text.
 #[derive(Debug)]
 pub struct TextReader {
     text: RunText,

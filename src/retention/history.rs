@@ -79,7 +79,7 @@ impl History {
         self.live.map_or(self.latest_row, |live| live - 1)
     }
 
-    /// Returns whether a run has ended.
+    /// Returns whether a run has ended, as far as that is recorded.
     pub(super) fn standing(&self, reader: &Reader, id: i64) -> Result<Standing, RetentionError> {
         if self.live == Some(id) {
             return Ok(Standing::Live);

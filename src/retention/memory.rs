@@ -1,8 +1,8 @@
 //! `retention.json` in the runtime directory: the notes of retention, kept from one server to the next.
 //!
 //! The notes can be lost: ages are then counted anew, and logs are read once more. So the file is not synced. An unreadable file
-//! and a file about another database are ignored; for other run directories, the notes about logs are. The file is written under
-//! a temporary name first; if killed in between, the previous file stays.
+//! and a file about another database are ignored. If the run directories were replaced, only the notes about logs are ignored.
+//! The file is written under a temporary name first; if killed in between, the previous file stays.
 
 use std::io;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! Removal of a directory and everything in it, however deeply it is nested.
 //!
 //! `std::fs::remove_dir_all` holds each level open and calls itself for the next one, so a few thousand levels use up the
-//! descriptors or the thread's stack. This module first moves a directory that is not empty up, into the directory that is being
-//! removed. That takes six descriptors at most, and no path becomes too long. Links are removed, never followed.
+//! descriptors or the thread's stack. Instead, this module first moves each nested directory that is not empty into the directory
+//! that is being removed. That takes six descriptors at most, and no path becomes too long. Links are removed, never followed.
 //!
 //! On an overlay file system, directories of a lower layer cannot be moved (`EXDEV`). They are removed where they are, to a
 //! limited depth.
@@ -61,7 +61,7 @@ pub(super) fn remove(path: &Path, goes_on: impl Fn() -> bool) -> io::Result<bool
                 }
             }
             unlinkat(&top, name, AtFlags::REMOVEDIR)?;
-            // The scan may already have passed the new place of a moved directory, so there is another one.
+            // The scan may already have passed the new place of a moved directory, so the directory is scanned again.
             has_left = true;
         }
         if !has_left {
@@ -72,7 +72,7 @@ pub(super) fn remove(path: &Path, goes_on: impl Fn() -> bool) -> io::Result<bool
     Ok(true)
 }
 
-/// Opens a directory. If it is this user's and denies its owner access, the owner is given all permissions first.
+/// Opens a directory. If this user owns it and its mode denies the owner access, the owner gets all permissions first.
 fn open<P: rustix::path::Arg + Copy>(dir: BorrowedFd<'_>, name: P) -> Result<OwnedFd, Errno> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = openat(dir, name, flags | OFlags::PATH, Mode::empty())?;

@@ -15,8 +15,8 @@ use crate::store::{DatabaseFile, Writer};
 /// The lowest priority (`setpriority(2)`): all other processes go first.
 const PRIORITY: i32 = 19;
 
-/// Tells the thread that there may be something to do. Waking costs nothing and never waits. The waker exists before the thread,
-/// because a run can end while the server boots.
+/// A waker, which tells the thread that there may be something to do. Waking costs nothing and never waits. The waker exists
+/// before the thread, because a run can end while the server boots.
 #[derive(Clone, Debug)]
 pub struct Waker(SyncSender<()>);
 

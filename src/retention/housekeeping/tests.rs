@@ -286,7 +286,7 @@ fn retention_keeps_a_run_that_a_shim_still_holds() {
 #[test]
 fn oldest_segments_are_removed_to_keep_a_share_of_the_disk_free() {
     let disk = |free_mib: u64| Disk { bytes: 200 * MIB, free_bytes: free_mib * MIB };
-    // 15 % of the disk are 30 MiB, and the newest 4 MiB always stay.
+    // 15 % of the disk is 30 MiB, and the newest 4 MiB always stay.
     for (free_mib, kept) in [(30, [3, 3, 3]), (29, [2, 3, 3]), (26, [0, 2, 3]), (0, [0, 1, 3])] {
         let mut world = World::new();
         for _ in 0..2 {
