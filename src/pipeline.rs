@@ -1,7 +1,8 @@
-//! The words and the rules: what a pipeline can be, what may be asked of it, what can be seen of it, and what follows.
+//! The words and rules of the life cycle: the states of the pipeline, the actions of clients, the facts that the shim
+//! reports, and what follows from them.
 //!
-//! Level 0, pure: no I/O, no clock. Every rule of the life cycle stands here once; the server, the page and the command line
-//! ask this file. The matches are exhaustive on purpose: a new word does not compile until every rule has said what it means.
+//! Level 0, pure: no I/O, no clock. Every rule of the life cycle is here and nowhere else; the server, the page and the
+//! command line use this file. The matches are exhaustive on purpose: a new word does not compile until all rules handle it.
 
 mod condition;
 mod exit;
@@ -33,80 +34,80 @@ pub use words::UnknownWord;
 pub(crate) use words::words;
 
 words! {
-    /// What the pipeline is.
+    /// The state of the pipeline.
     State {
-        /// No process of it is alive.
+        /// None of its processes is alive.
         Stopped = "stopped",
-        /// At least its leader is alive and not stopped by a signal.
+        /// At least the leader is alive and not stopped by a signal.
         Running = "running",
-        /// Every process of its tree is stopped by a signal.
+        /// Every process of the tree is stopped by a signal.
         Paused = "paused",
     }
 }
 
 words! {
-    /// What a client asks.
+    /// An action that a client requests.
     Action {
-        /// Begin a run.
+        /// Starts a run.
         Start = "start",
-        /// Stop every process of the tree where it stands.
+        /// Stops every process of the tree where it is.
         Pause = "pause",
-        /// Let every process of the tree go on.
+        /// Continues every process of the tree.
         Resume = "resume",
-        /// End the run: TERM, grace, KILL.
+        /// Ends the run: TERM, grace, KILL.
         Stop = "stop",
     }
 }
 
 words! {
-    /// What made a transition happen.
+    /// The cause of a transition.
     Cause {
-        /// A client's action.
+        /// An action of a client.
         Request = "request",
-        /// Somebody else's signal.
+        /// A signal from another program.
         Outside = "outside",
         /// The pipeline ended by itself.
         Exit = "exit",
-        /// A server that looked again after the shim or the machine had died.
+        /// The recovery by a server, after the shim or the machine had died.
         Recovery = "recovery",
     }
 }
 
 words! {
-    /// What holds a run's processes together.
+    /// The means by which a run's processes are held together.
     Containment {
-        /// A control group of its own: stopped and killed as one, and nothing that it starts can leave unnoticed.
+        /// A separate control group. All of its processes are stopped and killed together, and none can leave it unnoticed.
         Cgroup = "cgroup",
-        /// The descendants of its shim, found by looking.
+        /// The descendants of the shim, found by scans.
         Tree = "tree",
     }
 }
 
-/// What the shim saw happen. The journal holds them numbered; only facts change state.
+/// A fact: something that the shim saw happen. Facts are numbered in the journal, and only facts change the state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum Fact {
     /// The pipeline's leader runs.
     Spawned {
-        /// Its process id, also its process group.
+        /// Its process id, which is also the id of its process group.
         pid: u32,
         /// Its start time in clock ticks since boot (`proc_pid_stat(5)`, field 22), which makes the pid an identity.
         start_ticks: u64,
-        /// What holds it and all that it starts together.
+        /// The means by which it and its descendants are held together.
         containment: Containment,
     },
-    /// Every process of the tree was looked at and is stopped.
+    /// A scan has found every process of the tree stopped.
     Paused {
-        /// A client, or somebody's SIGSTOP.
+        /// A client, or a SIGSTOP from another program.
         cause: Cause,
     },
     /// The tree runs again.
     Resumed {
-        /// A client; or somebody's SIGCONT, also where that made the shim give a pause up.
+        /// A client, or a SIGCONT from another program, which can also have made the shim abandon a pause.
         cause: Cause,
-        /// Milliseconds that this run has been paused in all.
+        /// The total time that this run has been paused, in milliseconds.
         paused_ms: u64,
-        /// Why a pause was given up, for people.
+        /// Why a pause was abandoned, in a sentence for users.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
     },
@@ -119,46 +120,47 @@ pub enum Fact {
     Exited {
         /// How the leader ended.
         exit: Exit,
-        /// Whether a stop had been asked for before the leader ended.
+        /// Whether a stop had been requested before the leader ended.
         asked: bool,
-        /// Milliseconds that this run has been paused in all.
+        /// The total time that this run has been paused, in milliseconds.
         paused_ms: u64,
         /// The position in the log after its last byte.
         log_end: u64,
         /// The processes killed at the end: those that the leader left behind, or that had not ended within the grace.
         #[serde(flatten)]
         killed: Killed,
-        /// How many processes the kernel killed during the run for want of memory, if it counts that for this run.
+        /// How many processes the kernel killed during the run because memory ran out; `None` if it does not count that for
+        /// this run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         oom_kills: Option<u64>,
     },
-    /// What the tree used, known only after everything was reaped; follows `exited`.
+    /// The resources that the tree used. Known only after all processes are reaped, so it follows `exited`.
     Usage {
-        /// CPU time in user mode, in milliseconds, of every process of the tree.
+        /// CPU time in user mode of all processes of the tree, in milliseconds.
         cpu_user_ms: u64,
-        /// CPU time in the kernel, in milliseconds, of every process of the tree.
+        /// CPU time in the kernel of all processes of the tree, in milliseconds.
         cpu_system_ms: u64,
         /// The largest resident set of any process of the tree, in KiB.
         max_rss_kb: u64,
-        /// The most memory that the whole tree had, in bytes, if anybody looked.
+        /// The peak memory of the whole tree, in bytes; `None` if it was not measured.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         memory_peak_bytes: Option<u64>,
     },
-    /// The pipeline never came to life.
+    /// The pipeline could not be started.
     SpawnFailed {
-        /// Why, for people.
+        /// The reason, in a sentence for users.
         error: String,
-        /// The resource whose lack is the cause, if any.
+        /// The resource whose shortage is the cause, if any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lack: Option<Lack>,
     },
-    /// Written by a newer shim; kept in the history, changes nothing here.
+    /// A fact written by a newer shim. It is kept in the history and changes nothing here.
     #[serde(other)]
     Unknown,
 }
 
 impl Fact {
-    /// The fact's word in the journal and the history.
+    /// Returns the fact's word in the journal and the history.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Spawned { .. } => "spawned",
@@ -172,7 +174,7 @@ impl Fact {
         }
     }
 
-    /// Whether the run is over once this fact is known.
+    /// Returns whether this fact ends the run.
     pub const fn is_end(&self) -> bool {
         match self {
             Self::Exited { .. } | Self::SpawnFailed { .. } => true,
@@ -186,41 +188,42 @@ impl Fact {
     }
 }
 
-/// One line of a journal: a fact, its number in the run, and its moment on both clocks.
+/// One line of a journal: a fact, its number in the run, and its time on both clocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// 1 for the run's first fact, then one more each.
+    /// The number: 1 for the run's first fact, and one more for each fact after it.
     pub seq: u64,
-    /// The wall clock, never before the entry that precedes it.
+    /// The wall-clock time, never earlier than that of the previous entry.
     pub at: Timestamp,
-    /// The boot-time clock in milliseconds.
+    /// The time on the boot-time clock, in milliseconds.
     pub boot_ms: u64,
-    /// Who wanted what the fact says; none where nobody did, or an older server did not say. Of an end the first who asked for it.
+    /// The origin of the action behind the fact. `None` if there was no action, or if an older server did not send the
+    /// origin. For an end, this is the first request for it.
     #[serde(default, deserialize_with = "Origin::read_if_any", skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
-    /// What was seen.
+    /// The fact itself.
     #[serde(flatten)]
     pub fact: Fact,
 }
 
-/// An action under way. Moments are in awake time.
+/// An action under way. Times are in awake time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
-    /// The run is committed, its shim not yet heard.
+    /// The run is committed, and its shim has not reported yet.
     Start,
     /// The shim is stopping the tree.
     Pause,
     /// The shim is continuing the tree.
     Resume,
-    /// TERM is out.
+    /// TERM has been sent.
     Stop {
-        /// When KILL follows.
+        /// The time at which KILL follows.
         kill_at: Duration,
     },
 }
 
 impl Pending {
-    /// The action's word.
+    /// Returns the action's word.
     pub const fn action(self) -> Action {
         match self {
             Self::Start => Action::Start,
@@ -231,14 +234,14 @@ impl Pending {
     }
 }
 
-/// An action that the state does not allow: an answer, not a fault.
+/// A refusal: the state does not allow the action. It is an answer, not a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// What the pipeline was.
+    /// The state of the pipeline.
     pub from: State,
-    /// What was asked.
+    /// The requested action.
     pub action: Action,
-    /// What was under way and stood in the way.
+    /// The action under way that prevented it.
     pub pending: Option<Action>,
 }
 
@@ -251,8 +254,10 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// Whether `action` may be taken. `kill_at` is when a stop asked for now would kill, or zero for one that may also kill later than the one
-/// under way ([`Origin::can_prolong`]); no other action reads it. A stop gives up any other action that is pending.
+/// Checks whether `action` is allowed.
+///
+/// `kill_at` is the time at which a stop requested now would send KILL. It is zero for a stop that may also kill later than
+/// the one under way ([`Origin::can_prolong`]). Other actions ignore it. A stop cancels a pending pause or resume.
 pub fn decide(state: State, pending: Option<Pending>, action: Action, kill_at: Duration) -> Result<(), Refusal> {
     let is_allowed = match pending {
         None => match (state, action) {
@@ -278,25 +283,27 @@ pub fn decide(state: State, pending: Option<Pending>, action: Action, kill_at: D
     if is_allowed { Ok(()) } else { Err(Refusal { from: state, action, pending: pending.map(Pending::action) }) }
 }
 
-/// The actions that would not be refused now; a stop counts when one with the shortest grace would not.
+/// Returns the actions that would not be refused now. A stop is included if one with the shortest grace would not be
+/// refused.
 pub fn allowed(state: State, pending: Option<Pending>) -> Vec<Action> {
     Action::ALL.iter().copied().filter(|&action| decide(state, pending, action, Duration::ZERO).is_ok()).collect()
 }
 
-/// A change of state that a fact brings.
+/// A change of state, caused by a fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transition {
-    /// What the pipeline was.
+    /// The state before it.
     pub from: State,
-    /// What it is.
+    /// The state after it.
     pub to: State,
-    /// How its run stands now.
+    /// The status of the run after it.
     pub status: RunStatus,
-    /// What made it happen.
+    /// The cause.
     pub cause: Cause,
 }
 
-/// What `fact` means for a pipeline that was `from`; `None` where it changes nothing and is only history.
+/// Returns the transition that `fact` causes if the state was `from`. `None` if the fact changes nothing and only belongs to
+/// the history.
 pub fn observe(from: State, fact: &Fact) -> Option<Transition> {
     let change = |to, status, cause| Some(Transition { from, to, status, cause });
     match (from, fact) {
@@ -320,7 +327,7 @@ pub fn observe(from: State, fact: &Fact) -> Option<Transition> {
     }
 }
 
-/// How a run ended: `stopped` when it was asked to, whatever the exit; otherwise the exit decides.
+/// Returns how a run ended: `stopped` if a stop was requested, whatever the exit; otherwise the exit decides.
 pub const fn outcome(exit: Exit, asked: bool) -> RunStatus {
     match (asked, exit) {
         (true, Exit::Code(_) | Exit::Signal(_)) => RunStatus::Stopped,
@@ -329,44 +336,45 @@ pub const fn outcome(exit: Exit, asked: bool) -> RunStatus {
     }
 }
 
-/// What a look at a run's directory found.
+/// The result of a scan of a run's directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Its shim is alive: it holds the lock, or is the process that the journal names.
+    /// The shim is alive: it holds the lock, or is the process that the journal names.
     ShimAlive,
-    /// Its shim is alive and belongs to another directory, of which this one is a copy.
+    /// The shim is alive, and belongs to another directory of which this one is a copy.
     Elsewhere,
-    /// Nobody holds the lock, and no journal was ever begun.
+    /// No process holds the lock, and no journal was begun.
     NeverBegan,
-    /// Nobody holds the lock, and the journal says how it ended.
+    /// No process holds the lock, and the journal contains the end.
     Ended,
-    /// Nobody holds the lock, and the journal says no end.
+    /// No process holds the lock, and the journal contains no end.
     Vanished {
         /// Whether the journal was begun since this machine's last boot.
         same_boot: bool,
     },
 }
 
-/// What to do about a run at boot, or after its shim's connection broke.
+/// The handling of a run at boot, or after the connection to its shim broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// It has ended and that is recorded.
+    /// The run has ended, and the end is recorded.
     Nothing,
-    /// Connect to the shim, record the facts missed, go on.
+    /// Connect to the shim, record the missed facts, and continue.
     Adopt,
-    /// Record what the journal holds; its last fact is the end.
+    /// Record the facts in the journal; the last one is the end.
     RecordEnd,
-    /// Record what the journal holds; kill what still carries the run's cookie; the run is lost, now.
+    /// Record the facts in the journal and kill the processes that still carry the run's cookie. The run is lost as of now.
     KillAndLose,
-    /// Record what the journal holds; the run is lost, since its last fact: the machine went down.
+    /// Record the facts in the journal. The run is lost as of its last fact, because the machine went down.
     Lose,
-    /// Record the journal's facts and kill nothing: the run continues in the directory of which this one is a copy. Here it is lost.
+    /// Record the facts in the journal and kill nothing. The run continues in the directory of which this one is a copy;
+    /// here it is lost.
     Disown,
-    /// The run never came to life.
+    /// The run was never started.
     FailSpawn,
 }
 
-/// The boot table: the stored run's status against what was found.
+/// The boot table: returns the plan for a run, given its stored status and what was found.
 pub const fn recover(stored: RunStatus, found: Found) -> Plan {
     match stored {
         RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped | RunStatus::Lost => Plan::Nothing,
@@ -382,7 +390,7 @@ pub const fn recover(stored: RunStatus, found: Found) -> Plan {
             Found::ShimAlive => Plan::Adopt,
             Found::Elsewhere => Plan::Disown,
             Found::Ended => Plan::RecordEnd,
-            // It did run once, so a directory without a journal was emptied by somebody: what it left may still be alive.
+            // The run was running, so a directory without a journal was emptied later. Processes of the run may still be alive.
             Found::NeverBegan | Found::Vanished { same_boot: true } => Plan::KillAndLose,
             Found::Vanished { same_boot: false } => Plan::Lose,
         },

@@ -62,22 +62,22 @@ words! {
 /// Something that is wrong now.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Condition {
-    /// What it is.
+    /// The code of the problem.
     pub code: ConditionCode,
     /// When it began, as far as the server knows.
     pub since: Timestamp,
-    /// What is wrong and what to do about it, in a sentence for people.
+    /// The problem and its remedy, in a sentence for users.
     pub detail: String,
 }
 
-/// All current problems: at most one condition for each code.
+/// All current problems, at most one condition per code.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Conditions(Vec<Condition>);
 
 impl Conditions {
-    /// Makes these the current ones; of several with one code the first counts. A condition that was already set keeps its start time.
-    /// Returns whether anything changed.
+    /// Replaces the list with `current`. If a code occurs more than once, its first entry counts. A condition that was
+    /// already set keeps its start time. Returns whether anything changed.
     pub fn replace(&mut self, current: &[(ConditionCode, String)], now: Timestamp) -> bool {
         let condition = |&code: &ConditionCode| {
             let (_, detail) = current.iter().find(|(of, _)| *of == code)?;
@@ -88,7 +88,7 @@ impl Conditions {
         std::mem::replace(&mut self.0, list) != self.0
     }
 
-    /// Merges both lists. If both have a code, this list's sentence and the earlier time are kept.
+    /// Merges both lists. If both contain a code, this list's sentence and the earlier time are kept.
     #[must_use]
     pub fn with(&self, other: &Self) -> Self {
         let mut all = self.clone();
@@ -101,24 +101,24 @@ impl Conditions {
         all
     }
 
-    /// What is wrong, the most important first.
+    /// Returns the current conditions, the most important first.
     pub fn list(&self) -> &[Condition] {
         &self.0
     }
 
-    /// Whether nothing is wrong.
+    /// Returns whether there are no conditions.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All details as one sentence; `None` when nothing is wrong.
+    /// Joins all details into one sentence; `None` if there are no conditions.
     pub fn sentence(&self) -> Option<String> {
         let details: Vec<&str> = self.0.iter().map(|condition| condition.detail.as_str()).collect();
         (!details.is_empty()).then(|| details.join("; "))
     }
 
-    /// A digest of this list; 0 if it is empty. It depends only on the contents: a later server that finds the same problems
-    /// computes the same number, and one that finds other problems does not.
+    /// Returns a digest of this list; 0 if it is empty. It depends only on the contents: a later server that finds the same
+    /// problems computes the same number, and one that finds other problems does not.
     pub fn digest(&self) -> u64 {
         if self.0.is_empty() {
             return 0;

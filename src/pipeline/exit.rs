@@ -1,4 +1,4 @@
-//! How a process ended, and whether it did that to itself.
+//! How a process ended, and whether it caused that itself.
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
-    /// By itself, with this exit code.
+    /// The process exited with this exit code.
     Code(i32),
-    /// By this signal's number.
+    /// The signal with this number ended the process.
     Signal(i32),
 }
 
-/// The signals that a process brings upon itself (`signal(7)`): by a fault of its own, by a limit that it ran into, by a timer that it set,
-/// by a pipe that nobody reads any more.
+/// The signals that a process causes itself (`signal(7)`): by a fault, by a limit that it exceeded, by a timer that it set,
+/// or by a pipe that no longer has a reader.
 const OWN_SIGNALS: [i32; 13] = {
     use signal_hook::consts::signal::{
         SIGABRT, SIGALRM, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGPROF, SIGSEGV, SIGSYS, SIGTRAP, SIGVTALRM, SIGXCPU, SIGXFSZ,
@@ -22,13 +22,14 @@ const OWN_SIGNALS: [i32; 13] = {
     [SIGABRT, SIGALRM, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGPROF, SIGSEGV, SIGSYS, SIGTRAP, SIGVTALRM, SIGXCPU, SIGXFSZ]
 };
 
-/// A signal's name on this machine, such as `SIGTERM`; none for a real-time signal, and for a number that is no signal (`signal(7)`).
+/// Returns a signal's name on this machine, such as `SIGTERM`. `None` for a real-time signal, and for a number that is not a
+/// signal (`signal(7)`).
 pub fn signal_name(signal: i32) -> Option<&'static str> {
     Signal::try_from(signal).ok().map(Signal::as_str)
 }
 
 impl Exit {
-    /// The exit code, or the signal.
+    /// Returns the exit code and the signal, of which one is `None`.
     pub const fn code_or_signal(self) -> (Option<i32>, Option<i32>) {
         match self {
             Self::Code(code) => (Some(code), None),
@@ -36,8 +37,8 @@ impl Exit {
         }
     }
 
-    /// Whether somebody else ended it: by a signal that no fault of its own brings. The kernel does not tell the sender of a deadly signal,
-    /// so a process that sends itself a KILL looks the same.
+    /// Returns whether another process ended it: a signal that a process does not cause by a fault. The kernel does not
+    /// report the sender of a fatal signal, so a process that sends itself a KILL looks the same.
     pub fn is_from_outside(self) -> bool {
         match self {
             Self::Code(_) => false,

@@ -5,20 +5,20 @@ use serde::{Deserialize, Serialize};
 /// A process that was killed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KilledProcess {
-    /// Its process id at the time, which is no longer valid.
+    /// Its process id at that time, which is no longer valid.
     pub pid: u32,
-    /// The name that `ps` showed for it; empty if `/proc` did not show one.
+    /// The name that `ps` showed for it; empty if `/proc` showed none.
     pub name: String,
 }
 
-/// The killed processes, in the order in which they were seen. In JSON, two keys of the enclosing object, both absent
-/// if nothing was killed.
+/// The killed processes, in the order in which they were seen. In JSON, two keys of the enclosing object, which are both
+/// absent if nothing was killed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Killed {
-    /// The first of them.
+    /// The first [`Self::NAMED_MAX`] of them.
     #[serde(rename = "killed", default, skip_serializing_if = "Vec::is_empty")]
     pub named: Vec<KilledProcess>,
-    /// The total. A process that was born and killed between two scans is not counted.
+    /// The total. A process that is created and killed between two scans is not counted.
     #[serde(rename = "killed_count", default, skip_serializing_if = "is_zero")]
     pub count: u64,
 }
@@ -29,15 +29,15 @@ const fn is_zero(count: &u64) -> bool {
 }
 
 impl Killed {
-    /// How many are named: a tree that forks without end must not fill the history.
+    /// The number of processes that are named: a tree that forks without end must not fill the history.
     pub const NAMED_MAX: usize = 10;
 
-    /// How many more would be named.
+    /// Returns how many more processes can be named.
     pub fn room(&self) -> usize {
         Self::NAMED_MAX.saturating_sub(self.named.len())
     }
 
-    /// Counts one, and names it if there is room.
+    /// Counts a process, and names it if there is room.
     pub fn add(&mut self, pid: u32, name: impl FnOnce() -> Option<String>) {
         self.count += 1;
         if self.room() > 0 {
@@ -45,29 +45,30 @@ impl Killed {
         }
     }
 
-    /// Whether none was.
+    /// Returns whether no process was killed.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// A sentence for users about a run that ended; `asked` if a stop had been requested. `None` if nothing was killed.
+    /// Returns a sentence for users about a run that ended; `asked` if a stop had been requested. `None` if nothing was
+    /// killed.
     pub fn at_end(&self, asked: bool) -> Option<String> {
         let were = if self.count == 1 { "was" } else { "were" };
         self.told(&if asked {
-            // Also where the stop had no grace, or was followed by a kill.
+            // Also correct for a stop without a grace, and for one that was followed by a kill.
             format!("had not ended by {}, and {were} killed", if self.count == 1 { "itself" } else { "themselves" })
         } else {
             format!("{were} still running when the script ended, and {were} killed")
         })
     }
 
-    /// A sentence for people about a run whose shim had been killed.
+    /// Returns a sentence for users about a run whose shim had been killed. `None` if nothing was killed.
     pub fn in_recovery(&self) -> Option<String> {
         let were = if self.count == 1 { "was" } else { "were" };
         self.told(&format!("{were} still running, and {were} killed"))
     }
 
-    /// A sentence for users about processes that are still alive after SIGKILL.
+    /// Returns a sentence for users about processes that are still alive after SIGKILL. `None` if there are none.
     pub fn surviving(&self) -> Option<String> {
         let (are, why) = if self.count == 1 {
             ("is", "it belongs to another user or hangs in the kernel; the run ends when it ends")
@@ -96,7 +97,7 @@ impl Killed {
     }
 }
 
-/// A process chooses its own name. Characters that control a terminal or change the reading direction are replaced.
+/// Replaces characters that control a terminal or change the reading direction, because a process chooses its own name.
 fn printable(name: &str) -> String {
     let turns =
         |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}');

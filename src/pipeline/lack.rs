@@ -1,4 +1,4 @@
-//! The limited resources of the machine that a start can lack, possibly only for a moment.
+//! The limited resources of the machine whose shortage can make a start fail, possibly only for a moment.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ pub enum Lack {
 }
 
 impl Lack {
-    /// What to do about it; follows a semicolon.
+    /// Returns advice about the shortage, as a clause that follows a semicolon.
     pub const fn advice(self) -> &'static str {
         match self {
             Self::Processes => {

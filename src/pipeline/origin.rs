@@ -5,25 +5,25 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// The origin of an action: the client or the rule that requested it. In JSON, an object whose `by` names it.
+/// The origin of an action: the client or the rule that requested it. In JSON, an object whose key `by` names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
 pub enum Origin {
     /// A client of the HTTP API.
     Client {
-        /// What it may do.
+        /// The client's role.
         role: Role,
-        /// Where it connected from.
+        /// The address or the user that the client connected from.
         #[serde(flatten)]
         peer: Peer,
     },
     /// The schedule.
     Schedule,
-    /// The rule that starts a run again after its end.
+    /// The rule that starts a run again after it has ended.
     Restart,
     /// The rule that starts a run when the server starts.
     Autostart,
-    /// A limit of the run, such as its time.
+    /// A limit of the run, such as a time limit.
     Limit,
     /// A command from the broker.
     Fleet,
@@ -31,49 +31,51 @@ pub enum Origin {
     Pipeline,
     /// The server, which was asked to exit and stops the run first.
     Shutdown,
-    /// A SIGTERM to the run's shim: the machine shuts down, or somebody sent it.
+    /// A SIGTERM to the run's shim: the machine is shutting down, or another process sent it.
     Signal,
-    /// Any other: from a newer version, or from one that does not say.
+    /// Any other origin: one that a newer version added, or one that was not sent.
     #[default]
     #[serde(other)]
     Unknown,
 }
 
-/// A role that may act.
+/// A role that may request actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// It may do everything.
+    /// The role without restrictions.
     Operator,
 }
 
-/// Where a client connected from: one key of the origin's object.
+/// The address or the user that a client connected from. In JSON, one key of the origin's object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Peer {
-    /// An IP address; that of the proxy for a client behind one.
+    /// An IP address; for a client behind a proxy, that of the proxy.
     Address(IpAddr),
     /// The Unix socket: the user id of the process that connected.
     Uid(u32),
 }
 
 impl Origin {
-    /// Whether a stop that it wants can give a stop under way a longer grace. Others, such as the end of the machine, only hasten one.
+    /// Returns whether a stop with this origin can extend the grace of a stop under way. Other origins, such as a shutdown
+    /// of the machine, can only shorten it.
     pub const fn can_prolong(self) -> bool {
         matches!(self, Self::Client { .. })
     }
 
-    /// A client that may act.
+    /// Returns the origin of an action of a client with the role operator.
     pub const fn operator(peer: Peer) -> Self {
         Self::Client { role: Role::Operator, peer }
     }
 
-    /// Reads an origin from a line of the other side. What this version does not understand of it must not cost the whole line.
+    /// Reads an origin from a line of the other side. Parts that this version does not know must not make the whole line
+    /// unreadable.
     pub fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::read_if_any(deserializer).map(Option::unwrap_or_default)
     }
 
-    /// The same where there may be none.
+    /// Reads an origin that can be absent, in the same way.
     pub fn read_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         Ok(Option::deserialize(value).unwrap_or(Some(Self::Unknown)))
@@ -105,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// Every origin: its JSON, and how it reads.
+    /// Returns every origin with its JSON and its sentence.
     fn table() -> [(Origin, Value, &'static str); 12] {
         let at = |address: &str| Origin::operator(Peer::Address(address.parse().expect("an address")));
         let client = |key: &str, value: Value| json!({"by": "client", "role": "operator", key: value});

@@ -1,4 +1,4 @@
-//! How a run ended, in a form that a client can show without a rule of its own.
+//! How a run ended, in a form that a client can show without any rules.
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -12,15 +12,15 @@ use crate::clock::Timestamp;
 words! {
     /// The kind of an end.
     OutcomeKind {
-        /// By itself, with exit code 0.
+        /// The leader exited with code 0.
         Completed = "completed",
-        /// By itself, with another exit code, or by a signal that a process causes itself.
+        /// The leader exited with another code, or was ended by a signal that a process causes itself.
         Failed = "failed",
         /// On request, whatever the exit.
         Stopped = "stopped",
         /// By a signal from outside, without a stop.
         Killed = "killed",
-        /// It never came to life.
+        /// The run could not be started.
         NotStarted = "not_started",
         /// How it ended cannot be known.
         Lost = "lost",
@@ -28,7 +28,7 @@ words! {
 }
 
 impl OutcomeKind {
-    /// The kind of a run's end; none while the run is alive.
+    /// Returns the kind of a run's end; `None` while the run is alive.
     pub fn of(status: RunStatus, exit_code: Option<i32>, signal: Option<i32>) -> Option<Self> {
         match status {
             RunStatus::Starting | RunStatus::Running | RunStatus::Paused => None,
@@ -45,10 +45,10 @@ impl OutcomeKind {
     }
 }
 
-/// What is recorded of a run that [`Outcome::of`] needs.
+/// The recorded facts about a run that [`Outcome::of`] needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ending {
-    /// How it stands or how it ended.
+    /// Its status.
     pub status: RunStatus,
     /// The leader's exit code.
     pub exit_code: Option<i32>,
@@ -56,7 +56,7 @@ pub struct Ending {
     pub signal: Option<i32>,
     /// The origin of its stop.
     pub stopped_by: Option<Origin>,
-    /// When it was seen to run.
+    /// When it was first seen running.
     pub started_at: Option<Timestamp>,
     /// When it was seen to have ended, or was given up.
     pub stopped_at: Option<Timestamp>,
@@ -73,17 +73,17 @@ pub struct Outcome {
     pub signal: Option<i32>,
     /// That signal's name, such as `SIGKILL`, if it has one.
     pub signal_name: Option<String>,
-    /// If a stop ended it: who asked for the stop. None if that is unknown.
+    /// The origin of the stop that ended it. `None` if no stop did, or if the origin is unknown.
     #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub by: Option<Origin>,
-    /// Whether the leader was ended by KILL, of the kind `stopped`.
+    /// Whether the kind is `stopped` and KILL ended the leader.
     pub forced: bool,
-    /// Milliseconds from its start to its end, with its pauses; none if either is unknown.
+    /// Milliseconds from its start to its end, including pauses; `None` if either is unknown.
     pub took_ms: Option<u64>,
 }
 
 impl Outcome {
-    /// The outcome of a run; none while the run is alive.
+    /// Returns the outcome of a run; `None` while the run is alive.
     pub fn of(ending: Ending) -> Option<Self> {
         let Ending { status, exit_code, signal, stopped_by, started_at, stopped_at } = ending;
         let kind = OutcomeKind::of(status, exit_code, signal)?;
@@ -100,12 +100,13 @@ impl Outcome {
     }
 }
 
-/// Milliseconds from a start to an end; 0 if the clock was set back in between.
+/// Returns the milliseconds from a start to an end; 0 if the clock was set back in between.
 pub fn took_ms(started_at: Timestamp, stopped_at: Timestamp) -> u64 {
     u64::try_from(stopped_at.unix_ms().saturating_sub(started_at.unix_ms())).unwrap_or(0)
 }
 
-/// How long a script usually takes: the median of these lengths, and of an even number the mean of the two in the middle. None of none.
+/// Returns how long a script usually takes: the median of these durations, which for an even number is the mean of the two
+/// in the middle. `None` if there are none.
 pub fn usual_ms(mut lengths_ms: Vec<u64>) -> Option<u64> {
     lengths_ms.sort_unstable();
     let above = *lengths_ms.get(lengths_ms.len() / 2)?;
@@ -143,7 +144,7 @@ mod tests {
         Timestamp::from_unix_ms(ms)
     }
 
-    /// Every status, every way in which a leader can end, with and without a known stop.
+    /// Returns every status with every way in which a leader can end, with and without a known stop.
     fn endings() -> Vec<Ending> {
         let codes = [0, 1, 255].map(|code| (Some(code), None));
         let signals = (1..=64).map(|signal| (None, Some(signal)));

@@ -1,7 +1,8 @@
-//! Progress: the two lines by which a pipeline says how far it is, and what they come to.
+//! Progress: parses the two kinds of lines with which a pipeline reports its progress, and sums them up.
 //!
-//! `::progress <percent> [text]` and `::step <name>`, each alone on a line from its first byte. Everything else is an ordinary line, and
-//! these stay in the log as well: whoever printed one by accident has lost nothing. All that is kept has a limit, whatever is printed.
+//! `::progress <percent> [text]` and `::step <name>`, each alone on a line and beginning at its first byte. Every other line
+//! is ordinary output. These lines stay in the log too, so a line printed by accident is not lost. Everything that is kept
+//! has a limit, whatever the pipeline prints.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,24 +11,24 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::clock::Timestamp;
 
-/// So much of the beginning of a line decides whether it is a mark and what it says, in bytes. The longest text is shorter.
+/// How many bytes at the beginning of a line decide whether it is a mark and what it says. The longest text is shorter.
 pub const MARK_BYTES_MAX: usize = 1024;
 
-/// The most characters of a text or a name; what is longer is cut.
+/// The maximum number of characters in a text or a name; the rest is cut off.
 const LABEL_CHARS_MAX: usize = 200;
 
-/// The most steps that are listed. Of older ones only the number is known.
+/// The maximum number of listed steps. Older steps are only counted.
 const STEPS_MAX: usize = 100;
 
-/// The most that the names of listed steps take as JSON, in bytes: with it an answer stays a short one.
+/// The maximum size of the names of listed steps as JSON, in bytes, which keeps answers small.
 const NAMES_BYTES_MAX: usize = 16 * 1024;
 
-/// How much is done, in tenths of a percent. As JSON a number from 0 to 100.
+/// The completed part, in tenths of a percent. In JSON, a number from 0 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Percent(u16);
 
 impl Percent {
-    /// One to three digits, a tenth at most, and a percent sign or none.
+    /// Parses one to three digits, at most one decimal, and an optional percent sign.
     fn parse(text: &[u8]) -> Option<Self> {
         let text = text.strip_suffix(b"%").unwrap_or(text);
         let (whole, tenth) = match text {
@@ -41,7 +42,7 @@ impl Percent {
         (tenths <= 1000).then_some(Self(tenths))
     }
 
-    /// Tenths of a percent, 0 to 1000.
+    /// Returns tenths of a percent, from 0 to 1000.
     pub const fn tenths(self) -> u16 {
         self.0
     }
@@ -73,13 +74,14 @@ impl<'de> Deserialize<'de> for Percent {
     }
 }
 
-/// What a mark says in words: not empty, not long, no control characters. Beyond that it is the pipeline's, and nobody's markup.
+/// A text of a mark: not empty, limited in length, and without control characters. The pipeline chooses the rest, so the
+/// text is never treated as markup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Label(String);
 
 impl Label {
-    /// The bytes as they came, made fit to be shown; `None` where nothing is left.
+    /// Makes a label from bytes of any kind; `None` if nothing is left to show.
     fn fit(bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes.trim_ascii());
         let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
@@ -88,12 +90,12 @@ impl Label {
         (!text.is_empty()).then_some(Self(text))
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// How long it is as JSON, in bytes, about: quotes and backslashes take two.
+    /// Returns the approximate size as JSON, in bytes: quotes and backslashes take two.
     fn json_bytes(&self) -> usize {
         self.0.len() + self.0.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count()
     }
@@ -108,25 +110,25 @@ impl TryFrom<String> for Label {
     }
 }
 
-/// A line that says how far the pipeline is.
+/// A line that reports progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// `::progress <percent> [text]`.
     Progress {
-        /// How much is done.
+        /// The completed part.
         percent: Percent,
-        /// With what it is busy.
+        /// The pipeline's description of its current work.
         text: Option<Label>,
     },
-    /// `::step <name>`: a step begins, and the one before it has ended.
+    /// `::step <name>`: a step begins, and the previous one has ended.
     Step {
-        /// What it is called.
+        /// The step's name.
         name: Label,
     },
 }
 
 impl Mark {
-    /// Reads a line without its newline, of which the first [`MARK_BYTES_MAX`] bytes are enough.
+    /// Parses a line without its newline; its first [`MARK_BYTES_MAX`] bytes are enough.
     pub fn parse(line: &[u8]) -> Option<Self> {
         let line = &line[..line.len().min(MARK_BYTES_MAX)];
         let said = line.strip_prefix(b"::")?;
@@ -145,48 +147,48 @@ const fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
-/// What follows at least one blank.
+/// Returns what follows at least one blank.
 fn behind_blanks(rest: &[u8]) -> Option<&[u8]> {
     let blanks = rest.iter().take_while(|&&byte| is_blank(byte)).count();
     (blanks > 0).then(|| &rest[blanks..])
 }
 
-/// A step of the pipeline's own work. The last one that is listed runs, unless it says when it ended or its run has ended.
+/// A step of the pipeline's work. The last listed step is running, unless it has an end or its run has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkStep {
-    /// What the pipeline calls it.
+    /// The pipeline's name for it.
     pub name: Label,
     /// When its line was read.
     pub started_at: Timestamp,
-    /// When that of the next one was, or when the run ended.
+    /// When the line of the next step was read, or when the run ended.
     pub ended_at: Option<Timestamp>,
-    /// How long it ran in milliseconds, without pauses. None while it runs, and where its end is unknown.
+    /// How long it ran in milliseconds, without pauses. `None` while it runs, and if its end was not seen.
     pub ms: Option<u64>,
 }
 
-/// How far a run is, as its pipeline says. As JSON it is the `progress` of the API.
+/// The progress of a run, as reported by its pipeline. In JSON, the `progress` of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// How much is done, if it ever said so.
+    /// The completed part, if it was reported.
     pub percent: Option<Percent>,
-    /// What it said with that.
+    /// The text of the latest `::progress` line, if it had one.
     pub text: Option<Label>,
-    /// When it said anything last.
+    /// When the latest mark was read.
     pub at: Timestamp,
     /// The latest steps, oldest first.
     #[serde(deserialize_with = "as_many_as_are_listed")]
     pub steps: VecDeque<WorkStep>,
-    /// How many steps there were before those.
+    /// The number of steps before those.
     pub steps_before: u64,
 }
 
 impl Progress {
-    /// Nothing but the time.
+    /// Creates a progress that contains only the time.
     pub const fn new(at: Timestamp) -> Self {
         Self { percent: None, text: None, at, steps: VecDeque::new(), steps_before: 0 }
     }
 
-    /// Takes what was said at `at`, when the latest step had run for `step_ms`.
+    /// Applies a mark that was read at `at`, when the latest step had run for `step_ms`.
     pub fn take(&mut self, mark: Mark, at: Timestamp, step_ms: u64) {
         self.at = at;
         match mark {
@@ -204,21 +206,22 @@ impl Progress {
         }
     }
 
-    /// The run has ended, and with it the latest step, which had run for `step_ms`. When that was the run's end says.
+    /// Ends the latest step, which had run for `step_ms`, together with the run. [`Self::shown`] adds the time of the end.
     pub fn end(&mut self, step_ms: u64) {
         if let Some(step) = self.steps.back_mut() {
             step.ms.get_or_insert(step_ms);
         }
     }
 
-    /// As it is shown of a run that ended then, or has not: what ran at its end ended with it.
+    /// Returns the progress as shown for a run that ended at `run_ended_at`, or that has not ended. A step that was running
+    /// at the run's end ended with it.
     #[must_use]
     pub fn shown(&self, run_ended_at: Option<Timestamp>) -> Self {
         let mut shown = self.clone();
         if let Some(step) = shown.steps.back_mut()
             && step.ended_at.is_none()
         {
-            // A clock that was set back must not end it before it began.
+            // If the clock was set back, the step must not end before it began.
             step.ended_at = run_ended_at.map(|at| at.max(step.started_at));
             step.ms = step.ms.filter(|_| run_ended_at.is_some());
         }

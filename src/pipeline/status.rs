@@ -1,21 +1,21 @@
-//! How a run stands, or how it ended, in one word.
+//! The status of a run: whether it is alive, or how it ended, in one word.
 
 use super::words::words;
 
 words! {
-    /// How a run stands, or how it ended.
+    /// The status of a run: whether it is alive, or how it ended.
     RunStatus {
-        /// Committed, not yet seen to run.
+        /// Committed, and not yet seen running.
         Starting = "starting",
-        /// Seen to run.
+        /// Seen running.
         Running = "running",
-        /// Seen to be paused.
+        /// Seen paused.
         Paused = "paused",
-        /// Ended by itself with exit code 0.
+        /// The leader exited with code 0.
         Completed = "completed",
-        /// Ended by itself with another code or by a signal, or never came to life.
+        /// The leader exited with another code or was ended by a signal, or the run could not be started.
         Failed = "failed",
-        /// Ended because it was asked to, whatever the exit.
+        /// Ended after a stop was requested, whatever the exit.
         Stopped = "stopped",
         /// How it ended cannot be known.
         Lost = "lost",
@@ -23,7 +23,7 @@ words! {
 }
 
 impl RunStatus {
-    /// Whether the run has not ended as far as this status tells.
+    /// Returns whether the run has not ended, according to this status.
     pub const fn is_live(self) -> bool {
         match self {
             Self::Starting | Self::Running | Self::Paused => true,

@@ -1,4 +1,4 @@
-//! The rules as whole tables, and what must hold after any walk through them.
+//! The rules as complete tables, and invariants that hold after every random walk through them.
 
 use std::fmt::Write as _;
 
@@ -48,7 +48,7 @@ fn fact_name(fact: &Fact) -> String {
     }
 }
 
-/// The table of state × what is under way × action, as it is meant.
+/// The expected table of state × action under way × action.
 const DECISIONS: &str = "\
 stopped -       start: yes
 stopped -       pause: cannot pause when stopped
@@ -131,7 +131,7 @@ fn what_is_allowed_is_what_would_not_be_refused() {
     assert_eq!(allowed(State::Running, Some(Pending::Stop { kill_at: AT })), [Stop]);
 }
 
-/// The table of state × fact, as it is meant. A dash: history only.
+/// The expected table of state × fact. A dash means that the fact only belongs to the history.
 const OBSERVATIONS: &str = "\
 stopped spawned: running, run running, request
 stopped spawn_failed: stopped, run failed, request
@@ -250,7 +250,7 @@ fn the_kind_of_a_fact_is_its_word_in_the_journal() {
     }
 }
 
-/// A small generator: the walk must be the same each time.
+/// A small generator, so that the walk is the same each time.
 struct Dice(u64);
 
 impl Dice {

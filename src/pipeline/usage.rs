@@ -1,4 +1,4 @@
-//! Usage: how much CPU time and memory the processes of a run take at one moment, and what part of it is kept.
+//! Usage: the CPU time and memory that the processes of a run use at one moment, and the samples that are kept.
 
 use std::fmt;
 
@@ -6,18 +6,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::clock::Timestamp;
 
-/// A share of one processor's time, in tenths of a percent: two busy processors are 200 %. As JSON a number with at most one decimal.
+/// A share of one processor's time, in tenths of a percent: two busy processors are 200 %. In JSON, a number with at most
+/// one decimal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CpuPercent(u32);
 
 impl CpuPercent {
-    /// The share that `used_ms` of CPU time are of `within_ms`; 0 of no time.
+    /// Returns the share that `used_ms` of CPU time is of `within_ms`; 0 if `within_ms` is 0.
     pub fn of(used_ms: u64, within_ms: u64) -> Self {
         let tenths = u128::from(used_ms) * 1000 / u128::from(within_ms.max(1));
         Self(if within_ms == 0 { 0 } else { u32::try_from(tenths).unwrap_or(u32::MAX) })
     }
 
-    /// Tenths of a percent.
+    /// Returns tenths of a percent.
     pub const fn tenths(self) -> u32 {
         self.0
     }
@@ -53,46 +54,47 @@ impl<'de> Deserialize<'de> for CpuPercent {
     }
 }
 
-/// What the processes of a run use at one moment. As JSON it is the `usage` of the API.
+/// The resources that the processes of a run use at one moment. In JSON, the `usage` of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// When it was looked at.
+    /// When it was measured.
     pub at: Timestamp,
-    /// The CPU time that they took since the look before, pauses left out.
+    /// The CPU time used since the previous measurement, excluding pauses.
     pub cpu_percent: CpuPercent,
-    /// The memory that they have.
+    /// The memory in use.
     pub memory_bytes: u64,
-    /// How many they are.
+    /// The number of processes.
     pub processes: u32,
 }
 
-/// One look of many, as it is kept with a run.
+/// A sample: one measurement that is kept with a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageSample {
-    /// Milliseconds since the run began to run.
+    /// Milliseconds since the run was started.
     pub at_ms: u64,
-    /// How many of these it was paused.
+    /// How many of these milliseconds the run was paused.
     pub paused_ms: u32,
-    /// The CPU time that the run had taken by then, in milliseconds.
+    /// The CPU time that the run had used by then, in milliseconds.
     pub cpu_ms: u64,
     /// The memory that its processes had.
     pub memory_bytes: u64,
-    /// How many they were.
+    /// The number of its processes.
     pub processes: u32,
 }
 
 impl UsageSample {
-    /// Where every run begins.
+    /// The sample with which every run begins.
     pub const START: Self = Self { at_ms: 0, paused_ms: 0, cpu_ms: 0, memory_bytes: 0, processes: 0 };
 
-    /// The share of a processor that the run took since an earlier sample, pauses left out.
+    /// Returns the share of a processor that the run used since an earlier sample, excluding pauses.
     pub fn cpu_since(&self, before: &Self) -> CpuPercent {
         let paused_ms = u64::from(self.paused_ms.saturating_sub(before.paused_ms));
         let ran_ms = self.at_ms.saturating_sub(before.at_ms).saturating_sub(paused_ms);
         CpuPercent::of(self.cpu_ms.saturating_sub(before.cpu_ms), ran_ms)
     }
 
-    /// Every second sample: of two neighbours the later one, with the larger memory of both, so that no peak is lost.
+    /// Halves the number of samples. Of each pair it keeps the later sample, with the larger memory of the two, so that no
+    /// peak is lost.
     pub fn halved(samples: &[Self]) -> Vec<Self> {
         samples
             .chunks_exact(2)

@@ -1,6 +1,6 @@
 //! Closed sets of words, each with its texts in one place.
 
-/// Declares a closed set of words: an enum, its texts in one place, and the way back.
+/// Declares a closed set of words: an enum, its texts in one place, and the conversion back from a text.
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$meta])*
@@ -11,7 +11,7 @@ macro_rules! words {
             /// Every word of the set, in order of declaration.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The word as it is stored and sent.
+            /// Returns the word as it is stored and sent.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
@@ -33,12 +33,12 @@ macro_rules! words {
 
 pub(crate) use words;
 
-/// A stored or sent text that is none of the set's words: written by a newer version, or damaged.
+/// An error for a stored or sent text that is not in the set: it was written by a newer version, or is damaged.
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?} is not a {set} that this version knows; it was written by a newer version or is damaged")]
 pub struct UnknownWord {
     /// The set that was expected.
     pub set: &'static str,
-    /// What stood there.
+    /// The text that was found.
     pub text: String,
 }
