@@ -1,6 +1,7 @@
-//! The kernel's side: who lives, in what state, signals by identity, waiting, reaping, the tree, control groups and the making of a leader.
+//! The interface to the kernel: which processes are alive and in what state, signals by identity, waiting, reaping, the process
+//! tree, control groups, and spawning a leader.
 //!
-//! Level 1. Never decides anything. Called by the shim (everything), the supervisor (recovery) and the tests.
+//! Level 1. It makes no decisions. Called by the shim (all of it), the supervisor (recovery) and the tests.
 
 mod alive;
 mod by_arguments;
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
     use crate::pipeline::Exit;
 
-    /// Waits for a condition, never for time to pass.
+    /// Waits until `holds` returns true, with a deadline.
     fn until(what: &str, mut holds: impl FnMut() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !holds() {
@@ -63,8 +64,9 @@ mod tests {
         }
     }
 
-    /// Writes an executable file, in a process of its own. What is open for writing here is open as well in whatever another test forks
-    /// meanwhile, up to its exec, and the kernel executes nothing that somebody has open for writing (`ETXTBSY`).
+    /// Writes an executable file, in a separate process. A file that is open for writing in this process is also open in every
+    /// child that another test forks, until that child's exec, and the kernel does not execute a file that is open for writing
+    /// (`ETXTBSY`).
     pub(super) fn write_program(path: &Path, text: &str) {
         let words = ["-c", "printf %s \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"];
         let status = Command::new("/bin/sh").args(words).arg(path).arg(text).status();
@@ -142,7 +144,8 @@ mod tests {
             .count();
         child.kill().expect("our child");
         child.wait().expect("our child");
-        // Without the second looks it is missed in some of a hundred; on a loaded machine each of them may fall into the same moment.
+        // Without the repeated reads it is missed in a few of a hundred scans. On a loaded machine all reads of a scan can hit
+        // the same moment.
         assert!(missed <= 3, "missed by {missed} of 300 looks");
     }
 

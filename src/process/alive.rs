@@ -1,4 +1,4 @@
-//! Who lives, and what it is called.
+//! Whether a process is alive, and its name.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use super::lack::is_shortage;
 use super::signal::raw_pid;
 use super::stat::{Identity, ProcState, is_leaving, read_stat};
 
-/// Whether it is still alive and not a zombie. If there is no descriptor to check with, it counts as alive.
+/// Returns whether the process is alive and not a zombie. If there is no descriptor to check with, it counts as alive.
 pub fn is_alive(who: &Identity) -> bool {
     match read_stat(who.pid) {
         Ok(stat) => stat.identity == *who && stat.state != ProcState::Dead,
@@ -15,15 +15,15 @@ pub fn is_alive(who: &Identity) -> bool {
     }
 }
 
-/// Whether a process or a zombie has this pid, even one that `/proc` hides. Only for messages: it does not show which process it
-/// is.
+/// Returns whether a process or a zombie has this pid, even one that `/proc` hides. Only for messages: it does not show which
+/// process it is.
 pub fn is_there(pid: u32) -> bool {
     let exists = |pid| !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH));
     raw_pid(pid).is_ok_and(exists)
 }
 
-/// Whether this process is alive and not exiting; `None` if it does not exist, or not in this namespace (`pid_namespaces(7)`).
-/// An error only for a shortage ([`is_shortage`]), which leaves the answer open.
+/// Returns whether this process is alive and not exiting; `None` if it does not exist, or not in this namespace
+/// (`pid_namespaces(7)`). An error only for a shortage ([`is_shortage`]), which leaves the answer open.
 pub fn lives(target: Identity) -> io::Result<Option<bool>> {
     let look = || {
         let stat = read_stat(target.pid)?;
@@ -38,7 +38,7 @@ pub fn lives(target: Identity) -> io::Result<Option<bool>> {
     }
 }
 
-/// The name that `ps` shows for a process, if it is there (`proc_pid_comm(5)`).
+/// Returns the name that `ps` shows for a process, if the process exists (`proc_pid_comm(5)`).
 pub fn name_of(pid: u32) -> Option<String> {
     fs::read(format!("/proc/{pid}/comm")).ok().map(|name| String::from_utf8_lossy(&name).trim_end().to_owned())
 }

@@ -1,6 +1,7 @@
-//! Processes by the arguments that they were started with.
+//! Finds processes by the arguments that they were started with.
 //!
-//! Any process can be started with any arguments, and can change them later, so only processes count that no other user can have started.
+//! Any process can be started with any arguments, and can change them later. So only processes that no other user can have
+//! started count.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,11 +10,13 @@ use super::lack::is_shortage;
 use super::owner::is_of_own_user;
 use super::tree::all_pids;
 
-/// The longest arguments that are read, in bytes: more than a path (`PATH_MAX`) and some words have.
+/// The maximum size of the arguments that are read, in bytes: more than a path (`PATH_MAX`) and a few words need.
 const ARGUMENTS_BYTES_MAX: u64 = 8192;
 
-/// The live processes of this user for whose arguments, the program's name included, `pick` returns something; that and the pid.
-/// A shortage ([`is_shortage`]) is an error: the process that could not be looked at may be one.
+/// Returns what `pick` makes of the arguments of live processes of this user, with their pids. The arguments include the
+/// program's name. Processes for which `pick` returns `None` are left out.
+///
+/// A shortage ([`is_shortage`]) is an error: a process that could not be read may be one of them.
 pub fn with_arguments<T>(pick: impl Fn(&[&[u8]]) -> Option<T>) -> io::Result<Vec<(T, u32)>> {
     let mut found = Vec::new();
     for pid in all_pids()? {
@@ -22,29 +25,30 @@ pub fn with_arguments<T>(pick: impl Fn(&[&[u8]]) -> Option<T>) -> io::Result<Vec
     Ok(found)
 }
 
-/// Whether the process was started as the shim of a run, of whichever directory, by this user. A shim keeps its arguments when the server
-/// is replaced and when its directory is moved. An error only for a shortage.
+/// Returns whether this user started the process as the shim of a run, in any directory. A shim keeps its arguments when the
+/// server is replaced and when its directory is moved. An error only for a shortage.
 pub fn is_shim(pid: u32) -> io::Result<bool> {
     Ok(look_at(pid, |arguments| matches!(arguments, [_, b"shim", _]).then_some(()))?.is_some())
 }
 
 fn look_at<T>(pid: u32, pick: impl Fn(&[&[u8]]) -> Option<T>) -> io::Result<Option<T>> {
     let look = || -> io::Result<Option<T>> {
-        // Before its arguments are opened: a process can keep whoever reads them waiting for as long as it likes.
-        // Root's do not count either: another user can start a set-user-ID program that makes all of its users root.
+        // The user is checked before the arguments are opened, because a process can delay a read of its arguments for as long
+        // as it likes. Processes of root do not count either: another user can start a set-user-ID program that makes all of its
+        // users root.
         if !is_of_own_user(pid)? {
             return Ok(None);
         }
         let mut text = Vec::new();
         File::open(format!("/proc/{pid}/cmdline"))?.take(ARGUMENTS_BYTES_MAX).read_to_end(&mut text)?;
-        // Each ends with a zero byte. A process that has died has none (`proc_pid_cmdline(5)`).
+        // Each argument ends with a zero byte. A dead process has no arguments (`proc_pid_cmdline(5)`).
         let Some(text) = text.strip_suffix(&[0]) else { return Ok(None) };
         let arguments: Vec<&[u8]> = text.split(|&byte| byte == 0).collect();
         Ok(pick(&arguments))
     };
     match look() {
         Err(error) if is_shortage(&error) => Err(error),
-        // A process can end at any point of this look.
+        // The process can end at any point of this check.
         looked => Ok(looked.unwrap_or_default()),
     }
 }

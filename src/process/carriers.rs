@@ -1,4 +1,4 @@
-//! The processes that carry a run's cookie in their environment.
+//! Finds the processes that carry a run's cookie in their environment.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,18 +16,18 @@ use super::strangers::Strangers;
 use super::tree::all_pids;
 use crate::user;
 
-/// How long a scan may take on a machine where processes are born all the time, or stay in the middle of execve(2); how often one of
-/// these is looked at; and how many more looks must agree.
+/// How long a scan may take on a machine where processes are created all the time, or stay in the middle of execve(2); how often
+/// such a process is read; and how many further reads must agree.
 const CARRIERS_LIMIT: Duration = Duration::from_secs(1);
 const EXECVE_LOOK: Duration = Duration::from_micros(100);
 const AGREEING_LOOKS: u32 = 3;
-/// The size of the buffer that an environment is read into at first, in bytes.
+/// The initial size of the buffer for an environment, in bytes.
 const ENVIRONMENT_BYTES: usize = 32 * 1024;
-/// The most that is read of an environment, in bytes. execve(2) accepts no more of arguments and environment together, whatever the limit
-/// of the stack. A process can claim gigabytes of its memory as its environment later (`PR_SET_MM_MAP(2const)`).
+/// The most that is read of an environment, in bytes. execve(2) accepts no more for arguments and environment together, whatever
+/// the limit of the stack. Later a process can claim gigabytes of its memory as its environment (`PR_SET_MM_MAP(2const)`).
 const ENVIRONMENT_BYTES_MAX: u64 = 6 * 1024 * 1024;
 
-/// The search for every live process, this one excepted, whose environment holds each of a cookie's `NAME=value` texts.
+/// The search for all live processes, except this one, whose environment contains every `NAME=value` entry of a cookie.
 pub struct CarrierSearch {
     cookie: Arc<[Vec<u8>]>,
     asks_always: bool,
@@ -36,23 +36,23 @@ pub struct CarrierSearch {
     spared: usize,
 }
 
-/// What a look at a process has shown.
+/// The result of a check of one process.
 enum Look {
     /// It does not carry the cookie.
     NoCarrier,
     /// It carries the cookie and belongs to the run.
     Ours,
-    /// It carries the cookie and belongs to another run, as far as can be seen.
+    /// It carries the cookie, and seems to belong to another run.
     Spared,
 }
 
 impl CarrierSearch {
-    /// Prepares a search, without looking at any process yet.
+    /// Prepares a search, without reading any process yet.
     ///
-    /// A path in a cookie means another directory to a process that has other paths than this one, such as that of a container. `is_ours`
-    /// decides whether such a carrier is of the run; with `asks_always` it is asked about every carrier. It gets the carrier's root
-    /// directory, or `None` if another user started or runs the carrier: a file system of that user could keep this process from ever
-    /// ending. It is called in a thread that can be left behind.
+    /// A path in a cookie means another directory to a process that has other paths than this one, such as a process in a
+    /// container. `is_ours` decides whether such a carrier belongs to the run; with `asks_always` it is called for every
+    /// carrier. Its argument is the carrier's root directory, or `None` if another user started or runs the carrier: a file
+    /// system of that user could prevent this process from ever ending. It is called in a thread that can be abandoned.
     pub fn new(
         cookie: impl IntoIterator<Item = Vec<u8>>,
         asks_always: bool,
@@ -76,14 +76,16 @@ impl CarrierSearch {
         Self { cookie, asks_always, strangers, unread: 0, spared: 0 }
     }
 
-    /// Examines all processes once. Waits for a process that is executing another program, because it has no environment for a moment.
-    /// Also waits until a killed process is dead: the kernel releases its memory first, and its locks and ports later.
+    /// Checks all processes once.
     ///
-    /// Processes of other users are examined only by root, which alone may read their environments, and after all others: a run of root
-    /// can have changed its user. How long they may take is limited (`strangers.rs`).
+    /// Waits for a process that is executing another program, because it has no environment for a moment. Also waits until a
+    /// killed process is dead: the kernel releases its memory first, and its locks and ports later.
+    ///
+    /// Processes of other users are checked only by root, which alone may read their environments, and after all others: a run
+    /// of root can have changed its user. The time that they may take is limited (`strangers.rs`).
     ///
     /// # Errors
-    /// Only a shortage ([`is_shortage`]): a process that could not be looked at may be a carrier.
+    /// Only a shortage ([`is_shortage`]): a process that could not be read may be a carrier.
     pub fn scan(&mut self) -> io::Result<Vec<Identity>> {
         (self.unread, self.spared) = (0, 0);
         if self.cookie.is_empty() {
@@ -94,9 +96,10 @@ impl CarrierSearch {
         let mut found = Vec::new();
         self.strangers.begin_scan();
         loop {
-            // The time that strangers take is not taken from the search for the others.
+            // The time that strangers take does not count against the search for the others.
             let deadline = begin + CARRIERS_LIMIT + self.strangers.taken();
-            // A child is born before its parent is seen dead: who was missed because it has fled to a child is in a list that is made later.
+            // A child is created before its parent is seen dead. So a list that is made later contains a process that was missed
+            // because it escaped into a child.
             let newcomers: Vec<u32> = all_pids()?.filter(|&pid| seen.insert(pid)).collect();
             if newcomers.is_empty() || Instant::now() > deadline {
                 return Ok(found);
@@ -111,7 +114,7 @@ impl CarrierSearch {
                     },
                     Ok(Some(user)) if user::own() == 0 => strangers.push((pid, user)),
                     Err(error) if is_shortage(&error) => return Err(error),
-                    // A process can end at any point of a look: then it carries nothing.
+                    // A process can end at any point of a check; then it carries nothing.
                     Ok(Some(_)) | Err(_) => {}
                 }
             }
@@ -128,24 +131,24 @@ impl CarrierSearch {
         }
     }
 
-    /// How many processes the latest scan left out, because they or others of the same user kept it waiting.
+    /// Returns how many processes the latest scan left out because they, or others of the same user, did not respond in time.
     pub const fn unread(&self) -> usize {
         self.unread
     }
 
-    /// How many live processes the latest scan left out although they carry the cookie, because they belong to another run, as far as can
-    /// be seen.
+    /// Returns how many live processes the latest scan left out although they carry the cookie, because they seem to belong to
+    /// another run.
     pub const fn spared(&self) -> usize {
         self.spared
     }
 }
 
-/// The process, if it is alive.
+/// Returns the process if it is alive.
 fn living(pid: u32) -> io::Result<Option<Identity>> {
     Ok(unless_ended(read_stat(pid))?.filter(|stat| stat.state != ProcState::Dead).map(|stat| stat.identity))
 }
 
-/// The result of a look at a process, which can end at any point of it. A shortage is an error.
+/// Returns the result of a check, or `None` if the process ended during it. A shortage is an error.
 fn unless_ended<T>(look: io::Result<T>) -> io::Result<Option<T>> {
     match look {
         Err(error) if is_shortage(&error) => Err(error),
@@ -153,9 +156,10 @@ fn unless_ended<T>(look: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Whether the process has each entry of `cookie` in its environment, as the kernel shows that. In the middle of execve(2) the old one is
-/// gone and the new one not shown yet, and what is read around that can break off anywhere: so it is only believed that an entry is
-/// not there when several looks in a row show the same.
+/// Returns whether the environment of the process contains each entry of `cookie`, as shown by the kernel.
+///
+/// In the middle of execve(2) the old environment is gone and the new one is not shown yet, and a read at that time can end
+/// anywhere. So an entry counts as missing only after several reads in a row have shown the same.
 fn carries(pid: u32, cookie: &[Vec<u8>], deadline: Instant) -> io::Result<bool> {
     let mut before = None;
     let mut agreeing_looks = 0;
@@ -163,7 +167,8 @@ fn carries(pid: u32, cookie: &[Vec<u8>], deadline: Instant) -> io::Result<bool> 
         let mut environment = Vec::with_capacity(ENVIRONMENT_BYTES);
         let file = File::open(format!("/proc/{pid}/environ"));
         match file.and_then(|file| read_environment(file, &mut environment)) {
-            // By the kernel's version one that has no memory any more cannot be read, or is empty.
+            // Depending on the kernel's version, the environment of a process that has no memory any more cannot be read or is
+            // empty.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => environment.clear(),
             other => drop(other?),
         }
@@ -192,7 +197,7 @@ fn read_environment(file: impl Read, environment: &mut Vec<u8>) -> io::Result<us
     file.take(ENVIRONMENT_BYTES_MAX).read_to_end(environment)
 }
 
-/// The `NAME=value` text of an environment entry, as bytes.
+/// Returns the `NAME=value` text of an environment entry, as bytes.
 pub fn environment_entry(name: &str, value: &Path) -> Vec<u8> {
     [name.as_bytes(), b"=", value.as_os_str().as_bytes()].concat()
 }

@@ -1,9 +1,11 @@
-//! A control group of our own (`cgroups(7)`, version 2): what is born in it can't leave it unnoticed, and stops and dies as one.
+//! A separate control group for a run (`cgroups(7)`, version 2). A process that is created in it cannot leave it unnoticed, and
+//! all of its processes are stopped and killed together.
 //!
-//! No controller is needed, only a folder that this user may write: `cgroup.freeze` (Linux 5.2) and `cgroup.kill` (Linux 5.14) are part of
-//! every group (<https://docs.kernel.org/admin-guide/cgroup-v2.html>, "Core Interface Files").
+//! It needs no controller, only a directory in which this user may write: `cgroup.freeze` (Linux 5.2) and `cgroup.kill` (Linux
+//! 5.14) are part of every group (<https://docs.kernel.org/admin-guide/cgroup-v2.html>, "Core Interface Files").
 //!
-//! If killed here: the folder stays. It is empty, or named in a journal, from which the next server ends it.
+//! If killed here: the directory stays. Either it is empty, or a journal names it, and the next server kills its processes and
+//! removes it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -12,10 +14,10 @@ use std::path::{Component, Path, PathBuf};
 use super::lack::is_shortage;
 use crate::absent::if_there;
 
-/// What is mounted where, as this process sees it.
+/// The list of mounts, as this process sees them.
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// How many groups are listed in one look: a pipeline may make some of its own, within reason.
+/// The maximum number of groups that one scan lists: a pipeline may create some of its own, within reason.
 const GROUPS_MAX: usize = 1000;
 
 /// One control group.
@@ -25,38 +27,39 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes an empty group called `name` below this process's own. `None` where there is no version 2, where this user may not write it,
-    /// where the kernel is too old, or where such a group has somebody in it: then there are the signals.
+    /// Creates an empty group called `name` below this process's own group. `None` if version 2 is not mounted, this user may
+    /// not write there, the kernel is too old, or a group of that name contains a process. Then only signals are used.
     pub fn create(name: &str) -> Option<Self> {
         let group = Self::below_own(name)?;
         match fs::create_dir(&group.dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Left over, and empty: otherwise it can't be removed.
+                // A group that was left behind. If it were not empty, it could not be removed.
                 group.remove().and_then(|()| fs::create_dir(&group.dir)).ok()?;
             }
             other => other.ok()?,
         }
         let can_all = ["cgroup.freeze", "cgroup.kill"].iter().all(|file| fs::metadata(group.dir.join(file)).is_ok());
         if !can_all {
-            // Ours and empty: nobody else knows it yet.
+            // It is ours and empty, and no other process knows it yet.
             let _still_there = group.remove();
         }
         can_all.then_some(group)
     }
 
-    /// The group called `name` below this process's own, there or not. `None` where there is no version 2.
+    /// Returns the group called `name` below this process's own group, whether or not it exists. `None` if version 2 is not
+    /// mounted.
     pub fn below_own(name: &str) -> Option<Self> {
         let (mounts, groups) = (read_lossy(MOUNTS).ok()?, read_lossy("/proc/self/cgroup").ok()?);
         Some(Self { dir: own_dir(&mounts, &groups)?.join(name) })
     }
 
-    /// This process's own group. `None` where there is no version 2.
+    /// Returns this process's own group. `None` if version 2 is not mounted.
     pub fn own() -> Option<Self> {
         Self::below_own("")
     }
 
-    /// The group in the folder `dir`, there or not. `None` where `dir` is outside of version 2: a journal that came with an archive can
-    /// name any path, and at most paths there are no groups but other directories, pipes and links.
+    /// Returns the group in the directory `dir`, whether or not it exists. `None` if `dir` is outside version 2: a journal that
+    /// came with an archive can name any path, and at most paths there are no groups but other directories, pipes and links.
     ///
     /// # Errors
     /// The kernel's list of mounts cannot be read.
@@ -64,21 +67,23 @@ impl Cgroup {
         Ok(is_in_version_2(&read_lossy(MOUNTS)?, &dir).then_some(Self { dir }))
     }
 
-    /// Its folder.
+    /// Returns its directory.
     pub fn path(&self) -> &Path {
         &self.dir
     }
 
-    /// What polls as urgent when the group freezes, thaws, or gets its first or loses its last process: its `cgroup.events`, read once.
+    /// Opens its `cgroup.events` and reads it once. From then on, it polls as urgent when the group freezes, thaws, or gets its
+    /// first process or loses its last one.
     pub fn events(&self) -> io::Result<File> {
         File::open(self.dir.join("cgroup.events"))
     }
 
-    /// The processes in it and in the groups below it. Who ends meanwhile may be in the list, zombies are not.
+    /// Returns the processes in it and in the groups below it. A process that ends meanwhile can be in the list; zombies are
+    /// not.
     pub fn members(&self) -> io::Result<Vec<u32>> {
         let mut members = Vec::new();
         for dir in self.dirs()? {
-            // A group below that was removed since it was listed has nobody in it.
+            // A group below it that was removed after it was listed contains no process.
             let list = match fs::read_to_string(dir.join("cgroup.procs")) {
                 Err(error) if is_shortage(&error) => return Err(error),
                 Err(_) => continue,
@@ -89,31 +94,32 @@ impl Cgroup {
         Ok(members)
     }
 
-    /// Whether a process is alive in it or below it.
+    /// Returns whether a process is alive in it or below it.
     pub fn is_populated(&self) -> io::Result<bool> {
         self.event("populated")
     }
 
-    /// Whether every process in it stands still.
+    /// Returns whether every process in it is frozen.
     pub fn is_frozen(&self) -> io::Result<bool> {
         self.event("frozen")
     }
 
-    /// Tells all of it to stand still where it is, or to go on. What is stopped by a signal as well stays stopped.
+    /// Freezes or thaws all of its processes. A process that is also stopped by a signal stays stopped.
     pub fn freeze(&self, is_to_freeze: bool) -> io::Result<()> {
         fs::write(self.dir.join("cgroup.freeze"), if is_to_freeze { "1" } else { "0" })
     }
 
-    /// Sends SIGKILL to all of it, children that are just being born too.
+    /// Sends SIGKILL to all of its processes, including children that are being created at that moment.
     pub fn kill(&self) -> io::Result<()> {
         fs::write(self.dir.join("cgroup.kill"), "1")
     }
 
-    /// Removes it and the groups below it, however many; it must be empty. One that is not there is removed already.
+    /// Removes it and the groups below it, however many there are; it must be empty. A group that does not exist counts as
+    /// removed.
     pub fn remove(&self) -> io::Result<()> {
         loop {
             let Some(dirs) = if_there(self.dirs())? else { return Ok(()) };
-            // The deepest first. One may have groups below it that this look did not come to: the next one does.
+            // The deepest first. A group can have groups below it that this scan did not reach; the next one does.
             let (mut any_gone, mut last) = (false, Ok(()));
             for dir in dirs.iter().rev() {
                 last = fs::remove_dir(dir);
@@ -125,24 +131,26 @@ impl Cgroup {
         }
     }
 
-    /// The CPU time that everything in it and below it has taken, in milliseconds. Every group counts that, whatever its controllers.
+    /// Returns the CPU time that all processes in it and below it have used, in milliseconds. Every group counts that, whatever
+    /// its controllers.
     pub fn cpu_ms(&self) -> io::Result<u64> {
         let stat = fs::read_to_string(self.dir.join("cpu.stat"))?;
         let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "cpu.stat has no usage_usec");
         Ok(value_of(&stat, "usage_usec").ok_or_else(unreadable)? / 1000)
     }
 
-    /// The memory that everything in it and below it has. `None` where no memory controller counts it.
+    /// Returns the memory of all processes in it and below it. `None` if no memory controller counts it.
     pub fn memory_bytes(&self) -> Option<u64> {
         self.number("memory.current")
     }
 
-    /// The most memory that it ever had (Linux 5.19). `None` where no memory controller counts it.
+    /// Returns the most memory that it ever had (Linux 5.19). `None` if no memory controller counts it.
     pub fn memory_peak_bytes(&self) -> Option<u64> {
         self.number("memory.peak")
     }
 
-    /// How many processes in it and below it the kernel has killed for want of memory. `None` where no memory controller counts them.
+    /// Returns how many processes in it and below it the kernel has killed because memory ran out. `None` if no memory
+    /// controller counts them.
     pub fn oom_kills(&self) -> Option<u64> {
         value_of(&fs::read_to_string(self.dir.join("memory.events")).ok()?, "oom_kill")
     }
@@ -155,7 +163,7 @@ impl Cgroup {
         Ok(has_event(&fs::read_to_string(self.dir.join("cgroup.events"))?, name))
     }
 
-    /// This group's folder and those below, each after the one that it lies in.
+    /// Returns the directory of this group and those of all groups below it, each after its parent.
     fn dirs(&self) -> io::Result<Vec<PathBuf>> {
         fs::metadata(&self.dir)?;
         let mut dirs = vec![self.dir.clone()];
@@ -175,7 +183,8 @@ impl Cgroup {
     }
 }
 
-/// Whether the group of which [`Cgroup::events`] are has thawed. From this read on the file tells of the next change.
+/// Returns whether the group to which these [`Cgroup::events`] belong has thawed. After this read, the file reports the next
+/// change.
 pub fn has_thawed(mut events: &File) -> bool {
     let mut text = String::new();
     let read = events.seek(SeekFrom::Start(0)).and_then(|_| events.read_to_string(&mut text));
@@ -186,31 +195,32 @@ fn has_event(events: &str, name: &str) -> bool {
     value_of(events, name) == Some(1)
 }
 
-/// The number behind a name, of a file with one of them a line.
+/// Returns the number after `name`, in a file with one name and number per line.
 fn value_of(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
-/// A name that is not UTF-8 elsewhere in these files is harmless; in the path of a group of ours it leads to no folder.
+/// Reads a file and replaces bytes that are not UTF-8. In other names this is harmless; a path of one of our groups would lead
+/// to no directory.
 fn read_lossy(path: &str) -> io::Result<String> {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// This process's group as a folder, from the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.
+/// Returns this process's group as a directory, from the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.
 fn own_dir(mounts: &str, groups: &str) -> Option<PathBuf> {
     let group = Path::new(groups.lines().find_map(|line| line.strip_prefix("0::"))?);
-    // A path with `..` lies outside of what is mounted here.
+    // A path with `..` is outside of what is mounted here.
     version_2(mounts)
         .find_map(|(root, point)| group.strip_prefix(root).ok().filter(|below| !climbs(below)).map(|below| point.join(below)))
 }
 
-/// Whether `dir` is below a place where version 2 is mounted. Only the paths are compared, so nothing outside of version 2 is touched;
-/// inside there are no symbolic links, and every file is the kernel's.
+/// Returns whether `dir` is below a mount point of version 2. Only the paths are compared, so nothing outside version 2 is
+/// accessed. Inside it there are no symbolic links, and every file belongs to the kernel.
 fn is_in_version_2(mounts: &str, dir: &Path) -> bool {
     !climbs(dir) && version_2(mounts).any(|(_, point)| dir.starts_with(point))
 }
 
-/// Where version 2 is mounted: which of its groups, and at which path. From the text of `/proc/self/mountinfo`.
+/// Returns the mounts of version 2: which of its groups is mounted, and at which path. From the text of `/proc/self/mountinfo`.
 fn version_2(mounts: &str) -> impl Iterator<Item = (&str, PathBuf)> {
     mounts.lines().filter_map(|line| {
         // `36 35 98:0 ROOT MOUNTPOINT options tags.. - TYPE ..`: proc_pid_mountinfo(5).
@@ -227,7 +237,7 @@ fn climbs(path: &Path) -> bool {
     path.components().any(|part| part == Component::ParentDir)
 }
 
-/// A blank or a backslash in a path is written as a backslash and three octal digits.
+/// Blanks and backslashes in a path are written as a backslash and three octal digits.
 fn unescape(text: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
@@ -259,7 +269,8 @@ mod tests {
         assert_eq!(dir(odd, "0::/x\n").as_deref(), Some("/mnt/a b/x"));
     }
 
-    /// A directory with the kernel's files in it stands for a group with a memory controller, which few machines give a run's group.
+    /// A directory with the same files stands in for a group with a memory controller, because few machines give a run's group
+    /// one.
     #[test]
     fn numbers_of_a_group_are_read_and_missing_ones_are_none() {
         let dir = tempfile::tempdir().expect("a temp folder");

@@ -1,5 +1,7 @@
-//! The children of this process, as `wait(2)` knows them. `/proc` can hide another user's process (`hidepid` in `proc(5)`), and a kernel
-//! without `CONFIG_PROC_CHILDREN` lists no children; a parent can wait for each of its own whatever `/proc` shows.
+//! The children of this process, as reported by `wait(2)`.
+//!
+//! `/proc` can hide another user's process (`hidepid` in `proc(5)`), and a kernel without `CONFIG_PROC_CHILDREN` lists no
+//! children. A parent can wait for each of its children, whatever `/proc` shows.
 
 use std::io;
 
@@ -13,21 +15,21 @@ use super::stat::{ProcState, read_stat};
 use super::tree::{children_of, has_children_files};
 use crate::pipeline::{Exit, Fact};
 
-/// Whether a child of this process is alive. A child of a process that dies becomes this one's before anything can see that death, so
-/// without a living child there is no living descendant.
+/// Returns whether a child of this process is alive. When a process dies, its children become this process's children before its
+/// death is visible, so without a living child there is no living descendant.
 pub fn has_living_child() -> io::Result<bool> {
-    // Only a living process can stop or be continued. The kernel checks all children in one step, and if none can do that any more, dead
-    // ones or not, there is nothing to wait for.
+    // Only a living process can stop or be continued. The kernel checks all children in one step. If none of them can do that
+    // any more, even if there are dead ones, there is nothing to wait for.
     let options = WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     match rustix::process::waitid(WaitId::All, options) {
         Err(Errno::CHILD) => Ok(false),
         Err(error) => Err(error.into()),
-        // A dead child that is traced counts, until its tracer has waited for it.
+        // A dead child that is traced counts until its tracer has waited for it.
         Ok(_) => Ok(!are_all_seen_dead()?),
     }
 }
 
-/// Whether `/proc` shows each child, and shows it dead.
+/// Returns whether `/proc` shows each child, and shows it as dead.
 fn are_all_seen_dead() -> io::Result<bool> {
     if !has_children_files() {
         return Ok(false);
@@ -35,8 +37,8 @@ fn are_all_seen_dead() -> io::Result<bool> {
     let me = std::process::id();
     let children = children_of(me)?;
     let is_dead = |&pid: &u32| read_stat(pid).is_ok_and(|stat| stat.state == ProcState::Dead);
-    // The list is older than the checks: a child that died in between passed its children on after the list was made. A second list without a
-    // new child shows that none did.
+    // The list is older than the checks: a child that died in between passed its children on after the list was made. A second
+    // list without a new child shows that no child did.
     Ok(children.iter().all(is_dead) && children_of(me)? == children)
 }
 
@@ -50,26 +52,26 @@ pub fn reap_all_but(keep: Option<u32>) {
     if !matches!(rustix::process::waitid(WaitId::All, look), Ok(Some(_))) {
         return;
     }
-    // A child that is not in the list stays a zombie until no child is kept any more.
+    // A child that is not in the list stays a zombie until `keep` is `None`.
     for pid in children_of(std::process::id()).unwrap_or_default().into_iter().filter(|&pid| pid != keep) {
         let _not_ended_yet = reap(pid);
     }
 }
 
-/// How our child `pid` ended, without reaping it: its pid stays its own. `None` while it has not.
+/// Returns how our child `pid` ended, without reaping it, so its pid stays valid. `None` if it has not ended.
 pub fn peek_exit(pid: u32) -> io::Result<Option<Exit>> {
     wait(pid, WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
 }
 
-/// Whether somebody's SIGCONT has continued our child `pid` since it was stopped last. One that is dying of a SIGKILL is awake too, but was
-/// not continued (`waitid(2)`, `WCONTINUED`). Nobody else may wait for that. An error
-/// where it has ended.
+/// Returns whether a SIGCONT has continued our child `pid` since it was last stopped. A child that a SIGKILL is ending is awake
+/// too, but was not continued (`waitid(2)`, `WCONTINUED`). Other code must not wait for that status. An error if the child has
+/// ended.
 pub fn was_continued(pid: u32) -> io::Result<bool> {
     let options = WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     Ok(rustix::process::waitid(WaitId::Pid(raw_pid(pid)?), options)?.is_some_and(|status| status.continued()))
 }
 
-/// Takes our child `pid`, which has ended, out of the process table. `None` when it has not ended yet.
+/// Reaps our child `pid`. `None` if it has not ended yet.
 pub fn reap(pid: u32) -> io::Result<Option<Exit>> {
     wait(pid, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
 }
@@ -85,15 +87,15 @@ fn wait(pid: u32, options: WaitIdOptions) -> io::Result<Option<Exit>> {
     })
 }
 
-/// Waits until our child `pid` has ended, and takes it out of the process table.
+/// Waits until our child `pid` has ended, and reaps it.
 pub fn wait_for_end(pid: u32) -> io::Result<()> {
     let pid = raw_pid(pid)?;
     rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED))?;
     Ok(())
 }
 
-/// What every reaped child of this process used in all, and what those had reaped (`getrusage(2)`, `RUSAGE_CHILDREN`), as the fact that says
-/// so, with the most memory that all of them had together, as it was seen elsewhere.
+/// Returns the fact `usage`: what all reaped children of this process used, and the children that those had reaped
+/// (`getrusage(2)`, `RUSAGE_CHILDREN`). The peak memory of all of them together is measured elsewhere and passed in.
 pub fn usage_of_children(memory_peak_bytes: Option<u64>) -> io::Result<Fact> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     Ok(Fact::Usage {
@@ -104,7 +106,7 @@ pub fn usage_of_children(memory_peak_bytes: Option<u64>) -> io::Result<Fact> {
     })
 }
 
-/// The CPU time of every reaped child of this process, and of what those had reaped, in milliseconds.
+/// Returns the CPU time of all reaped children of this process, and of the children that those had reaped, in milliseconds.
 pub(super) fn reaped_cpu_ms() -> io::Result<u64> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     Ok(ms(usage.user_time()) + ms(usage.system_time()))

@@ -1,7 +1,8 @@
-//! Which processes have locked a file (`flock(2)`), as the kernel's table shows them (`proc_locks(5)`).
+//! The processes that have locked a file (`flock(2)`), according to the kernel's table (`proc_locks(5)`).
 //!
-//! The table names the process that took a lock. That process can have ended and left its open file to another one, so a pid from here can
-//! be that of no process, or of a later one. A lock that a process outside of this PID namespace took is not in it.
+//! The table names the process that took a lock. That process can have ended and left its open file to another one, so a pid
+//! from this table can belong to no process, or to a later one. The table does not contain locks that processes outside of this
+//! PID namespace took.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +12,7 @@ use std::path::Path;
 use super::owner::other_user_of;
 use crate::private;
 
-/// The processes that have locked the file, as far as they are known.
+/// Returns the processes that have locked the file, as far as they are known.
 pub fn lock_holders(file: &File) -> io::Result<Vec<u32>> {
     let found = file.metadata()?;
     let device = found.dev();
@@ -19,8 +20,8 @@ pub fn lock_holders(file: &File) -> io::Result<Vec<u32>> {
     Ok(holders(&fs::read_to_string("/proc/locks")?, &place).collect())
 }
 
-/// Whether the file at `path` is locked by a live process of another user than this one or root, and by no other. False if that cannot
-/// be seen.
+/// Returns whether the file at `path` is locked only by live processes of users other than this one and root. False if that
+/// cannot be determined.
 pub fn is_locked_by_other_user(path: &Path) -> bool {
     let holders = private::open(path).and_then(|file| lock_holders(&file)).unwrap_or_default();
     !holders.is_empty() && holders.into_iter().all(|pid| matches!(other_user_of(pid), Ok(Some(_))))
@@ -29,7 +30,7 @@ pub fn is_locked_by_other_user(path: &Path) -> bool {
 fn holders<'t>(table: &'t str, place: &'t str) -> impl Iterator<Item = u32> + 't {
     table.lines().filter_map(move |line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
-        // A process that waits for the lock has "->" first.
+        // For a process that waits for the lock, the line has "->" first.
         let is_flock = fields.next()? == "FLOCK";
         let pid = fields.nth(2)?.parse().ok()?;
         (is_flock && fields.next()? == place).then_some(pid)

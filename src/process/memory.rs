@@ -1,21 +1,23 @@
-//! How the server's memory is given back to the kernel.
+//! Settings of the allocator that return the server's memory to the kernel.
 //!
-//! With `spawn.rs` and `pages.rs` one of the three files that hold `unsafe`: the allocator's settings have no safe form, and its variables
-//! in the environment are read before `main` and would be inherited by the pipeline.
+//! This is one of the three files that contain `unsafe`, with `spawn.rs` and `pages.rs`: the allocator's settings have no safe
+//! form. Its environment variables are no alternative, because they are read before `main`, and the pipeline would inherit them.
 
 use nix::libc;
 
-/// What is at least this long lies in pages of its own, in bytes.
+/// Allocations of at least this many bytes get their own pages.
 #[cfg(target_env = "gnu")]
 const OWN_PAGES_BYTES: libc::c_int = 128 * 1024;
 
-/// How many heaps the threads share. More of them only matter where many threads allocate all the time.
+/// How many heaps the threads share. More heaps help only if many threads allocate all the time.
 #[cfg(target_env = "gnu")]
 const HEAPS: libc::c_int = 2;
 
-/// What is long goes back to the kernel as soon as it is freed, and what is short is kept in few places. By default glibc raises its limit
-/// for the first to the longest thing that was ever freed, up to 32 MiB, and has eight heaps for each processor, each of which keeps for the
-/// next time what a page of a log took (`mallopt(3)`): a crowd that sends or asks for a megabyte each would leave its mark for ever.
+/// Makes the allocator return long allocations to the kernel as soon as they are freed, and keep short ones in few heaps.
+///
+/// By default glibc raises the threshold for the former to the size of the longest allocation that was ever freed, up to 32 MiB.
+/// It also has eight heaps for each processor, each of which keeps memory of the size of a log page for later (`mallopt(3)`).
+/// After a crowd of clients that each send or request a megabyte, the server would never shrink again.
 pub fn give_back_what_is_long() {
     #[cfg(target_env = "gnu")]
     for (setting, value) in [(libc::M_MMAP_THRESHOLD, OWN_PAGES_BYTES), (libc::M_ARENA_MAX, HEAPS)] {

@@ -1,4 +1,4 @@
-//! What a process settles about itself, and the boot that it lives in.
+//! Settings of this process, and the id of the boot.
 
 use std::fs;
 use std::io;
@@ -14,11 +14,12 @@ use crate::absent::if_there;
 /// byte is too small to be written.
 const NO_CORE_BYTES: u64 = 1;
 
-/// The value of [`boot_id`] if the id is unknown. It equals itself, so processes left behind by a run of an unknown boot are searched for.
+/// The value of [`boot_id`] if the id is unknown. It equals itself, so processes left behind by a run of an unknown boot are
+/// searched for.
 pub const UNKNOWN_BOOT: &str = "unknown";
 
-/// The id that the kernel drew at this boot (`random(4)`, `/proc/sys/kernel/random/boot_id`). A `/proc` with processes alone (`subset=pid` in
-/// `proc(5)`, `ProcSubset=pid` in a systemd unit) has no such file.
+/// Returns the random id of this boot (`random(4)`, `/proc/sys/kernel/random/boot_id`). A `/proc` that contains only processes
+/// (`subset=pid` in `proc(5)`, `ProcSubset=pid` in a systemd unit) has no such file.
 pub fn boot_id() -> io::Result<String> {
     let id = if_there(fs::read_to_string("/proc/sys/kernel/random/boot_id"))?;
     Ok(id.as_deref().map_or(UNKNOWN_BOOT, str::trim).to_owned())
@@ -37,7 +38,7 @@ pub fn forgo_core_dumps() -> io::Result<Option<u64>> {
     Ok(before.current)
 }
 
-/// Makes this process the one that inherits every orphan of its tree (`PR_SET_CHILD_SUBREAPER(2const)`).
+/// Makes this process inherit every orphan of its tree (`PR_SET_CHILD_SUBREAPER(2const)`).
 pub fn adopt_orphans() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
@@ -48,21 +49,21 @@ pub fn begin_session() -> io::Result<()> {
     Ok(())
 }
 
-/// Lets every signal through to this thread and to all that it starts: a mask outlives execve(2).
+/// Unblocks every signal for this thread and for everything that it starts: a mask survives execve(2).
 pub fn unblock_signals() -> io::Result<()> {
     Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?)
 }
 
-/// Turns a write beyond the limit of a file's size (`ulimit -f`, `LimitFSIZE=`) into an error. Otherwise `SIGXFSZ` ends this process
-/// (`setrlimit(2)`).
+/// Turns a write beyond the limit of a file's size (`ulimit -f`, `LimitFSIZE=`) into an error. Otherwise `SIGXFSZ` would end
+/// this process (`setrlimit(2)`).
 ///
-/// The signal is caught and not ignored, so that what this process executes has it at its default (`execve(2)`).
+/// The signal is caught, not ignored, so that it has its default action in programs that this process executes (`execve(2)`).
 pub fn survive_file_size_limit() -> io::Result<()> {
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     Ok(())
 }
 
-/// Whether this process ignores a signal, as set by the program that started it (`proc_pid_status(5)`, `SigIgn`).
+/// Returns whether this process ignores a signal, as set by the program that started it (`proc_pid_status(5)`, `SigIgn`).
 pub fn is_ignored(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

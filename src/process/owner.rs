@@ -5,22 +5,23 @@ use std::io;
 
 use crate::user;
 
-/// The real user of a process that another user than this one or root started or runs. `None` if only this user and root did.
+/// Returns the real user of a process that was started or is run by a user other than this one and root. `None` if only this
+/// user and root did.
 ///
-/// All four numbers count: another user can start a set-user-ID program of root with any arguments, and remains its real user
-/// (`proc_pid_status(5)`, `credentials(7)`). The process cannot delay this look, as it can delay one at its arguments or environment:
-/// the kernel takes no lock of the process's memory for it.
+/// All four user ids count: another user can start a set-user-ID program of root with any arguments, and remains its real user
+/// (`proc_pid_status(5)`, `credentials(7)`). The process cannot delay this read, as it can delay a read of its arguments or
+/// environment: the kernel does not lock the process's memory for it.
 pub fn other_user_of(pid: u32) -> io::Result<Option<u32>> {
     let users = users_of(pid)?;
     Ok(users.iter().any(|&user| !user::is_own_or_root(user)).then_some(users[0]))
 }
 
-/// Whether a process has this user, and no other, in all four numbers.
+/// Returns whether all four user ids of a process are this user's.
 pub(super) fn is_of_own_user(pid: u32) -> io::Result<bool> {
     Ok(users_of(pid)?.into_iter().all(user::is_own))
 }
 
-/// The real, the effective, the saved and the file system's user of a process.
+/// Returns the real, effective, saved and file-system user id of a process.
 fn users_of(pid: u32) -> io::Result<[u32; 4]> {
     let status = fs::read(format!("/proc/{pid}/status"))?;
     let status = String::from_utf8_lossy(&status);

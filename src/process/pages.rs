@@ -1,7 +1,7 @@
-//! How a process that lives for long lets go of what only its start needed.
+//! Releases memory that a long-lived process needed only for its start.
 //!
-//! With `spawn.rs` and `memory.rs` one of the three files that hold `unsafe`: advice about pages has no safe form. Called by the shim, of which
-//! there is one for each run and which shall weigh next to nothing.
+//! This is one of the three files that contain `unsafe`, with `spawn.rs` and `memory.rs`: advice about pages has no safe form.
+//! Called by the shim, which must use next to no memory because there is one for each run.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,20 +9,23 @@ use std::ops::Range;
 
 use nix::libc;
 
-/// Room for `/proc/self/smaps`, in bytes: read at once, because a start waits for it. More is read too, in more steps.
+/// The initial size of the buffer for `/proc/self/smaps`, in bytes: enough to read it at once, because a start waits for it. A
+/// longer text is read in more steps.
 const SMAPS_BYTES: usize = 32 * 1024;
 
-/// Lets go of the pages of the program and of its libraries that are as they are in the files. One that is needed again is found in the
-/// kernel's cache of the files, for a microsecond; most of them were needed by the loader alone, or came along with a neighbour, sixteen at
-/// a time. What was written to, if only by the loader, stays.
+/// Releases the pages of the program and its libraries that are unchanged from their files.
+///
+/// A page that is needed again comes from the kernel's page cache, within a microsecond. Most of these pages were needed only by
+/// the loader, or were mapped together with a neighbour, sixteen at a time. Pages that were written to, even if only by the
+/// loader, stay.
 pub fn let_go_of_unchanged_pages() -> io::Result<()> {
     let mut smaps = String::with_capacity(SMAPS_BYTES);
     File::open("/proc/self/smaps")?.read_to_string(&mut smaps)?;
     for range in unchanged(&smaps) {
         let start = std::ptr::without_provenance_mut(range.start);
         #[expect(unsafe_code, reason = "advice about pages has no safe form")]
-        // SAFETY: a private mapping of a file that may not be written to and of which, by the kernel's own word, no page was changed: what
-        // is read there next is what was read before (`madvise(2)`).
+        // SAFETY: this is a private, read-only mapping of a file, and the kernel reports that none of its pages was changed. So
+        // the next read there returns what the previous one did (`madvise(2)`).
         let result = unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) };
         if result != 0 {
             return Err(io::Error::last_os_error());
@@ -31,12 +34,13 @@ pub fn let_go_of_unchanged_pages() -> io::Result<()> {
     Ok(())
 }
 
-/// Where files are mapped that can only be read or executed, and of which no page was changed: a debugger's break point is a change, and so
-/// is an address that the loader filled in. `smaps` is the text of `/proc/<pid>/smaps` (`proc_pid_smaps(5)`).
+/// Returns the address ranges of file mappings that can only be read or executed, and in which no page was changed. A debugger's
+/// breakpoint is a change, and so is an address that the loader filled in. `smaps` is the text of `/proc/<pid>/smaps`
+/// (`proc_pid_smaps(5)`).
 fn unchanged(smaps: &str) -> Vec<Range<usize>> {
     let mut candidate = None;
     let mut found = Vec::new();
-    // All other lines about a mapping begin with a capital too, and there are many of them.
+    // All other lines about a mapping also begin with a capital letter, and there are many of them.
     let matters = |line: &&str| {
         !line.starts_with(|first: char| first.is_ascii_uppercase()) || line.starts_with("Anonymous:") || line.starts_with("Swap:")
     };
@@ -44,9 +48,10 @@ fn unchanged(smaps: &str) -> Vec<Range<usize>> {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next()) {
             (Some("Anonymous:"), size) => candidate = candidate.filter(|_| size == Some("0")),
-            // It stands behind the other. A changed page that was swapped out counts here alone, and to let go of it would be to lose it.
+            // `Swap:` comes after `Anonymous:`. A changed page that was swapped out counts only here, and releasing it would
+            // lose it.
             (Some("Swap:"), Some("0")) => found.extend(candidate.take()),
-            // What is told of a mapping stands below its head, in lines that begin with a name and a colon.
+            // The lines about a mapping follow its first line, and begin with a name and a colon.
             (Some(key), _) if key.ends_with(':') => {}
             (Some(range), Some("r--p" | "r-xp")) if words.nth(3).is_some_and(|path| path.starts_with('/')) => {
                 let address = |text| usize::from_str_radix(text, 16).ok();
@@ -64,7 +69,7 @@ mod tests {
 
     use super::*;
 
-    /// A file's pages that this process has mapped, in KiB.
+    /// Returns how many KiB of file pages this process has mapped.
     fn of_files_kb() -> u64 {
         let status = fs::read_to_string("/proc/self/status").expect("ours");
         let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).expect("the kernel tells");
@@ -73,7 +78,7 @@ mod tests {
 
     #[test]
     fn what_is_as_in_the_file_is_let_go_of_and_found_again() {
-        // Other tests in this process may take pages at the same time.
+        // Other tests in this process can map pages at the same time.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         loop {
             let before = of_files_kb();
@@ -84,7 +89,7 @@ mod tests {
             }
             assert!(std::time::Instant::now() < deadline, "{before} KiB before, {after} after");
         }
-        // Code and constants are still what they were.
+        // Code and constants have not changed.
         assert_eq!(format!("{:>8.3}", std::f64::consts::PI), "   3.142");
     }
 

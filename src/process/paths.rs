@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-/// True if process `pid` has the mount namespace and the root directory of this process. False also if it cannot be examined.
+/// Returns whether process `pid` has the mount namespace and the root directory of this process. False also if it cannot be
+/// read.
 ///
-/// It cannot be kept waiting by a file system that the other process uses: only the texts of two of the kernel's own links are compared
-/// (`proc_pid_ns(5)`, `proc_pid_root(5)`).
+/// A file system that the other process uses cannot delay this check: it only compares the texts of two of the kernel's own
+/// links (`proc_pid_ns(5)`, `proc_pid_root(5)`).
 pub fn has_our_paths(pid: u32) -> bool {
     ["ns/mnt", "root"].iter().all(|link| {
         let text = |process: String| -> Option<PathBuf> { fs::read_link(format!("/proc/{process}/{link}")).ok() };

@@ -6,8 +6,8 @@ use std::io;
 const ADVICE: &str = "the server finds processes there by their numbers; mount it in this namespace with `mount -t proc proc /proc` (with \
                       unshare(1), --mount-proc)";
 
-/// Checks that the numbers in `/proc` are those that this process uses. In the `/proc` of another PID namespace, the numbers of this run's
-/// processes are other processes (`pid_namespaces(7)`).
+/// Checks that the process ids in `/proc` are those that this process uses. In the `/proc` of another PID namespace, the ids of
+/// this run's processes belong to other processes (`pid_namespaces(7)`).
 pub fn check_proc() -> io::Result<()> {
     let problem = match fs::read_to_string("/proc/self/status") {
         Ok(status) if is_of_own_namespace(&status, std::process::id()) => return Ok(()),
@@ -20,8 +20,8 @@ pub fn check_proc() -> io::Result<()> {
     Err(io::Error::other(format!("{problem}; {ADVICE}")))
 }
 
-/// `NSpid` lists the numbers of the process from the namespace of `/proc` down to its own (`proc_pid_status(5)`). A kernel without
-/// namespaces has no such line.
+/// Returns whether `status` shows this process under the number `own` alone. `NSpid` lists the process's ids from the namespace
+/// of `/proc` down to its own (`proc_pid_status(5)`). A kernel without namespaces has no such line.
 fn is_of_own_namespace(status: &str, own: u32) -> bool {
     let numbers = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::split_ascii_whitespace);
     numbers("NSpid:").or_else(|| numbers("Pid:")).is_some_and(|numbers| numbers.eq([&*own.to_string()]))
@@ -38,7 +38,7 @@ mod tests {
             ("Name:\tx\nPid:\t7\nNSpid:\t7\n", true),
             ("Name:\tx\nPid:\t7\n", true),
             ("Name:\tx\nPid:\t8\n", false),
-            // The process has the same number in both.
+            // The process has the same id in both namespaces.
             ("Name:\tx\nPid:\t7\nNSpid:\t7\t7\n", false),
             ("Name:\tx\nPid:\t4711\nNSpid:\t4711\t7\n", false),
             ("", false),

@@ -1,11 +1,13 @@
-//! Making the pipeline's leader: a child in a session that has no leader and, where there is one, born in its control group.
+//! Spawns the pipeline's leader: a child in a session that has no leader, created in its control group if there is one.
 //!
-//! The first terminal that a session's leader opens becomes its controlling terminal (`tty_ioctl(4)`, `credentials(7)`): from then on a byte 3
-//! on a serial line is a SIGINT, and a cable that is pulled out is a SIGHUP. So the session is made by a process of its own, the founder,
-//! which creates the pipeline's leader as its sibling (`CLONE_PARENT`) and exits. No other process can become the session's leader.
+//! The first terminal that a session leader opens becomes its controlling terminal (`tty_ioctl(4)`, `credentials(7)`). From then
+//! on a byte 3 on a serial line is a SIGINT, and a cable that is pulled out is a SIGHUP. So a separate process, the founder,
+//! creates the session, creates the pipeline's leader as its sibling (`CLONE_PARENT`), and exits. No other process can become
+//! the session's leader.
 //!
-//! With `memory.rs` and `pages.rs` one of the three files that hold `unsafe`: nothing safe makes a sibling, or a child that is in a control
-//! group from its first instruction on. Moving it there later would block every fork on the machine for some milliseconds.
+//! This is one of the three files that contain `unsafe`, with `memory.rs` and `pages.rs`: there is no safe way to create a
+//! sibling, or a child that is in a control group from its first instruction on. Moving the child there later would block every
+//! fork on the machine for some milliseconds.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -31,10 +33,10 @@ use crate::pipeline::Containment;
 /// `CLONE_INTO_CGROUP` of `clone(2)`, Linux 5.7.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Where a program without a slash in its name is looked for when there is no `PATH`: `execvp(3)`.
+/// The search path for a program without a slash in its name if there is no `PATH`: `execvp(3)`.
 const PATH_DEFAULT: &[u8] = b"/bin:/usr/bin";
 
-/// What the leader becomes.
+/// The program that the leader executes, and its settings.
 #[derive(Debug)]
 pub struct Launch {
     /// A path with a slash in it, or a name that is looked up in the new environment's `PATH`.
@@ -52,12 +54,14 @@ pub struct Launch {
     pub stdio: [OwnedFd; 3],
 }
 
-/// Spawns a leader in a new session. When this returns, the child is in it and has executed its program: an error of either comes back
-/// here. Into `cgroup` if the kernel lets it; otherwise without. Only for a process with a single thread. The leader's process id is also its
-/// process group, and stays reserved until we reap it.
+/// Spawns a leader in a new session.
+///
+/// When this returns, the child is in the session and has executed its program; an error in either step is returned. The child
+/// is created in `cgroup` if the kernel allows it, otherwise without a group. Only for a process with a single thread. The
+/// leader's process id is also its process group, and stays reserved until we reap it.
 pub fn spawn_in_session(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<(Identity, Containment)> {
     let image = Image::of(launch)?;
-    // Closed by execve(2): then the end of the stream says that it has gone well.
+    // execve(2) closes it, so the end of the stream without an error means success.
     let (mut report, reporter) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (File::from(read), File::from(write)))?;
     let group = cgroup.and_then(|cgroup| File::open(cgroup.path()).ok());
@@ -74,7 +78,7 @@ pub fn spawn_in_session(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<
             Ok((Identity { pid: word_to(pid)?, start_ticks }, containment))
         }
         [pid, _, _, error] => {
-            // It kills itself right after it has said so.
+            // It kills itself right after this report.
             wait_for_end(word_to(pid)?)?;
             Err(io::Error::from_raw_os_error(word_to(error)?))
         }
@@ -98,20 +102,21 @@ fn error_word(error: &io::Error) -> u64 {
     error.raw_os_error().and_then(|code| u64::try_from(code).ok()).unwrap_or(Errno::IO.raw_os_error().unsigned_abs().into())
 }
 
-/// Not an exit, which would run what the parent has registered for its own.
+/// Kills this process. An exit would run the handlers that the parent has registered for its own exit.
 fn die() -> ! {
     loop {
         let _dies = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
     }
 }
 
-/// In the founder: makes the session, and the leader in it.
+/// Runs in the founder: creates the session, and the leader in it.
 fn found_session(image: &Image, launch: &Launch, group: Option<&File>, reporter: &File) -> ! {
     let born = begin_session().and_then(|()| match group.map(|group| fork(&Fork::Sibling(Some(group)))) {
         Some(Ok(forked)) => Ok((forked, true)),
-        // Without the group there is no process, no memory and no descriptor either; and if there were, the run would have no group for it.
+        // A shortage of processes, memory or descriptors is not the group's fault: without the group the fork would fail too, or
+        // the run would lose its group for no reason.
         Some(Err(error)) if lack_of(&error).is_some() => Err(error),
-        // An old kernel, a filter of system calls, a group that may not be joined.
+        // An old kernel, a filter for system calls, or a group that this process may not join.
         Some(Err(_)) | None => Ok((fork(&Fork::Sibling(None))?, false)),
     });
     match born {
@@ -126,24 +131,25 @@ fn found_session(image: &Image, launch: &Launch, group: Option<&File>, reporter:
 }
 
 enum Fork<'a> {
-    /// As by `fork(2)`.
+    /// As with `fork(2)`.
     Child,
-    /// As the caller's sibling, in a control group if one is given.
+    /// As a sibling of the caller, in a control group if one is given.
     Sibling(Option<&'a File>),
 }
 
-/// The new process's id; `None` in the new process.
+/// Creates a process, and returns its id; `None` in the new process.
 fn fork(how: &Fork<'_>) -> io::Result<Option<u32>> {
     let into_group = |group: &File| Clone3Args {
-        // The signal at its end is the caller's own: `clone(2)`.
+        // The signal at its end is that of the caller: `clone(2)`.
         flags: u64::try_from(libc::CLONE_PARENT).expect("a flag is positive") | CLONE_INTO_CGROUP,
         cgroup: u64::try_from(group.as_raw_fd()).expect("an open file's number is not negative"),
         ..Clone3Args::default()
     };
     #[expect(unsafe_code, reason = "nothing safe in std forks, makes a sibling, or a child in a control group")]
-    // SAFETY: without CLONE_VM each of the three is a fork. The shim calls this, and the founder that it has made, which have a single thread:
-    // the new process finds no lock held and may allocate, and only makes system calls until it dies or executes a program. The kernel reads
-    // the structure, of the size given; of the other call it takes the flags, which come first, and zeros.
+    // SAFETY: without CLONE_VM each of the three calls is a fork. The callers are the shim and the founder that it created,
+    // which each have a single thread. So the new process finds no lock held and may allocate, and it only makes system calls
+    // until it dies or executes a program. For clone3 the kernel reads the structure, whose size is passed. For clone it reads
+    // the flags, which come first, and zeros.
     let pid = unsafe {
         match how {
             Fork::Child => libc::fork().into(),
@@ -161,7 +167,7 @@ fn fork(how: &Fork<'_>) -> io::Result<Option<u32>> {
     }
 }
 
-/// `struct clone_args` of `clone(2)`: all numbers, as wide on every architecture.
+/// `struct clone_args` of `clone(2)`: only numbers, of the same size on every architecture.
 #[repr(C)]
 #[derive(Debug, Default)]
 struct Clone3Args {
@@ -178,9 +184,9 @@ struct Clone3Args {
     cgroup: u64,
 }
 
-/// A launch as the kernel takes it.
+/// A launch in the form that the kernel takes.
 struct Image {
-    /// Where the program may be, in order.
+    /// The paths at which the program can be, in order.
     paths: Vec<CString>,
     args: Vec<CString>,
     environment: Vec<CString>,
@@ -205,8 +211,8 @@ impl Image {
         })
     }
 
-    /// In the child. Reports its identity first, because `/proc` may hide it from its parent once it runs as another user. Returns only an
-    /// error.
+    /// Runs in the child: executes the program. Reports the child's identity first, because `/proc` may hide it from its parent
+    /// once it runs as another user. Returns only an error.
     fn become_it(&self, launch: &Launch, is_in_cgroup: bool, reporter: &File) -> io::Result<std::convert::Infallible> {
         let Identity { pid, start_ticks } = read_stat(std::process::id())?.identity;
         report(reporter, &[pid.into(), start_ticks, is_in_cgroup.into()]);
@@ -219,11 +225,11 @@ impl Image {
         rustix::process::chdir(&launch.cwd)?;
         let core = Rlimit { current: launch.core_bytes_max, ..getrlimit(Resource::Core) };
         rustix::process::setrlimit(Resource::Core, core)?;
-        // execvp(3) would give what the kernel does not take for a program to sh: whatever that makes of it, it is not what was asked for.
+        // execvp(3) would run a file that the kernel does not execute with sh, which is not the requested program.
         let mut error = Errno::NOENT;
         for path in &self.paths {
             error = match self.execute(path) {
-                // Not here; elsewhere there may be one, or one that may be executed.
+                // Not found here. A later directory can contain it, or an executable file of that name.
                 Errno::NOENT | Errno::NOTDIR => error,
                 other => other,
             };
@@ -251,7 +257,7 @@ mod tests {
     use super::super::tests::write_program;
     use super::*;
 
-    /// Without a control group: this process has other threads, of which only fork(3) knows.
+    /// Spawns a leader without a control group, because this process has other threads, which only fork(3) takes into account.
     fn spawn(program: impl Into<PathBuf>, args: &[&str], path: Option<&Path>, cwd: &Path) -> io::Result<(Identity, File)> {
         let (said, out) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let null = || File::open("/dev/null").map(OwnedFd::from);
@@ -279,7 +285,8 @@ mod tests {
         assert_eq!((stat.identity, stat.ppid), (child, std::process::id()));
         let group = rustix::process::getpgid(raw_pid(child.pid).ok()).expect("it lives");
         assert_eq!(u32::try_from(group.as_raw_nonzero().get()), Ok(child.pid), "it leads its process group");
-        // From nix: this process may be of a session whose leader is outside of its PID namespace, and rustix has no number for that.
+        // nix is used because this process's session leader can be outside of its PID namespace, and rustix cannot represent
+        // that session's id.
         let session_of = |pid: u32| {
             let session = nix::unistd::getsid(i32::try_from(pid).ok().map(nix::unistd::Pid::from_raw)).expect("it lives");
             session.as_raw().unsigned_abs()

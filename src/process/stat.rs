@@ -1,11 +1,11 @@
-//! One process, as `/proc` tells it.
+//! One process, as `/proc` shows it.
 
 use std::fs;
 use std::io;
 
 use super::lack::is_shortage;
 
-/// A process that no other can be mistaken for within one boot: a pid is used again, a pid with its start time is not.
+/// The identity of a process, unique within one boot: a pid is reused, a pid with its start time is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
     /// The process id.
@@ -14,23 +14,23 @@ pub struct Identity {
     pub start_ticks: u64,
 }
 
-/// What a process does, as far as a pause cares; the least quiet first.
+/// The state of a process as far as a pause needs it, the most active first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProcState {
-    /// It runs or can be woken by anything.
+    /// It runs, or anything can wake it.
     Awake,
-    /// It sleeps uninterruptibly: a signal waits until it comes back.
+    /// It sleeps uninterruptibly: a signal takes effect only after that.
     Uninterruptible,
-    /// Every thread is stopped, by a signal at least one of them.
+    /// Every thread is stopped, at least one of them by a signal.
     Stopped,
-    /// Every thread is stopped by a tracer: a debugger looks at it.
+    /// Every thread is stopped by a tracer, such as a debugger.
     Traced,
-    /// A zombie or already gone. Not alive.
+    /// A zombie, or gone. Not alive.
     Dead,
 }
 
 impl ProcState {
-    /// Whether it does nothing until somebody lets it.
+    /// Returns whether it does nothing until another process continues it.
     pub const fn is_stopped(self) -> bool {
         match self {
             Self::Stopped | Self::Traced => true,
@@ -42,50 +42,52 @@ impl ProcState {
 /// One process at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// Who.
+    /// The identity.
     pub identity: Identity,
     /// Its parent's pid.
     pub ppid: u32,
-    /// What it does, all threads considered.
+    /// Its state, taken from all threads.
     pub state: ProcState,
-    /// Whether a thread of it runs, waits for a processor, or for a disk: it has something to do that nobody else keeps it from.
+    /// Whether one of its threads runs, or waits for a processor or a disk. Such a process has work to do and is not held up by
+    /// another process.
     pub is_busy: bool,
 }
 
-/// Reads `/proc/<pid>/stat`, and the threads' own where there are several. `NotFound` when there is no such process.
+/// Reads `/proc/<pid>/stat`, and those of its threads if there are several. `NotFound` if the process does not exist.
 pub fn read_stat(pid: u32) -> io::Result<Stat> {
     let Fields { letter, ppid, threads, start_ticks, .. } = fields_of(pid)?;
     let (state, is_busy) = if threads > 1 { state_of_threads(pid)? } else { (state_of(letter), is_busy(letter)) };
     Ok(Stat { identity: Identity { pid, start_ticks }, ppid, state, is_busy })
 }
 
-/// Whether the process executes nothing of its own any more, and is not dead yet: it gives back what it has, its memory first, with the
-/// environment in it.
+/// Returns whether the process executes no more instructions of its program but is not dead yet. It is releasing what it has:
+/// first its memory, which contains the environment.
 pub(super) fn is_leaving(pid: u32) -> io::Result<bool> {
-    /// `PF_EXITING` and `PF_KTHREAD` of the kernel's `include/linux/sched.h`; a kernel thread never had an environment.
+    /// `PF_EXITING` and `PF_KTHREAD` of the kernel's `include/linux/sched.h`. A kernel thread never had an environment.
     const EXITING: u32 = 0x4;
     const KERNEL_THREAD: u32 = 0x0020_0000;
     let Fields { letter, flags, .. } = fields_of(pid)?;
     Ok(state_of(letter) != ProcState::Dead && flags & (EXITING | KERNEL_THREAD) == EXITING)
 }
 
-/// Whether the process has memory and no environment in it, not even an empty one: the kernel is about to lay out what it executes.
+/// Returns whether the process has memory but no environment in it, not even an empty one. Then the kernel is about to lay out a
+/// new program.
 pub(super) fn is_in_execve(pid: u32) -> io::Result<bool> {
     fields_of(pid).map(|fields| fields.memory_bytes > 0 && fields.env_end == Some(0))
 }
 
-/// What one process uses, with its children that it has waited for.
+/// The resources that one process uses, including those of its children that it has waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Share {
     /// The CPU time, in clock ticks.
     pub(super) cpu_ticks: u64,
     /// The memory of the process itself that is not swapped out.
     pub(super) resident_bytes: u64,
-    /// A zombie is not alive; its time counts until it is reaped.
+    /// Whether it is alive. A zombie is not, but its time counts until it is reaped.
     pub(super) is_alive: bool,
 }
 
-/// Reads what a process uses. Takes no lock of its memory.
+/// Reads the resources that a process uses, without a lock of its memory.
 pub(super) fn read_share(pid: u32) -> io::Result<Share> {
     let Fields { letter, cpu_ticks, resident_pages, .. } = fields_of(pid)?;
     let resident_bytes = resident_pages.saturating_mul(rustix::param::page_size() as u64);
@@ -97,17 +99,17 @@ fn fields_of(pid: u32) -> io::Result<Fields> {
     parse(&raw).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc stat"))
 }
 
-/// A process that ends while its files are read answers ESRCH instead of ENOENT.
+/// Turns ESRCH into `NotFound`: a read fails with ESRCH instead of ENOENT if the process ends during it.
 pub(super) fn gone_as_not_found(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) { io::ErrorKind::NotFound.into() } else { error }
 }
 
-/// The least quiet of the threads decides: a leading thread can be a zombie while others work on.
+/// Returns the state of the most active thread: the first thread can be a zombie while others continue to work.
 fn state_of_threads(pid: u32) -> io::Result<(ProcState, bool)> {
     let (mut all, mut any_busy) = (ProcState::Dead, false);
     for entry in fs::read_dir(format!("/proc/{pid}/task")).map_err(gone_as_not_found)? {
         let Ok(entry) = entry else { continue };
-        // A thread that ended meanwhile is not awake.
+        // A thread that has ended meanwhile is not awake.
         let raw = match fs::read(entry.path().join("stat")) {
             Err(error) if is_shortage(&error) => return Err(error),
             Err(_) => continue,
@@ -124,14 +126,14 @@ fn is_busy(letter: u8) -> bool {
     matches!(letter, b'R' | b'D')
 }
 
-/// The letters of `proc_pid_stat(5)`, field 3.
+/// Maps the letters of `proc_pid_stat(5)`, field 3.
 fn state_of(letter: u8) -> ProcState {
     match letter {
         b'T' => ProcState::Stopped,
         b't' => ProcState::Traced,
         b'Z' | b'X' | b'x' => ProcState::Dead,
         b'D' => ProcState::Uninterruptible,
-        // R, S, I, P, W, K: whatever it is, it is not stopped.
+        // R, S, I, P, W, K: none of these is stopped.
         _ => ProcState::Awake,
     }
 }
@@ -140,22 +142,22 @@ struct Fields {
     letter: u8,
     ppid: u32,
     flags: u32,
-    /// Of the process and of the children that it has waited for, in user mode and in the kernel.
+    /// CPU time in user mode and in the kernel, of the process and of the children that it has waited for.
     cpu_ticks: u64,
     threads: u32,
     start_ticks: u64,
     /// 0 for a process without memory, such as a zombie.
     memory_bytes: u64,
     resident_pages: u64,
-    /// Where its environment ends.
+    /// The address at which its environment ends.
     env_end: Option<u64>,
 }
 
-/// The fields after the command name, which is in parentheses and can itself hold spaces and parentheses.
+/// Parses the fields after the command name, which is in parentheses and can itself contain spaces and parentheses.
 fn parse(raw: &[u8]) -> Option<Fields> {
     let after_name = raw.iter().rposition(|&byte| byte == b')')? + 1;
     let mut fields = std::str::from_utf8(&raw[after_name..]).ok()?.split_ascii_whitespace();
-    // Some of them are signed.
+    // Some fields are signed.
     let amount = |text: &str| text.parse::<i64>().ok().map(|amount| u64::try_from(amount).unwrap_or(0));
     // Counted from field 3: 4 ppid, 9 flags, 14 to 17 utime, stime, cutime and cstime, 20 num_threads, 22 starttime, 23 vsize, 24 rss,
     // 51 env_end.

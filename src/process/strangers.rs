@@ -1,9 +1,9 @@
-//! Looks at processes of other users, which can keep a look waiting.
+//! Examines processes of other users, which can delay a read.
 //!
-//! To read a process's arguments or environment, the kernel takes a lock of that process's memory. A process can hold the lock for as long
-//! as it likes: one of its threads maps memory while another one waits for a file system that the user mounted and that never answers.
-//! The read cannot be interrupted. So each look is made by a thread that can be left behind: it ends with the process that it waits for,
-//! or with this one.
+//! To read a process's arguments or environment, the kernel locks that process's memory. A process can hold this lock for as
+//! long as it likes: one of its threads maps memory while another waits for a file system that the user mounted and that never
+//! answers. The read cannot be interrupted. So each read runs in a thread that can be abandoned. The thread ends with the
+//! process that it waits for, or with this process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,38 +14,40 @@ use std::time::{Duration, Instant};
 
 use crate::lock::lock;
 
-/// How long the processes of one user may take in a scan. A user can only hide processes that it could end or change anyway: its own.
+/// How long the processes of one user may take in a scan. A user can only hide processes that it could end or change anyway: its
+/// own.
 const USER_LIMIT: Duration = Duration::from_secs(1);
-/// How long those of all other users may take in a scan: one person can have thousands of user numbers (`subuid(5)`).
+/// How long the processes of all other users may take in a scan: one person can have thousands of user ids (`subuid(5)`).
 const ALL_LIMIT: Duration = Duration::from_secs(2);
-/// How many threads there may be, those included that were left behind.
+/// The maximum number of threads, including abandoned ones.
 const THREADS_MAX: usize = 16;
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
-/// The users that keep a thread waiting, each with that thread, in whatever search it was left behind. Of these users no process is
-/// examined: a process that is stuck for days would cost every search another thread.
+/// The users that block a thread, each with the thread that it blocks, whichever search abandoned it. Processes of these users
+/// are not examined: a process that is stuck for days would cost each search another thread.
 static STUCK: Mutex<Vec<(u32, Weak<Counted>)>> = Mutex::new(Vec::new());
 
-/// A thread that looks at one process after the other, with the channels to and from it. It ends when its answers have no receiver.
+/// A thread that examines one process after another, with the channels to and from it. It ends when its answers have no
+/// receiver.
 struct Looker<T> {
     ask: Sender<(u32, Instant)>,
     answers: Receiver<T>,
     thread: Weak<Counted>,
 }
 
-/// Looks at processes of other users, within limits. `T` is what a look returns.
+/// Examines processes of other users, within limits. `T` is the result for one process.
 pub(super) struct Strangers<T> {
     look: Arc<dyn Fn(u32, Instant) -> T + Send + Sync>,
     looker: Option<Looker<T>>,
-    /// Users of whom a process kept a thread waiting in this search. None of theirs is looked at again, even if that thread has ended:
-    /// each would cost another second.
+    /// Users whose process blocked a thread in this search. Their processes are not examined again, even if that thread has
+    /// ended: each would cost another second.
     avoided: BTreeSet<u32>,
     taken: BTreeMap<u32, Duration>,
 }
 
 impl<T: Send + 'static> Strangers<T> {
-    /// `look` gets a pid, and the time at which its answer is no longer waited for.
+    /// Wraps `look`, which is called with a pid and the time at which its answer is no longer awaited.
     pub(super) fn new(look: impl Fn(u32, Instant) -> T + Send + Sync + 'static) -> Self {
         Self { look: Arc::new(look), looker: None, avoided: BTreeSet::new(), taken: BTreeMap::new() }
     }
@@ -55,12 +57,12 @@ impl<T: Send + 'static> Strangers<T> {
         self.taken.clear();
     }
 
-    /// How long this scan has waited for other users' processes.
+    /// Returns how long this scan has waited for other users' processes.
     pub(super) fn taken(&self) -> Duration {
         self.taken.values().sum()
     }
 
-    /// Looks at process `pid` of `user`. `None` if that was not possible in time, or no thread could be created.
+    /// Examines process `pid` of `user`. `None` if that was not possible in time, or if no thread could be created.
     pub(super) fn look_at(&mut self, pid: u32, user: u32) -> Option<T> {
         let of_user = USER_LIMIT.saturating_sub(self.taken.get(&user).copied().unwrap_or_default());
         let left = of_user.min(ALL_LIMIT.saturating_sub(self.taken()));
@@ -80,7 +82,7 @@ impl<T: Send + 'static> Strangers<T> {
                 self.looker = Some(looker);
                 Some(answer)
             }
-            // Left behind. It ends when its look does.
+            // The thread is abandoned. It ends when its read does.
             Err(RecvTimeoutError::Timeout) => {
                 self.avoided.insert(user);
                 lock(&STUCK).push((user, looker.thread));
@@ -109,14 +111,14 @@ impl<T: Send + 'static> Strangers<T> {
     }
 }
 
-/// Whether a thread still waits for a process of this user.
+/// Returns whether a process of this user still blocks a thread.
 fn keeps_a_thread(user: u32) -> bool {
     let mut stuck = lock(&STUCK);
     stuck.retain(|(_, thread)| thread.strong_count() > 0);
     stuck.iter().any(|&(stuck, _)| stuck == user)
 }
 
-/// One of the threads that there may be.
+/// A token for one of the [`THREADS_MAX`] threads.
 struct Counted;
 
 impl Counted {
@@ -138,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// The number of threads is the process's, which may run several tests.
+    /// Serialises the tests, because the number of threads is counted for the whole process.
     static ALONE: Mutex<()> = Mutex::new(());
 
     #[test]
@@ -152,7 +154,7 @@ mod tests {
             move |pid, _| {
                 looked.lock().expect("no panic").push(pid);
                 if pid == STUCK {
-                    // As long as the test runs.
+                    // Blocks for as long as the test runs.
                     let _ends = left.lock().expect("no panic").recv();
                 }
                 pid
@@ -212,7 +214,7 @@ mod tests {
             assert_eq!(strangers.look_at(user, user), None);
         }
         assert!(strangers.avoided.len() <= 3, "{:?}", strangers.avoided);
-        // Whatever other tests of this process use.
+        // Takes all threads that other tests of this process do not use.
         let all: Vec<Counted> = std::iter::from_fn(Counted::new).take(THREADS_MAX).collect();
         strangers.begin_scan();
         assert_eq!(strangers.look_at(1000, 1000), None, "no thread is left");

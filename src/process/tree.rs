@@ -1,4 +1,4 @@
-//! All that descends from a process.
+//! The descendants of a process.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,25 +8,28 @@ use std::sync::OnceLock;
 use super::lack::is_shortage;
 use super::stat::{Stat, read_stat};
 
-/// What one pass over a tree found.
+/// The result of one scan of a tree.
 #[derive(Clone, Debug, Default)]
 pub struct Descendants {
-    /// Every process that was seen, zombies included.
+    /// Every process that was seen, including zombies.
     pub found: Vec<Stat>,
-    /// The processes that could not be read: `/proc` hides them, or they have ended. A child of this process exists until it is reaped.
+    /// The processes that could not be read: `/proc` hides them, or they have ended. A child of this process exists until it is
+    /// reaped.
     pub unseen: Vec<u32>,
-    /// Whether a process had ended before it could be read, or cannot be read: its children may have been missed.
+    /// Whether a process ended before it could be read, or cannot be read. Its children may have been missed.
     pub is_torn: bool,
 }
 
-/// Every process below `root`, `root` itself not. One pass: the children of a process that ends during it can be missed. Who needs all of
-/// them asks until two answers agree, the zombies in them too: one that was no zombie before has handed its children over.
-/// A shortage ([`is_shortage`]) is an error: half of a tree is none.
+/// Returns every process below `root`, without `root` itself.
+///
+/// This is a single scan, which can miss the children of a process that ends during it. To find all processes, repeat it until
+/// two results agree, including their zombies: a process that has become a zombie in between has passed its children on. A
+/// shortage ([`is_shortage`]) is an error, because part of a tree is of no use.
 pub fn descendants(root: u32) -> io::Result<Descendants> {
     if has_children_files() { by_children_files(root) } else { by_parents(root) }
 }
 
-/// The pids of the children of all threads of `pid`.
+/// Returns the pids of the children of all threads of `pid`.
 pub fn children_of(pid: u32) -> io::Result<Vec<u32>> {
     if !has_children_files() {
         return Ok(by_parents(pid)?.found.iter().filter(|stat| stat.ppid == pid).map(|stat| stat.identity.pid).collect());
@@ -34,7 +37,7 @@ pub fn children_of(pid: u32) -> io::Result<Vec<u32>> {
     let mut children = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let Ok(thread) = thread else { continue };
-        // A thread that ended has handed its children to another one, which is read too or read in the next pass.
+        // A thread that has ended has passed its children to another one, which is read in this scan or in the next one.
         let list = match fs::read_to_string(thread.path().join("children")) {
             Err(error) if is_shortage(&error) => return Err(error),
             Err(_) => continue,
@@ -49,7 +52,7 @@ pub(super) fn all_pids() -> io::Result<impl Iterator<Item = u32>> {
     Ok(fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
-/// Kernels without `CONFIG_PROC_CHILDREN`, some embedded ones, have no such files.
+/// Returns whether the kernel has these files. Kernels without `CONFIG_PROC_CHILDREN`, such as some embedded ones, do not.
 pub(super) fn has_children_files() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| fs::metadata("/proc/thread-self/children").is_ok())
@@ -62,7 +65,7 @@ fn by_children_files(root: u32) -> io::Result<Descendants> {
     while let Some(parent) = to_read.pop() {
         let children = match children_of(parent) {
             Ok(children) => children,
-            // It ended: its children are the reaper's now.
+            // It has ended, and its children now belong to the reaper.
             Err(error) if parent != root && !is_shortage(&error) => {
                 all.is_torn = true;
                 continue;
@@ -106,7 +109,7 @@ fn by_parents(root: u32) -> io::Result<Descendants> {
             found.push(stat);
         }
     }
-    // Most of what goes while all of /proc is read is somebody else's.
+    // Most processes that end during a scan of all of `/proc` do not belong to the tree.
     Ok(Descendants { found, unseen: Vec::new(), is_torn: false })
 }
 
@@ -118,7 +121,7 @@ mod tests {
 
     #[test]
     fn both_ways_of_looking_find_children_and_grandchildren() {
-        // The grandchild says when it is there, so the test waits for the fact and not for time.
+        // The grandchild reports that it exists, so the test needs no sleep.
         let mut shell = Command::new("sh")
             .args(["-c", "sh -c 'echo there; exec sleep 600' & wait"])
             .stdout(Stdio::piped())

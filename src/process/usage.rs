@@ -1,4 +1,5 @@
-//! What a run's processes use: CPU time, memory, and how many they are. A look is bounded, however many processes there are.
+//! The resources that a run's processes use: CPU time, memory, and their number. A measurement takes a limited time, however
+//! many processes there are.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,25 +10,25 @@ use super::children::reaped_cpu_ms;
 use super::stat::read_share;
 use super::tree::{children_of, descendants, has_children_files};
 
-/// The most processes that one look reads. Of those beyond it only their number counts, as far as it is known.
+/// The maximum number of processes that one measurement reads. Those beyond it are only counted, as far as they are known.
 const PROCESSES_MAX: usize = 4096;
 
-/// How long one look reads processes. What it has not read by then does not count.
+/// How long one measurement reads processes. Processes that it has not read by then do not count.
 const LOOK_LIMIT: Duration = Duration::from_millis(100);
 
-/// What all processes of a tree use.
+/// The resources that all processes of a tree use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TreeUsage {
-    /// The CPU time that they have taken so far in milliseconds, with that of those that have ended.
+    /// The CPU time that they have used so far in milliseconds, including that of processes that have ended.
     pub cpu_ms: u64,
-    /// The memory that they have: what the control group counts, or else the sum of their resident sets.
+    /// Their memory: the figure of the control group, or else the sum of their resident sets.
     pub memory_bytes: u64,
-    /// How many are alive.
+    /// How many of them are alive.
     pub processes: u32,
 }
 
-/// What everything in a control group has used, or, without one, everything below this process. Both are what one look saw: processes that end
-/// or move meanwhile can be missing, so a later sum can be lower than an earlier one, but none is too high.
+/// Measures all processes in a control group, or without one, all processes below this one. Processes that end or move during a
+/// measurement can be missing, so a later sum can be lower than an earlier one, but no sum is too high.
 pub fn usage_of_tree(cgroup: Option<&Cgroup>) -> io::Result<TreeUsage> {
     let Some(cgroup) = cgroup else { return usage_of_descendants(std::process::id(), PROCESSES_MAX) };
     let (cpu_ms, members) = (cgroup.cpu_ms()?, cgroup.members()?);
@@ -35,10 +36,10 @@ pub fn usage_of_tree(cgroup: Option<&Cgroup>) -> io::Result<TreeUsage> {
     Ok(TreeUsage { cpu_ms, memory_bytes, processes: whole(members.len()) })
 }
 
-/// The memory of this machine, in bytes.
+/// Returns the memory of this machine, in bytes.
 pub fn memory_total() -> u64 {
     let info = rustix::system::sysinfo();
-    // As wide as an address.
+    // Its type is as wide as an address.
     let units = usize::try_from(info.totalram).unwrap_or(usize::MAX) as u64;
     units.saturating_mul(info.mem_unit.into())
 }
@@ -53,8 +54,8 @@ fn resident_bytes(members: &[u32]) -> u64 {
     readable.filter_map(|&pid| read_share(pid).ok()).map(|share| share.resident_bytes).sum()
 }
 
-/// Each process is read before its children. One that is reaped in between adds to its parent, which was read without it, so nothing is
-/// counted twice.
+/// Measures all processes below `root`. Each process is read before its children. A process that is reaped in between adds to
+/// its parent, which was read without it, so nothing is counted twice.
 fn usage_of_descendants(root: u32, most: usize) -> io::Result<TreeUsage> {
     let began = Instant::now();
     let mut used = TreeUsage { cpu_ms: reaped_cpu_ms()?, ..TreeUsage::default() };
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
     use crate::process::read_stat;
 
-    /// Only the numbers' relation to what the kernel says of the process itself is compared, so a slow machine changes nothing.
+    /// Only compares the numbers with what the kernel reports for the process itself, so a slow machine changes nothing.
     #[test]
     fn busy_child_is_counted_once_alive_as_a_zombie_and_as_a_reaped_grandchild() {
         let script = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo busy; read go; (exit 0); echo over; read go";
@@ -115,7 +116,7 @@ mod tests {
         };
         let below = || {
             let mut used = usage_of_descendants(pid, PROCESSES_MAX).expect("a look");
-            // This test's own reaped children are no part of that tree.
+            // Reaped children of this test process do not belong to that tree.
             used.cpu_ms -= reaped_cpu_ms().expect("it knows");
             used
         };
@@ -132,7 +133,8 @@ mod tests {
         said("reaped");
         let left = below();
         assert_eq!((left.processes, left.memory_bytes), (0, 0));
-        // The grandchild's time is its parent's now, which this look does not include: the parent is the root.
+        // The grandchild's time now belongs to its parent, which this measurement does not include, because the parent is the
+        // root.
         let whole_share = read_share(pid).expect("alive");
         assert!(whole_share.cpu_ticks * 1000 / rustix::param::clock_ticks_per_second() >= ms, "{whole_share:?}");
         input.write_all(b"\n").expect("it reads");
@@ -154,7 +156,7 @@ mod tests {
         loop {
             let (all, one) = (look(PROCESSES_MAX), look(1));
             assert_eq!((all.processes, one.processes), (3, 3));
-            // A process that has just been born has no memory of its own yet.
+            // A newly created process has no memory of its own yet.
             if one.memory_bytes > 0 && one.memory_bytes < all.memory_bytes {
                 break;
             }
