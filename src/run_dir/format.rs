@@ -1,13 +1,13 @@
-//! The version of everything in a run directory.
+//! The version of all formats in a run directory.
 
 use serde::Deserialize;
 
 use super::lines::from_line;
 
-/// The version that this program writes. A reader refuses every later one.
+/// The version that this program writes. Readers refuse every later version.
 pub const FORMAT: u32 = 1;
 
-/// The version that a file names in its first line.
+/// Reads the version that a file names in its first line.
 pub(super) fn format_of(line: &[u8]) -> Result<u32, serde_json::Error> {
     #[derive(Deserialize)]
     struct FormatOnly {

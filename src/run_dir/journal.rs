@@ -1,7 +1,8 @@
-//! `journal.jsonl`: a header line, then facts, one JSON object a line, numbered from 1. Written by the shim alone, append only.
+//! `journal.jsonl`: a header line, then facts, one JSON object per line, numbered from 1. Written only by the shim, and only
+//! appended to.
 //!
-//! If killed while writing: the last line is torn. Readers leave out a line without its newline. The fact it held is known by nobody then,
-//! unless the disk was full: it went up all the same, and a server that was there has recorded it.
+//! If killed while writing: the last line is torn. Readers ignore a line without its newline. The fact in it is then unknown,
+//! unless the disk was full: such a fact is sent up all the same, and a server that was connected has recorded it.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -20,34 +21,34 @@ use crate::path_json;
 use crate::pipeline::{Entry, Fact};
 use crate::private::{self, private_file, sync_dir};
 
-/// The journal's first line: what this run is, written before the pipeline is spawned.
+/// The journal's first line, which describes the run. It is written before the pipeline is spawned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The format's version; first, so that any version can read it.
     pub format: u32,
-    /// The run.
+    /// The id of the run.
     pub run_id: i64,
-    /// Which boot of the machine it belongs to.
+    /// The id of the boot that the run belongs to.
     pub boot_id: String,
     /// The shim's pid.
     pub shim_pid: u32,
     /// The shim's start time in clock ticks since boot, which makes its pid an identity.
     pub shim_start_ticks: u64,
-    /// The folder of the control group that was made for the run, if one was.
+    /// The directory of the control group that was created for the run, if any.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
     pub cgroup: Option<PathBuf>,
-    /// The name of the shim's second control socket, which needs no directory. It is random, so it also tells a copy of this journal from that
-    /// of another run with the same number. Absent where none could be had.
+    /// The name of the shim's second control socket, which needs no directory. It is random, so it also distinguishes a copy of
+    /// this journal from the journal of another run with the same number. Absent if the socket could not be created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
-    /// The random part of the cookie that the run's processes carry. It is in no other file, and no other user can read it, so a journal
-    /// that names it is this run's or a copy of it. Absent in journals of earlier versions.
+    /// The random part of the cookie that the run's processes carry. No other file contains it, and no other user can read it,
+    /// so a journal that names it is this run's or a copy of it. Absent in journals of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<String>,
-    /// The runtime directory's path as it was then: part of the cookie that the run's processes carry.
+    /// The runtime directory's path at that time: part of the cookie that the run's processes carry.
     #[serde(with = "path_json")]
     pub runtime_dir: PathBuf,
-    /// When the start was asked for.
+    /// When the start was requested.
     pub created_at: Timestamp,
     /// The script as it was named.
     pub script: String,
@@ -55,7 +56,7 @@ pub struct Header {
     pub args: Vec<String>,
     /// Its working directory.
     pub cwd: String,
-    /// The names of the variables that its start added to the environment, sorted.
+    /// The names of the variables that the start added to the environment, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env_names: Vec<String>,
     /// The grace of a stop that names none, in milliseconds.
@@ -64,19 +65,19 @@ pub struct Header {
     pub log_start: u64,
 }
 
-/// Why a journal cannot be used.
+/// The reasons why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// There is none, or its header never got to the disk whole.
+    /// There is no journal, or its header was never written completely.
     #[error("no journal was begun")]
     Absent,
-    /// Its header is not ours.
+    /// Its header cannot be parsed.
     #[error("the journal's first line is damaged: {0}")]
     Damaged(serde_json::Error),
     /// It was written by a newer version.
     #[error("the journal has format {found}, this version knows {FORMAT}; use the newer version")]
     Newer {
-        /// What it says.
+        /// The version that it names.
         found: u32,
     },
     /// It could not be read.
@@ -84,29 +85,31 @@ pub enum JournalError {
     Io(#[from] io::Error),
 }
 
-/// A journal as it was found.
+/// A journal as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadJournal {
     /// Its first line.
     pub header: Header,
-    /// Its whole lines, in order.
+    /// Its complete lines, in order.
     pub entries: Vec<Entry>,
-    /// Lines that were neither torn at the end nor readable: damage. After many of them the rest is not read.
+    /// The number of damaged lines: complete lines that cannot be read or are out of order. After many the rest is not read.
     pub damaged_lines: usize,
 }
 
-/// The largest journal that is read, in bytes: more than a million pauses.
+/// The largest journal that is read, in bytes. It has room for more than a million pauses.
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
-/// After this many damaged lines the rest of a journal is not read: a journal of such lines alone would take minutes.
+/// After this many damaged lines the rest of a journal is not read: a journal that consists only of such lines would take
+/// minutes.
 const DAMAGED_LINES_MAX: usize = 10_000;
-/// No entry has this number or a higher one: the history numbers what it adds after the last entry, and JSON has exact numbers below 2^53.
+/// All entry numbers are below this one: the history continues the numbering after the last entry, and JSON numbers are exact
+/// only below 2^53.
 const SEQ_END: u64 = 1 << 53;
 /// The longest first line, in bytes: several times what the kernel accepts as arguments.
 const HEADER_BYTES_MAX: u64 = 32 << 20;
 
-/// Reads a journal that may still grow and may be torn.
+/// Reads a journal that may still grow, and whose last line may be torn.
 pub fn read_journal(path: &Path) -> Result<ReadJournal, JournalError> {
-    // The journal of another runtime directory's run, which a link leads to, says nothing about this one's.
+    // A link can lead to the journal of a run of another runtime directory, which says nothing about this run.
     if path.parent().is_some_and(is_foreign) {
         return Err(JournalError::Absent);
     }
@@ -114,7 +117,7 @@ pub fn read_journal(path: &Path) -> Result<ReadJournal, JournalError> {
 }
 
 fn parse_journal(bytes: &[u8]) -> Result<ReadJournal, JournalError> {
-    // What follows the last newline is torn.
+    // The text after the last newline is torn.
     let end = memchr::memrchr(b'\n', bytes).ok_or(JournalError::Absent)?;
     let mut lines = bytes[..end].split(|&byte| byte == b'\n');
     let first = lines.next().expect("split gives at least one part");
@@ -152,30 +155,30 @@ fn parse_header(line: &[u8]) -> Result<Header, JournalError> {
     serde_json::from_slice(line).map_err(JournalError::Damaged)
 }
 
-/// What has not been synced yet is kept in memory up to this many bytes; then it is synced.
+/// The maximum number of unsynced bytes that are kept in memory; then they are synced.
 const UNSYNCED_BYTES_MAX: usize = 64 * 1024;
 
-/// The writing end.
+/// The writing end of a journal.
 ///
-/// A full disk must not stop the shim from knowing: lines that could not be written wait in memory, in order, and go out with
-/// the next one or with [`Journal::flush`]. What a failed sync may have lost is written once more: the kernel counts it as clean
-/// after that, and the next sync would say that all is well (`fsync(2)`).
+/// A full disk must not prevent the shim from recording facts. Lines that could not be written wait in memory, in order, and are
+/// written with the next one or by [`Journal::flush`]. Bytes that a failed sync may have lost are written once more: after that
+/// failure the kernel counts them as clean, and the next sync would report success (`fsync(2)`).
 #[derive(Debug)]
 pub struct Journal {
     file: File,
-    /// The length of what was written whole: a torn write is cut back to it.
+    /// The length of what was written completely. A torn write is cut back to this length.
     len: u64,
     waiting: VecDeque<Vec<u8>>,
-    /// What was written since the last sync, up to `len`.
+    /// The bytes written since the last sync, up to `len`.
     unsynced: Vec<u8>,
     must_sync: bool,
-    /// Whether `unsynced` has to be written once more.
+    /// Whether `unsynced` must be written once more.
     has_sync_failed: bool,
     last: Option<(u64, Timestamp)>,
 }
 
 impl Journal {
-    /// Begins the journal with its header. Not yet synced: the first synced fact takes it along.
+    /// Creates the journal with its header. It is not synced yet: the first synced fact syncs it too.
     pub fn create(path: &Path, header: &Header) -> io::Result<Self> {
         let file = private_file().read(true).create_new(true).open(path)?;
         let mut journal = Self {
@@ -191,16 +194,16 @@ impl Journal {
         Ok(journal)
     }
 
-    /// What was written, wherever the file's name now leads.
+    /// Reads what was written, wherever the file's name leads now.
     pub fn read(&self) -> Result<ReadJournal, JournalError> {
         parse_journal(&self.bytes()?)
     }
 
-    /// Continues in a file at `path`, which gets everything that was written and replaces the copy of an earlier state there. On an error everything
-    /// is as it was.
+    /// Continues in a new file at `path`, which gets everything that was written and replaces the older copy there. On an error
+    /// nothing changes.
     pub fn move_to(&mut self, path: &Path) -> io::Result<()> {
         let beside = path.with_extension("new");
-        // Left by a kill, or written by the pipeline: it is not reused.
+        // A file that a kill left behind, or that the pipeline wrote. It is not reused.
         let _was_none = fs::remove_file(&beside);
         let file = private_file().read(true).create_new(true).open(&beside)?;
         file.write_all_at(&self.bytes()?, 0)?;
@@ -218,7 +221,8 @@ impl Journal {
         Ok(bytes)
     }
 
-    /// Numbers a fact and stamps it: never before the one that precedes it nor before `not_before`, even when the clock was set back.
+    /// Numbers and stamps a fact. The stamp is never earlier than the previous one or `not_before`, even if the clock was set
+    /// back.
     pub fn number(&mut self, at: Timestamp, not_before: Timestamp, boot_ms: u64, fact: Fact) -> Entry {
         let (seq, at) = match self.last {
             Some((seq, last_at)) => (seq + 1, at.max(last_at)),
@@ -228,14 +232,14 @@ impl Journal {
         Entry { seq, at, boot_ms, origin: None, fact }
     }
 
-    /// Writes an entry; with `durable` it is on the disk when this returns `Ok`. On an error the entry waits and is not lost.
+    /// Writes an entry. With `durable` it is on disk when this returns `Ok`. On an error the entry waits and is not lost.
     pub fn append(&mut self, entry: &Entry, durable: bool) -> io::Result<()> {
         self.waiting.push_back(to_line(entry));
         self.must_sync |= durable || self.unsynced.len() > UNSYNCED_BYTES_MAX;
         self.flush()
     }
 
-    /// Writes what waits, and syncs it where that was asked for. Returns `Ok` when nothing waits any more.
+    /// Writes the waiting entries, and syncs if that was requested. Returns `Ok` once nothing waits any more.
     pub fn flush(&mut self) -> io::Result<()> {
         if self.has_sync_failed {
             self.file.write_all_at(&self.unsynced, self.len - self.unsynced.len() as u64)?;
@@ -255,20 +259,20 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether something waits to be written or synced.
+    /// Returns whether entries wait to be written or synced.
     pub fn is_behind(&self) -> bool {
         !self.waiting.is_empty() || self.must_sync
     }
 
-    /// The entries that wait, for a server that asks for what the file does not hold yet.
+    /// Returns the waiting entries, for a server that asks for entries that the file does not contain yet.
     pub fn waiting(&self) -> impl Iterator<Item = Entry> {
         self.waiting.iter().filter_map(|line| serde_json::from_slice(line).ok())
     }
 
     fn write_whole(&mut self, line: &[u8]) -> io::Result<()> {
-        // At its place, wherever a torn write has left the file's own position.
+        // At its own offset, wherever a torn write has left the file's position.
         if let Err(error) = self.file.write_all_at(line, self.len) {
-            // Half a line is none to a reader, and the next attempt writes over it.
+            // A reader ignores half a line, and the next attempt overwrites it.
             let _overwritten_later = self.file.set_len(self.len);
             return Err(error);
         }

@@ -1,8 +1,8 @@
-//! `start.json`: the values of the variables that a start added to the environment. They can be secrets, so the file exists only if the user
-//! chose that they are kept. Written by the server before it starts the run's shim, and never again.
+//! `start.json`: the values of the variables that a start added to the environment. They can be secrets, so the file exists only
+//! if the user chose to keep them. Written once, by the server, before it starts the run's shim.
 //!
-//! If killed while writing: a part of it, or nothing, of a run that never began. A power cut can leave the same of one that did. Then no value
-//! was kept.
+//! If killed while writing: the file is incomplete or empty, and its run never began. A power cut can leave the same for a run
+//! that did begin. Then no value was kept.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,19 +15,19 @@ use super::format::{FORMAT, format_of};
 use super::lines::{from_line, to_line};
 use crate::private::{self, private_file};
 
-/// The longest file that is read, in bytes. A start is a body of 1 MiB at most, and this is a part of it.
+/// The longest file that is read, in bytes. The body of a start has at most 1 MiB, and this is a part of it.
 const FILE_BYTES_MAX: u64 = 2 << 20;
 
-/// Why the values that were kept cannot be used. Each sentence fits after "failed to".
+/// The reasons why the kept values cannot be used. Each sentence fits after "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum KeptEnvError {
-    /// It could not be read, or is not a file of this user.
+    /// The file could not be read, or is not a file of this user.
     #[error("read start.json: {0}")]
     Io(#[from] io::Error),
-    /// It is torn, or another program wrote it.
+    /// The file is torn, or another program wrote it.
     #[error("understand start.json: {0}")]
     Damaged(serde_json::Error),
-    /// It was written by a newer version.
+    /// A newer version wrote the file.
     #[error("understand start.json: it has format {0}, this version knows {FORMAT}")]
     Newer(u32),
 }
@@ -38,14 +38,14 @@ struct Stored<'a> {
     env: Cow<'a, BTreeMap<String, String>>,
 }
 
-/// Writes the values where none are kept yet. Only this user can read them.
+/// Writes the values, unless a file exists already. Only this user can read them.
 pub fn write_kept_env(path: &Path, env: &BTreeMap<String, String>) -> io::Result<()> {
     let mut file = private_file().create_new(true).open(path)?;
     file.write_all(&to_line(&Stored { format: FORMAT, env: Cow::Borrowed(env) }))?;
     file.sync_data()
 }
 
-/// Reads the values that were kept; `None` where none were.
+/// Reads the kept values; `None` if there is no file.
 pub fn read_kept_env(path: &Path) -> Result<Option<BTreeMap<String, String>>, KeptEnvError> {
     let bytes = match private::read(path, FILE_BYTES_MAX) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),

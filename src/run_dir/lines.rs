@@ -1,18 +1,18 @@
-//! JSON, one object a line: as it goes over the socket, and as it stands in the files of a run.
+//! JSON with one object per line, on the socket and in the files of a run.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A value as one line.
+/// Serialises a value as one line.
 pub fn to_line(value: &impl Serialize) -> Vec<u8> {
-    // Paths go through `path_json`: serde itself refuses one that is not UTF-8.
+    // Paths go through `path_json`, because serde refuses paths that are not UTF-8.
     let mut line = serde_json::to_vec(value).expect("protocol values are plain data with text keys");
     line.push(b'\n');
     line
 }
 
-/// A line as the value that it says. Only an object is one: serde takes a list for a struct's fields in order, so that words of some other
-/// version would be understood, and wrongly.
+/// Parses a line, which must be an object. serde would take a list for the fields of a struct in their order, and so misread a
+/// line of another version.
 pub fn from_line<T: DeserializeOwned>(line: &[u8]) -> Result<T, serde_json::Error> {
     if line.trim_ascii_start().starts_with(b"[") {
         return Err(serde::de::Error::custom("it is a list, and no object"));
@@ -20,7 +20,7 @@ pub fn from_line<T: DeserializeOwned>(line: &[u8]) -> Result<T, serde_json::Erro
     serde_json::from_slice(line)
 }
 
-/// Cuts a byte stream into lines, with a limit.
+/// A reader that splits a byte stream into lines of limited length.
 #[derive(Debug)]
 pub struct LineReader {
     buffer: Vec<u8>,
@@ -28,17 +28,17 @@ pub struct LineReader {
 }
 
 impl LineReader {
-    /// Lines of up to `limit` bytes.
+    /// Creates a reader for lines of up to `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self { buffer: Vec::new(), limit }
     }
 
-    /// Takes bytes as they came.
+    /// Adds bytes from the stream.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole line without its newline.
+    /// Returns the next complete line, without its newline.
     pub fn next_line(&mut self) -> Option<Vec<u8>> {
         let end = memchr::memchr(b'\n', &self.buffer)?;
         let rest = self.buffer.split_off(end + 1);
@@ -47,12 +47,12 @@ impl LineReader {
         Some(line)
     }
 
-    /// What came after the last whole line.
+    /// Returns the bytes after the last complete line.
     pub fn into_rest(self) -> Vec<u8> {
         self.buffer
     }
 
-    /// Whether the other side sent more than the limit without a newline: it is not one of ours.
+    /// Returns whether the other side has sent more than the limit without a newline. Then the other side is not this program.
     pub fn is_over_limit(&self) -> bool {
         self.buffer.len() > self.limit
     }

@@ -1,8 +1,8 @@
-//! `progress.json`: how far the run is, as its pipeline said last. Written by the shim alone, beside its place first; read where nobody
-//! can be asked any more.
+//! `progress.json`: the progress of a run, as last reported by its pipeline. Written only by the shim, to a temporary file
+//! first. Read if the shim can no longer be asked.
 //!
-//! If killed while writing: the one before stays, and what is beside it is written over. A power cut while the run goes on can leave an
-//! older one, an empty one or none; the last one is on the disk before the run's end is.
+//! If killed while writing: the previous file stays, and the temporary file is replaced later. A power cut during the run can
+//! leave an older file, an empty one, or none. The last version is on disk before the run's end is.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -15,31 +15,32 @@ use super::lines::{from_line, to_line};
 use crate::pipeline::Progress;
 use crate::private::{self, private_file, sync_dir};
 
-/// The longest file that is read, in bytes: several times what any of ours has.
+/// The longest file that is read, in bytes: several times the size of any file that this program writes.
 const FILE_BYTES_MAX: u64 = 128 * 1024;
 
-/// How far the pipeline is, as it is stored.
+/// The progress as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NumberedProgress {
-    /// What it says.
+    /// The progress.
     pub progress: Progress,
-    /// The number of the signs that had it: of what was stored and what was told the higher is the later.
+    /// The number of the signs that contained it. Of the stored and the reported progress, the one with the higher number is the
+    /// later one.
     pub number: u64,
 }
 
-/// Why a stored progress is none. Each sentence fits after "failed to".
+/// The reasons why a stored progress cannot be used. Each sentence fits after "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum ProgressError {
-    /// It could not be read.
+    /// The file could not be read.
     #[error("read progress.json: {0}")]
     Io(#[from] io::Error),
-    /// It is no file, or longer than any of ours.
+    /// It is not a regular file, or is longer than any file that this program writes.
     #[error("read progress.json: it is not one of ours")]
     Strange,
-    /// It is torn, or somebody else wrote it.
+    /// The file is torn, or another program wrote it.
     #[error("understand progress.json: {0}")]
     Damaged(serde_json::Error),
-    /// It was written by a newer version.
+    /// A newer version wrote the file.
     #[error("understand progress.json: it has format {0}, this version knows {FORMAT}")]
     Newer(u32),
 }
@@ -51,24 +52,25 @@ struct Stored<'a> {
     progress: &'a Progress,
 }
 
-/// Puts it in its place, whole or not at all. With `durable` it is there after a power cut, too, once this returns `Ok`.
+/// Replaces the file completely or not at all. With `durable` it survives a power cut once this returns `Ok`.
 pub fn write_progress(path: &Path, progress: &Progress, number: u64, durable: bool) -> io::Result<()> {
     let beside = path.with_extension("new");
     let stored = Stored { format: FORMAT, number, progress };
-    // Left by a kill. What it is does not matter: it is not written to, and nobody waits for the other end of a pipe.
+    // A file that a kill left behind. Its kind does not matter: it is not written to, and the other end of a pipe is not waited
+    // for.
     let _was_none = fs::remove_file(&beside);
     let written = private_file().create_new(true).open(&beside).and_then(|mut file| {
         file.write_all(&to_line(&stored))?;
         if durable { file.sync_data() } else { Ok(()) }
     });
     written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
-        // On a full disk a piece of it is in the way of others. It may not be there at all.
+        // On a full disk, an incomplete file takes space from others. It may not exist at all.
         let _in_the_way = fs::remove_file(&beside);
     })?;
     path.parent().filter(|_| durable).map_or(Ok(()), sync_dir)
 }
 
-/// Reads what is stored; `None` where nothing is. The pipeline could have put anything in its place.
+/// Reads the stored progress; `None` if there is no file. The pipeline could have put any other file there.
 pub fn read_progress(path: &Path) -> Result<Option<NumberedProgress>, ProgressError> {
     match private::read(path, FILE_BYTES_MAX) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
@@ -77,7 +79,7 @@ pub fn read_progress(path: &Path) -> Result<Option<NumberedProgress>, ProgressEr
     }
 }
 
-/// Understands what such a file holds.
+/// Parses the contents of such a file.
 pub fn parse_progress(text: &[u8]) -> Result<NumberedProgress, ProgressError> {
     let format = format_of(text).map_err(ProgressError::Damaged)?;
     if format > FORMAT {
@@ -117,7 +119,7 @@ mod tests {
         assert!(text.starts_with(r#"{"format":1,"#) && text.ends_with("}\n"), "{text}");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1, "nothing is left beside it");
-        // Neither a piece that a kill left there nor what somebody made in its place.
+        // Neither an incomplete file that a kill left there nor anything that another program put there has an effect.
         let beside = dir.path().join("progress.new");
         rustix::fs::mkfifoat(rustix::fs::CWD, &beside, Mode::RWXU).expect("creates");
         write_progress(&path, &progress(3).progress, 3, false).expect("writes");

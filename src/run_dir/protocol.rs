@@ -1,9 +1,9 @@
-//! What server and shim say to each other: JSON, one object a line. Commands go down; facts (journal entries), replies
-//! and signs come up.
+//! The protocol between server and shim: JSON, one object per line. Commands go down; facts (journal entries), replies and signs
+//! come up.
 //!
-//! The first line on the stream that the shim was born with is a [`LaunchSpec`]; from then on it is like every other
-//! connection to the control socket. Unknown keys are ignored and unknown words are [`Command::Unknown`] or skipped, so
-//! that an old shim and a new server understand each other.
+//! The first line on the stream that the shim is started with is a [`LaunchSpec`]. From then on, that stream works like every
+//! other connection to the control socket. Unknown keys are ignored, and unknown words are read as [`Command::Unknown`] or
+//! skipped, so that an old shim and a new server understand each other.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,35 +15,36 @@ use crate::clock::Timestamp;
 use crate::path_json;
 use crate::pipeline::{Entry, Origin};
 
-/// All that a shim needs to run a pipeline. It goes over the socket and not to the disk: `env` can hold secrets.
+/// The launch specification: everything that a shim needs to run a pipeline. It is sent over the socket and not written to disk,
+/// because `env` can contain secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchSpec {
     /// [`super::FORMAT`] of the server.
     pub format: u32,
-    /// The run.
+    /// The id of the run.
     pub run_id: i64,
     /// The runtime directory, absolute.
     #[serde(with = "path_json")]
     pub runtime_dir: PathBuf,
-    /// When the start was asked for.
+    /// When the start was requested.
     pub created_at: Timestamp,
-    /// Who asked for it.
+    /// The origin of the start.
     #[serde(default, deserialize_with = "Origin::read")]
     pub origin: Origin,
-    /// The script as it was named, for people.
+    /// The script as it was named, for messages.
     pub script: String,
-    /// What to execute: an absolute path, or a name that is looked up in `PATH`.
+    /// The program to execute: an absolute path, or a name that is looked up in `PATH`.
     #[serde(with = "path_json")]
     pub program: PathBuf,
-    /// Arguments that come before the client's: the script itself where `program` is its interpreter.
+    /// The arguments before the client's: the script itself if `program` is its interpreter.
     #[serde(with = "path_json::list")]
     pub program_args: Vec<PathBuf>,
     /// The client's arguments.
     pub args: Vec<String>,
-    /// Where, absolute.
+    /// The working directory, absolute.
     #[serde(with = "path_json")]
     pub cwd: PathBuf,
-    /// Added to the environment that the shim has from the server.
+    /// Variables that are added to the environment that the shim has from the server.
     pub env: BTreeMap<String, String>,
     /// The grace of a stop that names none, in milliseconds.
     pub grace_ms: u64,
@@ -51,78 +52,80 @@ pub struct LaunchSpec {
     pub log_start: u64,
     /// The size at which a log segment is closed, in bytes.
     pub log_segment_bytes: u64,
-    /// The size of all of this run's segments above which the oldest goes, in bytes.
+    /// The maximum size of all segments of this run, in bytes. Above it the oldest one is removed.
     pub log_run_bytes: u64,
-    /// Whether to make a control group for the run where this user may.
+    /// Whether to create a control group for the run if this user may do so.
     pub uses_cgroups: bool,
     /// The pipeline's core dump limit, in bytes; null means unlimited. The server's own limit is lower, and the shim inherits
     /// that.
     pub core_bytes_max: Option<u64>,
-    /// How often to look at what the run uses, in milliseconds; 0 for never.
+    /// The interval of the usage samples, in milliseconds; 0 means no samples.
     #[serde(default)]
     pub usage_ms: u64,
 }
 
-/// What a server asks of a shim. `tag` comes back in the [`Reply`].
+/// A command of a server to a shim. The [`Reply`] repeats its `tag`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
-    /// Send every entry after number `after`, reply, and go on with new ones as they come.
+    /// Sends every entry after number `after`, replies, and then sends new entries as they come.
     Attach {
-        /// Names the reply.
+        /// Identifies the reply.
         tag: u64,
-        /// The last entry the server has.
+        /// The number of the last entry that the server has.
         after: u64,
     },
-    /// Stop the tree where it stands.
+    /// Stops the tree where it is.
     Pause {
-        /// Names the reply.
+        /// Identifies the reply.
         tag: u64,
         /// Its origin.
         #[serde(default, deserialize_with = "Origin::read")]
         origin: Origin,
     },
-    /// Let the tree go on.
+    /// Continues the tree.
     Resume {
-        /// Names the reply.
+        /// Identifies the reply.
         tag: u64,
         /// Its origin.
         #[serde(default, deserialize_with = "Origin::read")]
         origin: Origin,
     },
-    /// End the run. Of several, the latest grace counts, if its origin may prolong it or it is shorter. The reply comes at once; the end is a fact.
+    /// Ends the run. If there are several stops, the latest grace counts if it is shorter, or if its origin may prolong the
+    /// stop. The reply is sent at once; the end is a fact.
     Stop {
-        /// Names the reply.
+        /// Identifies the reply.
         tag: u64,
-        /// From TERM to KILL in milliseconds; the run's own where it is absent.
+        /// The time from TERM to KILL in milliseconds. If absent, the run's own grace counts.
         grace_ms: Option<u64>,
         /// Its origin.
         #[serde(default, deserialize_with = "Origin::read")]
         origin: Origin,
     },
-    /// Somebody watches what the run uses: look at it each second for a while. Said again and again as long as that is so.
+    /// Takes usage samples every second for a while, because a client follows the usage. The server repeats this command while
+    /// that is so.
     Watch {
-        /// Names the reply.
+        /// Identifies the reply.
         tag: u64,
     },
-    /// Said by a newer server; answered with [`ReplyError::UnknownCommand`].
+    /// A command of a newer server, answered with [`ReplyError::UnknownCommand`].
     #[serde(other)]
     Unknown,
 }
 
-/// Why a shim did not do what it was asked.
+/// The reasons why a shim did not carry out a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplyError {
-    /// A process would not stop in time; what had been stopped goes on again.
+    /// A process did not stop in time. The stopped processes were continued.
     PauseTimeout,
-    /// The leader would not go on.
+    /// The leader did not continue.
     ResumeFailed,
-    /// The pipeline was not in the state for it, or a stop came between.
+    /// The pipeline was not in the right state, or a stop intervened.
     NotNow,
-    /// This shim is older than the command.
+    /// The shim is older than the command.
     UnknownCommand,
-    /// Any other, from a newer shim.
+    /// Any other reason, from a newer shim.
     #[serde(other)]
     Other,
 }
@@ -132,30 +135,30 @@ pub enum ReplyError {
 pub struct Reply {
     /// The command's tag.
     pub reply: u64,
-    /// `None` when it is so; the facts that made it so were sent before.
+    /// `None` if the command was carried out; the facts about it were sent before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ReplyError>,
-    /// A sentence for people, with an error.
+    /// A sentence for users, with an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// The log has gone on to another segment: the one before is finished.
+/// The log continues in a new segment; the previous one is finished.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rotated {
-    /// The position of the log's end then.
+    /// The position of the log's end at that time.
     pub rotated: u64,
 }
 
-/// A line that comes up.
+/// A line from the shim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Message {
     /// Something happened.
     Fact(Entry),
-    /// A command was taken or not.
+    /// A command was accepted or refused.
     Reply(Reply),
-    /// The latest of what changes often.
+    /// The latest values of everything that changes often.
     Signs(NumberedSigns),
     /// A segment of the log is finished.
     Rotated(Rotated),

@@ -1,51 +1,52 @@
-//! Signs: the latest value of everything about a run that changes often and may be lost. A new kind of sign is a field of [`Signs`].
+//! Signs: the latest values of everything about a run that changes often and may be lost. A new kind of sign is a field of
+//! [`Signs`].
 //!
-//! Nothing is recorded of them, and no transition waits for one. What must not be lost is a fact.
+//! They are not recorded, and no transition waits for them. Anything that must not be lost is a fact.
 
 use serde::{Deserialize, Serialize};
 
 use crate::pipeline::{ConditionCode, Lack, Progress, Usage};
 
-/// All signs of a run. A key that is missing says the same as null or an empty list.
+/// All signs of a run. A missing key means the same as null or an empty list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Signs {
-    /// How far the pipeline says it is, if it says so.
+    /// The progress, if the pipeline reports any.
     pub progress: Option<Progress>,
-    /// What its processes use; none while they are paused, and before the first look.
+    /// The current usage; `None` while the run is paused, and before the first measurement.
     pub usage: Option<Usage>,
-    /// A sentence about the state for people, such as a pause that does not hold.
+    /// A sentence about the state for users, such as a pause that does not hold.
     pub note: Option<String>,
-    /// What the shim cannot do as it should.
+    /// The problems of the shim.
     pub trouble: Vec<Trouble>,
 }
 
-/// Signs as a line that comes up.
+/// The signs as a line from the shim.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NumberedSigns {
-    /// The key tells this line from others.
+    /// The signs. This key distinguishes the line from others.
     pub signs: Signs,
-    /// Counts changes in this run: of two messages the one with the higher number is the later.
+    /// The number of changes in this run: of two messages, the one with the higher number is the later one.
     pub number: u64,
 }
 
-/// One of the shim's problems.
+/// One problem of the shim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
-    /// A condition's code. One that the server does not know is from a newer shim.
+    /// The code of a condition. A code that the server does not know comes from a newer shim.
     pub code: String,
-    /// A sentence for people.
+    /// A sentence for users.
     pub detail: String,
-    /// Whether that is for want of room on the disk.
+    /// Whether the cause is a full disk.
     #[serde(default)]
     pub is_disk_full: bool,
-    /// The resource whose lack kept a run from beginning, if any.
+    /// The resource whose shortage prevented the run from beginning, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lack: Option<Lack>,
 }
 
 impl Trouble {
-    /// Why a run did not begin.
+    /// Creates the problem that prevented a run from beginning.
     pub fn last_words(detail: String, is_disk_full: bool, lack: Option<Lack>) -> Self {
         Self { code: ConditionCode::ShimTrouble.to_string(), detail, is_disk_full, lack }
     }

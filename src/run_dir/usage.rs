@@ -1,11 +1,12 @@
-//! `usage`: what the run used over time, in records of a fixed size. Written by the shim alone, read by the server.
+//! `usage`: samples of what the run used over time, in records of a fixed size. Written only by the shim, read by the server.
 //!
-//! A header of 16 bytes: eight letters, the version, and the interval of the records in milliseconds. Then records of 32 bytes, see [`record`].
-//! Numbers are little-endian. Before there are [`RECORDS_MAX`] of them, every second one goes and the interval doubles: the file never
-//! has more than 64 KiB, however long the run.
+//! A header of 16 bytes contains eight letters, the version, and the interval of the records in milliseconds. Records of 32
+//! bytes follow, see [`record`]. Numbers are little-endian. Before there are [`RECORDS_MAX`] records, every second one is
+//! removed and the interval doubles. So the file never has more than 64 KiB, however long the run is.
 //!
-//! If killed while writing: a record that is not whole is written over, and none to a reader. Where half of them go, the file is written beside
-//! its place and renamed. Nothing is synced: a power cut can take the latest records, or leave zeros in their place, which are no records.
+//! If killed while writing: an incomplete record is overwritten later, and readers ignore it. When half of the records are
+//! removed, the file is written to a temporary file and renamed. Nothing is synced: a power cut can remove the latest records,
+//! or leave zeros in their place, which do not count as records.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -15,29 +16,29 @@ use std::path::Path;
 use crate::pipeline::UsageSample;
 use crate::private;
 
-/// The first bytes of the file, and the version of what follows.
+/// The first bytes of the file, and the version of its format.
 const MAGIC: [u8; 8] = *b"AADusage";
 const VERSION: u32 = 1;
 
 const HEADER_BYTES: usize = 16;
 const RECORD_BYTES: usize = 32;
 
-/// With this many records, half of them go before the file is written: at most 64 KiB are ever in it.
+/// At this many records, half of them are removed before the file is written, so it never contains more than 64 KiB.
 const RECORDS_MAX: usize = 2048;
 
 /// The longest file that is read, in bytes.
 const FILE_BYTES_MAX: usize = HEADER_BYTES + RECORDS_MAX * RECORD_BYTES;
 
-/// What is kept of a run.
+/// The stored samples of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredUsage {
-    /// About so far apart are the samples, where the run was not paused.
+    /// The approximate interval between two samples while the run is not paused.
     pub interval_ms: u32,
-    /// Oldest first.
+    /// The samples, oldest first.
     pub samples: Vec<UsageSample>,
 }
 
-/// Adds a sample; `interval_ms` is that of a new file. Returns the file's interval from now on.
+/// Adds a sample; `interval_ms` applies to a new file. Returns the interval that the file has from now on.
 pub fn append_usage(path: &Path, sample: UsageSample, interval_ms: u32) -> io::Result<u32> {
     let file = private::writable(path)?;
     let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
@@ -59,7 +60,7 @@ pub fn append_usage(path: &Path, sample: UsageSample, interval_ms: u32) -> io::R
     Ok(halved.interval_ms)
 }
 
-/// Reads what is kept; `None` where nothing is. The pipeline could have put anything in its place.
+/// Reads the stored samples; `None` if there is no file. The pipeline could have put any other file there.
 pub fn read_usage(path: &Path) -> io::Result<Option<StoredUsage>> {
     match private::read(path, FILE_BYTES_MAX as u64) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
@@ -67,7 +68,7 @@ pub fn read_usage(path: &Path) -> io::Result<Option<StoredUsage>> {
     }
 }
 
-/// Understands what such a file holds, up to the first record that cannot follow the one before.
+/// Parses the contents of such a file, up to the first record that cannot follow the previous one.
 pub fn parse_usage(bytes: &[u8]) -> io::Result<StoredUsage> {
     let (header, records) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(strange)?;
     let interval_ms = interval_in(header)?;
@@ -86,7 +87,8 @@ fn bytes_of(stored: &StoredUsage) -> Vec<u8> {
     bytes
 }
 
-/// A sample as a record: its time, CPU time and memory in 8 bytes each, then the number of processes and the time paused in 4.
+/// Encodes a sample as a record: its time, CPU time and memory in 8 bytes each, then the number of processes and the paused time
+/// in 4 bytes each.
 fn record(sample: &UsageSample) -> [u8; RECORD_BYTES] {
     let UsageSample { at_ms, paused_ms, cpu_ms, memory_bytes, processes } = *sample;
     let mut record = [0; RECORD_BYTES];
@@ -147,7 +149,7 @@ mod tests {
         assert_eq!(append_usage(&path, sample(2048), 10_000).expect("writes"), 20_000);
         let halved = read_usage(&path).expect("reads").expect("there");
         assert_eq!((halved.interval_ms, halved.samples), (20_000, (1..=1024).map(|n| sample(2 * n)).collect()));
-        // For ever: the file never grows beyond its limit.
+        // The file never grows beyond its limit.
         let (mut now, mut most) = (2048, 0);
         for _ in 0..6 * 1024 {
             now += 2;
@@ -182,7 +184,7 @@ mod tests {
             let samples = read_usage(&path).expect("reads").expect("there").samples;
             assert_eq!(samples, (1..=kept).chain([9]).map(sample).collect::<Vec<_>>(), "{len}");
         }
-        // What a power cut left where the records were to be.
+        // A power cut has left zeros in place of the records.
         fs::write(&path, [&whole[..HEADER_BYTES + RECORD_BYTES], &[0; 100]].concat()).expect("writes");
         assert_eq!(read_usage(&path).expect("reads").expect("there").samples, [sample(1)]);
     }
