@@ -1,8 +1,9 @@
-//! Tells cargo to build again when a file is added to a folder that is compiled in, passes on the target, strips the release, and computes the
-//! migrations' checksums; and puts together the files of the page.
+//! Tells cargo to build again when a file is added to a folder that is compiled in, passes on the target, strips the release,
+//! computes the checksums of the migrations, and packs the page's files.
 //!
-//! `embed_migrations!` and `include_dir!` name only the files they found, so a new one would go unseen. refinery computes the checksums too, but
-//! it first compiles a regular expression, which took two thirds of the instructions of each start of the server.
+//! `embed_migrations!` and `include_dir!` name only the files that they found, so a new file would be missed. refinery also
+//! computes the checksums, but it first compiles a regular expression, which took two thirds of the instructions of each start
+//! of the server.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -38,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     migrations.sort();
     let known = migrations.iter().map(|migration| {
         let (version, name) = (migration.version(), migration.name());
-        // In groups of four digits, as the lints want a long number.
+        // In groups of four digits, as the lints require for a long number.
         let [a, b, c, d] = [48, 32, 16, 0].map(|shift| migration.checksum() >> shift & 0xffff);
         let checksum = format!("0x{a:04x}_{b:04x}_{c:04x}_{d:04x}");
         let sql = format!("include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/migrations/V{version}__{name}.sql\"))");
@@ -48,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(fs::write(out.join("migrations.rs"), known)?)
 }
 
-/// Puts the page's files into `folder` as they are sent: packed as small as it gets, because that takes a second and is done once.
+/// Packs the page's files into `folder` as they are sent: as small as possible, because that takes a second and is done once.
 fn pack_page(folder: &Path) -> Result<(), Box<dyn Error>> {
     let mut sources = BTreeMap::new();
     for entry in fs::read_dir("static")? {

@@ -1,8 +1,9 @@
-//! Time as the product uses it: wall-clock time stamps and boot-time durations for people, awake time for deadlines.
+//! Time in this program: wall-clock time stamps and boot-time durations for users, awake time for deadlines.
 //!
-//! Level 0. Whatever waits for something that takes processor time, a grace or an answer, waits in awake time: in a machine that was
-//! suspended nobody had the time to do anything, and a deadline must not be over at its first moment. Everything that decides takes a
-//! [`Clock`], so that a test can set it by hand. The wall clock may step; nothing here hides that. Who needs stamps that never go back keeps the latest one and takes the later of the two ([`Timestamp::max`]).
+//! Level 0. A deadline for anything that takes processor time, such as a grace or an answer, is in awake time. No process can
+//! work while the machine is suspended, and a deadline must not be over as soon as the machine wakes up. Everything that makes
+//! decisions takes a [`Clock`], so that a test can set it by hand. The wall clock may step, and nothing here hides that. A
+//! caller that needs stamps that never go back keeps the latest one, and takes the later of the two ([`Timestamp::max`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,19 +16,19 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{OffsetDateTime, PrimitiveDateTime, UtcOffset};
 
-/// RFC 3339 in UTC with exactly three digits of milliseconds: fixed width, so texts sort like times.
+/// RFC 3339 in UTC with exactly three digits of milliseconds. The width is fixed, so texts sort like times.
 const FORMAT: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// The length of a [`Timestamp`] as text, in bytes.
 pub const TIMESTAMP_LEN: usize = 24;
 
-/// A moment on the wall clock, in UTC, cut to milliseconds.
+/// A time on the wall clock, in UTC, truncated to milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(OffsetDateTime);
 
 impl Timestamp {
-    /// The moment `ms` milliseconds after the Unix epoch; the epoch itself where the number lies outside of the years 0–9999.
+    /// Returns the time `ms` milliseconds after the Unix epoch; the epoch itself if that is outside the years 0–9999.
     pub fn from_unix_ms(ms: i64) -> Self {
         let nanos = i128::from(ms) * 1_000_000;
         let at = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
@@ -35,29 +36,29 @@ impl Timestamp {
         if (0..=9999).contains(&at.year()) { Self(at) } else { Self(OffsetDateTime::UNIX_EPOCH) }
     }
 
-    /// Any RFC 3339 time, with its offset, cut to milliseconds.
+    /// Parses any RFC 3339 time, with its offset, and truncates it to milliseconds.
     pub fn from_rfc3339(text: &str) -> Result<Self, BadTimestamp> {
         let bad = || BadTimestamp(text.to_owned());
         let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| bad())?;
         let ms = i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).map_err(|_| bad())?;
-        // An offset can lead out of the years that there are.
+        // An offset can lead beyond the supported years.
         let cut = Self::from_unix_ms(ms);
         if cut.unix_ms() == ms { Ok(cut) } else { Err(bad()) }
     }
 
-    /// The moment so much earlier; the epoch where that lies before the year 0.
+    /// Returns the time `age` earlier; the epoch if that is before the year 0.
     #[must_use]
     pub fn before(self, age: Duration) -> Self {
         Self::from_unix_ms(self.unix_ms().saturating_sub(i64::try_from(whole_ms(age)).unwrap_or(i64::MAX)))
     }
 
-    /// This moment plus `length`; the epoch if that is after the year 9999.
+    /// Returns the time `wait` later; the epoch if that is after the year 9999.
     #[must_use]
     pub fn after(self, wait: Duration) -> Self {
         Self::from_unix_ms(self.unix_ms().saturating_add(i64::try_from(whole_ms(wait)).unwrap_or(i64::MAX)))
     }
 
-    /// Milliseconds since the Unix epoch.
+    /// Returns the milliseconds since the Unix epoch.
     pub fn unix_ms(self) -> i64 {
         i64::try_from(self.0.unix_timestamp_nanos() / 1_000_000).expect("a year of four digits fits")
     }
@@ -69,7 +70,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// The text is not an RFC 3339 UTC time with milliseconds.
+/// An error for a text that is not an RFC 3339 UTC time with milliseconds.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not a UTC time such as 2026-01-31T23:59:59.999Z")]
 pub struct BadTimestamp(String);
@@ -97,14 +98,15 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Where time comes from.
+/// A source of time.
 pub trait Clock {
-    /// The wall clock. May step in either direction.
+    /// Returns the time on the wall clock, which may step in either direction.
     fn now(&self) -> Timestamp;
-    /// Time since boot, suspend included (`CLOCK_BOOTTIME`, `clock_gettime(2)`). Never goes back within one boot.
+    /// Returns the time since boot, including suspend (`CLOCK_BOOTTIME`, `clock_gettime(2)`). It never goes back within one
+    /// boot.
     fn since_boot(&self) -> Duration;
-    /// Time since some moment, suspend left out (`CLOCK_MONOTONIC`): what poll(2) and condition variables wait by, and so what every
-    /// deadline is on. Never goes back within one boot, and means nothing across processes.
+    /// Returns the time since a fixed moment, excluding suspend (`CLOCK_MONOTONIC`). poll(2) and condition variables wait by
+    /// this clock, so every deadline uses it. It never goes back within one boot, and has no meaning in another process.
     fn awake(&self) -> Duration {
         self.since_boot()
     }
@@ -143,11 +145,11 @@ fn kernel_clock(id: ClockId) -> Duration {
     )
 }
 
-/// A machine whose clock is set and which is suspended while the real binary runs, for tests. Not in a release.
+/// Simulates a clock that is set and a machine that is suspended, while the real binary runs. Only for tests, not in a release.
 #[cfg(feature = "faults")]
 mod faults {
-    /// By how many milliseconds the wall clock was set, and how long the machine was suspended: reads both anew from the file that
-    /// `AUTOAPPDEV_FAULT_CLOCK` names.
+    /// Returns by how many milliseconds the wall clock was set, and how long the machine was suspended. Reads both each time
+    /// from the file that `AUTOAPPDEV_FAULT_CLOCK` names.
     pub(super) fn steps_ms() -> Option<(i64, u64)> {
         let text = std::fs::read_to_string(std::env::var_os("AUTOAPPDEV_FAULT_CLOCK")?).ok()?;
         let (wall, suspended) = text.trim().split_once(' ')?;
@@ -155,7 +157,7 @@ mod faults {
     }
 }
 
-/// A duration in whole milliseconds, for columns and messages.
+/// Returns a duration in whole milliseconds, for columns and messages.
 pub fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,7 @@
-//! Which file or folder something is, whatever its path: the device and the inode.
+//! The identity of a file or folder, whatever its path: its device and inode.
 //!
-//! Level 0. The number of a file that was removed can be given to another one: it tells two files apart for as long as one of them is
-//! held open or otherwise known to be there.
+//! Level 0. The inode number of a removed file can be reused. So an id distinguishes two files only as long as one of them is
+//! held open, or is known to exist for another reason.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// A file or folder.
+/// The identity of a file or folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileId {
     /// The device.
@@ -20,12 +20,12 @@ pub struct FileId {
 }
 
 impl FileId {
-    /// What `path` leads to, through links.
+    /// Returns the id of what `path` leads to. Follows links.
     pub fn of(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(|found| Self::from(&found))
     }
 
-    /// What has the name itself, a link as well.
+    /// Returns the id of what has this name. Does not follow a link.
     pub fn of_name(path: &Path) -> io::Result<Self> {
         fs::symlink_metadata(path).map(|found| Self::from(&found))
     }

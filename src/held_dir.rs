@@ -1,5 +1,5 @@
-//! A directory that is held open, and reached through its descriptor even if it was moved and another directory now has its path; and
-//! whether a path is the directory that it seems to be, and no other user's.
+//! Directories that are held open. They are reached through their descriptors, even if they were moved and other directories now
+//! have their paths. Also checks whether a path is a real directory that belongs to no other user.
 //!
 //! Level 0.
 
@@ -13,10 +13,10 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::user;
 
-/// Where the kernel shows this process's descriptors, each as a link.
+/// The directory in which the kernel shows this process's descriptors, each as a link.
 const DESCRIPTORS: &str = "/proc/self/fd";
 
-/// The open directory.
+/// An open directory.
 #[derive(Debug)]
 pub struct HeldDir {
     path: PathBuf,
@@ -29,8 +29,8 @@ impl HeldDir {
         Ok(Self::of(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
     }
 
-    /// Opens the directory at `real`, an absolute path without links. A link that has replaced a part of it since is not followed, but
-    /// [`io::ErrorKind::NotADirectory`].
+    /// Opens the directory at `real`, an absolute path without links. If a link has replaced a part of the path since, it is not
+    /// followed, and the error is [`io::ErrorKind::NotADirectory`].
     pub fn open_real(real: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut dir = rustix::fs::open("/", flags, Mode::empty())?;
@@ -40,17 +40,17 @@ impl HeldDir {
         Ok(Self::of(dir))
     }
 
-    /// Holds a directory that was opened before.
+    /// Holds a directory that is already open.
     pub fn of(dir: OwnedFd) -> Self {
         Self { path: Path::new(DESCRIPTORS).join(dir.as_raw_fd().to_string()), dir }
     }
 
-    /// A path of this process that leads to it. Nothing can be created in a removed directory.
+    /// Returns a path that leads to it in this process. Nothing can be created in a removed directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Refuses to continue if `path` no longer is this directory: it was moved, and a link or another directory can have its path.
+    /// Returns an error if `path` is no longer this directory: it was moved, and a link or another directory may have its path.
     pub fn check_is_at(&self, path: &Path) -> io::Result<()> {
         let id = |found: fs::Metadata| (found.dev(), found.ino());
         if id(fs::metadata(&self.path)?) == fs::symlink_metadata(path).map(id).unwrap_or_default() {
@@ -70,24 +70,24 @@ impl AsFd for HeldDir {
     }
 }
 
-/// True if a directory, or the one that it is in, is a symbolic link or belongs to another user. The link of a descriptor does not count.
-/// An error counts as false: opening the directory reports it.
+/// Returns whether a directory, or its parent, is a symbolic link or belongs to another user. The link of a descriptor does not
+/// count. False on an error, because opening the directory reports it.
 pub fn is_foreign(dir: &Path) -> bool {
     let descriptors = Path::new(DESCRIPTORS);
     let is_descriptor = |dir: &Path| dir == descriptors || dir.parent() == Some(descriptors);
     let is_foreign =
         |dir: &Path| dir.symlink_metadata().is_ok_and(|found| found.is_symlink() || !user::is_trusted_owner(found.uid(), dir));
-    // The outer one first: if that is a link, the look at the inner one would follow it.
+    // The parent first: if it is a link, the check of `dir` would follow it.
     [dir.parent(), Some(dir)].into_iter().flatten().any(|dir| !is_descriptor(dir) && is_foreign(dir))
 }
 
-/// True if there is an entry with this name. Unlike `Path::exists`, it does not follow a link, which a clone can contain and which can lead
-/// to a file system that never answers.
+/// Returns whether there is an entry with this name. Unlike `Path::exists`, it does not follow a link: a clone can contain one
+/// that leads to a file system that never answers.
 pub fn has_entry(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// True if there is a symbolic link with this name.
+/// Returns whether there is a symbolic link with this name.
 pub fn is_link(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.is_symlink())
 }

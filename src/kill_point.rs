@@ -1,8 +1,9 @@
-//! The places between two durable steps, each with a name: where a test kills the program, to see what the next boot makes of it.
+//! Kill points: the named places between two durable steps. A test kills the program at one of them, to see what the next boot
+//! makes of it.
 //!
-//! Level 0. [`KillPoint::reach`] stands in the code right after the step that gives the point its name. It is nothing at all without the
-//! cargo feature `faults`, which cannot be built into a release. `docs/crash-matrix.md` has a row for each point and `tests/kill_points/`
-//! a case; tests hold the three together.
+//! Level 0. The call of [`KillPoint::reach`] follows the step that gives the point its name. Without the cargo feature `faults`,
+//! which cannot be built into a release, it compiles to nothing. Each point has a row in `docs/crash-matrix.md` and a case in
+//! `tests/kill_points/`; tests keep the three consistent.
 
 #[cfg(all(feature = "faults", not(debug_assertions)))]
 compile_error!("the feature `faults` makes a program that kills itself: it is for tests alone, never for a release");
@@ -12,15 +13,15 @@ use rustix::process::{getpid, getppid};
 
 macro_rules! kill_points {
     ($($(#[doc = $doc:literal])? $point:ident = $name:literal,)+) => {
-        /// A place between two durable steps, named after the process that is killed there and the step before it. The last word says how
-        /// far that step has come:
+        /// A place between two durable steps, named after the process that is killed there and the step before it. The last word
+        /// says how far that step has come:
         ///
-        /// - `Beside`: a file is written beside its place.
-        /// - `Heard`: a fact of the shim's, or a client's wish about a session, has reached the server and is not committed. `Committed`:
-        ///   it is, and nobody is told.
-        /// - `Written`, in the shim: a fact is in the journal and nobody is told. `Sent`: the other process is told.
+        /// - `Beside`: a file is written under a temporary name beside its place.
+        /// - `Heard`: a fact from the shim, or a client's request about a session, has reached the server and is not committed.
+        ///   `Committed`: it is committed, and no client is notified.
+        /// - `Written`, in the shim: a fact is in the journal, and no server is notified. `Sent`: the other process is notified.
         ///
-        /// `docs/crash-matrix.md` says what each of them leaves, and what the next boot makes of it.
+        /// `docs/crash-matrix.md` says what each of them leaves behind, and what the next boot makes of it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[expect(missing_docs, reason = "the names follow the rule above, and each has a row in docs/crash-matrix.md")]
         pub enum KillPoint {
@@ -28,10 +29,10 @@ macro_rules! kill_points {
         }
 
         impl KillPoint {
-            /// Every point, in the order in which they stand here.
+            /// Every point, in order of declaration.
             pub const ALL: &[Self] = &[$(Self::$point,)+];
 
-            /// The name by which the tests and the crash matrix call it; its first word says which process dies there.
+            /// Returns the name that the tests and the crash matrix use. Its first word says which process is killed there.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$point => $name,)+
@@ -43,34 +44,34 @@ macro_rules! kill_points {
 
 kill_points! {
     ServerDirectoryOwned = "server.directory_owned",
-    /// The file beside a database that lies elsewhere is empty: its new owner is not written yet.
+    /// The owner file of a database outside the runtime directory is empty: its new owner is not written yet.
     ServerDatabaseOwnerCleared = "server.database_owner_cleared",
     ServerSocketBound = "server.socket_bound",
     ServerDatabaseMade = "server.database_made",
     ServerDatabaseMigrated = "server.database_migrated",
     ServerDatabaseOpened = "server.database_opened",
-    /// What a journal holds of a live run is recorded, no shim is connected.
+    /// The facts in a live run's journal are recorded, and no shim is connected.
     ServerJournalRecorded = "server.journal_recorded",
-    /// A live run's shim is asked for its facts.
+    /// A live run's shim has been asked for its facts.
     ServerRunAdopted = "server.run_adopted",
-    /// What carried a lost run's cookie is dead; the `PAUSE` file may be there.
+    /// The processes with a lost run's cookie are dead; the `PAUSE` file may exist.
     ServerLeftoversKilled = "server.leftovers_killed",
     ServerLeftoversCgroupRemoved = "server.leftovers_cgroup_removed",
     ServerLeftoversRemoved = "server.leftovers_removed",
     ServerLostCommitted = "server.lost_committed",
-    /// A run that never began is `failed`, nobody is told.
+    /// A run that never began is `failed`, and no client is notified.
     ServerNeverBeganCommitted = "server.never_began_committed",
-    /// The ids of run directories that the database does not know are taken.
+    /// The ids of run directories that the database does not know are reserved.
     ServerRunIdsReserved = "server.run_ids_reserved",
     /// A run that the database did not know is in it as `starting`.
     ServerUnknownRunCommitted = "server.unknown_run_committed",
     ServerGitIgnoreBeside = "server.git_ignore_beside",
     ServerSecretBeside = "server.secret_beside",
     ServerSecretKept = "server.secret_kept",
-    /// All is recovered, `server.json` is not written.
+    /// Everything is recovered, and `server.json` is not written.
     ServerRecovered = "server.recovered",
     ServerInfoBeside = "server.info_beside",
-    /// `server.json` is written, or could not be; the address is not said.
+    /// `server.json` is written, or could not be; the address is not printed.
     ServerInfoWritten = "server.info_written",
     ServerSupervisorEnded = "server.supervisor_ended",
     ServerInfoRemoved = "server.info_removed",
@@ -78,7 +79,7 @@ kill_points! {
     ServerStartingCommitted = "server.starting_committed",
     ServerRunDirUnlocked = "server.run_dir_unlocked",
     ServerRunDirMade = "server.run_dir_made",
-    /// The values of the start's variables are kept, if they are to be.
+    /// The values of the start's variables are kept, if the user chose that.
     ServerStartKept = "server.start_kept",
     ServerShimSpawned = "server.shim_spawned",
     ServerLaunchSent = "server.launch_sent",
@@ -86,10 +87,10 @@ kill_points! {
     ServerSpawnedCommitted = "server.spawned_committed",
     ServerSpawnFailedHeard = "server.spawn_failed_heard",
     ServerSpawnFailedCommitted = "server.spawn_failed_committed",
-    /// A pause, a resume or a stop is begun under a key; its command is not sent.
+    /// The key of a pause, a resume or a stop is committed, and its command is not sent.
     ServerKeyCommitted = "server.key_committed",
     ServerPauseSent = "server.pause_sent",
-    /// The version counts that something is under way.
+    /// The version counts that an action is under way.
     ServerPendingCounted = "server.pending_counted",
     ServerPausedHeard = "server.paused_heard",
     ServerPausedCommitted = "server.paused_committed",
@@ -115,16 +116,16 @@ kill_points! {
     ServerRenewalHeard = "server.renewal_heard",
     ServerRenewalCommitted = "server.renewal_committed",
 
-    /// A finished log segment is packed, under a name that no reader knows.
+    /// A finished log segment is packed, under a name that readers ignore.
     ServerSegmentPacked = "server.segment_packed",
-    /// It has its name; the plain one is there still.
+    /// The packed segment has its name; the plain one still exists.
     ServerSegmentNamed = "server.segment_named",
-    /// A run that is kept no longer has lost its directory, its row is there.
+    /// The directory of a run that is no longer kept is removed, and its row still exists.
     ServerRunDirRemoved = "server.run_dir_removed",
-    /// Its row is gone, too.
+    /// The run's row is removed, too.
     ServerRunForgotten = "server.run_forgotten",
 
-    /// It has begun, and has read nothing.
+    /// The shim has begun, and has read nothing.
     ShimBorn = "shim.born",
     ShimSpecRead = "shim.spec_read",
     ShimCgroupMade = "shim.cgroup_made",
@@ -135,57 +136,57 @@ kill_points! {
     ShimOldPauseFileRemoved = "shim.old_pause_file_removed",
     /// The leader is a child that has not executed the script yet.
     ShimLeaderForked = "shim.leader_forked",
-    /// The leader lives, the journal does not tell of it.
+    /// The leader is alive, and the journal does not mention it.
     ShimLeaderSpawned = "shim.leader_spawned",
     ShimSpawnedWritten = "shim.spawned_written",
     ShimSpawnedSent = "shim.spawned_sent",
     ShimSpawnFailedWritten = "shim.spawn_failed_written",
     ShimSpawnFailedSent = "shim.spawn_failed_sent",
-    /// The names of the run's files are on the disk.
+    /// The names of the run's files are on disk.
     ShimNamesSynced = "shim.names_synced",
 
-    /// A new log segment is begun, and empty.
+    /// A new log segment is begun, and is empty.
     ShimSegmentBegun = "shim.segment_begun",
     ShimSegmentRemoved = "shim.segment_removed",
 
-    /// A look has told the tree to stop; not all of it is seen stopped.
+    /// A scan has sent STOP to the tree; not all of its processes are seen stopped.
     ShimStopsSent = "shim.stops_sent",
-    /// All of the tree is stopped, without a `PAUSE` file.
+    /// The whole tree is stopped, and there is no `PAUSE` file.
     ShimAllStopped = "shim.all_stopped",
     ShimPauseFileMade = "shim.pause_file_made",
     ShimPausedWritten = "shim.paused_written",
     ShimPausedSent = "shim.paused_sent",
     ShimPauseFileRemoved = "shim.pause_file_removed",
-    /// A look has told the tree to go on.
+    /// A scan has sent CONT to the tree.
     ShimContinuesSent = "shim.continues_sent",
     ShimAllContinued = "shim.all_continued",
     ShimResumedWritten = "shim.resumed_written",
     ShimResumedSent = "shim.resumed_sent",
 
-    /// A paused run is to be stopped: its `PAUSE` file is gone, nothing else is done.
+    /// A stop of a paused run has removed its `PAUSE` file and done nothing else.
     ShimStopPauseFileRemoved = "shim.stop_pause_file_removed",
     ShimStoppingWritten = "shim.stopping_written",
     ShimStoppingSent = "shim.stopping_sent",
     /// The tree was sent TERM.
     ShimTermsSent = "shim.terms_sent",
-    /// Something woke it in the middle of the grace.
+    /// An event has woken the shim during the grace.
     ShimInGrace = "shim.in_grace",
-    /// A look has sent KILL to what is left.
+    /// A scan has sent KILL to the remaining processes.
     ShimKillsSent = "shim.kills_sent",
-    /// The leader's end is seen, its exit status known to nobody else.
+    /// The shim has seen the leader's end; no other process knows its exit status.
     ShimLeaderEnded = "shim.leader_ended",
-    /// Nothing of the tree is alive, output may be in the pipes.
+    /// No process of the tree is alive; output may still be in the pipes.
     ShimTreeEnded = "shim.tree_ended",
     /// All output is in the log, which is closed.
     ShimDrained = "shim.drained",
-    /// How far the pipeline came is stored, and said to the servers.
+    /// The latest progress is stored, and sent to the servers.
     ShimProgressStored = "shim.progress_stored",
     ShimEndPauseFileRemoved = "shim.end_pause_file_removed",
     ShimCgroupRemoved = "shim.cgroup_removed",
     ShimExitedWritten = "shim.exited_written",
     ShimReaped = "shim.reaped",
     ShimUsageWritten = "shim.usage_written",
-    /// The server is told of the end; the lock is held.
+    /// The server is notified of the end; the lock is still held.
     ShimEndSent = "shim.end_sent",
 
     /// The shim has entered a copy of its removed directory; the journal there is complete and the log is not.
@@ -193,36 +194,36 @@ kill_points! {
 }
 
 impl KillPoint {
-    /// The program is here. Without the feature `faults` this is nothing.
+    /// Marks the place. Without the feature `faults` it does nothing.
     #[cfg(not(feature = "faults"))]
     #[inline]
     pub const fn reach(self) {}
 
-    /// The program is here: it is killed where `AUTOAPPDEV_KILL_AT` holds this point's name, as by `kill -9`.
+    /// Marks the place: kills this process, as by `kill -9`, if `AUTOAPPDEV_KILL_AT` contains this point's name.
     ///
-    /// The file that `AUTOAPPDEV_KILL_MARK` names is made before that, with the process id in it; where it is there already, nobody
-    /// is killed. So a server's variables, which each of its shims inherits, kill once.
+    /// Before that, it creates the file that `AUTOAPPDEV_KILL_MARK` names, with the process id in it. If the file exists, no
+    /// process is killed. So the variables of a server, which all of its shims inherit, kill only once.
     #[cfg(feature = "faults")]
     pub fn reach(self) {
         if self.is_wanted() && armed::kill(getpid()) {
-            // With more than one thread the kill can take effect after the call returns; nothing more may be done here.
+            // With more than one thread, the kill can take effect after the call returns. Nothing more may be done here.
             loop {
                 std::thread::park();
             }
         }
     }
 
-    /// The program is here, in a child that has not executed anything yet: its parent is killed, and the child goes on a while later.
+    /// Marks a place in a child that has not executed a program yet. Without the feature `faults` it does nothing.
     #[cfg(not(feature = "faults"))]
     #[inline]
     pub const fn reach_as_child(self) {}
 
-    /// The program is here, in a child that has not executed anything yet: its parent is killed, and the child goes on a while later.
+    /// Marks a place in a child that has not executed a program yet: kills its parent, and the child continues a while later.
     #[cfg(feature = "faults")]
     pub fn reach_as_child(self) {
         if let (true, Some(parent)) = (self.is_wanted(), getppid()) {
             armed::kill(parent);
-            // Whoever takes the parent's death for the end of everything has the time to do so.
+            // Gives programs that take the parent's death for the end of the run the time to act on it.
             std::thread::sleep(std::time::Duration::from_millis(300));
         }
     }
@@ -240,7 +241,7 @@ mod armed {
 
     use rustix::process::{Pid, Signal, kill_process};
 
-    /// Whether the process was killed: where the mark is there already, another one was.
+    /// Kills the process and returns true, unless the mark shows that another process was killed already.
     pub(super) fn kill(pid: Pid) -> bool {
         if let Some(mark) = std::env::var_os("AUTOAPPDEV_KILL_MARK") {
             let Ok(mut mark) = OpenOptions::new().write(true).create_new(true).open(mark) else { return false };

@@ -1,6 +1,6 @@
-//! One binary that controls one long-running pipeline script, and never lies about it.
+//! One binary that controls one long-running pipeline script, and reports only what is true.
 //!
-//! `ARCHITECTURE.md` is the map. The modules import downwards only, by the levels named there; a test holds them to it.
+//! `ARCHITECTURE.md` is the map. The modules import only from levels below their own, as listed there; a test checks this.
 
 pub mod absent;
 pub mod abstract_socket;

@@ -1,4 +1,4 @@
-//! The binary: hands the modes to the command line.
+//! The binary: passes the modes to the command line.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,7 +15,7 @@ use autoappdev::runtime_dir::{self, By};
 use autoappdev::{serve, shim, store};
 use serde::Serialize;
 
-/// What `migrate --json` prints.
+/// The output of `migrate --json`.
 #[derive(Serialize)]
 struct Migrated<'a> {
     ok: bool,
@@ -23,7 +23,7 @@ struct Migrated<'a> {
     schema: i64,
 }
 
-/// What `check --json` prints.
+/// The output of `check --json`.
 #[derive(Serialize)]
 struct Checked<'a> {
     ok: bool,
@@ -57,7 +57,7 @@ fn exit_code(ended: anyhow::Result<ExitCode>) -> ExitCode {
 
 fn migrate(mut config: Config, json: bool) -> anyhow::Result<ExitCode> {
     process::survive_file_size_limit().context("cannot catch SIGXFSZ")?;
-    // The database's usual place is the runtime directory, which a new installation does not have yet.
+    // The database is usually in the runtime directory, which a new installation does not have yet.
     let mut made = Made::default();
     settle(&mut config, By::Server, |runtime_dir| {
         made.folder(runtime_dir);
@@ -74,7 +74,7 @@ fn migrate(mut config: Config, json: bool) -> anyhow::Result<ExitCode> {
     say_lines(&lines)
 }
 
-/// Puts the database at its path without links, after `prepare` if it is in the runtime directory.
+/// Resolves the links in the database's path; calls `prepare` first if the database is in the runtime directory.
 fn settle(config: &mut Config, by: By, prepare: impl FnOnce(&Path) -> io::Result<()>) -> anyhow::Result<()> {
     if config.database.starts_with(&config.runtime_dir) {
         let given = &config.runtime_dir;
@@ -113,7 +113,7 @@ fn text_of(value: &impl Serialize) -> String {
     json_line(&serde_json::to_string(value).expect("plain data"))
 }
 
-/// Prints the result, each text as one line; an unwritable stdout is a failure.
+/// Prints the result, each text as one line. It is a failure if stdout cannot be written.
 fn say_lines(lines: &[String]) -> anyhow::Result<ExitCode> {
     let lines: Vec<String> = lines.iter().map(|line| printable(line)).collect();
     match writeln!(io::stdout(), "{}", lines.join("\n")) {

@@ -1,9 +1,9 @@
 //! Opens the program's own files, and makes their names durable.
 //!
 //! A cloned project, for example, can contain a link, a pipe or a directory in place of a file. These functions do not follow a
-//! link in the last component of a path, do not wait for the other end of a pipe, and return regular files only. Every file of a
-//! runtime directory, except for the database, is opened by one of them. A file of another user is refused: its owner could change
-//! it at any time, and could lock it.
+//! link in the last component of a path, do not wait for the other end of a pipe, and return only regular files. Every file of a
+//! runtime directory, except for the database, is opened by one of them. A file of another user is refused: its owner could
+//! change it at any time, and could lock it.
 //!
 //! Level 0.
 
@@ -25,13 +25,13 @@ pub fn private_file() -> OpenOptions {
     options
 }
 
-/// Opens a regular file for reading; anything else is [`io::ErrorKind::InvalidInput`], and a file of another user
+/// Opens a regular file for reading. Anything else is [`io::ErrorKind::InvalidInput`], and a file of another user
 /// [`io::ErrorKind::PermissionDenied`].
 pub fn open(path: &Path) -> io::Result<File> {
     trusted(path, open_of_any_user(path)?)
 }
 
-/// Like [`open`], for a caller that checks the owner by a rule of its own.
+/// Like [`open`], for a caller that checks the owner by its own rule.
 pub fn open_of_any_user(path: &Path) -> io::Result<File> {
     regular(OpenOptions::new().read(true).custom_flags(open_flags()).open(path))
 }
@@ -56,16 +56,18 @@ fn belongs_to(owner: u32) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to {}", user::another(owner)))
 }
 
-/// The lower bits of a mode are the permissions of the group and of other users.
+/// The lower bits of a mode, which are the permissions of the group and of other users.
 const OWNER_BITS: u32 = 6;
 
-/// Removes other users' permissions from a file or directory of this user. Otherwise they could read it, or lock it for ever: `flock(2)`
-/// needs only an open file. Returns the previous mode if other users had permissions, and `None` if nothing had to change. Does nothing if
-/// the file does not exist, or is neither a file nor a directory; the function that opens it reports that.
+/// Removes other users' permissions from a file or directory of this user. Otherwise they could read it, or lock it for ever:
+/// `flock(2)` needs only an open file.
+///
+/// Returns the previous mode if other users had permissions, and `None` if nothing had to change. Does nothing if the path does
+/// not exist, or is neither a file nor a directory; the function that opens it reports that.
 ///
 /// # Errors
-/// A file of another user is [`io::ErrorKind::PermissionDenied`]. For a server that is not root this includes files of root, which it
-/// could not write.
+/// A file of another user is [`io::ErrorKind::PermissionDenied`]. For a server that is not root this includes files of root,
+/// which it could not write.
 pub fn make_private(path: &Path) -> io::Result<Option<u32>> {
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -140,15 +142,16 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     open_dir(path)?.sync_all()
 }
 
-/// `path` with a suffix.
+/// Returns `path` with a suffix.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(suffix);
     path.into()
 }
 
-/// Puts `text` in the place of the file at `path`, whole or not at all: it is written beside it and renamed. Not synced. `before_rename` is
-/// called in between. On an error nothing is left beside it, where it would keep room on a full disk from others.
+/// Replaces the file at `path` with `text`, completely or not at all: writes a temporary file beside it and renames that. Does
+/// not sync. Calls `before_rename` in between. After an error the temporary file is removed, so that it takes no space on a full
+/// disk.
 pub fn replace_file(path: &Path, text: &[u8], before_rename: impl FnOnce()) -> io::Result<()> {
     let beside = beside(path, ".new");
     let written = create_anew(&beside).and_then(|mut file| file.write_all(text));

@@ -1,6 +1,7 @@
-//! What the service manager that started this server is told: that it serves, that it stops, and that it is alive.
+//! Notifies the service manager that started this server: that it is ready, that it is stopping, and that it is alive.
 //!
-//! Level 1. Where none asked to be told (`NOTIFY_SOCKET`, `WATCHDOG_USEC`; `sd_notify(3)`) nothing is done and nobody wakes up.
+//! Level 1. If no service manager requests this (`NOTIFY_SOCKET`, `WATCHDOG_USEC`; `sd_notify(3)`), nothing is done and no
+//! thread wakes up.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -12,21 +13,23 @@ use std::time::Duration;
 
 use crate::console::printable;
 
-/// The shortest time of a watchdog that is kept, for whoever sets one by hand: below it nothing would be done but feeding.
+/// The shortest watchdog interval that is respected. A user can set a shorter one by hand, with which the server would only send
+/// notifications.
 const WATCHDOG_MIN: Duration = Duration::from_millis(100);
 
-/// The longest pause between two checks of which the first was not answered.
+/// The longest pause between two checks if the first one was not answered.
 const REST_MAX: Duration = Duration::from_millis(500);
 
-/// The longest wait for a service manager that receives nothing. Long enough that a busy one still learns that the server is ready.
+/// The longest wait for a service manager that does not receive. A busy one still learns that the server is ready.
 const TELL_LIMIT: Duration = Duration::from_secs(2);
 
-/// The server answers requests. The status can contain a path; a line break in it would begin another assignment.
+/// Reports that the server answers requests. Line breaks in `status`, such as from a path, are escaped, because they would begin
+/// another assignment.
 pub fn tell_ready(status: &str) {
     tell(&format!("READY=1\nSTATUS={}", printable(status)));
 }
 
-/// The server has begun to stop.
+/// Reports that the server has begun to stop.
 pub fn tell_stopping() {
     tell("STOPPING=1");
 }
@@ -43,32 +46,32 @@ fn tell(what: &str) {
         socket.set_write_timeout(Some(TELL_LIMIT))?;
         socket.send_to_addr(what.as_bytes(), &address)
     });
-    // It finds out by itself what it was not told: that a process ended, or that a watchdog was not fed.
+    // The service manager notices the same by itself: a process has ended, or a watchdog was not notified.
     if let Err(error) = told {
         ::log::warn!("cannot notify the service manager: {error}");
     }
 }
 
-/// Feeds the service manager's watchdog for as long as it lives.
+/// Notifies the service manager's watchdog for as long as this value lives.
 #[derive(Debug)]
 pub struct Watchdog {
-    /// Its thread ends once this is dropped.
+    /// The thread ends once this is dropped.
     _end: Sender<()>,
 }
 
 impl Watchdog {
-    /// Begins to feed it where there is one. Before each feeding `answers` is asked whether the server does; it may take the time it is
-    /// given, and not more.
+    /// Starts the notifications, if there is a watchdog. Before each one, `answers` must report whether the server answers; its
+    /// argument is the time that it may take.
     ///
-    /// One slow moment must not end the server: after a late answer the check is repeated at once, so that the watchdog of a server which
-    /// answers again is notified in time.
+    /// One slow moment must not end the server. So a late answer is followed by another check at once, and the watchdog of a
+    /// server that answers again is notified in time.
     pub fn start(answers: impl Fn(Duration) -> bool + Send + 'static) -> io::Result<Option<Self>> {
-        // Zero is none (`sd_watchdog_enabled(3)`).
+        // Zero means that there is no watchdog (`sd_watchdog_enabled(3)`).
         let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return Ok(None) };
         let limit = limit.max(WATCHDOG_MIN);
         let (end, ended) = mpsc::channel();
         let feed = move || feed_while(limit, answers, || tell("WATCHDOG=1"), &ended);
-        // Not waited for at the end: it may be in the middle of a question, and nothing depends on it.
+        // The thread is not joined at the end: it may be in the middle of a check, and nothing depends on it.
         thread::Builder::new().name("watchdog".to_owned()).spawn(feed)?;
         Ok(Some(Self { _end: end }))
     }
@@ -78,9 +81,9 @@ impl Watchdog {
 fn feed_while(limit: Duration, answers: impl Fn(Duration) -> bool, feed: impl Fn(), ended: &Receiver<()>) {
     let mut was_fed = true;
     loop {
-        // Half of the time is what `sd_watchdog_enabled(3)` advises; the answer has half of what is left.
+        // `sd_watchdog_enabled(3)` recommends half of the interval; the check gets half of that.
         let is_fed = answers(limit / 4);
-        // A stopping server answers less and less.
+        // A server that is stopping answers less and less.
         if ended.try_recv() == Err(TryRecvError::Disconnected) {
             break;
         }
@@ -92,7 +95,7 @@ fn feed_while(limit: Duration, answers: impl Fn(Duration) -> bool, feed: impl Fn
             );
         }
         was_fed = is_fed;
-        // A check that was refused at once is not repeated in a busy loop.
+        // A check that is refused at once must not be repeated in a busy loop.
         let rest = if is_fed { limit / 2 } else { (limit / 40).min(REST_MAX) };
         if ended.recv_timeout(rest) != Err(RecvTimeoutError::Timeout) {
             break;
@@ -108,7 +111,7 @@ mod tests {
 
     #[test]
     fn watchdog_checks_again_at_once_after_a_late_answer() {
-        // Half of this is more than this test waits.
+        // Half of this is longer than this test waits.
         let limit = Duration::from_hours(1);
         let (done, is_done) = mpsc::channel();
         thread::spawn(move || {

@@ -1,7 +1,7 @@
-//! Connecting to a Unix socket without waiting for longer than a limit.
+//! Connects to Unix sockets within a time limit.
 //!
-//! Level 0. `connect(2)` waits for as long as the listener's queue is full. Any user can listen at an abstract name or in a shared
-//! directory, and never accept, so every connection of this program to a Unix socket is made here.
+//! Level 0. `connect(2)` waits for as long as the listener's queue is full. Any user can listen at an abstract name or in a
+//! shared directory, and never accept. So every connection of this program to a Unix socket is made here.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-/// Connects to the socket at `address`. Only the connection has the limit, not what is sent and received later.
+/// Connects to the socket at `address`. The limit applies only to connecting, not to later reads and writes.
 ///
 /// # Errors
-/// [`io::ErrorKind::TimedOut`] if somebody listens there and accepts no connection within `limit`; with a limit of zero this never
+/// [`io::ErrorKind::TimedOut`] if there is a listener that accepts no connection within `limit`. With a limit of zero this never
 /// waits.
 pub fn connect_within(address: &SocketAddrUnix, limit: Duration) -> io::Result<UnixStream> {
     let deadline = Instant::now() + limit;
@@ -22,15 +22,15 @@ pub fn connect_within(address: &SocketAddrUnix, limit: Duration) -> io::Result<U
     loop {
         match rustix::net::connect(&socket, address) {
             Ok(()) => break,
-            // The queue is full, or a signal has ended the wait: nothing has been connected, so that it can be tried again.
+            // The queue is full, or a signal has interrupted the wait. No connection was made, so it can be tried again.
             Err(Errno::AGAIN | Errno::INTR) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    // Without the number of the system's error, which for other calls means a lack of processes.
+                    // Without the system's error number, which for other calls means a shortage of processes.
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the process that listens there accepts no connection"));
                 }
-                // The limit for sending also limits the wait of `connect(2)` (`socket(7)`), during which the kernel wakes this thread as
-                // soon as there is room.
+                // The send timeout also limits the wait of `connect(2)` (`socket(7)`), during which the kernel wakes this thread
+                // as soon as there is room.
                 sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(left))?;
                 rustix::io::ioctl_fionbio(&socket, false)?;
             }
@@ -51,10 +51,10 @@ mod tests {
 
     use super::*;
 
-    /// Nothing waits that long unless it fails.
+    /// Waits end long before this limit unless a test fails.
     const DEADLINE: Duration = Duration::from_mins(1);
 
-    /// A listener whose queue is full, the connection in it, and the address.
+    /// Returns a listener whose queue is full, the connection in it, and the address.
     fn full(name: &str) -> (OwnedFd, UnixStream, SocketAddrUnix) {
         let name = format!("autoappdev-test-{name}-{}", std::process::id());
         let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).expect("short");
@@ -65,7 +65,7 @@ mod tests {
         (socket, first, address)
     }
 
-    /// In a thread of its own, so that a wait without an end fails here.
+    /// Connects in a separate thread, so that an endless wait fails the test.
     fn connected(address: &SocketAddrUnix, limit: Duration) -> mpsc::Receiver<io::Result<UnixStream>> {
         let (done, ends) = mpsc::channel();
         let address = address.clone();

@@ -1,7 +1,7 @@
-//! Users and groups by their numbers, as this process sees them, and which users it trusts.
+//! Users and groups by their ids, as this process sees them, and which users it trusts.
 //!
-//! Level 0. In a user namespace, all users outside of it have the same number (`user_namespaces(7)`), which can be the number of a user
-//! in it, too. Such a number identifies no user, so files, directories and peers that have it are never trusted for their number. The
+//! Level 0. In a user namespace, all users outside it have the same id (`user_namespaces(7)`), which can also be the id of a
+//! user in it. Such an id identifies no user, so files, directories and peers with this id are never trusted because of it. The
 //! same holds for groups.
 
 use std::fs;
@@ -9,42 +9,42 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// The kernel's default for the number of users outside of a user namespace, and for that of groups.
+/// The kernel's default id for users outside a user namespace, and for groups outside it.
 const OVERFLOW_ID: u32 = 65_534;
 
 static USERS: LazyLock<Outside> = LazyLock::new(|| Outside::shown("/proc/self/uid_map", "/proc/sys/kernel/overflowuid"));
 static GROUPS: LazyLock<Outside> = LazyLock::new(|| Outside::shown("/proc/self/gid_map", "/proc/sys/kernel/overflowgid"));
 
-/// The user of this process. It is looked up once, because it never changes and no request should cost a system call for it.
+/// Returns the user of this process. It is read once, because it never changes and no request should cost a system call for it.
 pub fn own() -> u32 {
     static OWN: LazyLock<u32> = LazyLock::new(|| rustix::process::geteuid().as_raw());
     *OWN
 }
 
-/// True if this is the user of this process, and only that user.
+/// Returns whether this id is the user of this process, and only that user.
 pub fn is_own(uid: u32) -> bool {
     uid == own() && has_number(uid)
 }
 
-/// True if a file of this owner can be trusted: the owner is this user or root, who could act as this user anyway.
+/// Returns whether files of this owner can be trusted: the owner is this user or root, which could act as this user anyway.
 pub fn is_own_or_root(uid: u32) -> bool {
     (uid == 0 || uid == own()) && has_number(uid)
 }
 
-/// True if this user can read the directories of every user that has this number. Root of a user namespace can do so only for users
-/// that have a number there.
+/// Returns whether this user can read the directories of every user with this id. Root of a user namespace can do so only for
+/// users that have an id in it.
 pub fn is_readable_owner(uid: u32) -> bool {
     is_own_or_root(uid) || own() == 0 && has_number(uid)
 }
 
-/// True if this user can trust a file or directory at `path` that has this owner. Root may also read a directory of another user,
-/// in which everything else must belong to that user too.
+/// Returns whether this user can trust a file or directory at `path` that has this owner. Root may also read a directory of
+/// another user, in which everything else must belong to that user too.
 pub fn is_trusted_owner(uid: u32, path: &Path) -> bool {
     let is_owner_of_directory = || path.parent().and_then(|dir| fs::metadata(dir).ok()).is_some_and(|dir| dir.uid() == uid);
     is_own_or_root(uid) || is_readable_owner(uid) && is_owner_of_directory()
 }
 
-/// Another user, or root, as an error message names it after "belongs to".
+/// Returns how an error message names another user, or root, after "belongs to".
 pub fn another(uid: u32) -> String {
     if uid == 0 && has_number(uid) {
         "root (uid 0)".to_owned()
@@ -55,19 +55,19 @@ pub fn another(uid: u32) -> String {
     }
 }
 
-/// What one number of this process's user namespace stands for.
+/// The meaning of one id in this process's user namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outside {
-    /// There are no users outside: this is the initial namespace, and every user has a number.
+    /// There are no users outside: this is the initial namespace, and every user has an id.
     NoUsers,
-    /// The users outside of the namespace have this number.
+    /// Users outside the namespace have this id.
     Have(u32),
-    /// Users outside of the namespace, if there are any, have this number. `/proc` does not show whether there are.
+    /// Users outside the namespace, if there are any, have this id. `/proc` does not show whether there are any.
     MayHave(u32),
 }
 
 impl Outside {
-    /// Reads what `/proc` shows: the namespace's map, and the number that the kernel is configured to use.
+    /// Evaluates what `/proc` shows: the namespace's map, and the id that the kernel is configured to use.
     fn of(map: Option<&str>, configured: Option<&str>) -> Self {
         let number = configured.and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW_ID);
         match map {
@@ -91,18 +91,18 @@ impl Outside {
     }
 }
 
-/// True if this number stands for one user.
+/// Returns whether this id stands for one user.
 pub fn has_number(uid: u32) -> bool {
     USERS.has_number(uid)
 }
 
-/// True if this number stands for one group.
+/// Returns whether this id stands for one group.
 pub fn group_has_number(gid: u32) -> bool {
     GROUPS.has_number(gid)
 }
 
-/// True if a directory that has this owner can belong to the machine's root, whose directories are above those of every user
-/// namespace. It can as well belong to any other user outside of the namespace.
+/// Returns whether a directory with this owner can belong to the machine's root, whose directories are above those of every user
+/// namespace. It can also belong to any other user outside the namespace.
 pub fn may_be_root_outside(uid: u32) -> bool {
     *USERS == Outside::Have(uid)
 }
@@ -120,7 +120,7 @@ mod tests {
         }
         assert_eq!(Outside::of(Some(""), Some("99\n")), Outside::Have(99));
         assert_eq!(Outside::of(Some(""), None), Outside::Have(OVERFLOW_ID));
-        // Neither trusted nor passed for root's.
+        // The id is neither trusted nor taken for root's.
         assert_eq!(Outside::of(None, None), Outside::MayHave(OVERFLOW_ID));
         for outside in [Outside::Have(65_534), Outside::MayHave(65_534)] {
             assert!(!outside.has_number(65_534) && outside.has_number(0) && outside.has_number(1000));

@@ -159,8 +159,8 @@ fn parse(raw: &[u8]) -> Option<Fields> {
     let mut fields = std::str::from_utf8(&raw[after_name..]).ok()?.split_ascii_whitespace();
     // Some fields are signed.
     let amount = |text: &str| text.parse::<i64>().ok().map(|amount| u64::try_from(amount).unwrap_or(0));
-    // Counted from field 3: 4 ppid, 9 flags, 14 to 17 utime, stime, cutime and cstime, 20 num_threads, 22 starttime, 23 vsize, 24 rss,
-    // 51 env_end.
+    // Counted from field 3: 4 ppid, 9 flags, 14 to 17 utime, stime, cutime and cstime, 20 num_threads, 22 starttime, 23 vsize,
+    // 24 rss, 51 env_end.
     Some(Fields {
         letter: *fields.next()?.as_bytes().first()?,
         ppid: fields.next()?.parse().ok()?,
