@@ -1,7 +1,7 @@
-//! The beginning of a run: its control group, its socket, its log, its journal, and then its leader.
+//! The beginning of a run: its control group, its sockets, its log, its journal, and then its leader.
 //!
-//! If killed here: without the journal's header nothing was spawned, and the run never began; with it the leader may live, and a server
-//! ends it by its cookie and its control group.
+//! If killed here: without the journal's header nothing was spawned, and the run never began. With it the leader may be alive,
+//! and a server ends it by its cookie and its control group.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -35,12 +35,12 @@ use crate::random;
 use crate::run_dir::{FORMAT, Header, Journal, LaunchSpec, RunDir, Runs};
 use crate::script::{Attempt, decides_what_env_runs};
 
-/// How long after the start its memory is freed: once the client has its answer and the pipeline has the processors.
+/// How long after the start its memory is freed: by then the client has its answer, and the pipeline can use the processors.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 
 impl Run {
-    /// Spawns the pipeline. An error that is the script's is a fact and ends the run; an error that is ours ends this process, before
-    /// anything was spawned.
+    /// Spawns the pipeline. An error of the script is a fact and ends the run. An error of the shim ends this process before
+    /// anything is spawned.
     pub(super) fn begin(
         dir: RunDir,
         spec: LaunchSpec,
@@ -50,11 +50,11 @@ impl Run {
     ) -> Result<Self, ShimError> {
         let runs = Runs::new(spec.runtime_dir.clone());
         let place = HeldDir::open(&spec.runtime_dir).in_step("open the runtime directory")?;
-        // Where none can be had there are the signals; a run never depends on it.
+        // If no group can be created, only signals are used; a run never depends on a group.
         let cgroup =
             spec.uses_cgroups.then(|| runs.cgroup_name(spec.run_id).ok()).flatten().and_then(|name| Cgroup::create(&name));
         KillPoint::ShimCgroupMade.reach();
-        // Nor on the second socket, which is not needed as long as the directory stays where it is.
+        // A run does not depend on the second socket either, which is not needed as long as the directory stays where it is.
         let socket = runs.new_socket_name(spec.run_id).and_then(|name| Ok((abstract_socket::bind(&name)?, name))).ok();
         let (second, socket) = socket.unzip();
         let mark = random::id().in_step("make the run's mark")?;
@@ -88,7 +88,7 @@ impl Run {
         let usage = UsageKeeper::new(dir.usage_path(), Duration::from_millis(spec.usage_ms));
         let output = Output::create(&dir.log_dir(), progress, begin, limits, stdout, stderr).in_step("begin the log")?;
         KillPoint::ShimLogBegun.reach();
-        // The header is written before anything is spawned: without a journal nothing was.
+        // The header is written before anything is spawned: without a journal, nothing was.
         let journal = Journal::create(&dir.journal_path(), &header).in_step("begin the journal")?;
         KillPoint::ShimHeaderWritten.reach();
 
@@ -119,11 +119,11 @@ impl Run {
             trim_at: Some(SystemClock.awake() + TRIM_AFTER),
             spec,
         };
-        // One from a run whose shim was killed while it was paused would make a program that looks for it wait for ever.
+        // A file of a paused run whose shim was killed would make programs that check for it wait for ever.
         run.pause_file.set(false);
         KillPoint::ShimOldPauseFileRemoved.reach();
         let stdio = File::open("/dev/null").map(|null| [null.into(), stdout_writer.into(), stderr_writer.into()]);
-        // If the kernel does not count for its own group, it may do so for the one in which the server runs.
+        // If the kernel does not count for the run's own group, it may count for the server's group.
         run.usage.begin(cgroup.clone().into_iter().chain(Cgroup::own()));
         match stdio.and_then(|stdio| run.spawn(stdio, cgroup.as_ref(), &mark)) {
             Ok((leader, containment)) => {
@@ -143,7 +143,7 @@ impl Run {
                 run.record(Fact::SpawnFailed { error: run.explain(&error), lack }, Some(run.spec.origin), true);
             }
         }
-        // The names of the files must be as durable as what is in them.
+        // The names of the files must be as durable as their contents.
         for folder in [run.dir.path().to_owned(), run.place.path().join("runs")] {
             run.or_log("make the run directory durable", sync_dir(&folder));
         }
@@ -175,7 +175,7 @@ impl Run {
         // The server's `PATH`, which the shim has inherited.
         let search_path = std::env::var_os("PATH");
         let has_own_path = spec.env.keys().any(|name| decides_what_env_runs(name));
-        // The script stands last where the program is its interpreter.
+        // The script is the last argument if the program is its interpreter.
         let file = spec.program_args.last().unwrap_or(&spec.program);
         let attempt = Attempt { file, name: &spec.script, cwd: &spec.cwd, search_path: search_path.as_deref(), has_own_path };
         attempt.explain(error) + &process::advice_for(error)

@@ -1,4 +1,4 @@
-//! The servers that are connected: usually one, none after its death, for a moment two.
+//! The connected servers: usually one, none after its death, and two for a moment.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -9,17 +9,18 @@ use serde::Serialize;
 use crate::abstract_socket;
 use crate::run_dir::{Command, LineReader, Reply, ReplyError, from_line, to_line};
 
-/// More than this many at once are not servers of ours: the one that has been here longest goes.
+/// The maximum number of connections. More of them do not come from our servers, so the oldest one is closed.
 const CONNECTIONS_MAX: usize = 4;
 
-/// How many connections of a listener are accepted before the shim does something else: another user can connect to the second one
-/// without an end. The others keep waiting, and wake the shim at once.
+/// How many connections of a listener are accepted before the shim does something else, because another user can connect to the
+/// second one without end. The others keep waiting, and wake the shim at once.
 const ACCEPTED_MAX: usize = 64;
 
 /// The longest command, in bytes.
 const COMMAND_BYTES_MAX: usize = 4096;
 
-/// What a server that does not read may leave waiting, in bytes. It is cut off then; it finds everything in the journal.
+/// The maximum number of unread bytes of a server. Beyond it the connection is closed; the server finds everything in the
+/// journal.
 const UNREAD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,26 +31,26 @@ struct Connection {
     stream: UnixStream,
     lines: LineReader,
     unsent: Vec<u8>,
-    /// What is said once all of that was taken; what is newer takes its place.
+    /// The message to send once all of `unsent` was taken. A newer one replaces it.
     latest: Vec<u8>,
-    /// Whether it asked for facts.
+    /// Whether the server asked for facts.
     is_attached: bool,
     is_broken: bool,
 }
 
-/// All connections, and the socket that takes new ones.
+/// All connections, and the sockets that accept new ones.
 pub(super) struct Connections {
-    /// In the run's directory.
+    /// The listener in the run's directory.
     listener: UnixListener,
-    /// By name only, so it checks its peers.
+    /// The listener with an abstract name, which checks its peers.
     second: Option<UnixListener>,
     open: Vec<Connection>,
     next_id: u64,
 }
 
 impl Connections {
-    /// `first` is the stream that this process was born with, which gets every fact from the first on; `early` is what was already
-    /// read from it.
+    /// `first` is the stream that this process was started with, which gets every fact from the first one on. `early` contains
+    /// the bytes that were already read from it.
     pub(super) fn new(listener: UnixListener, second: Option<UnixListener>, first: UnixStream, early: &[u8]) -> io::Result<Self> {
         let mut connections = Self { listener, second, open: Vec::new(), next_id: 0 };
         connections.add(first)?;
@@ -67,14 +68,14 @@ impl Connections {
         self.listener = listener;
     }
 
-    /// The connections' streams, and whether each has something to be sent.
+    /// Returns the connections' streams, and whether each has bytes to send.
     pub(super) fn streams(&self) -> impl Iterator<Item = (&UnixStream, bool)> {
         self.open.iter().map(|connection| (&connection.stream, !connection.unsent.is_empty()))
     }
 
-    /// Accepts, reads, sends and cleans up, without ever waiting. Returns the commands that came.
+    /// Accepts, reads, sends and cleans up, without ever waiting. Returns the commands that arrived.
     pub(super) fn turn(&mut self) -> Vec<(ConnectionId, Command)> {
-        // Out of descriptors or memory: the client tries again, and so do we with the next event.
+        // On a shortage of descriptors or memory, the client tries again, and so does the shim at the next event.
         for _ in 0..ACCEPTED_MAX {
             let Ok((stream, _)) = self.listener.accept() else { break };
             let _broken_at_once = self.add(stream);
@@ -100,7 +101,7 @@ impl Connections {
         }
     }
 
-    /// Sends to every connection that asked for facts; what is sent together arrives together.
+    /// Sends to every connection that asked for facts. Messages that are sent together arrive together.
     pub(super) fn tell_all(&mut self, messages: &[impl Serialize]) {
         let lines: Vec<u8> = messages.iter().flat_map(to_line).collect();
         for connection in self.open.iter_mut().filter(|connection| connection.is_attached) {
@@ -108,7 +109,7 @@ impl Connections {
         }
     }
 
-    /// Says how everything is now to every connection that asked for facts. A server that does not read hears the last one alone.
+    /// Sends the latest values to every connection that asked for facts. A server that does not read gets only the last message.
     pub(super) fn tell_latest(&mut self, latest: &impl Serialize) {
         let line = to_line(latest);
         for connection in self.open.iter_mut().filter(|connection| connection.is_attached) {
@@ -155,7 +156,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break self.is_broken = true,
             }
-            // Before more is read: an endless line must not become an endless buffer.
+            // Lines are taken before more is read: an endless line must not become an endless buffer.
             self.take_lines(commands);
         }
         self.take_lines(commands);
@@ -166,14 +167,14 @@ impl Connection {
             match from_line(&line) {
                 Ok(Command::Unknown) => self.refuse_unknown(&line),
                 Ok(command) => commands.push((self.id, command)),
-                // What does not read as a command has no tag to answer to.
+                // A line that is not a command has no tag to answer to.
                 Err(_) => {}
             }
         }
         self.is_broken |= self.lines.is_over_limit();
     }
 
-    /// A newer server must not wait for what this shim does not know.
+    /// Answers an unknown command, because a newer server must not wait for it.
     fn refuse_unknown(&mut self, line: &[u8]) {
         #[derive(serde::Deserialize)]
         struct Tagged {
@@ -189,7 +190,8 @@ impl Connection {
         }
     }
 
-    /// Says so to the other side: to close it is not enough, for standard input is one more descriptor of the first connection.
+    /// Shuts the connection down. Closing it is not enough, because standard input is another descriptor of the first
+    /// connection.
     fn hang_up(self) {
         let _already_closed = self.stream.shutdown(Shutdown::Both);
     }

@@ -1,4 +1,4 @@
-//! The end of a run: what is still in the pipes, the fact `exited`, and only then the leader's reaping.
+//! The end of a run: the rest of the output, the fact `exited`, and only then the reaping of the leader.
 
 use std::time::Duration;
 
@@ -10,11 +10,12 @@ use crate::kill_point::KillPoint;
 use crate::pipeline::{Exit, Fact, Killed};
 use crate::process;
 
-/// How long what is in the pipes at the end is read, against a writer outside of the tree.
+/// How long the rest of the output is read at the end. The limit is for writers outside the tree.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 impl Run {
-    /// With an empty tree the pipes hold all that there will be, unless somebody outside of it has the other end.
+    /// Returns whether the run is over. With an empty tree the pipes contain all output, unless a process outside it has the
+    /// other end.
     pub(super) fn is_over(&self) -> bool {
         self.leader_end.is_some() && self.tree.is_empty()
     }
@@ -33,10 +34,10 @@ impl Run {
         self.count_pause();
         self.pause_file.set(false);
         KillPoint::ShimEndPauseFileRemoved.reach();
-        // Before its group is gone.
+        // Before the group is removed.
         let oom_kills = self.usage.oom_kills();
         let memory_peak_bytes = self.usage.memory_peak_bytes(self.tree.cgroup());
-        // Before the end is told: nothing of the run is left then.
+        // Before the end is reported, because then nothing of the run may be left.
         self.or_log("remove the control group", self.tree.remove());
         KillPoint::ShimCgroupRemoved.reach();
         let exit = self.leader_end.as_ref().map_or(Exit::Code(0), |end| end.exit);
@@ -46,26 +47,26 @@ impl Run {
         let end = Fact::Exited { exit, asked, paused_ms, log_end, killed, oom_kills };
         let mut last = vec![self.write_down(end, self.stopped_by, true)];
         if self.journal.is_behind() {
-            // A disk without room must not cost the exit status: this process is the only one that has it. A server that is there gets it
-            // at once, one that comes later as well.
+            // A full disk must not cost the exit status, which only this process has. A connected server gets it at once, and a
+            // later one when it connects.
             self.connections.tell_all(&std::mem::take(&mut last));
             self.wait_while(|run| run.catch_up().is_err());
         }
-        // Only now: until here a kill of this process would have left the exit status with the kernel.
+        // Not earlier: until here, a kill of this process would have left the exit status with the kernel.
         process::reap_all_but(None);
         KillPoint::ShimReaped.reach();
         if let Ok(usage) = process::usage_of_children(memory_peak_bytes) {
             last.push(self.write_down(usage, None, false));
         }
-        // Together: a server that knows the end may start the next run before it hears any more of this one.
+        // Together, because a server that knows the end may start the next run before it receives the rest of this one.
         self.connections.tell_all(&last);
         self.connections.turn();
         KillPoint::ShimEndSent.reach();
-        // The end is on record. What the log lost, and how far the pipeline came, is nowhere but here.
+        // The end is recorded. The loss mark of the log and the final progress are known only here.
         self.wait_while(|run| run.output.owes_a_mark() || run.pause_file.failure().is_some() || run.output.progress().is_owed());
     }
 
-    /// After the end: does nothing but answer, and try again what the disk does not take.
+    /// After the end: only answers, and retries what the disk has refused.
     pub(super) fn wait_while(&mut self, is_so: impl Fn(&mut Self) -> bool) {
         self.phase = Phase::Killing { kill: Kill::default() };
         while is_so(self) {

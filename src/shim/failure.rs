@@ -1,10 +1,10 @@
-//! Why a shim could not do its work, and where it says so.
+//! The errors of a shim, and where it reports them.
 
 use std::io::{self, Write};
 
 use crate::console::printable;
 
-/// Why a shim could not do its work. Goes to `shim.log`.
+/// The reason why a shim could not do its work. Written to `shim.log`.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {step}: {cause}")]
 pub(super) struct ShimError {
@@ -23,8 +23,8 @@ impl<T, E: Into<io::Error>> InStep<T> for Result<T, E> {
     }
 }
 
-/// To `shim.log`. It may lie on a disk that is full, where `eprintln!` would panic and take the run with it.
+/// Writes to `shim.log`. The disk can be full, in which case `eprintln!` would panic and end the run.
 pub(super) fn complain(text: std::fmt::Arguments<'_>) {
-    // One line, whatever path is in it.
+    // One line, whatever a path in it contains.
     let _no_one_to_tell = writeln!(io::stderr(), "autoappdev shim: {}", printable(&text.to_string()));
 }

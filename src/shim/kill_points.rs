@@ -1,10 +1,10 @@
-//! Reaches the kill point that follows the writing and the sending of a fact.
+//! Reaches the kill points that follow the writing and the sending of a fact.
 
 use crate::kill_point::KillPoint;
 use crate::pipeline::Fact;
 use crate::run_dir::Message;
 
-/// It is in the journal, and nobody is told.
+/// The fact is in the journal, and no server is notified.
 pub(super) fn written(fact: &Fact) {
     match fact {
         Fact::Spawned { .. } => KillPoint::ShimSpawnedWritten.reach(),
@@ -14,12 +14,12 @@ pub(super) fn written(fact: &Fact) {
         Fact::Stopping { .. } => KillPoint::ShimStoppingWritten.reach(),
         Fact::Exited { .. } => KillPoint::ShimExitedWritten.reach(),
         Fact::Usage { .. } => KillPoint::ShimUsageWritten.reach(),
-        // Only a reader knows this word.
+        // Only readers use this variant.
         Fact::Unknown => {}
     }
 }
 
-/// The server is told.
+/// The server is notified.
 pub(super) fn sent(message: &Message) {
     let Message::Fact(entry) = message else { return };
     match entry.fact {
@@ -28,7 +28,7 @@ pub(super) fn sent(message: &Message) {
         Fact::Paused { .. } => KillPoint::ShimPausedSent.reach(),
         Fact::Resumed { .. } => KillPoint::ShimResumedSent.reach(),
         Fact::Stopping { .. } => KillPoint::ShimStoppingSent.reach(),
-        // These two go up together, where the run ends.
+        // These two are sent together at the end of the run.
         Fact::Exited { .. } | Fact::Usage { .. } => {}
         Fact::Unknown => {}
     }

@@ -1,11 +1,13 @@
-//! The process that outlives the server: one for each run, the pipeline's parent and the inheritor of all it leaves behind.
+//! The process that outlives the server. There is one for each run: the pipeline's parent, which also inherits all processes
+//! that the pipeline leaves behind.
 //!
-//! Level 2. One thread, one loop around poll(2), asleep unless there is output or something to do. It alone signals and reaps the
-//! pipeline. It writes facts and sends them up; it never decides what a fact means, and it never needs a server to finish what it
-//! was asked: a stop goes on to its end by itself.
+//! Level 2. It has one thread with one loop around poll(2), and sleeps unless there is output or something to do. Only the shim
+//! signals and reaps the pipeline. It writes facts and sends them up, and never decides what a fact means. It never needs a
+//! server to finish a request: a stop continues to its end without one.
 //!
-//! If killed here: the lock falls, the control connections break. The pipeline goes on without a parent until the next look of
-//! a server, which kills what is in the run's control group or carries its cookie, and calls the run lost.
+//! If killed here: the lock is released and the control connections break. The pipeline continues without a parent until a
+//! server scans the run. The server kills the processes that are in the run's control group or carry its cookie, and the run is
+//! lost.
 
 mod beginning;
 mod chore;
@@ -41,14 +43,16 @@ use crate::kill_point::KillPoint;
 use crate::process::{self, is_disk_full};
 use crate::run_dir::{LaunchSpec, LineReader, NumberedSigns, RunDir, Signs, Trouble, from_line, to_line};
 
-/// How long the server may take to say what to run. It wrote that before it looked at anything else, so a longer silence means that it died.
+/// How long the server may take to send the launch specification. It sends it before anything else, so a longer silence means
+/// that it died.
 const SPEC_WAIT: Duration = Duration::from_secs(10);
 
 /// The longest launch specification, in bytes: a request body and some paths.
 const SPEC_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// The whole life of a shim for the run directory `dir` (absolute). Standard input is a stream socket to the server that asked, standard
-/// output the run's lock, already held; it stays open, untouched, until the end of this process.
+/// Runs a shim for the run directory `dir` (absolute) until its end. Standard input is a stream socket to the server that
+/// started it. Standard output is the run's lock, which is already held; it stays open and untouched until the end of this
+/// process.
 pub fn run(dir: &Path) -> ExitCode {
     match live(dir) {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,9 +65,9 @@ pub fn run(dir: &Path) -> ExitCode {
 
 fn live(dir: &Path) -> Result<(), ShimError> {
     KillPoint::ShimBorn.reach();
-    // The loader touches more of the program than all that the shim does with it. Without this the peak would be half as high again.
+    // The loader touches more pages of the program than the shim ever does. Without this the peak would be half as high again.
     let _saves_memory_only = process::let_go_of_unchanged_pages();
-    // What the server's own parent left open must not reach the pipeline.
+    // Descriptors that the server's parent left open must not reach the pipeline.
     close_fds::set_fds_cloexec(3, &[]);
     process::unblock_signals().in_step("unblock signals")?;
     process::begin_session().in_step("leave the server's session")?;
@@ -74,8 +78,8 @@ fn live(dir: &Path) -> Result<(), ShimError> {
     process::adopt_orphans().in_step("become the subreaper")?;
     let events = signals().in_step("catch signals")?;
 
-    // One more descriptor of the lock, which execve(2) closes: the leader has it too from its fork on until it executes the script. If
-    // this process is killed in between, nobody finds the lock free before the leader carries the run's cookie.
+    // Another descriptor of the lock, which execve(2) closes. The leader has it too, from its fork until it executes the script.
+    // If this process is killed in between, no server finds the lock free before the leader carries the run's cookie.
     let lock = File::from(io::stdout().as_fd().try_clone_to_owned().in_step("keep the lock")?);
     check_place(&lock).in_step("find the run's lock")?;
     let stdin = io::stdin().as_fd().try_clone_to_owned().in_step("take over standard input")?;
@@ -94,14 +98,14 @@ fn live(dir: &Path) -> Result<(), ShimError> {
             let trouble = Trouble::last_words(text, is_disk_full(&error.cause), process::lack_of(&error.cause));
             let signs = Signs { trouble: vec![trouble], ..Signs::default() };
             let last_words = to_line(&NumberedSigns { signs, number: 1 });
-            // Who is gone learns of it from `shim.log`, or finds no journal.
+            // A server that is gone learns this from `shim.log`, or finds no journal.
             let _best_effort = to_server.and_then(|mut server| server.write_all(&last_words));
             Err(error)
         }
     }
 }
 
-/// Refuses a directory that does not have the lock that the server has taken: another one was put in the place of the run's.
+/// Refuses a directory without the lock that the server has taken: another directory has replaced the run's.
 fn check_place(lock: &File) -> io::Result<()> {
     if FileId::of_name(&RunDir::at(".".into()).lock_path())? == FileId::from(&lock.metadata()?) {
         return Ok(());
@@ -109,7 +113,7 @@ fn check_place(lock: &File) -> io::Result<()> {
     Err(io::Error::other("the run directory was replaced by another one; start the run again"))
 }
 
-/// Reads the first line, and hands back what followed it: commands.
+/// Reads the first line. Also returns the bytes after it, which are commands.
 fn read_spec(stdin: OwnedFd) -> Result<(LaunchSpec, UnixStream, Vec<u8>), ShimError> {
     let mut stream = UnixStream::from(stdin);
     stream.set_read_timeout(Some(SPEC_WAIT)).in_step("set a time-out")?;
@@ -117,7 +121,8 @@ fn read_spec(stdin: OwnedFd) -> Result<(LaunchSpec, UnixStream, Vec<u8>), ShimEr
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = match stream.read(&mut buffer) {
-            // With a time-out set a read does not go on by itself after SIGSTOP and SIGCONT (signal(7)), as when a machine is suspended.
+            // With a timeout, a read does not continue by itself after SIGSTOP and SIGCONT (signal(7)), such as when a machine
+            // is suspended.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             other => other.in_step("read the launch specification")?,
         };

@@ -9,37 +9,39 @@ use super::signs::SignBoard;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::log::{LOSS_MARK_BYTES_MAX, Limits, LineSplitter, RECORDS_ENOUGH, SegmentWriter, Stream};
 
-/// What a pipe is asked to hold, in bytes (`pipe(7)`). The more there is room for, the seldomer the pipeline has to wait; but where it
-/// never has to, it and this process keep two processors to themselves, and the server's answers wait for a turn.
+/// The requested size of a pipe, in bytes (`pipe(7)`). With a larger one the pipeline has to wait less often. But if it never
+/// has to wait, it and this process occupy two processors, and the server's answers are delayed.
 const PIPE_BYTES: usize = 256 * 1024;
 
-/// What is read from one pipe at a time, in bytes: what a processor's nearer cache holds together with the records made of it.
+/// How much is read from one pipe at a time, in bytes: it fits into a processor's nearer cache together with the records made of
+/// it.
 const READ_BYTES: usize = 64 * 1024;
 
-/// How often a pipe that gives as much as is asked for is read before anything else has its turn.
+/// How often a pipe that fills the buffer is read before anything else gets its turn.
 const READS_MAX: usize = PIPE_BYTES / READ_BYTES;
 
-/// How long nobody looks at the pipes in the middle of a burst of small writes: to be woken by each of them would hold up the pipeline more
-/// than all the rest of the work. What comes after a silence is taken at once. Shorter than the fastest writer needs to fill a pipe.
+/// How long the pipes are not polled in the middle of a burst of small writes: a wake-up for each write would hold up the
+/// pipeline more than all the rest of the work. Output after a silence is read at once. Shorter than the fastest writer needs to
+/// fill a pipe.
 const BURST_REST: Duration = Duration::from_micros(250);
 
-/// What comes within this time of what came before is a burst.
+/// Output that arrives within this time of the previous output is a burst.
 const BURST_GAP: Duration = Duration::from_millis(2);
 
-/// How often a loss that the log does not tell of yet is tried again.
+/// How often the shim retries to write the mark of a loss into the log.
 const LOSS_RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Output {
     streams: Vec<Source>,
     log: SegmentWriter,
-    /// Why the log did not take what came last.
+    /// Why the log did not take the latest output.
     failure: Option<io::Error>,
-    /// The stamp of what came last: those of a run never go back, even when the clock does.
+    /// The stamp of the latest output. Stamps of a run never go back, even if the clock does.
     last_at: Timestamp,
     progress: ProgressKeeper,
-    /// How long the run had gone on without its pauses when it was looked at last.
+    /// How long the run had run without its pauses at the latest turn.
     ran: Duration,
-    /// When anything came last, and until when nobody looks at the pipes; in awake time.
+    /// When the latest output arrived, and until when the pipes are not polled; in awake time.
     last_came: Duration,
     rest_until: Duration,
     buffer: Vec<u8>,
@@ -52,7 +54,7 @@ struct Source {
 }
 
 impl Output {
-    /// Begins the log in `dir`, with no stamp before `not_before`. The pipes must not block.
+    /// Begins the log in `dir`, with no stamp before `not_before`. Makes the pipes non-blocking.
     pub(super) fn create(
         dir: &Path,
         progress: ProgressKeeper,
@@ -63,7 +65,7 @@ impl Output {
     ) -> io::Result<Self> {
         let source = |pipe: PipeReader, stream| {
             rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK)?;
-            // A user with very many pipes gets no more room for them; then it has what every pipe has.
+            // For a user with very many pipes the kernel refuses; then the pipe keeps its usual size.
             let _less_room = rustix::pipe::fcntl_setpipe_size(&pipe, PIPE_BYTES);
             Ok::<_, io::Error>(Source { pipe, lines: LineSplitter::new(stream) })
         };
@@ -81,12 +83,12 @@ impl Output {
         })
     }
 
-    /// The pipes that are to be looked at now: those that are still open, unless in the middle of a burst.
+    /// Returns the pipes to poll now: those that are still open, or none in the middle of a burst.
     pub(super) fn pipes(&self, now: Duration) -> impl Iterator<Item = &PipeReader> {
         self.streams.iter().filter(move |_| self.rest_until <= now).map(|source| &source.pipe)
     }
 
-    /// Whether every writer has closed its end.
+    /// Returns whether every writer has closed its end.
     pub(super) fn is_at_end(&self) -> bool {
         self.streams.is_empty()
     }
@@ -96,22 +98,22 @@ impl Output {
         self.log.move_to(dir)
     }
 
-    /// The position after the log's last byte; where it has yet to say what it lost, with room for that.
+    /// Returns the position after the log's last byte. Includes room for a loss mark that is not written yet.
     pub(super) fn end_position(&self) -> u64 {
         self.log.position() + if self.log.has_unreported_loss() { LOSS_MARK_BYTES_MAX } else { 0 }
     }
 
-    /// The end of the log, if it has gone on to another segment since this was asked last.
+    /// Returns the end of the log if it has begun another segment since the previous call.
     pub(super) fn take_rotated(&mut self) -> Option<u64> {
         self.log.take_rotated().then(|| self.log.position())
     }
 
-    /// Why lines are being lost, or the log does not tell yet of those that were.
+    /// Returns why lines are being lost, or why the mark of a loss could not be written yet.
     pub(super) fn failure(&self) -> Option<&io::Error> {
         self.failure.as_ref()
     }
 
-    /// Whether the log has yet to say what it lost. One that was removed with all that it lay in says nothing to anybody.
+    /// Returns whether the log still needs a loss mark. A log that was removed with its directory needs none.
     pub(super) fn owes_a_mark(&self) -> bool {
         self.failure.as_ref().is_some_and(|error| error.kind() != io::ErrorKind::NotFound)
     }
@@ -125,15 +127,15 @@ impl Output {
         self.last_at.to_string()
     }
 
-    /// When something is to be done although nothing comes.
+    /// Returns when there is something to do even if no output arrives.
     pub(super) fn due_at(&self, now: Duration) -> Option<Duration> {
         let retry = self.log.has_unreported_loss().then_some(now + LOSS_RETRY);
         let rested = Some(self.rest_until).filter(|&until| until > now);
         self.streams.iter().filter_map(|source| source.lines.due_at()).chain(retry).chain(rested).min()
     }
 
-    /// Takes what came and writes it, and unfinished lines that have waited for long enough. `ran`: how long the run has gone on by now,
-    /// without its pauses. Whether anything came.
+    /// Reads and writes the output that has arrived, and unfinished lines that have waited for long enough. `ran` is how long
+    /// the run has run by now, without its pauses. Returns whether any output arrived.
     pub(super) fn turn(&mut self, now: Duration, ran: Duration, board: &mut SignBoard) -> bool {
         self.ran = ran;
         let at = self.stamp();
@@ -141,7 +143,7 @@ impl Output {
         self.records.clear();
         let mut has_read = false;
         let mut is_full = true;
-        // In turns, so that neither stream gets far ahead of the other.
+        // Alternates, so that neither stream gets far ahead of the other.
         for _ in 0..READS_MAX {
             if !std::mem::take(&mut is_full) {
                 break;
@@ -176,7 +178,7 @@ impl Output {
         has_read
     }
 
-    /// Makes records of the first `count` bytes of the buffer, which stream `n` brought; writes them where they are many.
+    /// Makes records of the first `count` bytes of the buffer, which stream `n` brought. Writes them if there are many.
     fn take(&mut self, n: usize, count: usize, at: &[u8], now: Duration, board: &mut SignBoard) {
         let mut used = 0;
         while used < count {
@@ -189,8 +191,8 @@ impl Output {
         }
     }
 
-    /// Takes what the pipes hold now and closes them, whoever may still have the other end: the run is over. Bounded by `deadline` against a
-    /// writer outside of the tree.
+    /// Reads what the pipes contain now and closes them, even if another process has the other end: the run is over. `deadline`
+    /// is the limit for writers outside the tree.
     pub(super) fn close(&mut self, deadline: impl Fn() -> bool, now: Duration, ran: Duration, board: &mut SignBoard) {
         while self.turn(now, ran, board) && !deadline() {}
         let at = self.stamp();
@@ -203,19 +205,20 @@ impl Output {
 
     fn write(&mut self, at: &[u8]) {
         let written = if self.records.is_empty() { self.log.report_loss(at) } else { self.log.write(&self.records, at) };
-        // The pipeline must not stand still because a disk is full: what is lost is counted, and the log says so when it can.
+        // The pipeline must not stand still because a disk is full. Lost bytes are counted, and the log reports them when it
+        // can.
         self.failure = written.err();
     }
 }
 
-/// `Some(0)` at the end, `None` when there is nothing now.
+/// Reads once: `Some(0)` at the end, `None` if there is nothing to read now.
 fn read_once(pipe: &mut PipeReader, buffer: &mut [u8]) -> Option<usize> {
     loop {
         match pipe.read(buffer) {
             Ok(count) => return Some(count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-            // A pipe that cannot be read is of no more use than one that ended.
+            // A pipe that cannot be read is of no more use than one that has ended.
             Err(_) => return Some(0),
         }
     }

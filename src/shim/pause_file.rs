@@ -1,7 +1,7 @@
-//! The PAUSE file: there while the pipeline is paused, for programs outside of it.
+//! The PAUSE file, which exists while the pipeline is paused, for programs outside it.
 //!
-//! A sign and no record, so nothing waits for it: where the disk does not let it be made or taken away, that is tried again until
-//! it goes, and said in the meantime.
+//! It is a sign, not a record, so nothing waits for it. If the disk does not allow its creation or removal, that is retried
+//! until it succeeds, and reported in the meantime.
 
 use std::fs;
 use std::io;
@@ -35,11 +35,11 @@ impl PauseFile {
 
     pub(super) fn retry(&mut self) {
         let done = if self.is_wanted { private::writable(&self.path).map(drop) } else { fs::remove_file(&self.path) };
-        // If the folder is gone, no program can look for the file in it either.
+        // If the folder was removed, no program can check for the file in it either.
         self.failure = if_there(done).err();
     }
 
-    /// It is somebody else's by now.
+    /// Leaves the file alone, because it belongs to another run by now.
     pub(super) fn leave(&mut self) {
         self.failure = None;
     }

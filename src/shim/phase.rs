@@ -1,4 +1,4 @@
-//! What is being done to a run's tree, and its leader's end.
+//! The operation on a run's tree, and the leader's end.
 
 use std::time::Duration;
 
@@ -6,17 +6,18 @@ use super::connections::ConnectionId;
 use super::tree::{Freeze, Kill, Thaw};
 use crate::pipeline::{Exit, Origin};
 
-/// How long what the leader left behind after a natural end may be silent and asleep before it is killed: the `tee` of a `> >(tee log)` still
-/// has something to write. Until then the state says running, so it is below the 50 ms within which an end must be known.
+/// How long processes that the leader left behind after a natural end may be silent and asleep before they are killed: the `tee`
+/// of a `> >(tee log)` still has something to write. Until then the state is running, so this is below the 50 ms within which an
+/// end must be known.
 pub(super) const LINGER_SILENCE: Duration = Duration::from_millis(30);
 
-/// How long it may go on writing, or being busy: on a loaded machine it may not have had its turn yet.
+/// How long they may continue to write or be busy. On a loaded machine they may not have had their turn yet.
 pub(super) const LINGER_LIMIT: Duration = Duration::from_millis(250);
 
-/// Who waits for an answer.
+/// The connection and tag of the command that waits for an answer.
 pub(super) type Asker = (ConnectionId, u64);
 
-/// What is being done to the tree.
+/// The operation on the tree.
 pub(super) enum Phase {
     Running,
     Freezing { freeze: Freeze, since: Duration, then: Frozen, asker: Option<Asker> },
@@ -26,27 +27,27 @@ pub(super) enum Phase {
     Killing { kill: Kill },
 }
 
-/// What follows when all is stopped.
+/// The step that follows once the whole tree is stopped.
 pub(super) enum Frozen {
-    /// The fact that it is paused, and who wants that; none: a signal from outside.
+    /// The fact `paused`, with its origin; `None` is a signal from outside.
     Tell(Option<Origin>),
-    /// Nothing to tell: it was paused before and a resume has failed.
+    /// No fact: the run is still recorded as paused, and a resume has failed or the pause was broken.
     Keep,
 }
 
-/// What follows when all goes on.
+/// The step that follows once the whole tree runs again.
 #[derive(Clone, Copy)]
 pub(super) enum Thawed {
-    /// The fact that it is resumed, and who wants that; none: a signal from outside.
+    /// The fact `resumed`, with its origin; `None` is a signal from outside.
     Tell(Option<Origin>),
-    /// Nothing to tell: it was never wholly paused.
+    /// No fact: the tree was never wholly paused.
     Keep { spares_leader: bool },
-    /// The fact that it is resumed, because the pause would not hold.
+    /// The fact `resumed`, because the pause did not hold.
     GiveUp,
 }
 
 impl Thawed {
-    /// Whether the leader was continued by somebody else, who may stop it again.
+    /// Returns whether another program continued the leader, and may stop it again.
     pub(super) fn spares_leader(self) -> bool {
         match self {
             Self::Tell(origin) => origin.is_none(),
@@ -56,24 +57,24 @@ impl Thawed {
     }
 }
 
-/// How often a pause was made good again that somebody broke: since it was made, and when it is looked at next.
+/// How often a broken pause was restored since it was made, and the current interval between its scans.
 #[derive(Default)]
 pub(super) struct Restops {
     pub(super) count: u32,
     pub(super) pause: Duration,
 }
 
-/// The leader's end, before the run's.
+/// The leader's end, which comes before the run's.
 pub(super) struct LeaderEnd {
     pub(super) exit: Exit,
-    /// What it left behind is killed then, if it neither writes nor is busy.
+    /// The processes left behind are killed then, if they neither write nor are busy.
     pub(super) linger_until: Duration,
-    /// It is killed then whatever it does.
+    /// They are killed then, whatever they do.
     pub(super) linger_limit: Duration,
 }
 
 impl LeaderEnd {
-    /// What was left behind shows a sign of life.
+    /// Extends the time, because a process left behind shows a sign of life.
     pub(super) fn linger(&mut self, now: Duration) {
         self.linger_until = self.linger_until.max(now + LINGER_SILENCE).min(self.linger_limit);
     }

@@ -1,7 +1,8 @@
-//! How far the pipeline says it is: what becomes of it among the signs, and when it is stored.
+//! The progress that the pipeline reports: how it becomes a sign, and when it is stored.
 //!
-//! No fact waits for it, and a disk that does not take it stops nothing. However much of it is printed, it is stored every ten seconds. What
-//! a run came to is all that a later server has of it: on a full disk the shim stays, behind the run's end, until there is room.
+//! No fact waits for it, and a disk that does not take it stops nothing. However much progress is printed, it is stored every
+//! ten seconds. A later server has only the final progress of a run: on a full disk the shim stays after the run's end until
+//! there is room.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,32 +15,32 @@ use crate::pipeline::{Mark, Progress};
 use crate::process::is_disk_full;
 use crate::run_dir::write_progress;
 
-/// The least time between two that are stored: each is a write, and the flash of a board is to outlive years of them. A server reads it
-/// only where the shim is gone: what was said in between is lost with one that was killed, and with no other.
+/// The shortest time between two writes, because the flash of a board must outlive years of them. A server reads the file only
+/// if the shim is gone, so only a killed shim loses the progress in between.
 const STORED_EVERY: Duration = Duration::from_secs(10);
 
-/// The same where the last one could not be stored.
+/// The same after a write that failed.
 const RETRIED_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct ProgressKeeper {
     path: PathBuf,
-    /// When the latest step began, in the run's own time: pauses are no part of it.
+    /// When the latest step began, in the run's own time, which excludes pauses.
     step_began: Duration,
     storing: Chore,
     has_ended: bool,
-    /// Whether the disk was full when it was stored last.
+    /// Whether the disk was full at the latest write.
     lacks_room: bool,
     complaint: Option<String>,
 }
 
 impl ProgressKeeper {
-    /// Nothing was said yet. What will be is stored at `path`.
+    /// Starts without any progress. Later progress is stored at `path`.
     pub(super) fn new(path: PathBuf) -> Self {
         let storing = Chore::default();
         Self { path, step_began: Duration::ZERO, storing, has_ended: false, lacks_room: false, complaint: None }
     }
 
-    /// Takes what was read at `at`, when the run had gone on for `ran` without its pauses.
+    /// Applies marks that were read at `at`, when the run had run for `ran` without its pauses.
     pub(super) fn take(&mut self, marks: Vec<Mark>, at: Timestamp, ran: Duration, board: &mut SignBoard) {
         for mark in marks {
             let is_step = matches!(mark, Mark::Step { .. });
@@ -58,7 +59,7 @@ impl ProgressKeeper {
         }
     }
 
-    /// The run has ended, having gone on for `ran`: what it came to is stored.
+    /// Stores the final progress of a run that has ended after `ran`.
     pub(super) fn end(&mut self, ran: Duration, board: &mut SignBoard) {
         if board.signs().progress.is_none() {
             return;
@@ -69,12 +70,13 @@ impl ProgressKeeper {
         self.store(board);
     }
 
-    /// Whether the run has ended and what it came to found no room yet. For what else may be in the way nobody waits: it can be there for ever.
+    /// Returns whether the run has ended and the disk had no room for its final progress. Other errors are not waited for,
+    /// because they can last for ever.
     pub(super) fn is_owed(&self) -> bool {
         self.has_ended && self.lacks_room
     }
 
-    /// When there is something to do although nothing happens.
+    /// Returns when there is something to do even if nothing happens.
     pub(super) fn due_at(&self) -> Option<Duration> {
         self.storing.due_at(self.store_every())
     }
@@ -83,14 +85,14 @@ impl ProgressKeeper {
         if self.complaint.is_some() { RETRIED_EVERY } else { STORED_EVERY }
     }
 
-    /// The last one has to outlive a power cut as the run's end does.
+    /// Stores the progress. The final one must survive a power cut, as the run's end does.
     fn store(&mut self, board: &SignBoard) {
         let Some(progress) = &board.signs().progress else { return };
         let stored = write_progress(&self.path, progress, board.latest().number, self.has_ended);
         self.lacks_room = stored.as_ref().is_err_and(is_disk_full);
         match stored {
             Ok(()) => self.complaint = None,
-            // The run's directory is gone, and nobody will look for it there.
+            // The run's directory was removed, and no reader will look for it there.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
                 self.storing.is_due = true;

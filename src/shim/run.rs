@@ -1,7 +1,9 @@
-//! One run: the loop, the commands, the facts. Its spawn, what is done to its tree and its end stand in the files beside this one.
+//! One run: the loop, the commands and the facts. Its spawn, the operations on its tree, and its end are in the files beside
+//! this one.
 //!
-//! The order is law: `spawned` is in the journal before anybody is told; the end is waited for without reaping, the tree
-//! killed, the output drained, `exited` written and synced, and only then is the leader reaped and the lock let go.
+//! The order is fixed. `spawned` is in the journal before any server is notified. At the end the leader is waited for without
+//! reaping it, the tree is killed, the output is drained, and `exited` is written and synced. Only then is the leader reaped and
+//! the lock released.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -28,7 +30,7 @@ use crate::pipeline::{ConditionCode, Fact, Origin};
 use crate::process::{self, Identity};
 use crate::run_dir::{self, Journal, LaunchSpec, Message, Reply, ReplyError, Rotated, RunDir};
 
-/// How often lines that the disk did not take are tried again.
+/// How often lines that the disk did not take are written again.
 pub(super) const JOURNAL_RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Run {
@@ -37,7 +39,7 @@ pub(super) struct Run {
     pub(super) signals: Signals,
     pub(super) connections: Connections,
     pub(super) journal: Journal,
-    /// Why the journal did not take what happened.
+    /// Why the journal did not take the latest fact.
     pub(super) journal_failure: Option<io::Error>,
     pub(super) output: Output,
     pub(super) pause_file: PauseFile,
@@ -51,13 +53,13 @@ pub(super) struct Run {
     pub(super) began: Duration,
     pub(super) leader: Identity,
     pub(super) phase: Phase,
-    /// When `phase` is to be looked at again.
+    /// When `phase` is to be checked again.
     pub(super) look_at: Option<Duration>,
     /// Set by events after which the leader may be in another state.
     pub(super) look_at_leader: bool,
     pub(super) tree: Tree,
     pub(super) restops: Restops,
-    /// Who asked for the end first, before the leader ended.
+    /// The origin of the first stop that was requested before the leader ended.
     pub(super) stopped_by: Option<Origin>,
     pub(super) leader_end: Option<LeaderEnd>,
     /// In boot time: a suspended machine adds to the pause.
@@ -68,7 +70,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// The loop. Returns when nothing of the run is alive and everything about it is written down.
+    /// Runs the loop. Returns once nothing of the run is alive and everything about it is written.
     pub(super) fn go_on_until_the_end(mut self) {
         while self.leader.pid != 0 {
             let now = SystemClock.awake();
@@ -79,7 +81,7 @@ impl Run {
             let due = [self.signs.due_at(), self.troubles.due_at(), self.output.progress().due_at(), self.trim_at, usage_due];
             let deadline = deadline.into_iter().chain(due.into_iter().flatten()).min();
             if self.is_over() {
-                // What the sockets do not take any more is in the journal.
+                // Anything that the sockets do not take any more is in the journal.
                 return self.finish();
             }
             self.wait(deadline);
@@ -88,11 +90,12 @@ impl Run {
             }
             self.take_events();
         }
-        // Nothing came to life. That is as much an end as any: whoever finds no word of it must take the run for lost.
+        // Nothing was spawned. This is an end like any other: without a record of it, a server must take the run for lost.
         self.wait_while(|run| run.journal.is_behind() && run.catch_up().is_err());
     }
 
-    /// Loading the program and starting a run need far more of its code than watching over the run does.
+    /// Releases pages that are no longer needed: loading the program and starting a run need far more of its code than watching
+    /// over the run.
     fn trim(&mut self, now: Duration) {
         if self.trim_at.take_if(|at| *at <= now).is_some() {
             // A kernel that does not report which pages are unchanged keeps them all.
@@ -100,7 +103,8 @@ impl Run {
         }
     }
 
-    /// Looks at what the run uses, if that is due; when it is due next. Not while the run is paused: nothing is used then.
+    /// Takes a usage sample if one is due, and returns when the next one is due. Takes none while the run is paused, because
+    /// nothing is used then.
     fn look_at_usage(&mut self, now: Duration) -> Option<Duration> {
         if matches!(self.phase, Phase::Paused) {
             UsageKeeper::rest(&mut self.signs);
@@ -132,7 +136,7 @@ impl Run {
         let mut fds =
             vec![PollFd::new(&self.signals.children, PollFlags::IN), PollFd::new(&self.signals.terminate, PollFlags::IN)];
         fds.extend(self.connections.listeners().map(|listener| PollFd::new(listener, PollFlags::IN)));
-        // Whatever else is due: only a look at the tree that is due anyway is as good.
+        // Only if no scan is due: a scan of the tree does the same.
         if matches!(self.phase, Phase::Paused) && self.look_at.is_none() {
             fds.extend(self.tree.events().map(|events| PollFd::new(events, PollFlags::PRI)));
         }
@@ -150,7 +154,7 @@ impl Run {
             self.look_at_leader = true;
         }
         if drain(&self.signals.terminate) {
-            // The machine shuts down, or somebody wants this run to end.
+            // The machine is shutting down, or another process wants to end this run.
             self.stop(self.grace(None), Origin::Signal, now);
         }
         let ran = self.ran();
@@ -179,16 +183,16 @@ impl Run {
                 self.answer((connection, tag), None);
             }
             run_dir::Command::Pause { tag, origin } => match &mut self.phase {
-                // One that was never wholly paused is running for everybody else, although it is still being let go.
+                // A run that was never wholly paused counts as running, although it is still being continued.
                 Phase::Running | Phase::Thawing { then: Thawed::Keep { .. }, .. } if self.leader_end.is_none() => {
                     self.freeze(Frozen::Tell(Some(origin)), Some((connection, tag)), now);
                 }
-                // Somebody's SIGSTOP came first; the client gets what it wanted.
+                // A SIGSTOP from outside came first; the client gets the pause that it wanted.
                 Phase::Freezing { asker: asker @ None, then: Frozen::Tell(_), .. } => *asker = Some((connection, tag)),
                 _ => self.not_now((connection, tag)),
             },
             run_dir::Command::Resume { tag, origin } => match self.phase {
-                // It was paused already when somebody continued a process of it.
+                // The run was already paused when another program continued one of its processes.
                 Phase::Paused | Phase::Freezing { then: Frozen::Keep, asker: None, .. } if self.leader_end.is_none() => {
                     self.thaw(Thawed::Tell(Some(origin)), Some((connection, tag)), now);
                 }
@@ -202,7 +206,7 @@ impl Run {
                 self.usage.watch(now);
                 self.answer((connection, tag), None);
             }
-            // Answered where it was read: the tag is lost by now.
+            // It was answered when it was read: its tag is lost by now.
             run_dir::Command::Unknown => {}
         }
     }
@@ -211,7 +215,8 @@ impl Run {
         Duration::from_millis(asked_ms.unwrap_or(self.spec.grace_ms))
     }
 
-    /// A server that connects may have found a copy of this run's directory in place of the removed one.
+    /// Enters a copy of the run's directory that was put in the place of the removed one. A server that connects may have found
+    /// it.
     fn follow_directory(&mut self) {
         let Some(socket) = self.socket.as_deref().filter(|_| place::is_removed()) else { return };
         match place::enter_copy(&self.spec.runtime_dir, self.spec.run_id, socket) {
@@ -226,7 +231,7 @@ impl Run {
         let moved = self.output.move_to(&self.dir.log_dir());
         self.or_log("move the log into the copy of its directory", moved);
         self.pause_file.move_to(self.place.path());
-        // A copy has no socket that leads anywhere.
+        // The socket of a copy leads nowhere.
         let _was_none = self.dir.remove_socket();
         match self.dir.listen() {
             Ok(listener) => self.connections.listen_at(listener),
@@ -234,7 +239,7 @@ impl Run {
         }
     }
 
-    /// Sends every entry after number `after`: those of the file, and those that the file does not hold yet.
+    /// Sends every entry after number `after`: those in the file, and those that the file does not contain yet.
     pub(super) fn replay(&mut self, connection: ConnectionId, after: u64) {
         let written = match self.journal.read() {
             Ok(journal) => journal.entries,
@@ -259,7 +264,7 @@ impl Run {
 
     // ---- its times
 
-    /// How long it has gone on without its pauses, since some moment.
+    /// Returns how long the run has run without its pauses, since a fixed moment.
     pub(super) fn ran(&self) -> Duration {
         let now = SystemClock.since_boot();
         let paused = self.paused_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
@@ -274,14 +279,14 @@ impl Run {
 
     // ---- what others see
 
-    /// Writes a fact down, with who wanted it, and sends it up.
+    /// Writes a fact with its origin, and sends it up.
     pub(super) fn record(&mut self, fact: Fact, origin: Option<Origin>, durable: bool) {
         let message = self.write_down(fact, origin, durable);
         self.connections.tell_all(std::slice::from_ref(&message));
         kill_points::sent(&message);
     }
 
-    /// Says something about the state, or takes it back.
+    /// Sets or removes the note about the state.
     pub(super) fn say(&mut self, note: Option<String>) {
         if self.signs.signs().note != note {
             self.signs.change_at_once(|signs| signs.note = note);
@@ -307,22 +312,22 @@ impl Run {
         if self.pause_file.failure().is_none() {
             return;
         }
-        // After the end another run can have begun, and the file can be its own.
+        // After the end another run can have begun, and the file can belong to that run.
         match self.leader_end.as_ref().map_or(Ok(true), |_| self.is_latest()) {
             Ok(true) => self.pause_file.retry(),
             Ok(false) => self.pause_file.leave(),
-            // Tried again, as the file.
+            // This is tried again, like the file itself.
             Err(_) => {}
         }
     }
 
-    /// Whether no run has begun after this one.
+    /// Returns whether no run has begun after this one.
     fn is_latest(&self) -> io::Result<bool> {
         let latest = run_dir::Runs::new(self.place.path().to_owned()).latest_id()?;
         Ok(latest.is_none_or(|id| id <= self.spec.run_id))
     }
 
-    /// Says what has changed, as often as is due, and stores what is to be stored of it.
+    /// Sends changed signs when they are due, and stores the progress when it is due.
     pub(super) fn tell_signs(&mut self) {
         let failures = [
             (ConditionCode::JournalUnwritable, "its journal cannot be written", self.journal_failure.as_ref()),
@@ -343,7 +348,7 @@ impl Run {
         }
     }
 
-    /// For what must not end the run: the pipeline is worth more than the file.
+    /// Logs an error that must not end the run: the pipeline is worth more than the file.
     pub(super) fn or_log(&self, step: &str, result: io::Result<()>) {
         if let Err(error) = result {
             complain(format_args!("run {}: failed to {step}: {error}", self.spec.run_id));

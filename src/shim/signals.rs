@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::signal;
 
-/// Not to be caught: two that cannot be, and those by which a fault of this process must end it.
+/// The signals that are not caught: two that cannot be, and those by which a fault of this process must end it.
 const LEFT_ALONE: [i32; 6] = [signal::SIGKILL, signal::SIGSTOP, signal::SIGILL, signal::SIGBUS, signal::SIGFPE, signal::SIGSEGV];
 
-/// What wakes the loop from signal handlers.
+/// The streams through which signal handlers wake the loop.
 pub(super) struct Signals {
     /// A byte for each SIGCHLD.
     pub(super) children: UnixStream,
@@ -19,8 +19,8 @@ pub(super) struct Signals {
 }
 
 pub(super) fn signals() -> io::Result<Signals> {
-    // A server started in the background, or by another program, may have been told to ignore some. One that is caught here is back at its
-    // default in what is executed (`execve(2)`), one that is ignored would stay ignored.
+    // A server that was started in the background, or by another program, may have inherited ignored signals. A signal that is
+    // caught here has its default action in programs that are executed (`execve(2)`); an ignored one would stay ignored.
     let ours = [signal::SIGCHLD, signal::SIGTERM];
     for number in (1..=31).filter(|number| !LEFT_ALONE.contains(number) && !ours.contains(number)) {
         signal_hook::flag::register(number, Arc::new(AtomicBool::new(false)))?;
@@ -34,7 +34,7 @@ pub(super) fn signals() -> io::Result<Signals> {
     Ok(Signals { children: pipe_for(signal::SIGCHLD)?, terminate: pipe_for(signal::SIGTERM)? })
 }
 
-/// Empties a signal pipe; whether anything was in it.
+/// Empties a signal pipe. Returns whether anything was in it.
 pub(super) fn drain(stream: &UnixStream) -> bool {
     let mut buffer = [0; 64];
     let mut any = false;

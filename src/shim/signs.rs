@@ -1,12 +1,13 @@
-//! The latest signs of the run, and when the servers hear of a change: what comes in floods a few times a second, the rest at once. Each
-//! message has all signs. Who fills them: `progress.rs`, `trouble.rs`, and the run its note.
+//! The latest signs of the run, and when the servers are notified of a change: of frequent changes a few times a second, of
+//! others at once. Each message contains all signs. They are filled by `progress.rs`, `trouble.rs`, `usage.rs`, and by the run
+//! with its note.
 
 use std::time::Duration;
 
 use super::chore::Chore;
 use crate::run_dir::{NumberedSigns, Signs};
 
-/// The least time between two messages about what comes in floods.
+/// The shortest time between two messages about frequent changes.
 const TOLD_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
@@ -21,19 +22,19 @@ impl SignBoard {
         &self.latest.signs
     }
 
-    /// What a server that comes now has to know.
+    /// Returns the signs for a server that connects now.
     pub(super) fn latest(&self) -> &NumberedSigns {
         &self.latest
     }
 
-    /// Changes a sign. The servers hear of it a few times a second at most.
+    /// Changes a sign. The servers are notified a few times a second at most.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Signs)) {
         change(&mut self.latest.signs);
         self.latest.number += 1;
         self.telling.is_due = true;
     }
 
-    /// Changes a sign of which the servers hear at once.
+    /// Changes a sign, and notifies the servers at once.
     pub(super) fn change_at_once(&mut self, change: impl FnOnce(&mut Signs)) {
         self.change(change);
         self.is_urgent = true;
@@ -45,7 +46,7 @@ impl SignBoard {
         self.telling.take(every, now).then_some(&self.latest)
     }
 
-    /// What the servers have not heard, whenever they heard the last: the run ends.
+    /// Returns the signs if the servers do not have the latest ones, whenever the last message was: the run ends.
     pub(super) fn take_last(&mut self, now: Duration) -> Option<&NumberedSigns> {
         self.is_urgent = true;
         self.turn(now)

@@ -1,4 +1,4 @@
-//! What is done to the tree, step by step: each is begun here, looked at again and again by the loop, and ends in a fact.
+//! The operations on the tree, step by step. Each one begins here, is checked again and again by the loop, and ends in a fact.
 
 use std::time::Duration;
 
@@ -12,18 +12,20 @@ use crate::pipeline::{Cause, Exit, Fact, Origin};
 use crate::process::{self, ProcState};
 use crate::run_dir::ReplyError;
 
-/// A pause is refused and undone after this time, but not before this many scans: on a busy machine, one scan of a large tree takes a second.
+/// A pause is refused and undone after this time, but not before this many scans: on a busy machine, one scan of a large tree
+/// takes a second.
 const PAUSE_LIMIT: Duration = Duration::from_secs(4);
 const PAUSE_LOOKS_MIN: u32 = 6;
 
-/// How long the leader may take to go on.
+/// How long the leader may take to continue.
 const RESUME_LIMIT: Duration = Duration::from_secs(4);
 
-/// How often a paused tree is looked at where only signals hold it: often at first, seldom later. Whoever undoes a stop by itself does so at once.
+/// How often a paused tree is scanned if only signals hold it: often at first, seldom later. A program that undoes a stop by
+/// itself does so at once.
 const PAUSE_LOOK_MIN: Duration = Duration::from_millis(20);
 const PAUSE_LOOK_MAX: Duration = Duration::from_secs(1);
 
-/// How often a pause that somebody breaks is made good again before it is given up.
+/// How often a broken pause is restored before it is abandoned.
 const RESTOPS_MAX: u32 = 10;
 
 impl Run {
@@ -39,20 +41,21 @@ impl Run {
         self.look_at = Some(now);
     }
 
-    /// TERM to all, and KILL after the grace. Asked again, the latest grace counts, unless it would be longer and only a client may do that.
+    /// Sends TERM to all processes, and KILL after the grace. For a repeated stop, the latest grace counts, unless it is longer
+    /// and the origin is not a client.
     pub(super) fn stop(&mut self, grace: Duration, origin: Origin, now: Duration) {
-        // It may have ended by itself a moment ago.
+        // The leader may have ended by itself a moment ago.
         self.watch_leader(now);
         let mut kill_at = now + grace;
         let is_first = !matches!(self.phase, Phase::Stopping { .. });
         match self.phase {
             Phase::Killing { .. } => return,
             Phase::Stopping { kill_at: before } if before <= kill_at && !origin.can_prolong() => return,
-            // Who asked for what is given up here learns it from the facts that follow.
+            // The requester of an operation that is abandoned here learns this from the facts that follow.
             Phase::Stopping { .. } | Phase::Running | Phase::Paused | Phase::Freezing { .. } | Phase::Thawing { .. } => {}
         }
         if self.leader_end.is_some() && self.stopped_by.is_none() {
-            // It ended by itself; what it left behind gets no more time than it would have had.
+            // The leader ended by itself. The processes that it left behind get no more time than they would have had.
             kill_at = now;
         }
         if self.leader_end.is_none() {
@@ -62,7 +65,7 @@ impl Run {
         KillPoint::ShimStopPauseFileRemoved.reach();
         if kill_at > now {
             self.record(Fact::Stopping { grace_ms: whole_ms(grace) }, Some(origin), false);
-            // Many programs take a second TERM for an order to drop everything.
+            // Many programs take a second TERM as an order to drop everything.
             if is_first {
                 self.tree.terminate();
                 KillPoint::ShimTermsSent.reach();
@@ -72,7 +75,7 @@ impl Run {
         self.look_at = Some(kill_at);
     }
 
-    /// One step of whatever is under way. Returns when to come back although nothing happens.
+    /// Takes one step of the operation under way. Returns when to come back even if nothing happens.
     pub(super) fn advance(&mut self, now: Duration) -> Option<Duration> {
         if self.look_at_leader {
             self.look_at_leader = false;
@@ -97,14 +100,14 @@ impl Run {
             }
         }
         let linger_until = self.leader_end.as_ref().map(|end| end.linger_until).filter(|&at| at > now);
-        // Tried on each turn, at least once in a while.
+        // Retried on each turn, and at least once in a while.
         let is_behind = self.journal.is_behind() && self.catch_up().is_err();
         self.retry_pause_file();
         let journal_retry = (is_behind || self.pause_file.failure().is_some()).then(|| now + JOURNAL_RETRY);
         [self.look_at, linger_until, self.output.due_at(now), journal_retry].into_iter().flatten().min()
     }
 
-    /// Compares what the leader does with what it should do: ends, stops and continues from outside are seen here.
+    /// Compares the leader's state with the expected one. This is where ends, stops and continues from outside are noticed.
     pub(super) fn watch_leader(&mut self, now: Duration) {
         if self.leader_end.is_some() || self.leader.pid == 0 {
             return;
@@ -113,13 +116,13 @@ impl Run {
             Ok(Some(exit)) => {
                 let (silence, limit) = match exit {
                     Exit::Code(_) => (LINGER_SILENCE, LINGER_LIMIT),
-                    // Nobody meant to end it in an orderly way.
+                    // An end by a signal is not an orderly one.
                     Exit::Signal(_) => (Duration::ZERO, Duration::ZERO),
                 };
                 self.leader_end = Some(LeaderEnd { exit, linger_until: now + silence, linger_limit: now + limit });
                 KillPoint::ShimLeaderEnded.reach();
-                // What is left of a stopped tree cannot write any more, and nobody can resume it. Who asked for something learns from the
-                // end that it cannot be.
+                // The rest of a stopped tree cannot write any more, and cannot be resumed. A waiting client learns from the end
+                // that its request cannot be carried out.
                 if matches!(self.phase, Phase::Freezing { .. } | Phase::Thawing { .. } | Phase::Paused) {
                     self.kill(now);
                 }
@@ -135,7 +138,7 @@ impl Run {
                 self.thaw(Thawed::Tell(None), None, now);
             }
             (Phase::Stopping { .. }, ProcState::Awake | ProcState::Uninterruptible) if self.paused_since.is_some() => {
-                // The stop let it go on, so that it sees the TERM: through the grace it runs.
+                // The stop continued the leader, so that it receives the TERM. It runs during the grace.
                 self.count_pause();
                 let paused_ms = whole_ms(self.paused_in_all);
                 self.record(Fact::Resumed { cause: Cause::Request, paused_ms, detail: None }, self.stopped_by, false);
@@ -152,18 +155,19 @@ impl Run {
         }
     }
 
-    /// Whether the leader that was stopped and is awake goes on, and is not just dying: then its end is what comes next.
+    /// Returns whether a leader that was stopped and is awake was continued. It can also be dying; then its end comes next.
     fn is_continued(&self) -> bool {
-        // An error: it has ended meanwhile.
+        // On an error, it has ended meanwhile.
         process::was_continued(self.leader.pid).unwrap_or(false)
     }
 
-    /// Where the leader is somebody else's to stop and continue, no signal of ours goes to it: that would undo, unseen, the latest of
-    /// theirs. So what they did last is seen here, and decides. Whether it changed what is being done.
+    /// Follows a leader that another program stops and continues. No signal of ours is sent to it, because that would silently
+    /// undo the latest one of that program. So that program's latest action is noticed here, and decides. Returns whether it
+    /// changed the operation.
     fn follow_the_leader(&mut self, now: Duration) -> bool {
         let Ok(state) = process::read_stat(self.leader.pid).map(|stat| stat.state) else { return false };
         match (&self.phase, state) {
-            // Somebody stopped the leader and has already thought better of it.
+            // Another program has stopped the leader, and has already continued it.
             (Phase::Freezing { then: Frozen::Tell(None), asker: None, .. }, ProcState::Awake) => {
                 self.thaw(Thawed::Keep { spares_leader: true }, None, now);
             }
@@ -234,7 +238,7 @@ impl Run {
                         if let Some(asker) = asker {
                             self.answer(asker, None);
                         }
-                        // Somebody may have continued the leader between the last look and now.
+                        // Another program may have continued the leader since the latest scan.
                         self.look_at_leader = true;
                     }
                 }
@@ -247,7 +251,7 @@ impl Run {
                         let (then, asker) = (*then, *asker);
                         match then {
                             Thawed::Tell(_) | Thawed::GiveUp => self.freeze(Frozen::Keep, None, now),
-                            // The leader's state is what it is: if it is stopped, that is seen as a pause from outside.
+                            // The leader's state decides: if it is stopped, that is noticed as a pause from outside.
                             Thawed::Keep { .. } => self.run_on(),
                         }
                         if let Some(asker) = asker {
@@ -280,13 +284,14 @@ impl Run {
                         self.say(survivors);
                     }
                 }
-                // Whoever died of it may have left children to us.
+                // Processes that were killed may have left their children to this process.
                 self.look_at_leader = true;
             }
         }
     }
 
-    /// While it is paused: whether it still is. The leader's parent is told; of the others nobody tells.
+    /// Checks whether a paused tree is still paused. The kernel notifies this process of the leader, its child, but not of the
+    /// others.
     fn hold_on(&mut self, now: Duration) {
         let Some(straggler) = self.tree.straggler(Some(self.leader)) else { return self.look_again_at_pause(now) };
         self.restops.count += 1;
@@ -300,7 +305,7 @@ impl Run {
         self.freeze(Frozen::Keep, None, now);
     }
 
-    /// Where the kernel holds all of the tree nothing is to be looked at, until it says so.
+    /// If the kernel holds the whole tree, no scan is needed until it reports a change.
     fn look_again_at_pause(&mut self, now: Duration) {
         if !self.tree.is_held() {
             self.look_at = Some(now + self.restops.pause.max(PAUSE_LOOK_MIN));
@@ -308,7 +313,7 @@ impl Run {
         }
     }
 
-    /// `paused` must not stand where something runs: then all of it may as well.
+    /// Abandons a pause: the state must not be `paused` while a process runs, so the whole tree may run.
     fn give_the_pause_up(&mut self, now: Duration) {
         let who = self.tree.straggler(Some(self.leader)).map_or_else(String::new, describe);
         let text = format!(
@@ -319,7 +324,7 @@ impl Run {
         self.thaw(Thawed::GiveUp, None, now);
     }
 
-    /// The tree goes on: the fact, unless it was never known to stand still.
+    /// Records that the tree runs again, unless it was never reported as paused.
     fn count_resume(&mut self, then: Thawed) {
         let (origin, detail) = match then {
             Thawed::Tell(origin) => (origin, None),
@@ -334,7 +339,7 @@ impl Run {
         self.record(resumed, origin, false);
     }
 
-    /// Nothing is done to the tree any more; what somebody else does to the leader is to be seen.
+    /// Ends the operation. Actions of other programs on the leader are noticed again.
     pub(super) fn run_on(&mut self) {
         self.phase = Phase::Running;
         self.look_at = None;
@@ -347,12 +352,12 @@ impl Run {
     }
 }
 
-/// Why a pause begins or ends: a signal from outside has no origin.
+/// Returns why a pause begins or ends. A signal from outside has no origin.
 const fn cause_of(origin: Option<Origin>) -> Cause {
     if origin.is_some() { Cause::Request } else { Cause::Outside }
 }
 
-/// Who it is, for people: ` 4711 (sleep)`.
+/// Returns a process for a message: ` 4711 (sleep)`.
 fn describe(pid: u32) -> String {
     let name = process::name_of(pid).map_or_else(String::new, |name| format!(" ({name})"));
     format!(" {pid}{name}")

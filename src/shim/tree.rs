@@ -1,7 +1,7 @@
-//! What is done to the whole tree, one look at a time: freeze, thaw, terminate, kill.
+//! The operations on the whole tree, one scan at a time: freeze, thaw, terminate, kill.
 //!
-//! Each is a small machine whose `look` is called again and again, by the loop, until it says that it is done. Nothing here waits
-//! and nothing assumes that a signal sent is a signal obeyed: done means seen.
+//! Each one is a small state machine. The loop calls its `look` again and again, until it returns that it is done. Nothing here
+//! waits, and nothing assumes that a sent signal took effect: done means seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -14,12 +14,13 @@ use crate::clock::{Clock, SystemClock};
 use crate::pipeline::Killed;
 use crate::process::{self, Cgroup, Descendants, Identity, ProcState, Stat, TreeUsage};
 
-/// The first pause between two looks; it doubles up to [`LOOK_AGAIN_MAX`]. A stop takes some tens of microseconds to be seen.
+/// The first pause between two scans; it doubles up to [`LOOK_AGAIN_MAX`]. A stop becomes visible after some tens of
+/// microseconds.
 const LOOK_AGAIN_MIN: Duration = Duration::from_micros(50);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 
-/// How long a process may sleep uninterruptibly before it is taken for the parent of a vfork(2) whose child was stopped before it executed
-/// anything: such a parent cannot stop until its child goes on.
+/// How long a process may sleep uninterruptibly before it is taken for the parent of a vfork(2) whose child was stopped before
+/// it executed a program. Such a parent cannot stop until its child continues.
 const VFORK_SUSPECTED_AFTER: Duration = Duration::from_millis(10);
 
 /// How long a process may take to die of SIGKILL before it is reported: a process with much memory takes a while.
@@ -28,11 +29,11 @@ const SURVIVES_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
     Done,
-    /// Look again at this moment of awake time.
+    /// Scan again at this awake time.
     Again(Duration),
 }
 
-/// Growing pauses between looks.
+/// Growing pauses between scans.
 #[derive(Debug)]
 struct Backoff(Duration);
 
@@ -50,11 +51,11 @@ impl Backoff {
     }
 }
 
-/// All that belongs to the run: the descendants of this process, and who is in the run's control group.
+/// The tree of a run: the descendants of this process, and the processes in the run's control group.
 #[derive(Debug)]
 pub(super) struct Tree {
     cgroup: Option<Cgroup>,
-    /// The control group's; without it a pause is looked at as if there were no group.
+    /// The events of the control group. Without them a pause is scanned as if there were no group.
     events: Option<File>,
 }
 
@@ -64,18 +65,18 @@ impl Tree {
         Self { cgroup, events }
     }
 
-    /// The control group that holds it.
+    /// Returns the control group that holds the tree.
     pub(super) fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
     }
 
-    /// What it uses.
+    /// Measures what the tree uses.
     pub(super) fn usage(&self) -> io::Result<TreeUsage> {
         process::usage_of_tree(self.cgroup())
     }
 
-    /// Whether the kernel keeps all of it where it is, until [`Tree::events`] say something else. A process with the right to it can have
-    /// left the group, or have been moved: `sudo` and `systemd-run` do that.
+    /// Returns whether the kernel holds the whole tree, until [`Tree::events`] report a change. A process with sufficient rights
+    /// can have left the group, or can have been moved: `sudo` and `systemd-run` do that.
     pub(super) fn is_held(&self) -> bool {
         if self.events.is_none() {
             return false;
@@ -85,17 +86,17 @@ impl Tree {
         !all.is_torn && all.found.iter().all(|stat| stat.state == ProcState::Dead || held.contains(&stat.identity.pid))
     }
 
-    /// Polls as urgent when what holds it may have changed.
+    /// Returns a file that polls as urgent when the hold on the tree may have changed.
     pub(super) fn events(&self) -> Option<&File> {
         self.events.as_ref()
     }
 
-    /// Whether somebody else let it go. Makes [`Tree::events`] quiet.
+    /// Returns whether another program has released the tree. Clears [`Tree::events`].
     pub(super) fn was_released(&self) -> bool {
         self.events.as_ref().is_some_and(process::has_thawed)
     }
 
-    /// Who stands still in the control group, whatever `ps` shows.
+    /// Returns the processes that are frozen in the control group, whatever `ps` shows.
     fn held(&self) -> BTreeSet<u32> {
         let members = self.cgroup.as_ref().filter(|_| self.is_frozen()).and_then(|cgroup| cgroup.members().ok());
         members.unwrap_or_default().into_iter().collect()
@@ -104,7 +105,7 @@ impl Tree {
     /// Freezes or thaws the control group. While it is frozen, no process in it runs, even if something sends CONT.
     fn freeze(&self, is_to_freeze: bool) {
         if let Some(cgroup) = &self.cgroup {
-            // Without it there are the signals, and what they did is looked at.
+            // Without it the signals remain, and the next scan shows their effect.
             let _seen_by_the_next_look = cgroup.freeze(is_to_freeze);
         }
     }
@@ -114,13 +115,13 @@ impl Tree {
     }
 
     fn all(&self) -> Descendants {
-        // Who can't be looked at, for want of a descriptor for instance, may be awake and may be anybody.
+        // Processes that cannot be read, such as on a shortage of descriptors, may be awake.
         let unseen = |_| Descendants { is_torn: true, ..Descendants::default() };
         let mut all = process::descendants(std::process::id()).unwrap_or_else(unseen);
         let Some(cgroup) = &self.cgroup else { return all };
         let seen: BTreeSet<u32> = all.found.iter().map(|stat| stat.identity.pid).collect();
         let members = cgroup.members().unwrap_or_else(|error| {
-            // A group that somebody removed has nobody in it.
+            // A group that was removed contains no process.
             all.is_torn |= process::is_shortage(&error);
             Vec::new()
         });
@@ -133,14 +134,14 @@ impl Tree {
         all
     }
 
-    /// Every process of it that is alive, as far as one look shows.
+    /// Returns its live processes, as far as one scan shows them.
     fn living(&self) -> Vec<Stat> {
         let mut stats = self.all().found;
         stats.retain(|stat| stat.state != ProcState::Dead);
         stats
     }
 
-    /// Whether no process of it is alive. If that cannot be known, the tree counts as alive.
+    /// Returns whether none of its processes is alive. If that cannot be known, the tree counts as alive.
     pub(super) fn is_empty(&self) -> bool {
         let is_populated = || {
             let populated = self.cgroup.as_ref().map(Cgroup::is_populated);
@@ -149,12 +150,13 @@ impl Tree {
         process::has_living_child().is_ok_and(|has| !has) && !is_populated()
     }
 
-    /// Whether anything of it has something to do that nobody else keeps it from.
+    /// Returns whether one of its processes has work to do and is not held up by another process.
     pub(super) fn is_busy(&self) -> bool {
         self.all().found.iter().any(|stat| stat.is_busy)
     }
 
-    /// A process of it, other than `spared`, that is neither stopped nor held; or a process that `/proc` does not show, whose state is unknown.
+    /// Returns a process of it, other than `spared`, that is neither stopped nor held; or a process that `/proc` does not show,
+    /// whose state is unknown.
     pub(super) fn straggler(&self, spared: Option<Identity>) -> Option<u32> {
         let held = self.held();
         let is_loose =
@@ -165,11 +167,11 @@ impl Tree {
         seen.or_else(|| all.unseen.into_iter().find(is_loose))
     }
 
-    /// Asks every process to end: TERM, then CONT, because a stopped process does not see TERM before it goes on.
+    /// Asks every process to end: TERM, then CONT, because a stopped process receives TERM only when it continues.
     pub(super) fn terminate(&self) {
         self.freeze(false);
         let (mut asked, mut asked_unseen) = (BTreeSet::new(), BTreeSet::new());
-        // Twice, for those that were born during the first time; later ones are killed after the grace.
+        // Twice, to include those that were created during the first time; later ones are killed after the grace.
         for _ in 0..2 {
             let Descendants { found, unseen, .. } = self.all();
             for stat in found.iter().filter(|stat| stat.state != ProcState::Dead) {
@@ -187,24 +189,25 @@ impl Tree {
         }
     }
 
-    /// Takes the control group away. Its last process has ended.
+    /// Removes the control group, whose last process has ended.
     pub(super) fn remove(&self) -> io::Result<()> {
         self.cgroup.as_ref().map_or(Ok(()), Cgroup::remove)
     }
 }
 
-/// Whether it was sent. A process that has ended needs no signal. Any other error shows in the next scan, which finds it unchanged.
+/// Sends a signal, and returns whether it was sent. A process that has ended needs no signal. Any other error shows in the next
+/// scan, which finds the process unchanged.
 fn send(to: Identity, signal: Signal) -> bool {
     process::signal(to, signal).is_ok_and(|is_there| is_there)
 }
 
-/// Whether our child has not ended, regardless of `/proc`.
+/// Returns whether our child has not ended, regardless of `/proc`.
 fn is_living_child(pid: u32) -> bool {
     process::peek_exit(pid).is_ok_and(|exit| exit.is_none())
 }
 
-/// Signals a process that `/proc` does not show, if it is a child: a set-user-ID program may have changed its user, and we may still
-/// signal it. Any other process may have ended, and its pid may have been reused. Whether it was sent.
+/// Signals a process that `/proc` does not show, if it is a child: a set-user-ID program may have changed its user, and we may
+/// still signal it. Any other process may have ended, and its pid may have been reused. Returns whether the signal was sent.
 fn send_unseen(pid: u32, signal: Signal) -> bool {
     is_living_child(pid) && process::signal_child(pid, signal).is_ok()
 }
@@ -212,35 +215,36 @@ fn send_unseen(pid: u32, signal: Signal) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Freeze {
     backoff: Backoff,
-    /// The living and the dead of the look before, if all of the living were stopped.
+    /// The live and the dead processes of the previous scan, if all of the live ones were stopped.
     stopped: Option<[BTreeSet<Identity>; 2]>,
-    /// Who was held by a tracer when it was told to stop: it does once the tracer lets it go on.
+    /// The processes that a tracer held when they were sent a STOP. They stop once the tracer lets them continue.
     told_while_traced: BTreeSet<Identity>,
     uninterruptible_since: Option<Duration>,
-    /// None before the first look.
+    /// `None` before the first scan.
     grip: Option<Grip>,
     /// The number of scans so far.
     pub(super) looks: u32,
 }
 
-/// The control group's part in stopping a tree: signals alone may never catch up with one that forks all the time.
+/// The part of the control group in stopping a tree: signals alone may never catch up with a tree that forks all the time.
 #[derive(Clone, Copy, Debug)]
 enum Grip {
-    /// Signals alone; the group is told to freeze then.
+    /// Only signals are used until then; after that, the group is told to freeze.
     Loose { until: Duration, pause: Duration },
-    /// The group was told to freeze. Once it has, nobody can be born before everybody has its signal.
+    /// The group was told to freeze. Once it is frozen, no process can be created before every process has its signal.
     Closing { until: Duration, pause: Duration },
 }
 
-/// How long signals alone are tried, from the first look on, before the group is frozen for the first time; the time doubles.
+/// How long signals alone are tried, from the first scan on, before the group is frozen for the first time; the time doubles.
 const GRIP_AFTER: Duration = Duration::from_millis(1);
-/// How long a group may take to freeze: one that sleeps uninterruptibly keeps it from that.
+/// How long a group may take to freeze: a process that sleeps uninterruptibly prevents it.
 const GRIP_LIMIT: Duration = Duration::from_millis(50);
 
 impl Freeze {
-    /// Whether the signals are to wait for the group to freeze, and when to look again then.
+    /// Returns when to scan again if the signals must wait for the group to freeze, and `None` if they can be sent now.
     fn tighten(&mut self, tree: &Tree, now: Duration) -> Option<Look> {
-        // From the first scan on, not earlier: if the group is frozen before the signals are sent, it must be thawed before any process can stop.
+        // From the first scan on, not earlier: if the group is frozen before the signals are sent, it must be thawed before any
+        // process can stop.
         let grip = self.grip.get_or_insert(Grip::Loose { until: now + GRIP_AFTER, pause: GRIP_AFTER });
         if let Grip::Loose { until, pause } = *grip
             && until <= now
@@ -256,8 +260,8 @@ impl Freeze {
         }
     }
 
-    /// Thaws the group: a frozen process does not stop until then. The next freeze waits at least as long as the scan that began at `began`
-    /// took, because a large tree on a busy machine needs that time to stop.
+    /// Thaws the group, because a frozen process does not stop before that. The next freeze waits at least as long as the scan
+    /// that began at `began` took: a large tree on a busy machine needs that time to stop.
     fn loosen(&mut self, tree: &Tree, began: Duration) {
         if let Some(Grip::Closing { pause, .. }) = self.grip {
             tree.freeze(false);
@@ -267,10 +271,12 @@ impl Freeze {
         }
     }
 
-    /// Done when two looks in a row find the same processes, all of them stopped, and nobody who died in between: then none was missed on
-    /// its way from one parent to another. Who flees from child to child is never seen alive, but leaves dead ones behind.
-    /// `spared` gets no signal: somebody else stopped it, and may continue it.
-    /// Once done, the control group, if there is one, is held as it is.
+    /// Done when two scans in a row find the same processes, all of them stopped, and none that died in between. Then no process
+    /// was missed on its way from one parent to another: a process that escapes from child to child is never seen alive, but
+    /// leaves dead ones behind.
+    ///
+    /// `spared` gets no signal, because another program stopped it and may continue it. Once done, the control group, if there
+    /// is one, is frozen as it is.
     pub(super) fn look(&mut self, tree: &Tree, now: Duration, spared: Option<Identity>) -> Look {
         if let Some(later) = self.tighten(tree, now) {
             return later;
@@ -283,7 +289,7 @@ impl Freeze {
         for stat in &living {
             match stat.state {
                 ProcState::Stopped | ProcState::Dead => {}
-                // A tracer's hold is none: strace lets go within microseconds.
+                // A tracer's stop does not count: strace lets a process continue within microseconds.
                 ProcState::Traced => {
                     if self.told_while_traced.insert(stat.identity) {
                         all_stopped = false;
@@ -319,14 +325,14 @@ impl Freeze {
             tree.freeze(true);
             return Look::Done;
         }
-        // A tree that is all stopped is looked at again at once.
+        // A tree that is all stopped is scanned again at once.
         let look = if all_stopped { Look::Again(now) } else { self.backoff.again(now) };
         self.stopped = all_stopped.then_some([living, dead]);
         look
     }
 }
 
-/// Lets the stopped children of uninterruptible parents run on to their exec; the next look stops them again.
+/// Continues the stopped children of uninterruptible parents until their exec; the next scan stops them again.
 fn let_vforked_children_go(tree: &[Stat]) {
     for parent in tree.iter().filter(|stat| stat.state == ProcState::Uninterruptible) {
         for child in tree.iter().filter(|stat| stat.ppid == parent.identity.pid && stat.state == ProcState::Stopped) {
@@ -347,8 +353,8 @@ impl Thaw {
         Self { backoff: Backoff::default(), leader, continued: BTreeSet::new() }
     }
 
-    /// Done when a look finds nobody stopped who was not continued, and the leader not stopped. One that stops itself again is left to
-    /// itself. `spares_leader`: somebody else continued it, and may stop it.
+    /// Done when a scan finds no stopped process that was not continued, and the leader is not stopped. A process that stops
+    /// itself again is left alone. With `spares_leader`, another program continued the leader, and may stop it.
     pub(super) fn look(&mut self, tree: &Tree, now: Duration, spares_leader: bool) -> Look {
         tree.freeze(false);
         let mut found_new = false;
@@ -358,13 +364,14 @@ impl Thaw {
             any_seen = true;
             let is_leader = stat.identity == self.leader;
             leader_stopped |= is_leader && stat.state == ProcState::Stopped;
-            // Those too that are not stopped yet: a stop that waits for an uninterruptible sleep to end is taken back by it.
+            // Includes processes that are not stopped yet: CONT also cancels a stop that waits for an uninterruptible sleep to
+            // end.
             if !(is_leader && spares_leader) && self.continued.insert(stat.identity) {
                 found_new |= stat.state.is_stopped();
                 send(stat.identity, Signal::CONT);
             }
         }
-        // Where nobody was seen, all may be stopped still.
+        // If no process was seen, all may still be stopped.
         if any_seen && !found_new && !leader_stopped {
             return Look::Done;
         }
@@ -383,12 +390,12 @@ pub(super) struct Kill {
 }
 
 impl Kill {
-    /// Done when nothing of the tree is alive.
+    /// Done when no process of the tree is alive.
     pub(super) fn look(&mut self, tree: &Tree, now: Duration) -> Look {
         self.since.get_or_insert(now);
         let Descendants { found, unseen, .. } = tree.all();
         let living: Vec<Stat> = found.into_iter().filter(|stat| stat.state != ProcState::Dead).collect();
-        // Before any signal: a dead process has no name.
+        // Before any signal, because a dead process has no name.
         let is_new = |stat: &&Stat| !self.known.contains(&stat.identity);
         let names: BTreeMap<u32, String> = living
             .iter()
@@ -396,7 +403,7 @@ impl Kill {
             .take(self.killed.room())
             .filter_map(|stat| Some((stat.identity.pid, process::name_of(stat.identity.pid)?)))
             .collect();
-        // The whole group at once; processes that have left it, or for which the kernel refuses, are signalled one by one.
+        // The whole group at once. Processes that have left it, or for which the kernel refuses, are signalled one by one.
         let killed_as_group: BTreeSet<u32> = match &tree.cgroup {
             Some(cgroup) => {
                 let members = cgroup.members().unwrap_or_default();
@@ -404,7 +411,7 @@ impl Kill {
             }
             None => BTreeSet::new(),
         };
-        // Stopped first, then killed: who is stopped bears no more children while the others are dealt with.
+        // Stopped first, then killed: a stopped process creates no more children while the others are handled.
         if living.len() > 1 {
             for stat in &living {
                 send(stat.identity, Signal::STOP);
@@ -427,7 +434,7 @@ impl Kill {
         self.backoff.again(now)
     }
 
-    /// A sentence about the processes that outlive their KILL, once they have done so for a while.
+    /// Returns a sentence about the processes that survive their KILL, once they have done so for a while.
     pub(super) fn survivors(&self, tree: &Tree, now: Duration) -> Option<String> {
         if self.since.is_none_or(|since| now < since + SURVIVES_AFTER) {
             return None;

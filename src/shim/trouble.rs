@@ -1,7 +1,7 @@
-//! What cannot be written as it should be: what is said of it among the signs, and to `shim.log`.
+//! The shim's problems with the disk: how they become signs, and what is written to `shim.log`.
 //!
-//! A disk that is full one moment and not the next must not make a flood of it, least of all in a file: what changes is said once in a
-//! while, and `shim.log` gets no sentence twice in a row.
+//! A disk that is full at one moment and not at the next must not cause a flood of messages, least of all in a file. So changes
+//! are reported once in a while, and `shim.log` gets no sentence twice in a row.
 
 use std::io;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::pipeline::ConditionCode;
 use crate::process::is_disk_full;
 use crate::run_dir::Trouble;
 
-/// The least time between two that are said.
+/// The shortest time between two reports.
 const SAID_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
@@ -22,7 +22,8 @@ pub(super) struct Troubles {
 }
 
 impl Troubles {
-    /// Takes what fails now, each with its cause, and what is said now. Returns what is to be said instead.
+    /// Takes the current failures, each with its cause, and the reported troubles. Returns the troubles to report instead, if a
+    /// report is due.
     pub(super) fn turn(
         &mut self,
         failures: &[(ConditionCode, &str, Option<&io::Error>)],

@@ -1,8 +1,8 @@
-//! What the run uses: when samples are taken, how they become signs, and which of them are stored.
+//! The usage of the run: when samples are taken, how they become signs, and which of them are stored.
 //!
-//! While the run goes on, the shim takes one sample in each interval of the setting, and one a second while a server says that a client
-//! follows. It takes none while the run is paused, so nothing wakes this process then. A sample is a sign: if the disk does not take it, it
-//! is lost, and no fact waits for it. Only one sample in an interval is stored.
+//! While the run is not paused, the shim takes one sample in each interval of the setting, and one a second while a server
+//! reports that a client follows. It takes none while the run is paused, so nothing wakes this process then. A sample is a sign:
+//! if the disk does not take it, it is lost, and no fact waits for it. Only one sample per interval is stored.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::pipeline::{CpuPercent, Usage, UsageSample};
 use crate::process::{Cgroup, TreeUsage};
 use crate::run_dir::append_usage;
 
-/// How often samples are taken while a client follows, and for how long after the server last said so.
+/// How often samples are taken while a client follows, and for how long after the server's latest report of that.
 const WATCHED_EVERY: Duration = Duration::from_secs(1);
 const WATCH_LAPSE: Duration = Duration::from_secs(15);
 
-/// A look may take one part of this many of the time: those at a large tree become rarer.
+/// Sampling may take one part in this many of all time, so samples of a large tree become rarer.
 const COST_DIVISOR: u32 = 20;
 
-/// Where a run is in its times: since its beginning, and how long of that it ran.
+/// A moment of a run on its clocks: the time since its beginning, and how long it ran in that time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     /// Awake time.
@@ -31,25 +31,26 @@ pub(super) struct Moment {
 
 pub(super) struct UsageKeeper {
     path: PathBuf,
-    /// The interval of the setting; none if no look is wanted.
+    /// The interval of the setting; `None` if no samples are wanted.
     every: Option<Duration>,
-    /// The interval of what is kept, which grows with the run.
+    /// The interval of the stored samples, which grows with the run.
     kept_every: Duration,
     /// In awake time.
     watched_until: Duration,
-    /// No look before this moment of awake time: the last one took long.
+    /// No sample before this awake time, because the previous one took long.
     rest_until: Duration,
-    /// The latest look, and how long the run had run when one was kept last.
+    /// The latest sample, how long the run had run then, and how long at the latest stored one.
     last: UsageSample,
     last_ran: Duration,
     kept_ran: Duration,
     memory_peak_bytes: u64,
-    /// Where the kernel counts what it kills for want of memory, the best place first, and how many there were before the run.
+    /// The groups for which the kernel counts the processes that it kills when memory runs out, the best one first, with their
+    /// counts before the run.
     oom: Vec<(Cgroup, u64)>,
 }
 
 impl UsageKeeper {
-    /// Nothing was looked at yet. `every` is zero if nothing is to be.
+    /// Starts without samples. `every` is zero if no samples are wanted.
     pub(super) fn new(path: PathBuf, every: Duration) -> Self {
         Self {
             path,
@@ -65,17 +66,18 @@ impl UsageKeeper {
         }
     }
 
-    /// The run is about to begin, in the best of these groups that lasts: of those that count, the kills from now on are the run's.
+    /// Prepares for a run that is about to begin in one of these groups, the best one first. Kills that a group counts from now
+    /// on belong to the run.
     pub(super) fn begin(&mut self, groups: impl IntoIterator<Item = Cgroup>) {
         self.oom = groups.into_iter().filter_map(|group| group.oom_kills().map(|before| (group, before))).collect();
     }
 
-    /// A server says that a client follows.
+    /// Notes that a server reports that a client follows.
     pub(super) fn watch(&mut self, now: Duration) {
         self.watched_until = now + WATCH_LAPSE;
     }
 
-    /// When a look is due, while the run goes on.
+    /// Returns when a sample is due while the run is not paused.
     pub(super) fn due_at(&self, at: Moment) -> Option<Duration> {
         let left = (self.last_ran + self.interval(at.now)?).saturating_sub(at.ran);
         Some((at.now + left).max(self.rest_until))
@@ -86,17 +88,17 @@ impl UsageKeeper {
         Some(if now < self.watched_until { every.min(WATCHED_EVERY) } else { every })
     }
 
-    /// Takes what a look found that took `cost`.
+    /// Applies a measurement that took `cost`.
     pub(super) fn take(&mut self, used: TreeUsage, wall: Timestamp, at: Moment, cost: Duration, board: &mut SignBoard) {
         let sample = UsageSample {
             at_ms: whole_ms(at.since_start),
             paused_ms: u32::try_from(whole_ms(at.since_start.saturating_sub(at.ran))).unwrap_or(u32::MAX),
-            // A look can miss processes; time that was used was used.
+            // A measurement can miss processes, but CPU time that was used stays used.
             cpu_ms: used.cpu_ms.max(self.last.cpu_ms),
             memory_bytes: used.memory_bytes,
             processes: used.processes,
         };
-        // Not by the sample's own numbers: a pause can be longer than they tell.
+        // Not from the sample's own numbers: a pause can be longer than they can express.
         let ran_ms = whole_ms(at.ran.saturating_sub(self.last_ran));
         let usage = Usage {
             at: wall,
@@ -117,24 +119,25 @@ impl UsageKeeper {
         }
     }
 
-    /// A look failed, for want of descriptors for example: the next one is as far away as usual.
+    /// Notes a measurement that failed, for example on a shortage of descriptors: the next one is due after the usual interval.
     pub(super) fn miss(&mut self, at: Moment) {
         self.rest_until = at.now + self.interval(at.now).unwrap_or_default();
     }
 
-    /// It does not run: what it used before is no news any more.
+    /// Removes the sign, because the run is paused and its previous usage is outdated.
     pub(super) fn rest(board: &mut SignBoard) {
         if board.signs().usage.is_some() {
             board.change(|signs| signs.usage = None);
         }
     }
 
-    /// The run is over, and its group, if it had one, is still there: how many of it were killed for want of memory, if that was counted.
+    /// Returns how many processes of the run were killed because memory ran out, if the kernel counts that. The run is over, and
+    /// its group, if it had one, still exists.
     pub(super) fn oom_kills(&self) -> Option<u64> {
         self.oom.iter().find_map(|(group, before)| Some(group.oom_kills()?.saturating_sub(*before)))
     }
 
-    /// The most memory that it had: as the kernel counted it for the run's own group, or else in any look.
+    /// Returns the peak memory of the run: as counted by the kernel for the run's own group, or else the highest measurement.
     pub(super) fn memory_peak_bytes(&self, own: Option<&Cgroup>) -> Option<u64> {
         own.and_then(Cgroup::memory_peak_bytes).or((self.memory_peak_bytes > 0).then_some(self.memory_peak_bytes))
     }
@@ -151,7 +154,7 @@ mod tests {
 
     const S: fn(u64) -> Duration = Duration::from_secs;
 
-    /// A run that began at the beginning of time and was paused for so long.
+    /// Returns the moment `now` of a run that began at time zero and was paused for `paused` seconds.
     fn at(now: u64, paused: u64) -> Moment {
         Moment { now: S(now), since_start: S(now), ran: S(now - paused) }
     }
@@ -179,7 +182,7 @@ mod tests {
             self.board.signs().usage.expect("it is told").cpu_percent.tenths()
         }
 
-        /// When each kept sample was taken, in seconds, with its CPU time.
+        /// Returns when each stored sample was taken, in seconds, with its CPU time.
         fn kept(&self) -> Vec<(u64, u64)> {
             let stored = read_usage(&self.dir.path().join("usage")).expect("reads");
             stored.map_or_else(Vec::new, |stored| stored.samples.iter().map(|one| (one.at_ms / 1000, one.cpu_ms)).collect())
@@ -197,7 +200,7 @@ mod tests {
         UsageKeeper::rest(&mut bench.board);
         assert_eq!(bench.board.signs().usage, None);
         assert_eq!(bench.look(15_000, at(108, 88)), 1000, "the pause does not count");
-        // Somebody watches for 15 seconds.
+        // A client follows for 15 seconds.
         bench.keeper.watch(S(110));
         assert_eq!(bench.keeper.due_at(at(110, 88)), Some(S(110)));
         for now in 110..=118 {
