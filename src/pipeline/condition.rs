@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 words! {
     /// A stable code for a problem, in order of importance, which is the order of the list of conditions.
     ConditionCode {
-        /// Something happened and is not in the database yet.
+        /// A change is not recorded in the database yet.
         NotRecorded = "not_recorded",
         /// A write failed because the disk is full.
         DiskFull = "disk_full",
@@ -59,7 +59,7 @@ words! {
     }
 }
 
-/// Something that is wrong now.
+/// A current problem.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Condition {
     /// The code of the problem.

@@ -15,7 +15,7 @@ pub struct KilledProcess {
 /// absent if nothing was killed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Killed {
-    /// The first [`Self::NAMED_MAX`] of them.
+    /// The first [`Killed::NAMED_MAX`] of them.
     #[serde(rename = "killed", default, skip_serializing_if = "Vec::is_empty")]
     pub named: Vec<KilledProcess>,
     /// The total. A process that is created and killed between two scans is not counted.

@@ -10,15 +10,15 @@ use super::words::words;
 use crate::clock::Timestamp;
 
 words! {
-    /// The kind of an end.
+    /// The kind of a run's end.
     OutcomeKind {
         /// The leader exited with code 0.
         Completed = "completed",
         /// The leader exited with another code, or was ended by a signal that a process causes itself.
         Failed = "failed",
-        /// On request, whatever the exit.
+        /// The run ended on request, whatever the exit.
         Stopped = "stopped",
-        /// By a signal from outside, without a stop.
+        /// A signal from outside ended the leader, without a stop.
         Killed = "killed",
         /// The run could not be started.
         NotStarted = "not_started",

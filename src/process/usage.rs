@@ -73,7 +73,7 @@ fn usage_of_descendants(root: u32, most: usize) -> io::Result<TreeUsage> {
             if !seen.insert(pid) {
                 continue;
             }
-            // The root is one of them.
+            // `seen` includes the root.
             if seen.len() > most + 1 || began.elapsed() >= LOOK_LIMIT {
                 used.processes = used.processes.saturating_add(whole(to_read.len() + 1));
                 break;

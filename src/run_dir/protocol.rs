@@ -154,7 +154,7 @@ pub struct Rotated {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Message {
-    /// Something happened.
+    /// A fact, with its number and time.
     Fact(Entry),
     /// A command was accepted or refused.
     Reply(Reply),

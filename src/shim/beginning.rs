@@ -154,7 +154,7 @@ impl Run {
     fn spawn(&self, stdio: [OwnedFd; 3], cgroup: Option<&Cgroup>, mark: &str) -> io::Result<(Identity, Containment)> {
         let spec = &self.spec;
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
-        // A shell exports its own directory; the inherited value is the server's.
+        // A shell exports its working directory here. The inherited value is the server's.
         environment.insert("PWD".into(), spec.cwd.clone().into());
         environment.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
         let cookie = Runs::new(spec.runtime_dir.clone()).cookie(spec.run_id, Some(mark));

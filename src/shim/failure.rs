@@ -12,7 +12,7 @@ pub(super) struct ShimError {
     pub(super) cause: io::Error,
 }
 
-/// Names the step that failed.
+/// Adds the name of the failed step to an error.
 pub(super) trait InStep<T> {
     fn in_step(self, step: &'static str) -> Result<T, ShimError>;
 }

@@ -144,7 +144,7 @@ impl Run {
         fds.extend(self.connections.streams().map(|(stream, has_unsent)| {
             PollFd::from_borrowed_fd(stream.as_fd(), if has_unsent { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN })
         }));
-        // EINTR: a signal came, and its byte is in the pipe.
+        // EINTR: a signal arrived, and its byte is in the pipe.
         let _interrupted = rustix::event::poll(&mut fds, timeout.as_ref());
     }
 
@@ -262,7 +262,7 @@ impl Run {
         self.answer(asker, Some((ReplyError::NotNow, "the pipeline's state no longer allows it")));
     }
 
-    // ---- its times
+    // ---- times
 
     /// Returns how long the run has run without its pauses, since a fixed moment.
     pub(super) fn ran(&self) -> Duration {
@@ -277,7 +277,7 @@ impl Run {
         }
     }
 
-    // ---- what others see
+    // ---- facts and signs
 
     /// Writes a fact with its origin, and sends it up.
     pub(super) fn record(&mut self, fact: Fact, origin: Option<Origin>, durable: bool) {
