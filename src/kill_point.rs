@@ -6,7 +6,7 @@
 //! `tests/kill_points/`; tests keep the three consistent.
 
 #[cfg(all(feature = "faults", not(debug_assertions)))]
-compile_error!("the feature `faults` makes a program that kills itself: it is for tests alone, never for a release");
+compile_error!("the feature `faults` makes a program that kills itself: it is for tests only, never for a release");
 
 #[cfg(feature = "faults")]
 use rustix::process::{getpid, getppid};

@@ -51,7 +51,7 @@ pub fn another(uid: u32) -> String {
     } else if has_number(uid) {
         format!("another user (uid {uid})")
     } else {
-        format!("an unknown user (uid {uid}, which stands for every user without a number in this user namespace)")
+        format!("an unknown user (uid {uid}, which stands for every user without an id in this user namespace)")
     }
 }
 

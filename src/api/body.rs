@@ -72,7 +72,7 @@ fn in_json_words(sentence: &str) -> String {
     };
     let expected = match expected {
         "f64" => "a number",
-        "i64" => "a whole number",
+        "i64" | "u64" | "u32" | "u16" | "u8" => "a whole number",
         "a map" => "an object of strings",
         other => other,
     };
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(detail("[]").1, "the body must be a JSON object such as {}");
         assert_eq!(detail(r#"{"nmae":1}"#), (None, "\"nmae\" is unknown; did you mean \"name\"?".into()));
         let (key, sentence) = detail(r#"{"name":"x","count":"many"}"#);
-        assert_eq!((key.as_deref(), &*sentence), (Some("count"), "count: expected u32, not a string"));
+        assert_eq!((key.as_deref(), &*sentence), (Some("count"), "count: expected a whole number, not a string"));
     }
 
     #[test]

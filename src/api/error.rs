@@ -82,8 +82,8 @@ error_codes! {
     ServerStopping = "server_stopping" 503 retry 5, "The server is stopping";
     PauseTimeout = "pause_timeout" 503 retry 5, "A process could not be stopped in time";
     ResumeFailed = "resume_failed" 503 retry 5, "A process could not be continued";
-    OutOfProcesses = "out_of_processes" 503 retry 5, "No further process or thread can be created";
-    OutOfDescriptors = "out_of_descriptors" 503 retry 5, "No further file can be opened";
+    OutOfProcesses = "out_of_processes" 503 retry 5, "The limit on processes is reached";
+    OutOfDescriptors = "out_of_descriptors" 503 retry 5, "The limit on open files is reached";
     OutOfMemory = "out_of_memory" 503 retry 5, "There is not enough memory";
     OutOfResources = "out_of_resources" 503 retry 5, "Another resource that only a newer version knows is exhausted";
     DatabaseLocked = "database_locked" 503 retry 1, "Another process holds a lock on the database";

@@ -31,7 +31,7 @@ mod tests {
         }
         for key in ["", "pid", "unknown", &"script".repeat(1000)] {
             let sentence = unknown_key(key, &known);
-            assert!(sentence.ends_with("this takes script, args, cwd, env, grace_s"), "{sentence}");
+            assert!(sentence.ends_with("is unknown; expected script, args, cwd, env, grace_s"), "{sentence}");
         }
         assert_eq!(unknown_key("x", &[]), "\"x\" is unknown; nothing is expected here");
     }

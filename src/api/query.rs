@@ -151,7 +151,7 @@ impl Kind {
             && let Some(text) = decoded(text)
             && let Some(word) = text.split(',').find(|word| !word.is_empty() && !known.contains(word))
         {
-            return format!("{name} has an unknown value: {}", unknown_key(word, known));
+            return format!("{name}: {}", unknown_key(word, known));
         }
         format!("{name} must be {}", self.wanted())
     }
@@ -259,12 +259,9 @@ mod tests {
         write(&mut path, &RunsQuery { outcome: all.clone(), ..RunsQuery::default() });
         assert_eq!(read(&path[1..]), Ok(RunsQuery { outcome: all, ..RunsQuery::default() }));
         for (bad, detail) in [
-            (
-                "outcome=compleeted",
-                "outcome has a word that is not known: \"compleeted\" is unknown; did you mean \"completed\"?",
-            ),
-            ("outcome=live,x", "outcome has a word that is not known: \"x\" is unknown; expected live, completed,"),
-            ("outcome=live;lost", "outcome has a word that is not known: \"live;lost\""),
+            ("outcome=compleeted", "outcome: \"compleeted\" is unknown; did you mean \"completed\"?"),
+            ("outcome=live,x", "outcome: \"x\" is unknown; expected live, completed,"),
+            ("outcome=live;lost", "outcome: \"live;lost\""),
             ("outcome", "outcome must be one or more of live, completed,"),
             ("outcome=,", "outcome must be one or more of"),
             ("outcome=live,,lost", "outcome must be one or more of"),

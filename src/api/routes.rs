@@ -150,7 +150,7 @@ routes! {
     Logout: Post "/api/logout" Anyone, NoQuery, EmptyRequest => OkResponse Short, "Ends the session of the client";
     Sessions: Get "/api/sessions" Operator, NoQuery, none => SessionsResponse Short, "The sessions and one-time codes";
     EndSessions: Post "/api/sessions/end" Operator, NoQuery, EndSessionsRequest => EndSessionsResponse Short, "Ends a session, or all of them";
-    Pair: Post "/api/pair" Operator, NoQuery, PairRequest => PairResponse Short, "Makes a one-time code for a login";
+    Pair: Post "/api/pair" Operator, NoQuery, PairRequest => PairResponse Short, "Creates a one-time code for a login";
     Index: Get "/" Anyone, any, none => PageFile Short, "The status page";
     PageFile: Get "/static/<name>" Anyone, any, none => PageFile Short, "A file of the status page";
 }

@@ -98,7 +98,7 @@ impl Upkeep {
             let what = format!("{} {what}", kept.path.display());
             match (kept.make)() {
                 Ok(held) => {
-                    ::log::warn!("{what}; the server has written it");
+                    ::log::warn!("{what}; the server has recreated it");
                     (kept.id, kept.held, kept.missing_since) = (FileId::of(&kept.path).ok(), held, None);
                 }
                 Err(why) => {

@@ -188,7 +188,7 @@ mod tests {
         log.append(at, "later").expect("writes");
         let page = read_since(&BackendFiles::new(dir.path()), 0, 100).expect("reads");
         let lines: Vec<&str> = page.lines.iter().map(|line| line.line.as_str()).collect();
-        let mark = "[autoappdev: 3 lines lost here: they could not be written to the disk]";
+        let mark = "[autoappdev: 3 lines are missing here: they could not be written to the disk]";
         assert_eq!(lines, ["before", mark, "after", "later"]);
     }
 

@@ -45,7 +45,7 @@ impl Loss {
 /// Returns the record that says how many lines were lost.
 pub(super) fn loss_mark(at: &[u8], stream: Stream, lines: u64) -> Vec<u8> {
     let mut mark = Vec::new();
-    let text = format!("[autoappdev: {lines} lines lost here: they could not be written to the disk]");
+    let text = format!("[autoappdev: {lines} lines are missing here: they could not be written to the disk]");
     push_record(&mut mark, at, stream, false, text.as_bytes());
     mark
 }

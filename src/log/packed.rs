@@ -94,7 +94,7 @@ impl PackedFile {
         if offset >= self.len || buffer.is_empty() {
             return Ok(0);
         }
-        let n = usize::try_from(offset / FRAME_BYTES).map_err(|_| damaged("a position beyond all files"))?;
+        let n = usize::try_from(offset / FRAME_BYTES).map_err(|_| damaged("a position is out of range"))?;
         if self.current.as_ref().is_none_or(|(current, _)| *current != n) {
             self.current = Some((n, self.unpack(n)?));
         }
@@ -122,7 +122,7 @@ impl PackedFile {
         })?;
         let mut text = Vec::with_capacity(wanted);
         GzDecoder::new(&frame[..]).take(wanted as u64 + 1).read_to_end(&mut text).map_err(|error| damaged(&error.to_string()))?;
-        if text.len() == wanted { Ok(text) } else { Err(damaged("a frame of another length")) }
+        if text.len() == wanted { Ok(text) } else { Err(damaged("a frame has the wrong length")) }
     }
 
     fn read_table(&self) -> io::Result<Vec<u64>> {
@@ -139,7 +139,7 @@ impl PackedFile {
             && usize::from(u16::from_le_bytes([last[HEAD_LEN + 2], last[HEAD_LEN + 3]])) == 4 * count
             && last.ends_with(&EMPTY);
         if !is_ours {
-            return Err(damaged("its end is no table"));
+            return Err(damaged("it has no frame table at its end"));
         }
         let mut frames = vec![0];
         let mut at = 0;

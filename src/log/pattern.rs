@@ -43,7 +43,7 @@ pub enum BadPattern {
     )]
     TooManyPositions,
     /// It needs too much memory.
-    #[error("the expression needs too much memory; use fewer classes such as \\w, or (?-u:\\w), which means ASCII alone")]
+    #[error("the expression needs too much memory; use fewer classes such as \\w, or (?-u:\\w), which matches only ASCII")]
     TooLarge,
 }
 

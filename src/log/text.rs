@@ -216,7 +216,7 @@ fn open_again(log: &RunLog, segment: &Segment) -> io::Result<SegmentFile> {
 }
 
 pub(super) fn removed(what: &dyn std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("{what} was removed while its text was sent"))
+    io::Error::new(io::ErrorKind::NotFound, format!("{what} was removed while it was being sent"))
 }
 
 /// Writes the mark for damage of this range, from `offset` on: a line that says so, as long as the damage. Returns the number of

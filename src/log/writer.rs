@@ -225,6 +225,6 @@ mod tests {
         assert!(!writer.has_unreported_loss());
         let page = read_since(&SegmentList::from(segments_in(dir.path(), None).expect("a look")), 0, 100).expect("reads");
         let lines: Vec<&str> = page.lines.iter().map(|line| line.line.as_str()).collect();
-        assert_eq!(lines, ["before", "[autoappdev: 3 lines lost here: they could not be written to the disk]", "after"]);
+        assert_eq!(lines, ["before", "[autoappdev: 3 lines are missing here: they could not be written to the disk]", "after"]);
     }
 }

@@ -26,7 +26,7 @@ impl Lack {
             }
             Self::Descriptors => "too many files are open: raise the limit (`ulimit -n`, `LimitNOFILE=`)",
             Self::Memory => "there is not enough memory: end other programs, or raise the limit (`MemoryMax=`)",
-            Self::Unknown => "something on this machine has reached its limit",
+            Self::Unknown => "a resource of this machine is exhausted",
         }
     }
 }

@@ -70,7 +70,12 @@ impl Serialize for Percent {
 impl<'de> Deserialize<'de> for Percent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = serde_json::Number::deserialize(deserializer)?;
-        Self::parse(number.to_string().as_bytes()).ok_or_else(|| serde::de::Error::custom("no percentage"))
+        Self::parse(number.to_string().as_bytes()).ok_or_else(|| {
+            serde::de::Error::custom(
+                "not a percentage from 0 to 100 with \
+            at most one decimal",
+            )
+        })
     }
 }
 
@@ -106,7 +111,7 @@ impl TryFrom<String> for Label {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let is_fit = !text.is_empty() && text.chars().nth(LABEL_CHARS_MAX).is_none() && !text.chars().any(char::is_control);
-        if is_fit { Ok(Self(text)) } else { Err("no text of a progress") }
+        if is_fit { Ok(Self(text)) } else { Err("not a valid progress text") }
     }
 }
 

@@ -50,7 +50,7 @@ impl<'de> Deserialize<'de> for CpuPercent {
         let tenths = |whole: u32, tenth: u32| whole.checked_mul(10)?.checked_add(tenth);
         let parsed = whole.parse().ok().zip(tenth.parse().ok().filter(|tenth| *tenth < 10));
         let tenths = parsed.and_then(|(whole, tenth)| tenths(whole, tenth));
-        tenths.map(Self).ok_or_else(|| serde::de::Error::custom("no share of a processor with one decimal"))
+        tenths.map(Self).ok_or_else(|| serde::de::Error::custom("not a CPU percentage with at most one decimal"))
     }
 }
 

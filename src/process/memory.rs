@@ -25,7 +25,7 @@ pub fn give_back_what_is_long() {
         // SAFETY: `mallopt` takes two numbers and may be called at any time (`mallopt(3)`).
         let is_taken = unsafe { libc::mallopt(setting, value) } == 1;
         if !is_taken {
-            ::log::warn!("the allocator keeps its default: memory that a crowd took may stay with the server");
+            ::log::warn!("mallopt failed: the server may keep the memory of many clients after they have disconnected");
         }
     }
 }

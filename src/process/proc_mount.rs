@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-const ADVICE: &str = "the server finds processes there by their numbers; mount it in this namespace with `mount -t proc proc /proc` (with \
+const ADVICE: &str = "the server needs the process ids of its own namespace; mount it with `mount -t proc proc /proc` (with \
                       unshare(1), --mount-proc)";
 
 /// Checks that the process ids in `/proc` are those that this process uses. In the `/proc` of another PID namespace, the ids of
@@ -11,9 +11,9 @@ const ADVICE: &str = "the server finds processes there by their numbers; mount i
 pub fn check_proc() -> io::Result<()> {
     let problem = match fs::read_to_string("/proc/self/status") {
         Ok(status) if is_of_own_namespace(&status, std::process::id()) => return Ok(()),
-        Ok(_) => "/proc is that of another PID namespace".to_owned(),
+        Ok(_) => "/proc belongs to another PID namespace".to_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            "/proc is not mounted, or is that of another PID namespace".to_owned()
+            "/proc is not mounted, or belongs to another PID namespace".to_owned()
         }
         Err(error) => format!("/proc/self/status cannot be read: {error}"),
     };

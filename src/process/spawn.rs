@@ -83,7 +83,7 @@ pub fn spawn_in_session(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<
             Err(io::Error::from_raw_os_error(word_to(error)?))
         }
         [error] => Err(io::Error::from_raw_os_error(word_to(error)?)),
-        _ => Err(io::Error::other("it was killed before it executed the program")),
+        _ => Err(io::Error::other("the process was killed before it executed the program")),
     }
 }
 

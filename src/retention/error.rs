@@ -14,6 +14,6 @@ pub(super) enum RetentionError {
     #[error("remove old runs: {0}")]
     Replaced(io::Error),
     /// The directories of the runs could not be read.
-    #[error("look at the run directories: {0}")]
+    #[error("read the run directories: {0}")]
     Runs(#[from] io::Error),
 }

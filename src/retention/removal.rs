@@ -90,7 +90,7 @@ fn open<P: rustix::path::Arg + Copy>(dir: BorrowedFd<'_>, name: P) -> Result<Own
 fn remove_in_place(dir: BorrowedFd<'_>, name: &CStr, levels: u32, goes_on: &impl Fn() -> bool) -> io::Result<bool> {
     let Some(levels) = levels.checked_sub(1) else {
         return Err(io::Error::other(
-            "directories are nested too deep on a file system that cannot move them; remove them by hand",
+            "directories are nested too deeply on a file system that cannot move them; remove them by hand",
         ));
     };
     let inner = open(dir, name)?;

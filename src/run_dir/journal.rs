@@ -75,7 +75,7 @@ pub enum JournalError {
     #[error("the journal's first line is damaged: {0}")]
     Damaged(serde_json::Error),
     /// It was written by a newer version.
-    #[error("the journal has format {found}, this version knows {FORMAT}; use the newer version")]
+    #[error("the journal has format {found}, but this version supports formats up to {FORMAT}; use a newer version")]
     Newer {
         /// The version that it names.
         found: u32,

@@ -28,7 +28,7 @@ pub enum KeptEnvError {
     #[error("understand start.json: {0}")]
     Damaged(serde_json::Error),
     /// A newer version wrote the file.
-    #[error("understand start.json: it has format {0}, this version knows {FORMAT}")]
+    #[error("understand start.json: it has format {0}, but this version supports formats up to {FORMAT}")]
     Newer(u32),
 }
 

@@ -15,7 +15,7 @@ pub fn to_line(value: &impl Serialize) -> Vec<u8> {
 /// line of another version.
 pub fn from_line<T: DeserializeOwned>(line: &[u8]) -> Result<T, serde_json::Error> {
     if line.trim_ascii_start().starts_with(b"[") {
-        return Err(serde::de::Error::custom("it is a list, and no object"));
+        return Err(serde::de::Error::custom("expected an object, found a list"));
     }
     serde_json::from_slice(line)
 }

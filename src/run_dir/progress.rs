@@ -35,13 +35,13 @@ pub enum ProgressError {
     #[error("read progress.json: {0}")]
     Io(#[from] io::Error),
     /// It is not a regular file, or is longer than any file that this program writes.
-    #[error("read progress.json: it is not one of ours")]
+    #[error("read progress.json: it is not a regular file, or it is too large")]
     Strange,
     /// The file is torn, or another program wrote it.
     #[error("understand progress.json: {0}")]
     Damaged(serde_json::Error),
     /// A newer version wrote the file.
-    #[error("understand progress.json: it has format {0}, this version knows {FORMAT}")]
+    #[error("understand progress.json: it has format {0}, but this version supports formats up to {FORMAT}")]
     Newer(u32),
 }
 

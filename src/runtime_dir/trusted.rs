@@ -24,7 +24,8 @@ const STICKY: u32 = 0o1000;
 pub enum Distrust {
     /// This process cannot tell its own files from those of users outside of its user namespace.
     #[error(
-        "this process runs as uid {own}, which also stands for every user without a number in its user namespace, so it cannot tell its own \
+        "this process runs as uid {own}, which also stands for every user without an id in its user namespace, so it cannot \
+            tell its own \
          files from theirs; run it as a user that has a number of its own (/proc/self/uid_map)"
     )]
     NoNumber {

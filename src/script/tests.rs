@@ -100,10 +100,10 @@ fn file_that_is_not_a_script_is_refused_by_name() {
     }
     for name in ["", "a\0b", long.as_str(), long_part.as_str()] {
         assert!(matches!(find(&root, name), Err(ScriptError::BadName(said)) if said.starts_with("script ")));
-        assert!(matches!(find_cwd(&root, name), Err(ScriptError::BadName(said)) if !said.contains("no folder")));
+        assert!(matches!(find_cwd(&root, name), Err(ScriptError::BadName(said)) if !said.contains("not a folder")));
     }
     for name in ["plain.sh", "nowhere"] {
-        assert!(matches!(find_cwd(&root, name), Err(ScriptError::BadName(said)) if said.contains("is no folder")), "{name}");
+        assert!(matches!(find_cwd(&root, name), Err(ScriptError::BadName(said)) if said.contains("is not a folder")), "{name}");
     }
 }
 

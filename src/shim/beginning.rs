@@ -57,8 +57,8 @@ impl Run {
         // A run does not depend on the second socket either, which is not needed as long as the directory stays where it is.
         let socket = runs.new_socket_name(spec.run_id).and_then(|name| Ok((abstract_socket::bind(&name)?, name))).ok();
         let (second, socket) = socket.unzip();
-        let mark = random::id().in_step("make the run's mark")?;
-        let this_process = process::read_stat(std::process::id()).in_step("read when this process began")?;
+        let mark = random::id().in_step("generate the run's mark")?;
+        let this_process = process::read_stat(std::process::id()).in_step("read this process's start time")?;
         let header = Header {
             format: FORMAT,
             run_id: spec.run_id,
@@ -79,7 +79,7 @@ impl Run {
         };
         let listener = dir.listen().in_step("open the control socket")?;
         KillPoint::ShimSocketBound.reach();
-        let connections = Connections::new(listener, second, server, early).in_step("keep the server's connection")?;
+        let connections = Connections::new(listener, second, server, early).in_step("set up the server's connection")?;
         let (stdout, stdout_writer) = io::pipe().in_step("open a pipe")?;
         let (stderr, stderr_writer) = io::pipe().in_step("open a pipe")?;
         let limits = Limits { segment_bytes: spec.log_segment_bytes, run_bytes: spec.log_run_bytes };
@@ -145,7 +145,7 @@ impl Run {
         }
         // The names of the files must be as durable as their contents.
         for folder in [run.dir.path().to_owned(), run.place.path().join("runs")] {
-            run.or_log("make the run directory durable", sync_dir(&folder));
+            run.or_log("sync the run directory", sync_dir(&folder));
         }
         KillPoint::ShimNamesSynced.reach();
         Ok(run)

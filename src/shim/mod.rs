@@ -128,11 +128,11 @@ fn read_spec(stdin: OwnedFd) -> Result<(LaunchSpec, UnixStream, Vec<u8>), ShimEr
         };
         lines.push(&buffer[..count]);
         if let Some(line) = lines.next_line() {
-            let spec = from_line(&line).in_step("understand the launch specification")?;
+            let spec = from_line(&line).in_step("parse the launch specification")?;
             return Ok((spec, stream, lines.into_rest()));
         }
         if count == 0 || lines.is_over_limit() {
-            return Err(io::Error::other("no whole one came")).in_step("read the launch specification");
+            return Err(io::Error::other("no complete specification was received")).in_step("read the launch specification");
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn enter_copy(runtime_dir: &Path, run_id: i64, socket: &str) -> io::R
     let there = RunDir::at(dir.path().to_owned());
     let header = read_header(&there.journal_path()).map_err(io::Error::other)?;
     if header.run_id != run_id || header.socket.as_deref() != Some(socket) {
-        return Err(io::Error::other("the directory at its path belongs to another run"));
+        return Err(io::Error::other("the directory at the run's path belongs to another run"));
     }
     let place = HeldDir::open(runtime_dir)?;
     let lock: File = private::writable(&there.lock_path())?;

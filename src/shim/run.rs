@@ -332,7 +332,7 @@ impl Run {
         let failures = [
             (ConditionCode::JournalUnwritable, "its journal cannot be written", self.journal_failure.as_ref()),
             (ConditionCode::LogDropped, "lines of the log are lost", self.output.failure()),
-            (ConditionCode::PauseFileFailed, "the PAUSE file cannot be made or removed", self.pause_file.failure()),
+            (ConditionCode::PauseFileFailed, "the PAUSE file cannot be created or removed", self.pause_file.failure()),
         ];
         let now = SystemClock.awake();
         if let Some(trouble) = self.troubles.turn(&failures, &self.signs.signs().trouble, now) {

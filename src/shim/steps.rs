@@ -255,7 +255,7 @@ impl Run {
                             Thawed::Keep { .. } => self.run_on(),
                         }
                         if let Some(asker) = asker {
-                            let text = "something keeps stopping the pipeline's leader; it is still paused";
+                            let text = "another program keeps stopping the pipeline's leader; the pipeline is still paused";
                             self.answer(asker, Some((ReplyError::ResumeFailed, text)));
                         }
                     }

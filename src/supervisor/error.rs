@@ -130,7 +130,7 @@ pub enum BootError {
     #[error("{}", process::explain_lack("start a thread", .0))]
     Thread(io::Error),
     /// It cannot be said whether a run lives that the database knows nothing of, and whose id it would give again.
-    #[error("look at the run directories: {0}")]
+    #[error("read the run directories: {0}")]
     Runs(io::Error),
 }
 

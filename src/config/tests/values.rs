@@ -202,7 +202,7 @@ fn a_containment_is_auto_or_tree() {
     assert!(good(CONTAINMENT, "auto").uses_cgroups);
     assert!(!good(CONTAINMENT, "tree").uses_cgroups);
     for text in ["cgroup", "none", "AUTO", "tree,auto"] {
-        assert!(refusal(CONTAINMENT, text).starts_with("is not a containment mode: auto"), "{text}");
+        assert!(refusal(CONTAINMENT, text).starts_with("is not a containment mode: use auto"), "{text}");
     }
 }
 

@@ -105,8 +105,8 @@ fn history_is_selected_by_outcome_and_text_and_counts_all_of_it() {
     let longest = "x".repeat(200);
     assert_eq!(ids(&place.get(&format!("/api/runs?find={longest}")).ok()), Vec::<i64>::new());
     for (query, detail) in [
-        ("outcome=faild", "outcome has a word that is not known: \"faild\" is unknown; did you mean \"failed\"?"),
-        ("outcome=live,Lost", "outcome has a word that is not known: \"Lost\" is unknown; did you mean \"lost\"?"),
+        ("outcome=faild", "outcome: \"faild\" is unknown; did you mean \"failed\"?"),
+        ("outcome=live,Lost", "outcome: \"Lost\" is unknown; did you mean \"lost\"?"),
         (
             "outcome=",
             "outcome must be one or more of live, completed, failed, stopped, killed, not_started, lost, separated by commas",

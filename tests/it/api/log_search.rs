@@ -103,9 +103,9 @@ fn a_search_that_cannot_be_made_is_refused_with_the_reason() {
     place.until_settled(run_id);
     let long = format!("text={}", "x".repeat(201));
     for (query, says) in [
-        ("", "one of text and regex"),
-        ("case=1", "one of text and regex"),
-        ("text=a&regex=a", "not both"),
+        ("", "either text or regex"),
+        ("case=1", "either text or regex"),
+        ("text=a&regex=a", "either text or regex"),
         ("text=", "1 to 200 bytes"),
         ("regex=", "1 to 200 bytes"),
         (&*long, "1 to 200 bytes"),

@@ -296,7 +296,7 @@ fn history_of_usage_is_told_without_a_wait_whatever_is_in_the_place_of_its_file(
         assert!(told["peak"]["memory_bytes"].as_u64() >= peak.as_u64(), "{what}: {told}");
         assert_eq!(told["interval_ms"].as_u64() > Some(0), reason.is_empty(), "{what}: {told}");
         let log = &place.server_log()[said..];
-        let warning = format!("run {run_id}: what it used is not known: failed to read its file `usage`: ");
+        let warning = format!("run {run_id}: its usage is unknown: failed to read its file `usage`: ");
         assert_eq!((log.contains(&warning), log.contains(reason)), (!reason.is_empty(), true), "{what}: {log}");
     };
     is_told("whole", kept, "");

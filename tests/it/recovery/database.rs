@@ -176,7 +176,7 @@ fn locked_database_allows_actions_and_delays_no_refusal() {
             place.post(&format!("/api/pipeline/{action}"), if action == "stop" { json!({"grace_s": 0}) } else { json!({}) });
         assert_eq!((answer.status, answer.error()), (503, "database_locked"), "{action}: {}", answer.body);
         assert_eq!(answer.header("Retry-After"), None, "it was done: the same request would be refused");
-        assert!(answer.body["detail"].as_str().is_some_and(|why| why.contains("it was done")), "{}", answer.body);
+        assert!(answer.body["detail"].as_str().is_some_and(|why| why.contains("the action was completed")), "{}", answer.body);
     };
     unrecorded("pause");
     assert!(is_stopped(pid));

@@ -36,7 +36,7 @@ impl Reader {
                 assert_eq!(text.len(), 99);
                 self.last = number;
             } else {
-                let count = text.strip_prefix("[autoappdev: ").and_then(|rest| rest.split_once(" lines lost here"));
+                let count = text.strip_prefix("[autoappdev: ").and_then(|rest| rest.split_once(" lines are missing here"));
                 let count: u64 = count.unwrap_or_else(|| panic!("{text:?} was never printed")).0.parse().expect("a number");
                 self.lost.push(count);
                 self.last += count;

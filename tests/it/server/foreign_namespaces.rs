@@ -28,8 +28,8 @@ const AS_NOBODY: &[&str] = &["unshare", "-U", "--map-user=65534", "--map-group=6
 const WITHOUT_MAP: &[&str] = &["unshare", "-U"];
 const AS_ROOT_WITHOUT_PROC: &[&str] = &["unshare", "-U", "-m", "--map-root-user", "sh", "-c", HIDE_PROC, "sh"];
 
-const UNKNOWN: &str = "an unknown user (uid 65534, which stands for every user without a number in this user namespace)";
-const NO_NUMBER: &str = "this process runs as uid 65534, which also stands for every user without a number in its user namespace";
+const UNKNOWN: &str = "an unknown user (uid 65534, which stands for every user without an id in this user namespace)";
+const NO_NUMBER: &str = "this process runs as uid 65534, which also stands for every user without an id in its user namespace";
 
 /// A command of the third user that enters namespaces with `words`, without the test's own settings.
 fn of_third_user(place: &Place, words: &[&str], args: &[&str]) -> Command {

@@ -26,7 +26,7 @@ fn server_within(place: &Place, flags: &[&str], prepare: &str) -> Option<Command
 #[test]
 fn server_does_not_start_where_proc_shows_another_pid_namespace_or_is_missing() {
     let place = Place::new();
-    let outer = "/proc is that of another PID namespace";
+    let outer = "/proc belongs to another PID namespace";
     let none = "/proc is not mounted";
     for (flags, prepare, why) in [
         (&["--pid", "--fork", "--kill-child"][..], "", outer),

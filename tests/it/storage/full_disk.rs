@@ -22,7 +22,7 @@ pub(super) fn serving(kib: u32, test: &str) -> Option<SmallDisk> {
 pub(super) fn lost(lines: &[String]) -> usize {
     let count = |line: &String| {
         let rest = line.strip_prefix("[autoappdev: ")?;
-        rest.split_once(" lines lost here")?.0.parse::<usize>().ok()
+        rest.split_once(" lines are missing here")?.0.parse::<usize>().ok()
     };
     lines.iter().filter_map(count).sum()
 }

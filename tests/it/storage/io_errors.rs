@@ -193,7 +193,7 @@ fn a_log_that_cannot_be_written_counts_what_it_loses() {
     failing.until_well();
     step(3);
     place.until_line("second 3");
-    let mark = "[autoappdev: 2 lines lost here: they could not be written to the disk]";
+    let mark = "[autoappdev: 2 lines are missing here: they could not be written to the disk]";
     assert_eq!(place.lines(), ["first 1", "second 1", mark, "first 3", "second 3"]);
 }
 
@@ -213,7 +213,7 @@ fn a_log_that_fails_until_after_the_end_still_tells_what_it_lost() {
     until_true("both runs have a shim", || place.shims().len() == 2);
     failing.repair();
     until_true("the first one's leaves", || place.shims().len() == 1);
-    let mark = "[autoappdev: 1 lines lost here: they could not be written to the disk]";
+    let mark = "[autoappdev: 1 lines are missing here: they could not be written to the disk]";
     assert_eq!(place.lines(), ["ready", mark, "ready"]);
     let ids: Vec<u64> = place.records().iter().map(|record| record["id"].as_u64().expect("a number")).collect();
     assert!(ids.is_sorted_by(|one, two| one < two), "{ids:?}");
