@@ -41,7 +41,7 @@ fn runs_that_cannot_be_read_are_reported_once_and_keep_no_request_waiting() {
         place.get("/api/health").ok();
         assert_eq!(place.state(), "stopped");
     }
-    let reports = place.server_log().matches("failed to look at its directory").count();
+    let reports = place.server_log().matches("failed to read its directory").count();
     assert_eq!(reports, 1, "{}", place.server_log());
 }
 
@@ -163,8 +163,8 @@ fn files_of_a_user_with_umask_002_are_refused_with_what_mends_them() {
     typed("umask 002; echo AUTOAPPDEV_PORT=0 >.env; mkdir runtime");
     let (code, said) = refused();
     let sentence = format!(
-        "autoappdev: AUTOAPPDEV_PORT in {}/.env is not used, because its group can write to it (mode 664); make the file one that only this \
-         user can write to (`chmod go-w .env` or `chown`)",
+        "autoappdev: AUTOAPPDEV_PORT in {}/.env is not used, because its group can write to it (mode 664); make the file writable \
+         for this user only (`chmod go-w .env` or `chown`)",
         folder.display()
     );
     assert!(code == 2 && said.starts_with(&sentence), "{said}");

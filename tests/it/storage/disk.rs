@@ -177,7 +177,10 @@ fn a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end() {
     small.disk.free();
     let page = waiting.answer().ok();
     let lines: Vec<String> = page["lines"].as_array().expect("a list").iter().map(|line| line["line"].to_string()).collect();
-    assert!(matches!(lines.as_slice(), [mark] if mark.contains(" lines are missing here: ")), "the mark ends the wait: {lines:?}");
+    assert!(
+        matches!(lines.as_slice(), [mark] if mark.contains(" lines are missing here: ")),
+        "the mark ends the wait: {lines:?}"
+    );
     until_true("the end is told", || end_of(&format!("/api/logs?run={run_id}&limit=1")).is_u64());
     let last = place.get(&format!("/api/logs?run={run_id}&since={}", page["next"])).ok();
     assert_eq!((&last["next"], &last["lines"]), (&last["end"], &json!([])), "and is behind the mark");
