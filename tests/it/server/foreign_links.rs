@@ -137,7 +137,7 @@ fn mount_in_place_of_a_run_is_left_as_it_is() {
     let log = || place.server_log();
     for run_id in [1, 3] {
         let sentence =
-            format!("cannot remove the directory of run {run_id}, which has left the history: a file system is mounted");
+            format!("cannot remove the directory of run {run_id}, which was removed from the history: a file system is mounted");
         until_true("the mount is reported", || log().contains(&sentence));
     }
     until_true("the run beside it is removed", || !place.run_dir(2).exists());

@@ -212,5 +212,5 @@ fn service_manager_that_receives_nothing_does_not_keep_a_server_from_serving_and
     place.start_server();
     assert_eq!(place.get("/api/pipeline").status, 200);
     assert_eq!(place.stop_server(), 0);
-    assert!(place.server_log().contains("cannot tell the service manager"), "{}", place.server_log());
+    assert!(place.server_log().contains("cannot notify the service manager"), "{}", place.server_log());
 }

@@ -153,7 +153,7 @@ fn health_says_what_to_do_about_a_lock_that_no_shim_holds_and_names_no_other_pro
     place.start_server();
     assert_eq!(place.state(), "running", "as the lock says");
     let dir = place.run_dir(run_id).canonicalize().expect("there");
-    let advice = format!("`fuser {}/lock` as root names it), or move {} away", dir.display(), dir.display());
+    let advice = format!("`fuser {}/lock` as root finds it), or move {} away", dir.display(), dir.display());
     until_true("health says what to do", || place.degraded().is_some_and(|why| why.contains(&advice) && !why.contains("TERM")));
     fs::rename(&dir, place.folder().join("moved")).expect("moves");
     place.until_state("stopped");
@@ -192,7 +192,7 @@ fn database_with_the_highest_event_number_is_refused_with_what_to_do() {
     place.edit_database(&format!("UPDATE pipeline_events SET seq = {} WHERE seq = 1", i64::MAX));
     let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
     assert!(said.contains("restore a backup of the database, or move it away and start again"), "{said}");
-    assert!(!said.contains("look at the state again"), "{said}");
+    assert!(!said.contains("check the state again"), "{said}");
 }
 
 /// To record as many facts takes longer than a signal waits for it.

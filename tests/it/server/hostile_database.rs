@@ -190,7 +190,7 @@ fn run_with_the_highest_id_is_refused_and_leaves_no_row() {
     place.edit_database(&format!("INSERT INTO sqlite_sequence VALUES ('pipeline_runs', {})", i64::MAX - 1));
     place.start_server();
     let (code, _, error) = place.client(&["start"]);
-    assert!(code != 0 && error.contains("the database did not take it"), "{code} {error}");
+    assert!(code != 0 && error.contains("the database could not store it"), "{code} {error}");
     assert!(place.server_log().contains("the highest possible run id"), "{}", place.server_log());
     assert_eq!(place.sql().query_row("SELECT count(*) FROM pipeline_runs", [], |row| row.get::<_, i64>(0)), Ok(0));
     assert!(place.is_serving());

@@ -186,7 +186,7 @@ fn server_at_its_process_limit_answers_and_carries_out_actions() {
     place.act("stop").ok();
     place.assert_nothing_left(run_id);
     let log = place.server_log();
-    assert!(log.contains("no thread can be made for a connection") && !log.contains("panicked"), "{log}");
+    assert!(log.contains("no thread can be created for a connection") && !log.contains("panicked"), "{log}");
 }
 
 /// Over TCP a client command has the server prove itself first, and sends its request on the same connection.

@@ -48,7 +48,7 @@ fn a_start_with_little_room_tells_the_truth_wherever_the_room_ends() {
             assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{pages} pages: {}", answer.body);
         }
         let detail = answer.body["detail"].as_str().unwrap_or_default();
-        if detail.contains("was done") {
+        if detail.contains("was completed") {
             unrecorded += 1;
             // It runs, and is under control.
             // In the middle of an execve(2) it shows no environment.
@@ -61,7 +61,7 @@ fn a_start_with_little_room_tells_the_truth_wherever_the_room_ends() {
         small.disk.free();
         until_well(place);
         let state = place.until_all_agree();
-        assert_eq!(state == "running", answer.status == 200 || detail.contains("was done"), "{pages} pages");
+        assert_eq!(state == "running", answer.status == 200 || detail.contains("was completed"), "{pages} pages");
         if state == "running" {
             place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
         } else if let Some(run) = place.get("/api/runs").ok()["runs"].get(0).filter(|run| run["status"] != "stopped") {
@@ -90,7 +90,7 @@ fn a_pipeline_is_controlled_on_a_full_disk_and_on_record_once_there_is_room() {
 
     let answer = place.act("pause");
     assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{}", answer.body);
-    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("was done")), "{}", answer.body);
+    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("was completed")), "{}", answer.body);
     place.assert_all_stopped();
     let told = place.pipeline();
     assert_eq!((&told["state"], &told["version"]), (&json!("running"), &recorded["version"]), "only what is on record");

@@ -14,7 +14,7 @@ fn server_at_its_file_size_limit_answers_and_goes_on_once_it_is_raised() {
     let before = getrlimit(Resource::Fsize);
     prlimit(pid, Resource::Fsize, Rlimit { current: Some(0), ..before }).expect("ours");
     let (code, out, err) = place.client(&["start"]);
-    assert!(code == 1 && out.is_empty() && err.contains("the database did not take it"), "{out}{err}");
+    assert!(code == 1 && out.is_empty() && err.contains("the database could not store it"), "{out}{err}");
     let (code, out, err) = place.client(&["status"]);
     assert!(code == 0 && out.contains("stopped") && out.contains("nothing can be recorded"), "{out}{err}");
     prlimit(pid, Resource::Fsize, before).expect("ours");
