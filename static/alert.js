@@ -1,22 +1,17 @@
 // A notice of the browser when a run ends while this page is hidden, for who has asked for that in the menu. Browsers allow it in secure contexts
 // only: on this machine, or over HTTPS. Each hidden page of one server makes the same notice, with the same tag, so that one is shown.
 
-import { set } from './dom.js';
-import { host } from './session.js';
+import { $, set } from './dom.js';
+import { host, inStorage } from './session.js';
 import { T, visible } from './words.js';
 
 const NOTIFY_KEY = 'autoappdev-notify';
-const notifier = document.getElementById('notify');
+const notifier = $('notify');
 const isPossible = 'Notification' in window && isSecureContext;
 let wasAlive = null;      // the run that was alive when the state was last shown
 
 function isWanted() {
-  try {
-    return isPossible && Notification.permission === 'granted' && localStorage.getItem(NOTIFY_KEY) === 'true';
-  } catch {
-    // The browser forbids storage.
-    return false;
-  }
+  return isPossible && Notification.permission === 'granted' && inStorage(() => localStorage.getItem(NOTIFY_KEY)) === 'true';
 }
 
 function showNotifier() {
@@ -28,11 +23,7 @@ function showNotifier() {
 notifier.addEventListener('click', async () => {
   const wants = !isWanted();
   if (wants) await Notification.requestPermission();
-  try {
-    localStorage.setItem(NOTIFY_KEY, wants);
-  } catch {
-    // As above: then there are no notices.
-  }
+  inStorage(() => localStorage.setItem(NOTIFY_KEY, wants));
   showNotifier();
 });
 

@@ -12,7 +12,7 @@ import {
   chosenRow, firstInView, goToEnd, goToTop, isFollowingEnd, isWhole, log, markHits, remeasure, reveal, rowOf, shownRun, stayHere,
 } from './log.js';
 import { copy, iconButton, isEnter } from './parts.js';
-import { ANSWER_MS, linkProof } from './session.js';
+import { ANSWER_MS, inStorage, linkProof } from './session.js';
 import { FIND, LOG, visible } from './words.js';
 
 // Of a line, for a screen reader.
@@ -57,14 +57,6 @@ const downloads = el('div', { id: 'downloads', popover: 'auto', onclick: () => d
   Object.keys(QUERIES).map((id, n) => el('a', { id, download: '' }, LOG.downloads[n])));
 getTool.popoverTargetElement = downloads;
 $('log-tools').append(el('div', { id: 'log-actions' }, marksTool, el('hr'), followTool, timesTool, wrapTool, fullTool, getTool, downloads));
-
-function inStorage(use) {
-  try {
-    return use();
-  } catch {
-    return null;
-  }
-}
 
 function showLinks() {
   const { bottom, left } = getTool.getBoundingClientRect();
@@ -130,7 +122,8 @@ log.addEventListener('click', ({ pointerType, target }) => {
 
 document.addEventListener('copy', (event) => {
   const selection = getSelection();
-  if (selection.isCollapsed) return;
+  // A field is copied for a button that copies.
+  if (selection.isCollapsed || isTyping(event)) return;
   const range = selection.getRangeAt(0);
   if (!log.contains(range.commonAncestorContainer)) return;
   event.clipboardData.setData('text/plain', linesIn(range).join('\n'));

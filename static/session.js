@@ -77,27 +77,25 @@ export function whatHasMoved() {
 
 let entered = () => {};   // called after a login, here or in another window
 let sayNotice = () => {};      // shows a notice
-let keptProofs = stored();      // the proof of this browser's login
+let keptProofs;           // the proof of this browser's login
 export let mayOnlyLook = false;
 export let isLearned = false; // whether that was asked: until then nothing is offered
 
-// If the browser forbids storage, a login lasts only until the page is closed or reloaded.
-function stored() {
+// What `use` gets from localStorage; null if the browser forbids storage. Then a login and a choice last only until the page is closed or reloaded.
+export function inStorage(use) {
   try {
-    return JSON.parse(localStorage.getItem(PROOF_KEY)) ?? {};
+    return use();
   } catch {
-    return {};
+    return null;
   }
 }
 
+const stored = () => inStorage(() => JSON.parse(localStorage.getItem(PROOF_KEY))) ?? {};
+keptProofs = stored();
+
 function keepProofs(proofs) {
   keptProofs = proofs;
-  try {
-    if (proofs.proof) localStorage.setItem(PROOF_KEY, JSON.stringify(proofs));
-    else localStorage.removeItem(PROOF_KEY);
-  } catch {
-    // Storage is forbidden: see `stored`.
-  }
+  inStorage(() => (proofs.proof ? localStorage.setItem(PROOF_KEY, JSON.stringify(proofs)) : localStorage.removeItem(PROOF_KEY)));
 }
 
 // The header field that each request of a logged-in page carries.
