@@ -51,6 +51,9 @@ export const steps = () => count;
 // A line without anything.
 export const blank = () => ({ text: '', tones: '', column: 0, tone: 0, rest: '', isCut: false });
 
+// Marks and other characters without a width are bounded, as on a terminal: thousands on one character take a browser seconds to draw.
+const withoutFlood = (text) => text.replace(/(?<=[\p{M}\p{Cf}]{8})[\p{M}\p{Cf}]/gu, '\ufffd');
+
 const toneAt = (all, n) => all.charCodeAt(n) || 0;
 
 // Adds what a record has to say to a line.
@@ -58,7 +61,7 @@ export function write(line, record, goesOn) {
   let text = line.rest + record, at = 0;
   // Most lines.
   if (!line.text && !line.column && !line.tone && text.length <= CHARS_MAX && text.search(CONTROL) < 0) {
-    line.text = text;
+    line.text = withoutFlood(text);
     line.column = text.length;
     line.rest = '';
     return;
@@ -80,7 +83,7 @@ export function write(line, record, goesOn) {
   }
   put(text, at, text.length);
   const painted = tones.subarray(0, length);
-  line.text = String.fromCharCode(...units.subarray(0, length));
+  line.text = withoutFlood(String.fromCharCode(...units.subarray(0, length)));
   line.tones = painted.some(Boolean) ? String.fromCharCode(...painted) : '';
   Object.assign(line, { column, tone, isCut });
 }
@@ -208,12 +211,13 @@ function fillLine(into, { text, tones }, most, needle) {
     const part = text.slice(from, at), textContent = parent.className === 'turn' ? visible(part) : part;
     parent.append(tone || hit ? el(hit ? 'mark' : 'span', { className: classes(tone), textContent }) : textContent);
   }
-  if (at < text.length) into.append(visible(text.slice(at).replaceAll('\t', ' ')));
+  // A turn is shown as eight characters.
+  into.append(visible(text.slice(at).replaceAll('\t', ' ')).slice(0, CHARS_MAX - at));
   return count;
 }
 
 // An address without the punctuation of the sentence that it stands in. Brackets that it opened belong to it.
-const trimmedAddress = (found) => found.replace(/[.,;:!?*)\]]+$/, (tail, at) => {
+const trimmedAddress = (found) => found.replace(/[.,;:!?*)\]]{1,20}$/, (tail, at) => {
   const head = found.slice(0, at);
   return /^[)\]]*/.exec(tail)[0].slice(0, Math.max(0, head.split(/[([]/).length - head.split(/[)\]]/).length));
 });
@@ -251,12 +255,12 @@ export function describe(heading, number, tone, words) {
 // ---- What a line says ---------------------------------------------------------------------------------------------------
 
 // The name of the step that a line begins; empty if it begins none.
-export const stepName = ({ text }) => /^::step[ \t]+(\S.*?)[ \t]*$/.exec(text)?.[1] ?? '';
+export const stepName = ({ text }) => /^::step[ \t]+(\S[^]*)/.exec(text)?.[1].trimEnd() ?? '';
 
 // What a line tells of the progress, in words; empty if nothing.
 function told({ text }) {
-  const [, percent, words = ''] = /^::progress[ \t]+(\d{1,3}(?:\.\d)?)%?(?:[ \t]+(\S.*?))?[ \t]*$/.exec(text) ?? [];
-  return percent <= 100 ? `${Number(percent)} % ${words}` : '';
+  const [, percent, words = ''] = /^::progress[ \t]+(\d{1,3}(?:\.\d)?)%?(?:[ \t]+([^]*))?$/.exec(text) ?? [];
+  return percent <= 100 ? `${Number(percent)} % ${words.trimEnd()}` : '';
 }
 
 // Of a line, when errors are looked for.

@@ -59,8 +59,9 @@ const now = () => Date.now() + skew;
 
 function readRoute(hash) {
   const [, id, query] = /^#\/(?:runs\/(\d+))?(?:\?(.*))?$/.exec(hash) ?? [];
-  const params = new URLSearchParams(query ?? '');
-  return { run: id ? Number(id) : null, tab: params.get('tab') ?? 'log', line: Number(params.get('line')) || null, find: params.get('find') ?? '' };
+  const { tab = 'log', line, find = '' } = Object.fromEntries(new URLSearchParams(query ?? ''));
+  // No longer than the field and the server take it.
+  return { run: id ? Number(id) : null, tab, line: Number(line) || null, find: find.slice(0, 200) };
 }
 
 function address({ run = null, tab = 'log', line = null, find = '' }) {

@@ -239,7 +239,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
       rest = events.pop();
       left = value.subarray(PIECE_BYTES);
       for (const event of events) {
-        const [, kind, json] = /^event: (.*)$[^]*^data: (.*)/m.exec(event) ?? [], data = json && JSON.parse(json);
+        const [, kind, json] = /event: (\w+)\ndata: (.*)/s.exec(event) ?? [], data = json && JSON.parse(json);
         if (kind === 'state') take(data);
         else if (kind === 'progress' || kind === 'usage') showSign(kind, data);
         else if (!takesLines()) continue;

@@ -9,6 +9,8 @@ import { chunks, clearRows, endNumber, errorRows, firstNumber, isLogFull, LINES_
 import { LOG, since, took } from './words.js';
 
 const CHUNK_PIECES_MAX = 8000;
+// Of the rows that one frame draws, about. The next frame goes on, so that the page takes clicks in between.
+const FRAME_CHARS = 1e5;
 // Who goes down to this close to the end is at the end; and what is as close as the other one can be seen as well as the end.
 const END_PX = 8, NEAR_END_PX = 40;
 // How often a short log is made longer without being asked.
@@ -40,6 +42,8 @@ export let isFolded = null;
 let caret = null, cardElement = null, isCardLast = false;
 // The id of the run that is shown.
 export let shownRun = null;
+// How much may be drawn before the next frame.
+let room = 0;
 // Rows to repaint with the next frame: once each, however many records they received.
 export const staleRows = new Set();
 // Of elements: their rows.
@@ -93,6 +97,7 @@ function drawFrame() {
   staleRows.clear();
   const view = log.clientHeight;
   log.dataset.empty = runLife && !runLife.isAlive && runLife.tone !== 'idle' ? LOG.none : runLife?.isBuffered ? LOG.buffered : LOG.noneYet;
+  room = FRAME_CHARS;
   if (view && chunks.length) drawAll(view);
   logHooks.drawn();
 }
@@ -148,19 +153,28 @@ function insertParts() {
     }
     put(part.element, chunk.element, below);
     below = chunk.element;
-    if (chunk.isDrawn) chunk.element.append(...rowsOf(chunk).slice(chunk.element.children.length).map(drawRow));
-    setHeight(chunk);
+    fill(chunk);
   }
   if (isNewStep && runLife) showHeadings();
 }
 
+// Draws the rows of a chunk near the view that are not in it yet, as many as there is room for.
+function fill(chunk) {
+  if (chunk.isDrawn) for (const row of rowsOf(chunk, chunk.element.childElementCount)) {
+    if (room < 0) drawSoon();
+    else chunk.element.append(drawRow(row));
+    room -= row.text.length;
+  }
+  setHeight(chunk);
+}
+
 function setHeight(chunk) {
-  const height = chunk.isDrawn ? '' : `${chunk.height}px`;
+  const height = chunk.element.firstChild ? '' : `${chunk.height}px`;
   if (chunk.set !== height) chunk.element.style.height = chunk.set = height;
 }
 
-// The rows of a chunk but a heading, which is not among its elements.
-const rowsOf = ({ rows: all }) => all.slice(all[0].isHead ? 1 : 0);
+// The rows of a chunk, from one of its elements on. A heading is not among them.
+const rowsOf = ({ rows: all }, from = 0) => all.slice(from + (all[0].isHead ? 1 : 0));
 
 const logTop = () => chunks[0].part.element.offsetTop;
 
@@ -190,26 +204,29 @@ function shiftBy(off) {
 // Gives the chunks near the view their lines and takes them from the others. Whether anything changed.
 function drawNear(view = log.clientHeight) {
   const top = isFollowingEnd ? walkChunks() - view : log.scrollTop - logTop(), selection = getSelection();
-  let isChanged = false, height = 0, count = 0;
+  const changed = [];
+  let height = 0, count = 0;
   walkChunks((chunk, y, tall) => {
     const isNear = !chunk.part.isFolded && y + tall > top - view && y < top + 2 * view;
     if (isNear === !!chunk.isDrawn) return;
-    if (!isNear && !chunk.part.isFolded && !selection.isCollapsed && selection.containsNode(chunk.element, true)) return;
-    isChanged = true;
-    chunk.isDrawn = isNear;
+    if (isNear || chunk.part.isFolded || selection.isCollapsed || !selection.containsNode(chunk.element, true)) changed.push(chunk);
+  });
+  // Not on the way: after each change, to read the selection would lay out the whole log.
+  for (const chunk of changed) {
+    chunk.isDrawn = !chunk.isDrawn;
     chunk.pieces = 0;
     for (const row of rowsOf(chunk)) Object.assign(row, { element: null, pieces: 0 });
-    chunk.element.replaceChildren(...(isNear ? rowsOf(chunk).map(drawRow) : []));
-    setHeight(chunk);
-  });
+    chunk.element.replaceChildren();
+    fill(chunk);
+  }
   for (const chunk of chunks) {
     if (!chunk.isDrawn) continue;
     chunk.height = boxOf(chunk).height;
     height += chunk.height;
-    count += chunk.rows.length;
+    count += chunk.element.childElementCount;
   }
   lineHeight = height / count || lineHeight;
-  return isChanged;
+  return changed.length;
 }
 
 const boxOf = ({ element }) => element.getBoundingClientRect();
@@ -405,6 +422,7 @@ export const firstInView = () => anchorRow()?.row.number ?? firstNumber;
 // Brings a row into the middle of the view, where it stays, and opens its step.
 export function reveal(row) {
   chosenRow = row;
+  room = Infinity;
   stayHere();
   const { part } = row.chunk;
   if (!row.isHead) part.isFolded = false;
@@ -442,7 +460,8 @@ export function stayHere() {
 
 // Each line may have another height now.
 export function remeasure() {
-  if (!chunks.length) return;
+  // A log that is not shown has no heights.
+  if (!chunks.length || !log.clientHeight) return;
   const anchor = anchorRow();
   headHeight = log.querySelector('.step')?.offsetHeight ?? headHeight;
   insertParts();

@@ -3,6 +3,7 @@
 
 import { stepName } from './ansi.js';
 import { $, each, el, icon, set, tint, useIcon } from './dom.js';
+import { isTyping } from './feed.js';
 import { notify } from './head.js';
 import { enumerated, get } from './parts.js';
 import { bytes, clock, HUES, localTime, minute, row, since, stepWord, T, TIME, took, visible } from './words.js';
@@ -190,6 +191,8 @@ function moveStep({ at, steps: { children } }, event) {
 
 // Goes to the line that began a step: of those with its name, the one whose time is nearest.
 async function openStep({ c: { id, ask, address } }, { name, started_at: started }, event) {
+  // Another tab or window gets the run.
+  if (event.shiftKey || isTyping(event)) return;
   event.preventDefault();
   const off = ({ at }) => Math.abs(Date.parse(at) - Date.parse(started));
   let best;

@@ -33,6 +33,7 @@ mod browser {
     mod controls;
     mod flood;
     mod foreign_reads;
+    mod freezing;
     mod hand;
     mod hostile_page;
     mod hostile_text;
