@@ -1,8 +1,9 @@
-//! The browsers behind the tests: one that the tests of a run share, and fresh ones with a profile of their own. One is used at a time.
+//! The browsers for the tests: one that the tests of a run share, and new ones with their own profile. Only one is used at a
+//! time.
 //!
-//! A browser has a folder below `target/tmp`, with its profile, what chromedriver printed, and a file `wanted`. A shell beside it ends its
-//! processes and removes the folder when that file or the process that the browser is for has gone. So a test that is killed leaves
-//! nothing behind, and neither does the run.
+//! Each browser has a folder below `target/tmp` with its profile, the output of chromedriver and a file `wanted`. A shell runs
+//! beside the browser. When `wanted` is removed or the process that uses the browser exits, the shell ends the browser's
+//! processes and removes the folder. So neither a test that is killed nor the end of the run leaves anything behind.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
@@ -15,14 +16,14 @@ use serde_json::{Value, json};
 
 use super::support::not_run;
 
-/// How long a browser may take to start or to end. Generous: a loaded machine is slow.
+/// The time limit for the start or the end of a browser. It is generous, because a loaded machine is slow.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// How often chromedriver is started before that is given up.
+/// How often the start of chromedriver is tried.
 const DRIVER_STARTS_MAX: u32 = 5;
 
-/// The driver has a process group of its own, which the browser stays in. The arguments: the process that the browser is for, the folder,
-/// chromedriver.
+/// The shell script that runs chromedriver in its own process group, which the browser stays in. Its arguments are the process
+/// that uses the browser, the folder, and chromedriver.
 const KEEPER: &str = r#"
 ( setsid "$3" --port=0 "--log-path=$2/errors.log" > "$2/driver.log" &
   driver=$!
@@ -37,14 +38,15 @@ const KEEPER: &str = r#"
 ) &
 "#;
 
-/// Where the two programs are.
+/// The paths of chromium and chromedriver.
 pub(crate) struct Programs {
     pub(crate) browser: PathBuf,
     driver: PathBuf,
 }
 
 impl Programs {
-    /// Finds them, or says that a test did not run. With `AUTOAPPDEV_REQUIRE_BROWSER=1` having none is a failure.
+    /// Finds both programs, or reports that a test did not run. With `AUTOAPPDEV_REQUIRE_BROWSER=1`, a missing program is a
+    /// failure.
     pub(crate) fn find() -> Option<Self> {
         let browser = ["chromium", "chromium-browser", "google-chrome"].iter().find_map(|name| find_on_path(name));
         let (Some(browser), Some(driver)) = (browser, find_on_path("chromedriver")) else {
@@ -58,12 +60,12 @@ impl Programs {
     }
 }
 
-/// The process that ends when the run of the tests does: nextest, or this one, where all tests are threads of one process.
+/// Returns the process that ends with the test run: nextest, or this process if it runs all tests as threads.
 pub(crate) fn runner() -> u32 {
     if std::env::var_os("NEXTEST").is_some() { std::os::unix::process::parent_id() } else { std::process::id() }
 }
 
-/// A chromedriver that runs, and the folder of its browser.
+/// A running chromedriver and the folder of its browser.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Driver {
     pub(crate) folder: PathBuf,
@@ -71,8 +73,8 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Starts one that ends with the process `whom`. It wants the same port of IPv4 and of IPv6, and ends where the second is taken: then
-    /// it is started again.
+    /// Starts a chromedriver that ends with the process `whom`. chromedriver needs the same port for IPv4 and IPv6, and exits if
+    /// the second is in use. Then it is started again.
     pub(crate) fn start(programs: &Programs, whom: u32) -> Self {
         for _ in 0..DRIVER_STARTS_MAX {
             let folder =
@@ -100,19 +102,19 @@ impl Driver {
         panic!("chromedriver was started {DRIVER_STARTS_MAX} times and printed no port");
     }
 
-    /// Where the browser keeps its profile.
+    /// Returns the folder of the browser's profile.
     pub(crate) fn profile(&self) -> PathBuf {
         self.folder.join("profile")
     }
 
-    /// Ends driver and browser. Returns when nothing of them is left.
+    /// Ends the driver and the browser. Returns once nothing is left of them.
     pub(crate) fn end(&self) {
-        // It may have ended by itself.
+        // The driver may have ended by itself.
         let _ = fs::remove_file(self.folder.join("wanted"));
         let begun = Instant::now();
         while self.folder.exists() {
             if begun.elapsed() > LIMIT {
-                // Not a panic: this is also how a test cleans up that has failed.
+                // Not a panic, because a failed test also cleans up in this way.
                 eprintln!("a browser does not end: {}", self.folder.display());
                 return;
             }
@@ -121,7 +123,7 @@ impl Driver {
     }
 }
 
-/// The turn to use a browser. Its file tells the browser that the run shares.
+/// The lock that allows a test to use a browser. Its file names the browser that the tests of the run share.
 pub(crate) struct Turn(File);
 
 impl Turn {
@@ -133,11 +135,12 @@ impl Turn {
         Self(file)
     }
 
-    /// The browser that was left for this run, with its session. One that was taken and not left again is ended: its test was killed.
+    /// Returns the browser that an earlier test of this run left, with its session. A browser that was taken and not returned is
+    /// ended, because its test was killed.
     pub(crate) fn take(&mut self) -> Option<(Driver, String)> {
         let mut text = String::new();
         self.0.rewind().and_then(|()| self.0.read_to_string(&mut text)).expect("text");
-        // Empty before the first.
+        // The file is empty before the first test.
         let left: Value = serde_json::from_str(&text).unwrap_or_default();
         if left["runner"] != runner() {
             return None;
@@ -154,7 +157,7 @@ impl Turn {
         Some((driver, session.to_owned()))
     }
 
-    /// Notes the browser that the run shares: with its session where the next test may use it.
+    /// Records the browser that the run shares, with its session if the next test may use it.
     pub(crate) fn write(&mut self, driver: &Driver, session: Option<&str>) {
         let text = json!({"runner": runner(), "folder": driver.folder, "port": driver.port, "session": session}).to_string();
         let written = self.0.set_len(0).and_then(|()| self.0.rewind()).and_then(|()| self.0.write_all(text.as_bytes()));
@@ -162,7 +165,7 @@ impl Turn {
     }
 }
 
-/// The port in chromedriver's line `ChromeDriver was started successfully on port 12345.`
+/// Returns the port from chromedriver's line `ChromeDriver was started successfully on port 12345.`
 fn port_of(line: &str) -> Option<u16> {
     line.split_once("started successfully on port ")?.1.strip_suffix('.')?.parse().ok()
 }

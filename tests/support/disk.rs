@@ -1,6 +1,6 @@
-//! A small file system of the test's own, in memory: it can be filled to the last byte and made read-only.
+//! A small file system in memory for one test, which can be filled to the last byte and made read-only.
 //!
-//! To mount needs root, or a user namespace in which the test is root. Where neither can be had the test says that it did not run;
+//! Mounting needs root, or a user namespace in which the test is root. Without either, the test reports that it did not run.
 //! `AUTOAPPDEV_REQUIRE_TMPFS=1` makes that a failure.
 
 use std::fs::{self, File};
@@ -10,39 +10,41 @@ use std::process::{Command, Stdio};
 
 use super::{Place, full_name, not_run, until_true};
 
-/// Set in a test that runs within a user namespace of its own.
+/// Set in a test that runs in its own user namespace.
 const WITHIN_VAR: &str = "AUTOAPPDEV_TEST_WITHIN_NAMESPACE";
 
-/// The runtime directory on a small disk of its own, and the rest of the place elsewhere. The place goes first: its processes have files
-/// open on the disk.
+/// A place whose runtime directory is on its own small disk. The place is dropped first, because its processes have files open on
+/// the disk.
 pub struct SmallDisk {
     pub place: Place,
     pub disk: Disk,
 }
 
-/// A mounted file system; unmounted when it goes out of scope.
+/// A mounted file system, which is unmounted on drop.
 pub struct Disk {
     dir: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// Mounts a disk of this size, and makes a place whose runtime directory is on it. `None` where that can't be had: then the test
-    /// called `test` has run in a namespace of its own, or could not run at all and said so.
+    /// Mounts a disk of `kib` KiB and creates a place whose runtime directory is on it.
+    ///
+    /// Returns `None` if this user cannot mount it. Then the test called `test` has run in its own namespace, or has reported
+    /// that it could not run.
     pub fn of_kib(kib: u32, test: &str) -> Option<Self> {
         Self::with(&format!("size={kib}k"), test)
     }
 
-    /// The same for a test that has more to do: `None` where this user can't mount it.
+    /// Like [`Self::of_kib`], for a test with more than one part: only returns `None` if this user cannot mount the disk.
     pub fn if_it_mounts(kib: u32) -> Option<Self> {
         Self::try_mounted(&["-t", "tmpfs", "-o", &format!("mode=700,size={kib}k")])
     }
 
-    /// The same with these options of a tmpfs.
+    /// Like [`Self::of_kib`], with other options for the tmpfs.
     pub fn with(options: &str, test: &str) -> Option<Self> {
         Self::mounted(&["-t", "tmpfs", "-o", &format!("mode=700,{options}")], test)
     }
 
-    /// The same on a file system that mount(8) makes of these arguments.
+    /// Like [`Self::of_kib`], on a file system that mount(8) creates from `args`.
     pub fn mounted(args: &[&str], test: &str) -> Option<Self> {
         let small = Self::try_mounted(args);
         if small.is_none() {
@@ -71,7 +73,7 @@ impl Disk {
         self.dir.path().join("filler")
     }
 
-    /// Fills it to the last byte.
+    /// Fills the disk to the last byte.
     pub fn fill(&self) {
         let mut file = File::options().append(true).create(true).open(self.filler()).expect("opens");
         for size in [64 * 1024, 4096, 256, 1] {
@@ -84,7 +86,7 @@ impl Disk {
         }
     }
 
-    /// Leaves room for this many bytes and not much more.
+    /// Fills the disk up to about `bytes` free bytes.
     pub fn fill_but(&self, bytes: u64) {
         self.fill();
         let file = File::options().write(true).open(self.filler()).expect("opens");
@@ -92,28 +94,30 @@ impl Disk {
         file.set_len(len - bytes).expect("it is larger than that");
     }
 
-    /// How much is free, in bytes.
+    /// Returns the free space in bytes.
     pub fn free_bytes(&self) -> u64 {
         let stat = rustix::fs::statvfs(self.path()).expect("it is mounted");
         stat.f_bavail * stat.f_frsize
     }
 
-    /// Makes room again.
+    /// Removes what `fill` wrote.
     pub fn free(&self) {
         fs::remove_file(self.filler()).expect("it was filled");
     }
 
-    /// Makes it read-only, or writable again. Waits for those who have a file open for writing: the kernel refuses that till then.
+    /// Makes the disk read-only, or writable again. Waits for processes that have a file open for writing, because the kernel
+    /// refuses the remount until they close it.
     pub fn set_read_only(&self, is_read_only: bool) {
         let mode = if is_read_only { "remount,ro" } else { "remount,rw" };
-        // With type and source: otherwise mount(8) gives the kernel all options again, with an owner that a user namespace does not know.
+        // With the type and the source. Otherwise mount(8) passes all options again, including an owner that the user namespace
+        // does not know.
         until_true("the disk is remounted", || mount(&["-t", "tmpfs", "-o", mode, "autoappdev-test"], self.dir.path()));
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: a killed process may still be on its way out.
+        // Lazily, because a killed process may not have exited yet.
         let _shown_by_the_leftover = Command::new("umount").arg("-l").arg(self.dir.path()).stderr(Stdio::null()).status();
     }
 }
@@ -122,7 +126,7 @@ fn mount(args: &[&str], at: &Path) -> bool {
     Command::new("mount").args(args).arg(at).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// Runs the test once more, as root of a user namespace with mounts of its own.
+/// Runs the test again as root of a user namespace that has its own mounts.
 fn run_within_a_namespace(test: &str) {
     let is_possible = std::env::var_os(WITHIN_VAR).is_none()
         && Command::new("unshare")
@@ -140,9 +144,9 @@ fn run_within_a_namespace(test: &str) {
         Command::new("unshare").arg("-Urm").arg(this).args(["--exact", &name, "--nocapture"]).env(WITHIN_VAR, "1").output();
     let output = output.expect("it ran a moment ago");
     let said = String::from_utf8_lossy(&output.stdout);
-    // A NOT RUN must be seen out here as well.
+    // A NOT RUN line must be visible outside the namespace too.
     io::stderr().write_all(&output.stderr).expect("stderr is writable");
-    // A name that is no test's would succeed with none.
+    // A name that matches no test would succeed with 0 tests.
     let is_good = output.status.success() && said.contains("test result: ok. 1 passed");
     assert!(is_good, "{test} failed in its namespace; it said, beside what stands above:\n{said}");
 }

@@ -1,4 +1,4 @@
-//! A client command that goes on: its lines as they come, and its end.
+//! A client command that keeps running: its lines as they arrive, and its end.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -7,7 +7,7 @@ use std::thread;
 
 use super::{DEADLINE, until};
 
-/// A command with its lines; killed when dropped.
+/// A command and its output. It is killed on drop.
 pub struct Follower {
     pub child: Child,
     lines: Receiver<String>,
@@ -23,17 +23,17 @@ impl Follower {
         Self { child, lines, warnings }
     }
 
-    /// The next line.
+    /// Returns the next line of standard output.
     pub fn next(&self) -> String {
         self.lines.recv_timeout(DEADLINE).expect("a line")
     }
 
-    /// The next sentence on standard error.
+    /// Returns the next line of standard error.
     pub fn warning(&self) -> String {
         self.warnings.recv_timeout(DEADLINE).expect("a sentence")
     }
 
-    /// The exit code, once it has ended, with all that it said and nobody has read yet.
+    /// Waits for the end of the command. Returns its exit code, and the lines of both streams that were not read yet.
     pub fn end(&mut self) -> (Option<i32>, Vec<String>, Vec<String>) {
         let code = until("it ends", || self.child.try_wait().expect("ours")).code();
         (code, rest(&self.lines), rest(&self.warnings))
@@ -64,7 +64,7 @@ fn rest(lines: &Receiver<String>) -> Vec<String> {
     }
 }
 
-/// A command whose standard output the test reads itself.
+/// Starts a command whose standard output the test reads itself.
 pub fn piped(mut command: Command, args: &[&str]) -> (Child, BufReader<ChildStdout>) {
     let mut child =
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");

@@ -1,4 +1,4 @@
-//! What a server takes of the machine, as the kernel counts it.
+//! The resources that a server uses, as the kernel counts them.
 
 use std::fmt;
 use std::fs;
@@ -8,9 +8,9 @@ pub struct Footprint {
     pub threads: u64,
     pub descriptors: u64,
     pub rss_kb: u64,
-    /// Its own share of what it maps: files and libraries that others map too count in part.
+    /// The proportional share of all mapped memory: files and libraries that other processes map too count in part.
     pub pss_kb: u64,
-    /// The most that was ever resident.
+    /// The highest resident size so far.
     pub peak_kb: u64,
 }
 
@@ -33,9 +33,11 @@ impl Footprint {
 }
 
 impl Footprint {
-    /// Whether threads and descriptors are what they were at `quiet`, whenever in the server's life that was taken. A descriptor more is none
-    /// that is lost: `SQLite` keeps that of a second connection to one file for the next (a POSIX lock ends with any close), and the first who
-    /// looks into the database beside the server's own connection, at leisure after boot, leaves one.
+    /// Checks whether the threads and descriptors are back at `quiet`, which can be from any time of the server's life.
+    ///
+    /// One more descriptor is not a leak. `SQLite` keeps the descriptor of a second connection to a file for later use, because a
+    /// POSIX lock ends with any close. The first reader that opens another connection to the database, some time after boot,
+    /// leaves one.
     pub fn is_back_to(&self, quiet: &Self) -> bool {
         const KEPT_BY_SQLITE: u64 = 1;
         self.threads <= quiet.threads && self.descriptors <= quiet.descriptors + KEPT_BY_SQLITE

@@ -1,4 +1,4 @@
-//! A place's server as its clients see it: requests, answers, and what the API tells about the pipeline.
+//! A place's server as its clients see it: requests, responses, and what the API reports about the pipeline.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use super::{DEADLINE, Place, until, until_true, wire};
 
-/// An example of the route's path: the first run, a file of the page, a text to search for.
+/// Returns an example of the route's path: the first run, a file of the page, a text to search for.
 pub fn example(route: Route) -> String {
     let path = route.url(if route == Route::PageFile { "app.js" } else { "1" }, &NoQuery {});
-    // What is searched for must be named.
+    // A search needs a text.
     if route == Route::RunLogSearch { path + "?text=a" } else { path }
 }
 
-/// Every path that is read, apart from the events, whose answer does not end.
+/// Returns every path that is read, apart from the events, whose response does not end.
 pub fn reads() -> Vec<String> {
     let reads = Route::ALL.iter().filter(|&&route| route.spec().method == Method::Get && route != Route::Events);
     reads.map(|&route| example(route)).collect()
@@ -27,7 +27,7 @@ pub fn acts() -> Vec<String> {
     acts.map(|&route| example(route)).collect()
 }
 
-/// An answer: the status and the JSON.
+/// A response: the status code and the JSON.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -36,7 +36,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body of an answer that must be a 200.
+    /// Returns the body, and panics if the status is not 200.
     pub fn ok(self) -> Value {
         assert_eq!(self.status, 200, "{}", self.body);
         self.body
@@ -46,19 +46,19 @@ impl Answer {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The stable code of an error.
+    /// Returns the stable code of an error.
     pub fn error(&self) -> &str {
         self.body["error"].as_str().unwrap_or_default()
     }
 }
 
 impl Place {
-    /// A request with any method, headers and body.
+    /// Sends a request with any method, headers and body.
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
         self.try_request(method, path, headers, body).expect("an answer")
     }
 
-    /// The same; `None` where the server is gone or goes meanwhile.
+    /// Like [`Self::request`]; returns `None` if the server has ended or ends during the request.
     pub fn try_request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Option<Answer> {
         let mut request = ureq::http::Request::builder().method(method).uri(format!("http://127.0.0.1:{}{path}", self.port()));
         for (name, value) in headers {
@@ -91,8 +91,10 @@ impl Place {
         self.request("GET", path, &[], None)
     }
 
-    /// If an action outlasts the server's answer limit on a slow machine, waits until it is done, and makes the answer from the state. The
-    /// server's answer stays if the state is not the one that was asked for.
+    /// Sends a POST with a JSON body.
+    ///
+    /// If an action exceeds the server's time limit for responses on a slow machine, waits until the action is done and builds
+    /// the response from the state. If the state is not the requested one, the server's response is returned unchanged.
     #[expect(clippy::needless_pass_by_value, reason = "a literal reads better than a borrowed one")]
     pub fn post(&self, path: &str, body: Value) -> Answer {
         let answer = self.request("POST", path, &[("Content-Type", "application/json")], Some(&body.to_string()));
@@ -119,12 +121,12 @@ impl Place {
         self.post(&format!("/api/pipeline/{action}"), json!({}))
     }
 
-    /// A raw connection to the server.
+    /// Opens a raw connection to the server.
     pub fn wire(&self) -> wire::Wire {
         wire::Wire::open(self.port())
     }
 
-    /// The `pipeline` of `GET /api/pipeline`.
+    /// Returns the `pipeline` of `GET /api/pipeline`.
     pub fn pipeline(&self) -> Value {
         self.get("/api/pipeline").ok()["pipeline"].take()
     }
@@ -133,7 +135,7 @@ impl Place {
         self.pipeline()["state"].as_str().expect("a word").to_owned()
     }
 
-    /// Starts the default script; its leader's pid and the run.
+    /// Starts the default script. Returns the leader's pid and the run.
     pub fn start(&self) -> (u32, i64) {
         self.start_with(json!({}))
     }
@@ -148,17 +150,17 @@ impl Place {
         until(&format!("the state is {state}"), || Some(self.pipeline()).filter(|pipeline| pipeline["state"] == state))
     }
 
-    /// The run with its events, as the API tells it.
+    /// Returns the run with its events, as the API reports it.
     pub fn run(&self, run_id: i64) -> Value {
         self.get(&format!("/api/runs/{run_id}")).ok()["run"].take()
     }
 
-    /// The text of every line of the pipeline's log.
+    /// Returns the text of every line of the pipeline's log.
     pub fn lines(&self) -> Vec<String> {
         self.lines_since(&mut 0)
     }
 
-    /// The text of every line after the cursor `since`, which is moved on.
+    /// Returns the text of every line after the cursor `since`, and advances the cursor.
     pub fn lines_since(&self, since: &mut u64) -> Vec<String> {
         let mut lines = Vec::new();
         loop {
@@ -176,7 +178,7 @@ impl Place {
         until_true(&format!("the log says {text:?}"), || self.lines().iter().any(|line| line == text));
     }
 
-    /// Every line of the log as the API tells it, records of one line put together again.
+    /// Returns every line of the log as the API reports it, with the records of one line joined.
     pub fn records(&self) -> Vec<Value> {
         let mut records: Vec<Value> = Vec::new();
         let mut since = 0;
@@ -203,13 +205,13 @@ impl Place {
         }
     }
 
-    /// What one run said on one stream, whole lines.
+    /// Returns the complete lines that one run wrote to one stream.
     pub fn said(&self, run_id: i64, stream: &str) -> Vec<String> {
         let records = self.records().into_iter().filter(|record| record["run_id"] == run_id && record["stream"] == stream);
         records.map(|record| record["line"].as_str().expect("text").to_owned()).collect()
     }
 
-    /// What happened in a run: kind, cause and the state it led to, `-` where there is none.
+    /// Returns the events of a run: kind, cause and resulting state, with `-` for a missing one.
     pub fn history(&self, run_id: i64) -> Vec<String> {
         let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
         let run = self.run(run_id);
@@ -220,17 +222,17 @@ impl Place {
             .collect()
     }
 
-    /// Waits for the last that is recorded of a run: what it used, which comes after its end.
+    /// Waits for the last thing that is recorded of a run: its usage, which is recorded after its end.
     pub fn until_settled(&self, run_id: i64) {
         until_true("the run is over and its use recorded", || self.run(run_id)["cpu_user_ms"].is_u64());
     }
 
-    /// Waits until a run has ended and all figures of it are there.
+    /// Waits until a run has ended and all its figures are recorded.
     pub fn until_ended(&self, run_id: i64) -> Value {
         let ended = until(&format!("run {run_id} has ended and its figures are there"), || {
             Some(self.run(run_id)).filter(|run| !run["stopped_at"].is_null() && !run["max_rss_kb"].is_null())
         });
-        // The row is told from the database, the state a moment later, once it is committed.
+        // The run comes from the database. The state follows a moment later, once it is committed.
         until_true("the state knows it too", || {
             let pipeline = self.pipeline();
             pipeline["run_id"] != run_id || pipeline["state"] == "stopped"

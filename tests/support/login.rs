@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{Answer, Place};
 
-/// What a browser keeps after a login.
+/// The cookie and the proof that a browser keeps after a login.
 #[derive(Clone, Debug)]
 pub struct LogIn {
     /// `name=value`.

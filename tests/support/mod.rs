@@ -1,7 +1,8 @@
-//! What the whole-binary tests share: a server of their own, scripts, looks at the kernel and the database, and waiting for a condition.
+//! The parts that the tests of the whole binary share: a server for each test, scripts, views of the kernel and the database, and
+//! waiting for a condition.
 //!
-//! Everything that a test starts is killed when it goes out of scope, or when the test itself is killed (`reaper.rs`). The server's log is
-//! printed where a test fails.
+//! Everything that a test starts is killed on drop, or when the test itself is killed (`reaper.rs`). If a test fails, the
+//! server's log is printed.
 
 #![allow(
     dead_code,
@@ -44,15 +45,15 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
-/// A folder with scripts and a runtime directory, and the server on it, if one runs.
+/// A folder with scripts and a runtime directory, and the server that runs there, if any.
 pub struct Place {
     dir: tempfile::TempDir,
     server: Option<RunningServer>,
     envs: Vec<(String, String)>,
     runtime: PathBuf,
-    /// Sent with each request that brings no other.
+    /// Sent with each request that has no other token.
     bearer: Option<String>,
-    /// Everything that servers here said.
+    /// Everything that the servers of this place printed.
     log: PathBuf,
 }
 
@@ -63,12 +64,12 @@ struct RunningServer {
 }
 
 impl Place {
-    /// A place with scripts, without a server.
+    /// Creates a place with scripts and without a server.
     pub fn new() -> Self {
         Self::with_runtime("runtime")
     }
 
-    /// The same, with a runtime directory of this name, which may hold slashes.
+    /// Like [`Self::new`], with a runtime directory of this name, which may contain slashes.
     pub fn with_runtime(name: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("autoappdev-").tempdir().expect("a temp folder");
         reaper::watch(dir.path());
@@ -80,7 +81,7 @@ impl Place {
         place
     }
 
-    /// A place with a server whose default script is `script`.
+    /// Creates a place with a server whose default script is `script`.
     pub fn serving(script: &str) -> Self {
         let mut place = Self::new();
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", script);
@@ -88,41 +89,42 @@ impl Place {
         place
     }
 
-    /// For servers that are started from now on.
+    /// Sets a variable for servers that are started from now on.
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.envs.retain(|(key, _)| key != name);
         self.envs.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Servers that are started from now on ask for this token, and the requests made here bring it.
+    /// Makes servers that are started from now on require this token, and requests from here send it.
     pub fn use_token(&mut self, token: &str) {
         self.set_env("AUTOAPPDEV_TOKEN", token);
         self.bring_token(token);
     }
 
-    /// Makes requests carry the token that the server created: a server of another user cannot identify the test otherwise.
+    /// Makes requests send the token that the server created, because a server of another user cannot identify the test
+    /// otherwise.
     pub fn bring_own_token(&mut self) {
         let token = fs::read_to_string(self.runtime().join("token")).expect("made at the first boot");
         self.bring_token(token.trim());
     }
 
-    /// The requests made here bring this token.
+    /// Makes requests from here send this token.
     pub fn bring_token(&mut self, token: &str) {
         self.bearer = Some(format!("Bearer {token}"));
     }
 
-    /// Takes it back, for servers that are started from now on.
+    /// Removes a variable for servers that are started from now on.
     pub fn unset_env(&mut self, name: &str) {
         self.envs.retain(|(key, _)| key != name);
     }
 
-    /// Writes an executable script into the root.
+    /// Writes an executable script to the root.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         write_programs(&self.root(), &[(name, text)]);
         self.root().join(name)
     }
 
-    /// The folder of everything, where a test may put files of its own.
+    /// Returns the folder that contains everything, where a test can put its own files.
     pub fn folder(&self) -> &Path {
         self.dir.path()
     }
@@ -135,7 +137,7 @@ impl Place {
         self.runtime.clone()
     }
 
-    /// Removes the runtime directory and puts a copy in its place: every file is a new one, and no socket has a listener.
+    /// Replaces the runtime directory by a copy: every file is a new one, and no socket has a listener.
     pub fn replace_runtime_by_copy(&self) {
         let copy = self.folder().join("copy-of-runtime");
         copy_all(&self.runtime(), &copy);
@@ -151,7 +153,7 @@ impl Place {
         self.runtime().join("runs").join(run_id.to_string())
     }
 
-    /// The binary with this place's configuration and nothing of the environment's; the port is the kernel's to pick.
+    /// Returns the binary with this place's configuration and without any from the environment. The kernel picks the port.
     pub fn command(&self) -> Command {
         self.command_of(Path::new(env!("CARGO_BIN_EXE_autoappdev")))
     }
@@ -159,7 +161,7 @@ impl Place {
     pub fn command_of(&self, binary: &Path) -> Command {
         let mut command = Command::new(binary);
         for (name, _) in std::env::vars_os() {
-            // What a service manager says to this test is not for the server.
+            // The variables that a service manager set for this test are not for the server.
             let means_something = name.to_str().is_some_and(|name| {
                 ["AUTOAPPDEV_", "LISTEN_", "WATCHDOG_"].iter().any(|prefix| name.starts_with(prefix))
                     || ["DATABASE_URL", "PORT", "NOTIFY_SOCKET"].contains(&name)
@@ -172,7 +174,7 @@ impl Place {
             .current_dir(self.dir.path())
             .env("AUTOAPPDEV_HOST", "127.0.0.1")
             .env("AUTOAPPDEV_PORT", "0")
-            // How full the machine's disk is must not decide which logs are there. A test of that limit sets its own.
+            // The free space of the machine's disk must not decide which logs are kept. A test of that limit sets its own value.
             .env("AUTOAPPDEV_DISK_FREE_MB", "0")
             .env("AUTOAPPDEV_RUNTIME_DIR", self.runtime())
             .env("AUTOAPPDEV_PIPELINE_CWD", self.root())
@@ -192,7 +194,7 @@ impl Place {
         }
     }
 
-    /// Starts the server as a service manager does: again until it stays up.
+    /// Starts the server as a service manager does: again and again until it stays up.
     pub fn start_server_until_it_serves(&mut self) {
         let deadline = Instant::now() + DEADLINE;
         while let Err(said) = self.try_start_server_with(self.command()) {
@@ -201,7 +203,7 @@ impl Place {
         }
     }
 
-    /// An error is what it printed instead of its address.
+    /// Starts a server. The error is what it printed instead of its address.
     fn try_start_server_with(&mut self, mut command: Command) -> Result<(), String> {
         assert!(self.server.is_none(), "one at a time");
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).expect("opens");
@@ -219,7 +221,7 @@ impl Place {
         Ok(())
     }
 
-    /// `kill -9`.
+    /// Kills the server with SIGKILL.
     pub fn kill_server(&mut self) {
         self.crash_server("KILL");
     }
@@ -231,18 +233,18 @@ impl Place {
         server.child.wait().expect("ours")
     }
 
-    /// SIGTERM; the exit code.
+    /// Ends the server with SIGTERM. Returns its exit code.
     pub fn stop_server(&mut self) -> i32 {
         self.stop_server_and_listen().0
     }
 
-    /// SIGTERM; the exit code, and what it said on standard output after its address.
+    /// Ends the server with SIGTERM. Returns its exit code, and what it printed to standard output after its address.
     pub fn stop_server_and_listen(&mut self) -> (i32, String) {
         signal(self.server_pid(), "TERM");
         self.until_server_ended()
     }
 
-    /// The same for a server that was asked to exit.
+    /// Like [`Self::stop_server_and_listen`], for a server that was already asked to exit.
     pub fn until_server_ended(&mut self) -> (i32, String) {
         let mut server = self.server.take().expect("a server runs");
         let deadline = Instant::now() + DEADLINE;
@@ -256,12 +258,12 @@ impl Place {
         let code = server.child.wait().expect("ours").code().expect("it ends by itself");
         let mut said = String::new();
         server.stdout.read_to_string(&mut said).expect("text");
-        // Every server here is configured through the environment, and reports that.
+        // Every server here is configured through the environment, and reports it.
         let is_setup = |line: &&str| line.starts_with("settings from the environment: ");
         (code, said.split_inclusive('\n').filter(|line| !is_setup(line)).collect())
     }
 
-    /// Runs `serve` with one more variable, which must refuse; what it said on standard error.
+    /// Runs `serve`, which must refuse to start, with one more variable. Returns what it wrote to standard error.
     pub fn refused_server(&self, variable: (&str, &str)) -> String {
         let mut command = self.command();
         command.env(variable.0, variable.1);
@@ -291,7 +293,7 @@ impl Place {
         self.start_server();
     }
 
-    /// `kill -9`, and a server that is started in its own way.
+    /// Kills the server with SIGKILL and calls `start` to start the next one.
     pub fn restart_server_as(&mut self, start: impl FnOnce(&mut Self)) {
         self.kill_server();
         start(self);
@@ -309,21 +311,22 @@ impl Place {
         self.server.as_ref().expect("a server runs").port
     }
 
-    /// A client command against this place's server: exit code, stdout, stderr.
+    /// Runs a client command against this place's server. Returns the exit code, stdout and stderr.
     pub fn client(&self, args: &[&str]) -> (i32, String, String) {
         let output = self.command().args(args).stdin(Stdio::null()).output().expect("the binary runs");
         let text = |bytes| String::from_utf8(bytes).expect("text");
         (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
     }
 
-    /// The server's threads, as the kernel counts them.
+    /// Returns the number of the server's threads, as the kernel counts them.
     pub fn server_threads(&self) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.server_pid())).expect("the server is alive");
         let count = status.lines().find_map(|line| line.strip_prefix("Threads:")).expect("it tells its threads");
         count.trim().parse().expect("a number")
     }
 
-    /// What no refused request may change: state, version, and how many runs there are. The database and the API say the same.
+    /// Returns what no refused request may change: the state, the version, and the number of runs. Checks that the database and
+    /// the API agree.
     pub fn footprint(&self) -> (String, i64, i64) {
         let row = "SELECT state, version, (SELECT count(*) FROM pipeline_runs) FROM pipeline_state";
         until("the database says what the API says", || {
@@ -334,12 +337,13 @@ impl Place {
         })
     }
 
-    /// Everything that the servers here have said.
+    /// Returns everything that the servers of this place have printed.
     pub fn server_log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// After an end: no process of any run here, no PAUSE file, and the shim leaves.
+    /// Checks, after an end, that no process of any run of this place is left and that `PAUSE` does not exist, and waits until
+    /// the shim has exited.
     pub fn assert_nothing_left(&self, run_id: i64) {
         let left: Vec<String> = self.processes().into_iter().map(describe).collect();
         assert!(left.is_empty(), "left of run {run_id}: {left:#?}");
@@ -353,7 +357,7 @@ impl Place {
         self.runtime().join("PAUSE")
     }
 
-    /// Compiles the program that can do what no script can (`tests/programs/actor.c`), as `actor` into the root.
+    /// Compiles `tests/programs/actor.c`, which does what no script can, as `actor` into the root.
     pub fn actor(&self) {
         self.compile("actor");
     }
@@ -366,17 +370,17 @@ impl Place {
         assert!(status.expect("a C compiler is needed, as for the program itself").success(), "it compiles");
     }
 
-    /// Reads the database from outside.
+    /// Opens the database read-only, as another process.
     pub fn sql(&self) -> Connection {
         Connection::open_with_flags(self.database(), OpenFlags::SQLITE_OPEN_READ_ONLY).expect("opens")
     }
 
-    /// The stored state.
+    /// Returns the stored state.
     pub fn stored_state(&self) -> String {
         self.sql().query_row("SELECT state FROM pipeline_state", [], |row| row.get(0)).expect("the row")
     }
 
-    /// The pid in the run's journal header.
+    /// Returns the pid in the header of the run's journal.
     pub fn shim_pid(&self, run_id: i64) -> u32 {
         let text = fs::read_to_string(self.run_dir(run_id).join("journal.jsonl")).expect("a journal");
         let header: Value = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
@@ -390,11 +394,11 @@ impl Drop for Place {
             let _ended = server.child.kill();
             let _ended = server.child.wait();
         }
-        // Shims first, so that none of them sees the others' end as something to write down.
+        // Shims first, so that none of them records the end of the others.
         for pid in self.shims() {
             signal(pid, "KILL");
         }
-        // Twice nobody: one that is being born when it is looked at shows no environment.
+        // Two scans must find nothing, because a process that is just being created has no environment for a moment.
         let mut looks_without_any = 0;
         for _ in 0..100 {
             let left = self.processes();
@@ -421,8 +425,10 @@ impl Drop for Place {
     }
 }
 
-/// Writes executable files, in a process of its own. What is open for writing here is open as well in whatever another test's thread
-/// forks meanwhile, up to its exec, which can take its time; and the kernel executes nothing that somebody has open for writing (`ETXTBSY`).
+/// Writes executable files in another process.
+///
+/// While a file is open for writing here, a child that another test's thread forks has it open too, until its exec, which can
+/// take a while. The kernel does not execute a file that a process has open for writing (`ETXTBSY`).
 fn write_programs(dir: &Path, programs: &[(&str, &str)]) {
     let each = "while [ $# -gt 0 ]; do printf %s \"$2\" >\"$1\" && chmod 755 \"$1\" || exit 1; shift 2; done";
     let words = programs.iter().flat_map(|(name, text)| [name, text]);
@@ -430,35 +436,36 @@ fn write_programs(dir: &Path, programs: &[(&str, &str)]) {
     assert!(status.expect("/bin/sh is there").success(), "writes");
 }
 
-/// `cp -a`.
+/// Copies with `cp -a`.
 pub fn copy_all(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(status.expect("cp is everywhere").success(), "copies");
 }
 
-/// An object's keys are these and no others.
+/// Checks that an object has exactly these keys.
 pub fn assert_keys(object: &Value, keys: &[&str]) {
     let found: BTreeSet<&str> = object.as_object().expect("an object").keys().map(String::as_str).collect();
     assert_eq!(found, keys.iter().copied().collect(), "in {object}");
 }
 
-/// Null, or a time as the contract writes it.
+/// Checks that a value is null, or a time as the contract defines it.
 pub fn assert_time(value: &Value) {
     let Some(text) = value.as_str() else { return assert!(value.is_null(), "{value} is no time") };
     let form: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     assert_eq!(form, "0000-00-00T00:00:00.000Z", "{text}");
 }
 
-/// The values of the keys, in order.
+/// Returns the values of the keys, in order.
 pub fn values(object: &Value, keys: &[&str]) -> Value {
     keys.iter().map(|key| object[key].clone()).collect()
 }
 
-/// Scripts that every place has.
+/// The scripts that every place has.
 const SCRIPTS: &[(&str, &str)] = &[
-    // One process that says that it is there and then sleeps for ever.
+    // One process that prints `ready` and then sleeps.
     ("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n"),
-    // A child, a grandchild, one in a session of its own, one that was double-forked, and one that ignores TERM. Its own `sleep` each.
+    // A child, a grandchild, a process in its own session, a double-forked one, and one that ignores TERM. Each has its own
+    // `sleep`.
     (
         "tree.sh",
         "#!/bin/bash\n\
@@ -470,11 +477,11 @@ const SCRIPTS: &[(&str, &str)] = &[
          echo ready\n\
          wait\n",
     ),
-    // Counts, one number a line, for ever.
+    // Counts without end, one number a line.
     ("count.sh", "#!/bin/bash\nn=0\nwhile :; do echo \"line $n\"; n=$((n + 1)); sleep 0.005; done\n"),
-    // Ends with the code it is given.
+    // Exits with the given code.
     ("exit.sh", "#!/bin/bash\necho ready\nexit \"${1:-0}\"\n"),
-    // Ends with code 7 as soon as a file called `go` is in its folder.
+    // Exits with code 7 as soon as a file called `go` exists in its folder.
     ("until-go.sh", "#!/bin/bash\necho ready\nwhile [ ! -e go ]; do sleep 0.01; done\necho going\nexit 7\n"),
     // Ignores TERM.
     ("stubborn.sh", "#!/bin/bash\ntrap '' TERM\necho ready\nwhile :; do sleep 0.1; done\n"),

@@ -1,4 +1,4 @@
-//! Makes a past that a server may find at boot: run directories, journals and database rows as a kill leaves them.
+//! Creates a past for a server to find at boot: run directories, journals and database rows as a kill leaves them.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 
 use super::{Place, until_true};
 
-/// When the fabricated runs began: long ago, so that no time of theirs can be taken for now.
+/// When the fabricated runs began: long ago, so that none of their times can be mistaken for now.
 pub const BEGAN: i64 = 1_700_000_000_000;
 
 impl Place {
-    /// The database, made where it is not there yet, for a test that writes what a server before it wrote.
+    /// Opens the database, and creates it if it does not exist, for a test that writes what an earlier server wrote.
     pub fn store(&self) -> Store {
         create_private_dir(&self.runtime()).expect("creates");
         Store::open(&self.database()).expect("opens").store
@@ -49,12 +49,12 @@ impl Place {
     /// Holds a run's lock, as its shim does, for as long as the file is kept.
     pub fn hold_lock(&self, run_id: i64) -> File {
         let lock = File::open(self.run_dir(run_id).join("lock")).expect("there");
-        // Whoever made it has let go of it; but what another test forked meanwhile has it too, up to its exec.
+        // The previous owner has released the lock, but a child that another test forked meanwhile also holds it, until its exec.
         until_true("the lock is free", || rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok());
         lock
     }
 
-    /// Creates a run's directory without a lock holder, with a journal of these facts, a second apart.
+    /// Creates a run's directory, whose lock is not held, with a journal of these facts, one second apart.
     pub fn past_journal(&self, run_id: i64, boot_id: &str, facts: &[Fact]) {
         let (dir, _lock) = self.past_dir(run_id);
         let created_at = Timestamp::from_unix_ms(BEGAN);
@@ -62,11 +62,11 @@ impl Place {
             format: FORMAT,
             run_id,
             boot_id: boot_id.to_owned(),
-            // Process 1 never began at that moment: the shim is dead.
+            // Process 1 never began at that moment, so the shim counts as dead.
             shim_pid: 1,
             shim_start_ticks: u64::MAX,
             socket: None,
-            // As earlier versions wrote it.
+            // As in journals of earlier versions.
             mark: None,
             runtime_dir: self.runtime(),
             cgroup: None,
@@ -86,7 +86,7 @@ impl Place {
         }
     }
 
-    /// Records the first `count` facts of the run's journal, as a server did that was killed after that.
+    /// Records the first `count` facts of the run's journal, as a server does that is then killed.
     pub fn past_recorded(&self, run_id: i64, count: usize) {
         let mut store = self.store();
         let journal = autoappdev::run_dir::read_journal(&RunDir::at(self.run_dir(run_id)).journal_path()).expect("reads");
@@ -96,7 +96,7 @@ impl Place {
         }
     }
 
-    /// A run of this boot whose facts were all recorded before server and shim were gone.
+    /// Creates a run of this boot whose facts were all recorded before the server and the shim ended.
     pub fn past_run(&self, facts: &[Fact]) -> i64 {
         let run_id = self.past_starting();
         self.past_journal(run_id, &boot_id().expect("/proc is mounted"), facts);
@@ -104,7 +104,8 @@ impl Place {
         run_id
     }
 
-    /// Serves on what was made, and waits until the run, the latest, has ended with this status; the run.
+    /// Starts a server on the fabricated past, and waits until the run, which must be the latest, has ended with this status.
+    /// Returns the run.
     pub fn boot_on_it(&mut self, run_id: i64, status: &str) -> Value {
         self.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
         self.start_server();
@@ -117,19 +118,19 @@ impl Place {
         run
     }
 
-    /// After this run another can be started, with the next id.
+    /// Checks that another run can be started after this one, with the next id.
     pub fn assert_startable(&self, run_id: i64) {
         let (_, next) = self.start();
         assert_eq!(next, run_id + 1);
         assert_eq!(self.until_all_agree(), "running");
     }
 
-    /// Changes the database behind everybody's back.
+    /// Changes the database from outside.
     pub fn edit_database(&self, sql: &str) {
         Connection::open(self.database()).and_then(|conn| conn.execute_batch(sql)).expect("changes");
     }
 
-    /// Takes the database away, into `into`, with what belongs to it.
+    /// Moves the database and the files that belong to it to `into`.
     pub fn move_database(&self, into: &Path) {
         fs::create_dir_all(into).expect("creates");
         for file in fs::read_dir(self.runtime()).expect("there").map(|entry| entry.expect("there").path()) {
@@ -141,20 +142,21 @@ impl Place {
     }
 }
 
-/// The entries that every process of this run has in its environment, without the mark, which journals made here do not name.
+/// Returns the entries that every process of this run has in its environment, without the mark, because the fabricated journals
+/// contain none.
 pub fn cookie_of(runtime: &Path, run_id: i64) -> [(&'static str, String); 2] {
     let runtime = runtime.canonicalize().unwrap_or_else(|_| runtime.to_owned());
     [("AUTOAPPDEV_RUN_ID", run_id.to_string()), ("AUTOAPPDEV_RUNTIME_DIR", runtime.display().to_string())]
 }
 
-/// A process with these entries in its environment; killed when it goes out of scope.
+/// Starts a process with these entries in its environment. It is killed on drop.
 pub fn carrier(entries: &[(&str, String)]) -> Carrier {
     let mut command = Command::new("sleep");
     command.arg("600").env_remove("AUTOAPPDEV_RUN_ID").env_remove("AUTOAPPDEV_RUNTIME_DIR");
     Carrier(command.envs(entries.iter().map(|(name, value)| (name, value))).spawn().expect("spawns"))
 }
 
-/// See [`carrier`].
+/// A process started by [`carrier`].
 pub struct Carrier(Child);
 
 impl Carrier {
@@ -162,7 +164,7 @@ impl Carrier {
         self.0.id()
     }
 
-    /// Whether it lives; as our child it stays in `/proc` after its end.
+    /// Returns whether the process is alive. It is our child, so it stays in `/proc` after its end.
     pub fn is_alive(&self) -> bool {
         super::is_alive(self.0.id())
     }

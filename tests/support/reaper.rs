@@ -1,7 +1,9 @@
-//! Ends what a killed test leaves behind. Shims outlive their server by design, and a test that is killed never drops its [`Place`](super::Place).
+//! Ends what a killed test leaves behind. Shims outlive their server by design, and a test that is killed never drops its
+//! [`Place`](super::Place).
 //!
-//! A shell beside each test process reads from a pipe which folders are in use. However the test process ends, the kernel closes its end of
-//! the pipe. Then the shell kills all processes that work in one of the folders, or have a path in one in their environment.
+//! A shell beside each test process reads from a pipe which folders are in use. However the test process ends, the kernel closes
+//! its end of the pipe. Then the shell kills all processes whose working directory is in one of the folders, or whose environment
+//! contains a path in one.
 
 use std::io::{PipeWriter, Write};
 use std::os::unix::process::CommandExt;
@@ -9,14 +11,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-/// Reads a line `+ FOLDER` when a folder comes into use, and `-` when one is no longer in use. If none is in use at the end, every test has
-/// cleaned up, and nothing is searched.
+/// The script of the shell. It reads a line `+ FOLDER` when a folder comes into use, and `-` when a folder is no longer in use.
+/// If none is in use at the end, every test has cleaned up, and nothing is searched.
 ///
-/// The folders become the patterns `=FOLDER/`, which are found both in an environment and in the list of working directories. Without a
-/// folder there would be an empty pattern, which matches every process: then the shell must end.
+/// The folders become the patterns `=FOLDER/`, which match both in an environment and in the list of working directories. Without
+/// a folder there would be an empty pattern, which matches every process: then the shell must end.
 ///
-/// Two searches in a row must find nothing, because a process that is being created has no environment for a moment. The number of searches
-/// is limited, so that the shell ends even if a process cannot be killed.
+/// Two searches in a row must find nothing, because a process that is being created has no environment for a moment. The number
+/// of searches is limited, so that the shell ends even if a process cannot be killed.
 const REAPER: &str = r#"
 trap '' HUP INT TERM
 patterns= in_use=0
@@ -47,8 +49,8 @@ while [ "$quiet" -lt 2 ] && [ "$searches" -lt 1000 ]; do
 done
 "#;
 
-/// From now on, processes of this folder end with the test process. The name of the folder must be random, so that no process of another test
-/// has its path.
+/// Makes the processes of this folder end with the test process. The name of the folder must be random, so that no process of
+/// another test has its path.
 pub(super) fn watch(folder: &Path) {
     let path = folder.canonicalize().expect("the folder exists");
     let path = path.to_str().expect("temp folders have names in UTF-8");
@@ -56,12 +58,12 @@ pub(super) fn watch(folder: &Path) {
     say(&format!("+ {path}\n"));
 }
 
-/// One of the folders is no longer in use: its test has ended its processes itself.
+/// Reports that one of the folders is no longer in use, because its test has ended its processes itself.
 pub(super) fn release() {
     say("-\n");
 }
 
-/// A line is shorter than `PIPE_BUF`, so lines of several threads do not mix.
+/// Sends a line to the shell. A line is shorter than `PIPE_BUF`, so lines of several threads do not mix.
 fn say(line: &str) {
     // The shell is never waited for: it outlives this process.
     static STARTED: OnceLock<(PipeWriter, Child)> = OnceLock::new();
@@ -70,8 +72,9 @@ fn say(line: &str) {
     let _written = pipe.write_all(line.as_bytes());
 }
 
-/// It has a process group of its own: a runner kills the test's group. It keeps none of the test's streams open, for whose end a runner
-/// waits, and nothing in its own environment or working directory matches a pattern of another reaper.
+/// Starts the shell. It has its own process group, because a runner kills the test's group. It does not keep the test's streams
+/// open, because a runner waits for their end. Nothing in its environment or working directory matches a pattern of another
+/// reaper.
 fn start() -> (PipeWriter, Child) {
     let (reads, writes) = std::io::pipe().expect("a pipe");
     let mut command = Command::new("/bin/sh");

@@ -1,5 +1,5 @@
-//! A slow line to a server on loopback: bytes wait for the line to be free, and then travel for a while. A browser's own emulation of a slow
-//! network delays the begin of an answer, but not what an event stream says later.
+//! A slow line to a server on loopback. Bytes wait until the line is free, and then travel for a while. A browser's own emulation
+//! of a slow network delays the beginning of a response, but not what an event stream sends later.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -12,21 +12,22 @@ const BYTES_PER_S: u32 = 50_000;
 /// 400 ms there and back.
 const ONE_WAY: Duration = Duration::from_millis(200);
 
-/// What all connections of one direction share.
+/// The state that all connections share in one direction.
 struct Direction {
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
-    /// When the line has sent what it was given so far.
+    /// When the line will have sent everything that it was given so far.
     free_at: Instant,
-    /// The bytes that have arrived.
+    /// The number of bytes that have arrived.
     arrived: u64,
     is_cut: bool,
 }
 
-/// A listener whose connections lead to a server over the line. Its threads end with the test's process, or with their connection.
+/// A listener that connects its clients to a server over the line. Its threads end with the test process, or with their
+/// connection.
 pub struct SlowLine {
     port: u16,
     up: Arc<Direction>,
@@ -34,7 +35,7 @@ pub struct SlowLine {
 }
 
 impl SlowLine {
-    /// A line to the server on this port.
+    /// Creates a line to the server on this port.
     pub fn to(server: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
         let port = listener.local_addr().expect("bound").port();
@@ -42,7 +43,7 @@ impl SlowLine {
         let (up, down) = (Arc::clone(&this.up), Arc::clone(&this.down));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // A server that is gone refuses; so does the line.
+                // If the server has ended, it refuses the connection, and so does the line.
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)) else { continue };
                 carry(&client, &server, &up).expect("a new connection has descriptors");
                 carry(&server, &client, &down).expect("a new connection has descriptors");
@@ -51,12 +52,12 @@ impl SlowLine {
         this
     }
 
-    /// Where its near end listens.
+    /// Returns the port on which the near end of the line listens.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Holds back everything that clients say from now on, until `mend_up`.
+    /// Holds back everything that clients send from now on, until `mend_up` is called.
     pub fn cut_up(&self) {
         self.up.lock().is_cut = true;
     }
@@ -66,7 +67,7 @@ impl SlowLine {
         self.up.changed.notify_all();
     }
 
-    /// The bytes that clients have received.
+    /// Returns the number of bytes that clients have received.
     pub fn received(&self) -> u64 {
         self.down.lock().arrived
     }
@@ -82,7 +83,7 @@ impl Direction {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When this many bytes arrive that are sent now.
+    /// Returns when `bytes` bytes arrive that are sent now.
     fn arrival_of(&self, bytes: usize) -> Instant {
         let mut state = self.lock();
         let takes = Duration::from_secs(bytes as u64) / BYTES_PER_S;
@@ -90,14 +91,14 @@ impl Direction {
         state.free_at + ONE_WAY
     }
 
-    /// Waits until the line is whole, and counts what arrives.
+    /// Waits until the line is not cut, and counts `bytes` as arrived.
     fn arrive(&self, bytes: usize) {
         let whole = self.changed.wait_while(self.lock(), |state| state.is_cut);
         whole.unwrap_or_else(PoisonError::into_inner).arrived += bytes as u64;
     }
 }
 
-/// Carries one direction of a connection, in two threads: what is under way does not hold up what is said next.
+/// Carries one direction of a connection, in two threads, so that bytes on their way do not delay later ones.
 fn carry(from: &TcpStream, to: &TcpStream, direction: &Arc<Direction>) -> io::Result<()> {
     let (mut from, mut to, direction) = (from.try_clone()?, to.try_clone()?, Arc::clone(direction));
     to.set_nodelay(true)?;

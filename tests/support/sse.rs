@@ -1,4 +1,4 @@
-//! A client of `GET /api/events`: the head, the chunks, the events, each as it was said.
+//! A client of `GET /api/events`: the head, the chunks, and the events exactly as they were sent.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -19,25 +19,25 @@ pub struct Event {
 /// An open stream.
 pub struct EventStream {
     stream: TcpStream,
-    /// What was read and not yet understood: of the coding, and of the events in it.
+    /// The bytes that were read and not parsed yet: of the chunked coding, and of the events in it.
     coded: Vec<u8>,
     text: Vec<u8>,
-    /// As a browser has it: what comes without an id has the one before.
+    /// The id of the last event that had one. As in a browser, an event without an id takes it over.
     last_id: String,
-    /// The last `retry:` that was said, in milliseconds.
+    /// The latest value of `retry:`, in milliseconds.
     pub retry_ms: Option<u64>,
     pub comments: usize,
-    /// Whether it was ended in order, by the chunk without bytes.
+    /// Whether the stream ended in an orderly way, with the empty chunk.
     pub is_ended: bool,
 }
 
 impl EventStream {
-    /// Opens one. `query` begins with a question mark or is empty.
+    /// Opens a stream. `query` begins with a question mark or is empty.
     pub fn open(port: u16, query: &str, last_id: Option<&str>) -> Self {
         Self::try_open(port, query, last_id).expect("a stream").unwrap_or_else(|refusal| panic!("refused: {refusal}"))
     }
 
-    /// The inner error is the whole answer that was no stream.
+    /// Like [`Self::open`]. The inner error is the whole response, if it is not a stream.
     pub fn try_open(port: u16, query: &str, last_id: Option<&str>) -> io::Result<Result<Self, String>> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(DEADLINE))?;
@@ -54,7 +54,7 @@ impl EventStream {
         if !head.starts_with("HTTP/1.1 200 ") {
             stream.set_read_timeout(Some(Duration::from_millis(100)))?;
             let mut body = Vec::new();
-            // An error's connection stays open: its body is what comes in a moment.
+            // The connection stays open after an error: its body is what arrives within a moment.
             let _stays_open = stream.read_to_end(&mut body);
             return Ok(Err(format!("{head}{}", String::from_utf8_lossy(&body))));
         }
@@ -71,12 +71,13 @@ impl EventStream {
         }))
     }
 
-    /// The next event; `None` at the end, whatever kind of end it is.
+    /// Returns the next event, or `None` at the end, however the stream ended.
     pub fn next(&mut self) -> Option<Event> {
         self.next_while(|| true)
     }
 
-    /// The same; `None` also where `goes_on` says no, which is asked before each wait: a stream without news never falls silent.
+    /// Like [`Self::next`], but also returns `None` if `goes_on` returns false. It is called before each wait, because a stream
+    /// without events still sends comments.
     fn next_while(&mut self, goes_on: impl Fn() -> bool) -> Option<Event> {
         loop {
             if let Some(end) = self.text.windows(2).position(|two| two == b"\n\n") {
@@ -106,10 +107,10 @@ impl EventStream {
         }
     }
 
-    /// Reads on until an event fits; all up to it.
+    /// Reads on until an event fits. Returns all events up to it.
     pub fn until(&mut self, what: &str, fits: impl Fn(&Event) -> bool) -> Vec<Event> {
         let mut seen = Vec::new();
-        // Each of them within the deadline.
+        // The deadline applies to each event.
         let next = |stream: &mut Self| {
             let deadline = Instant::now() + DEADLINE;
             stream.next_while(|| Instant::now() < deadline)
@@ -124,7 +125,7 @@ impl EventStream {
         panic!("the stream ended, or was without news, before {what}; it said {} events, the last {:?}", seen.len(), seen.last());
     }
 
-    /// Breaks the connection.
+    /// Closes the connection.
     pub fn cut(self) {
         let _gone = self.stream.shutdown(Shutdown::Both);
     }
@@ -145,7 +146,7 @@ impl EventStream {
         (!event.kind.is_empty()).then_some(event)
     }
 
-    /// Whether there was one with bytes.
+    /// Reads one chunk. Returns whether it contained bytes.
     fn read_chunk(&mut self) -> bool {
         loop {
             if let Some(end) = self.coded.windows(2).position(|two| two == b"\r\n") {
@@ -161,7 +162,8 @@ impl EventStream {
             let mut buffer = [0; 16 * 1024];
             match self.stream.read(&mut buffer) {
                 Ok(count) if count > 0 => self.coded.extend_from_slice(&buffer[..count]),
-                // With a time-out set a read does not go on by itself where the machine, or this process, was suspended (signal(7)).
+                // With a time-out, the kernel does not restart a read after the machine or this process was suspended
+                // (signal(7)).
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(_) | Err(_) => return false,
             }

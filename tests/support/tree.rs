@@ -7,7 +7,7 @@ use super::processes::processes_with;
 use super::{Place, describe, is_stopped, until_true};
 
 impl Place {
-    /// A place with a server that may use control groups (`auto`) or not (`tree`).
+    /// Creates a place with a server that uses control groups if it can (`auto`), or never (`tree`).
     pub fn serving_with(script: &str, containment: &str) -> Self {
         let mut place = Self::new();
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", script);
@@ -16,8 +16,8 @@ impl Place {
         place
     }
 
-    /// Waits until the live run's `tree.sh` has started all of its processes. Their number alone is not enough: short-lived ones
-    /// can stand in for as many that are still missing.
+    /// Waits until the live run's `tree.sh` has started all its processes. Their number alone is not enough, because short-lived
+    /// processes may be counted in place of missing ones.
     pub fn until_tree(&self) {
         let words = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
         until_true("the whole tree is there", || {
@@ -27,7 +27,7 @@ impl Place {
         });
     }
 
-    /// Checks that, while paused, every thread of every process is stopped. Returns the processes.
+    /// Checks that every thread of every process is stopped, while the run is paused. Returns the processes.
     pub fn assert_all_stopped(&self) -> BTreeSet<u32> {
         let processes = self.processes();
         let awake: Vec<String> = processes.iter().filter(|pid| !is_stopped(**pid)).map(|pid| describe(*pid)).collect();

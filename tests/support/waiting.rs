@@ -1,12 +1,12 @@
-//! Waiting for a condition, with a deadline; never for time to pass.
+//! Waiting for a condition with a deadline, and never for a fixed time.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a condition may take on a slow, noisy machine. Nothing waits that long unless it fails.
+/// The time limit for a condition, on a slow and busy machine. A test waits that long only if it fails.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Waits for `holds` to give something, with a deadline; never for time to pass.
+/// Calls `holds` until it returns a value. Panics after the deadline.
 pub fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -18,7 +18,7 @@ pub fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Waits for a condition.
+/// Waits until a condition is true. Panics after the deadline.
 pub fn until_true(what: &str, mut holds: impl FnMut() -> bool) {
     until(what, || holds().then_some(()));
 }

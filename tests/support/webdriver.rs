@@ -1,5 +1,5 @@
-//! A real browser for the tests: chromium, driven through chromedriver by the `WebDriver` protocol (<https://www.w3.org/TR/webdriver2/>).
-//! Speaks only the handful of commands that the tests need. `chromium.rs` has the processes.
+//! A real browser for the tests: chromium, controlled through chromedriver with the `WebDriver` protocol
+//! (<https://www.w3.org/TR/webdriver2/>). Only the few commands that the tests need exist. `chromium.rs` has the processes.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::chromium::{Driver, Programs, Turn, runner};
 
-/// How long anything may take before a test gives up. Generous: a loaded machine is slow, and a condition that holds costs no wait.
+/// The time limit for any wait. It is generous, because a loaded machine is slow and a condition that holds ends the wait at
+/// once.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The Tab key, as the protocol names it (its section "Keyboard actions").
@@ -18,14 +19,14 @@ pub(crate) const TAB: &str = "\u{e004}";
 /// The Enter key.
 pub(crate) const ENTER: &str = "\u{e007}";
 
-/// The key that scrolls up by a screen, and those that move.
+/// The keys that scroll by a screen or to an end, and the arrow keys.
 pub(crate) const PAGE_UP: &str = "\u{e00e}";
 pub(crate) const END: &str = "\u{e010}";
 pub(crate) const HOME: &str = "\u{e011}";
 pub(crate) const UP: &str = "\u{e013}";
 pub(crate) const DOWN: &str = "\u{e015}";
 
-/// Looks again and again until `condition` holds; panics with `what` when it does not within `limit`.
+/// Checks `condition` repeatedly until it holds. Panics with `what` if that takes longer than `limit`.
 pub(crate) fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
@@ -34,25 +35,26 @@ pub(crate) fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut(
     }
 }
 
-/// A browser with one window. Dropping the shared one closes what the test has opened, and leaves it to the next test; after a failure, and
-/// where that does not work, the browser ends.
+/// A browser with one window. Dropping the shared browser closes what the test has opened, and leaves it to the next test. If the
+/// test failed or this cleanup fails, the browser ends.
 pub(crate) struct Browser {
     driver: Driver,
     session: Session,
-    /// The turn. `None` only while this is dropped or given on.
+    /// The lock of the browser. `None` only while this value is dropped or handed on.
     turn: Option<Turn>,
     is_shared: bool,
-    /// The origins that were opened.
+    /// The origins that have been opened.
     origins: RefCell<BTreeSet<String>>,
 }
 
 impl Browser {
-    /// The browser that the tests of this run share, without cookies, caches, and anything that pages have stored. `None` where there is none.
+    /// Returns the browser that the tests of this run share, without cookies, caches and stored data. Returns `None` if no
+    /// browser is installed.
     pub(crate) fn start() -> Option<Self> {
         Some(Self::take_over(&Programs::find()?, Turn::wait()))
     }
 
-    /// A browser of its own, with a new profile. `None` where there is none.
+    /// Starts a separate browser with a new profile. Returns `None` if no browser is installed.
     pub(crate) fn fresh() -> Option<Self> {
         Self::fresh_with(&[])
     }
@@ -62,7 +64,7 @@ impl Browser {
         Some(Self::launch(&Programs::find()?, Turn::wait(), false, arguments))
     }
 
-    /// The shared browser; a new one where there is none yet, or where that one does not answer.
+    /// Takes the shared browser over. Starts a new one if none exists yet or it does not respond.
     pub(crate) fn take_over(programs: &Programs, mut turn: Turn) -> Self {
         if let Some((driver, url)) = turn.take() {
             let session = Session::new(url);
@@ -106,7 +108,7 @@ impl Browser {
         args.push(format!("--user-data-dir={}", this.driver.profile().display()));
         let capabilities = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
-            // Where frames come slowly a script that waits for some of them needs more than the usual half a minute.
+            // If frames are slow, a script that waits for some of them needs more than the default of 30 seconds.
             "timeouts": {"script": PATIENCE.as_millis()},
             "goog:chromeOptions": {"binary": programs.browser, "args": args},
             "goog:loggingPrefs": {"browser": "ALL"},
@@ -116,13 +118,13 @@ impl Browser {
         this
     }
 
-    /// Leaves the shared browser to the next test, and keeps the turn.
+    /// Leaves the shared browser to the next test, and keeps the lock.
     pub(crate) fn give_on(mut self) -> Turn {
         self.leave();
         self.turn.take().expect("it has the turn until it is dropped")
     }
 
-    /// The browser's driver, and its folder.
+    /// Returns the browser's driver, which knows its folder.
     pub(crate) fn driver(&self) -> &Driver {
         &self.driver
     }
@@ -138,7 +140,7 @@ impl Browser {
     /// Opens `url` and waits until it is loaded.
     pub(crate) fn open(&self, url: &str) {
         let origin = url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
-        // A server of an earlier test may have had this port.
+        // A server of an earlier test may have used this port.
         if self.origins.borrow_mut().insert(origin.clone()) && origin.starts_with("http") {
             let kinds = "local_storage,indexeddb,cache_storage,service_workers";
             self.devtools("Storage.clearDataForOrigin", &json!({"origin": origin, "storageTypes": kinds}));
@@ -146,18 +148,18 @@ impl Browser {
         self.command("url", &json!({ "url": url }));
     }
 
-    /// Opens one more window, which shows nothing yet, and goes on in it; the others stay open.
+    /// Opens another window, which is empty, and continues in it. The others stay open.
     pub(crate) fn open_window(&self) {
         let window = self.command("window/new", &json!({"type": "window"}));
         self.command("window", &json!({ "handle": window["handle"] }));
     }
 
-    /// The window that commands go to.
+    /// Returns the window that receives the commands.
     pub(crate) fn window(&self) -> Value {
         self.session.get("window").unwrap_or_else(|error| panic!("the browser tells no window: {error}"))
     }
 
-    /// Goes on in this window.
+    /// Continues in this window.
     pub(crate) fn go_to_window(&self, window: &Value) {
         self.command("window", &json!({ "handle": window }));
     }
@@ -176,30 +178,32 @@ impl Browser {
         self.devtools("Input.dispatchMouseEvent", &params);
     }
 
-    /// Runs the body of a function in the page and gives what it returns, or what it promises.
+    /// Runs `body` as a function in the page. Returns its result, or the result of the promise that it returned.
     pub(crate) fn script(&self, body: &str) -> Value {
         self.command("execute/sync", &json!({"script": body, "args": []}))
     }
 
-    /// The text of the element with this id.
+    /// Returns the text of the element with this id.
     pub(crate) fn text(&self, id: &str) -> String {
         let text = self.script(&format!("return document.getElementById('{id}').textContent"));
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// The pipeline's state as the page takes it: the API's word, `unknown` without a connection, empty before the first answer.
+    /// Returns the pipeline's state as the page understands it: the API's word, `unknown` without a connection, or an empty text
+    /// before the first response.
     pub(crate) fn state(&self) -> String {
         self.script("return document.body.dataset.state ?? ''").as_str().unwrap_or_default().to_owned()
     }
 
-    /// Whether the element with this id can be seen.
+    /// Returns whether the element with this id is visible.
     pub(crate) fn shows(&self, id: &str) -> bool {
         self.script(&format!("return document.getElementById('{id}').checkVisibility()")) == true
     }
 
-    /// Clicks the middle of the element with this id once that counts, as a mouse does: the element must not be covered. The
-    /// page shows some buttons only once it knows its role, enables them a moment after it was loaded, and ignores presses right after
-    /// it got the focus.
+    /// Clicks the middle of the element with this id once clicks take effect. As with a mouse, the element must not be covered.
+    ///
+    /// The page shows some buttons only once it knows its role. It enables them a moment after it was loaded, and ignores clicks
+    /// right after it got the focus.
     pub(crate) fn click(&self, id: &str) {
         self.wait_for_presses(id);
         let element = self.command("element", &json!({"using": "css selector", "value": format!("#{id}")}));
@@ -208,7 +212,7 @@ impl Browser {
         self.command(&format!("element/{reference}/click"), &json!({}));
     }
 
-    /// The same for a button of the page's menu.
+    /// Like [`Self::click`], for a button of the page's menu.
     pub(crate) fn click_in_menu(&self, id: &str) {
         wait_until(&format!("{id} is in the menu"), PATIENCE, || {
             self.script("const menu = document.getElementById('menu'); if (!menu.matches(':popover-open')) menu.showPopover()");
@@ -217,7 +221,7 @@ impl Browser {
         self.click(id);
     }
 
-    /// Waits until a press of the element with this id counts.
+    /// Waits until a click on the element with this id takes effect.
     pub(crate) fn wait_for_presses(&self, id: &str) {
         let takes = format!(
             "const it = document.getElementById('{id}');
@@ -241,7 +245,7 @@ impl Browser {
         self.command("actions", &json!({"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]}));
     }
 
-    /// Types into the element with this id, which has to be visible, after what stands there was removed.
+    /// Types into the element with this id, which must be visible, after clearing it.
     pub(crate) fn type_into(&self, id: &str, text: &str) {
         let element = self.command("element", &json!({"using": "css selector", "value": format!("#{id}")}));
         let reference =
@@ -250,31 +254,32 @@ impl Browser {
         self.command(&format!("element/{reference}/value"), &json!({ "text": text }));
     }
 
-    /// Every cookie that the browser would send to this page, those that no script sees as well.
+    /// Returns every cookie that the browser would send to this page, including those that scripts cannot read.
     pub(crate) fn cookies(&self) -> Value {
         let answer = self.devtools("Network.getCookies", &json!({}));
         answer["cookies"].clone()
     }
 
-    /// Takes every cookie away.
+    /// Deletes all cookies.
     pub(crate) fn forget_cookies(&self) {
         self.devtools("Network.clearBrowserCookies", &json!({}));
     }
 
-    /// Makes the window a phone's screen of this many CSS pixels (Chrome `DevTools` protocol, `Emulation`).
+    /// Gives the window a phone's screen of this many CSS pixels (Chrome `DevTools` protocol, `Emulation`).
     pub(crate) fn be_a_phone(&self, width: u32, height: u32) {
         let params = json!({"width": width, "height": height, "deviceScaleFactor": 2, "mobile": true});
         self.devtools("Emulation.setDeviceMetricsOverride", &params);
     }
 
-    /// Makes the window a screen of this many CSS pixels; a phone's has two pixels for each of them.
+    /// Gives the window a screen of this many CSS pixels. A phone's screen has two device pixels for each of them.
     pub(crate) fn be_a_screen(&self, width: u32, height: u32, is_phone: bool) {
         let scale = if is_phone { 2 } else { 1 };
         let params = json!({"width": width, "height": height, "deviceScaleFactor": scale, "mobile": is_phone});
         self.devtools("Emulation.setDeviceMetricsOverride", &params);
     }
 
-    /// Waits until two pictures of the page in a row are the same, a second apart at most: fonts and animations have come to rest.
+    /// Waits until two consecutive pictures of the page, up to a second apart, are the same, so that fonts are loaded and
+    /// animations have ended.
     pub(crate) fn settle(&self) {
         let mut before = self.picture();
         for _ in 0..10 {
@@ -287,41 +292,42 @@ impl Browser {
         }
     }
 
-    /// What the window shows, as PNG.
+    /// Returns a picture of the window, as PNG.
     pub(crate) fn picture(&self) -> Vec<u8> {
         let shot = self.devtools("Page.captureScreenshot", &json!({"format": "png"}));
         decode_base64(shot["data"].as_str().expect("text"))
     }
 
-    /// Lets the person prefer something, as a media feature and its value (Chrome `DevTools` protocol, `Emulation`).
+    /// Sets one of the user's preferences, as a media feature and its value (Chrome `DevTools` protocol, `Emulation`).
     pub(crate) fn prefer(&self, feature: &str, value: &str) {
         self.prefer_all(&[(feature, value)]);
     }
 
-    /// The same for several at once; each call replaces what an earlier one said.
+    /// Sets several preferences at once. Each call replaces all earlier ones.
     pub(crate) fn prefer_all(&self, features: &[(&str, &str)]) {
         let features: Vec<Value> = features.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
         self.devtools("Emulation.setEmulatedMedia", &json!({ "features": features }));
     }
 
-    /// Runs `script` before those of each page that is opened from now on (Chrome `DevTools` protocol, `Page`).
+    /// Runs `script` before the scripts of each page that is opened from now on (Chrome `DevTools` protocol, `Page`).
     pub(crate) fn before_each_page(&self, script: &str) {
         let params = json!({ "source": script });
         self.devtools("Page.addScriptToEvaluateOnNewDocument", &params);
     }
 
-    /// What the browser's console got since the last look: messages of the page and of the browser, violations of the policy among them.
+    /// Returns what was added to the browser's console since the last call: messages of the page and the browser, including
+    /// policy violations.
     pub(crate) fn console(&self) -> Vec<String> {
         let entries = self.command("se/log", &json!({"type": "browser"}));
         entries.as_array().expect("a log is a list").iter().map(|it| format!("{}: {}", it["level"], it["message"])).collect()
     }
 
-    /// A command of the Chrome `DevTools` protocol.
+    /// Runs a command of the Chrome `DevTools` protocol.
     pub(crate) fn devtools(&self, command: &str, params: &Value) -> Value {
         self.command("goog/cdp/execute", &json!({"cmd": command, "params": params}))
     }
 
-    /// One command of the protocol; panics with the driver's message when it fails.
+    /// Runs one command of the protocol. Panics with the driver's message if it fails.
     fn command(&self, path: &str, body: &Value) -> Value {
         self.session.post(path, body).unwrap_or_else(|error| panic!("the browser did not do {path}: {error}"))
     }
@@ -356,7 +362,7 @@ impl Drop for Browser {
     }
 }
 
-/// A session of chromedriver, by its URL.
+/// A session of chromedriver, identified by its URL.
 struct Session {
     agent: ureq::Agent,
     url: String,
@@ -368,7 +374,7 @@ impl Session {
         Self { agent: config.new_agent(), url }
     }
 
-    /// Leaves one empty window, and no cookies, caches or messages.
+    /// Leaves one empty window, without cookies, caches and console messages.
     fn clean(&self) -> Result<(), String> {
         let old = self.get("window/handles")?;
         let new = self.post("window/new", &json!({"type": "tab"}))?;
@@ -393,7 +399,7 @@ impl Session {
     }
 }
 
-/// The value of an answer, or the driver's message.
+/// Returns the value of a response, or the driver's message.
 fn answer_of(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, String> {
     let mut answer = answer.map_err(|error| error.to_string())?;
     let text = answer.body_mut().read_to_string().map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! HTTP by hand: bytes out, answers in, on a raw socket. For what no well-behaved client sends.
+//! HTTP by hand on a raw socket, for requests that no well-behaved client sends.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -27,7 +27,7 @@ impl Wire {
         Ok(Self { stream, unread: Vec::new() })
     }
 
-    /// One from another of loopback's addresses.
+    /// Opens a connection from another loopback address.
     pub fn open_from(source: &str, port: u16) -> Self {
         use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
@@ -47,39 +47,39 @@ impl Wire {
         std::thread::spawn(open).join().expect("the server accepts")
     }
 
-    /// A connection on which something was sent already.
+    /// Wraps a connection on which something was already sent.
     pub fn of(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
         Self { stream, unread: Vec::new() }
     }
 
-    /// For an answer that must come earlier than anything that would come by itself.
+    /// Sets the time limit for reads, for a response that must arrive before anything that the server sends by itself.
     pub fn read_within(&mut self, limit: Duration) {
         self.stream.set_read_timeout(Some(limit)).expect("a limit");
     }
 
-    /// Sends bytes as they are. The other side may have closed: what it said before that is what counts.
+    /// Sends bytes unchanged. The other side may have closed the connection: only what it sent before that matters.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _closed_already = self.stream.write_all(bytes.as_ref());
     }
 
-    /// Whether the other side still takes bytes.
+    /// Returns an error if the other side no longer accepts bytes.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
     }
 
-    /// Asks with the one header that must be there.
+    /// Sends a request with only the required header field.
     pub fn ask(&mut self, method: &str, path: &str) {
         self.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     }
 
-    /// One request on its own, answered.
+    /// Sends one request and returns its response.
     pub fn get(&mut self, path: &str) -> Answer {
         self.ask("GET", path);
         self.answer()
     }
 
-    /// Whether something has come that is not read yet, or the end.
+    /// Returns whether unread data or the end of the connection has arrived.
     pub fn has_answer(&self) -> bool {
         self.stream.set_nonblocking(true).expect("an option");
         let has_come = self.stream.peek(&mut [0]).map_or_else(|error| error.kind() != io::ErrorKind::WouldBlock, |_| true);
@@ -87,17 +87,17 @@ impl Wire {
         has_come
     }
 
-    /// The next answer.
+    /// Returns the next response.
     pub fn answer(&mut self) -> Answer {
         self.try_answer(false).expect("an answer")
     }
 
-    /// The next answer, to a HEAD.
+    /// Returns the next response, which is to a HEAD.
     pub fn answer_to_head(&mut self) -> Answer {
         self.try_answer(true).expect("an answer")
     }
 
-    /// The next answer, or why there is none.
+    /// Returns the next response, or the reason why none arrived.
     pub fn try_answer(&mut self, to_head: bool) -> io::Result<Answer> {
         let head_ends = loop {
             if let Some(at) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -129,7 +129,7 @@ impl Wire {
         Ok(answer)
     }
 
-    /// Waits for the end of the connection; whether nothing came before it.
+    /// Waits for the end of the connection. Returns whether nothing arrived before it.
     pub fn ends_silently(&mut self) -> bool {
         loop {
             match self.more() {
@@ -142,27 +142,27 @@ impl Wire {
         }
     }
 
-    /// Puts back what was read by another hand.
+    /// Puts back bytes that were read from the connection elsewhere.
     pub fn unread(&mut self, bytes: &[u8]) {
         self.unread.extend_from_slice(bytes);
     }
 
-    /// A second hand on the same connection, for a thread that only writes.
+    /// Returns a second handle of the connection, for a thread that only writes.
     pub fn writer(&self) -> TcpStream {
         self.stream.try_clone().expect("a descriptor")
     }
 
-    /// Says that nothing more will be sent.
+    /// Shuts down the sending side.
     pub fn finish(&mut self) {
         self.stream.shutdown(Shutdown::Write).expect("open");
     }
 
-    /// The same, on one that may have ended.
+    /// Shuts down both sides of a connection that may already have ended.
     pub fn finish_quietly(self) {
         let _ended_already = self.stream.shutdown(Shutdown::Both);
     }
 
-    /// Ends the connection by a reset, not by a farewell.
+    /// Ends the connection with a reset instead of an orderly close.
     pub fn reset(self) {
         rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("an option");
     }
@@ -171,7 +171,8 @@ impl Wire {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             match self.stream.read(&mut buffer) {
-                // With a time-out set a read does not go on by itself where the machine, or this process, was suspended (signal(7)).
+                // With a time-out, the kernel does not restart a read after the machine or this process was suspended
+                // (signal(7)).
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -1,4 +1,4 @@
-//! Looks at what a place is really like: its journals, its shims, its health, and whether all witnesses say the same.
+//! The actual state of a place: its journals, its shims, its health, and whether all sources agree.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,24 +17,24 @@ use serde_json::{Value, json};
 use super::{DEADLINE, Place, is_alive, letter, pids, until};
 
 impl Place {
-    /// The whole lines of a run's journal; none where it was not begun.
+    /// Returns the complete lines of a run's journal, or an empty list if the journal does not exist.
     pub fn journal(&self, run_id: i64) -> Vec<Value> {
         let text = fs::read_to_string(self.run_dir(run_id).join("journal.jsonl")).unwrap_or_default();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
-    /// The run's facts of one kind, in order.
+    /// Returns the run's facts of one kind, in order.
     pub fn facts(&self, run_id: i64, kind: &str) -> Vec<Value> {
         self.journal(run_id).into_iter().filter(|line| line["fact"] == kind).collect()
     }
 
-    /// Waits until the journal holds such a fact; the last of them.
+    /// Waits until the journal holds such a fact. Returns the last of them.
     pub fn until_fact(&self, run_id: i64, kind: &str) -> Value {
         until(&format!("the journal of run {run_id} says {kind}"), || self.facts(run_id, kind).pop())
     }
 
-    /// Every live shim of this place.
+    /// Returns every live shim of this place.
     pub fn shims(&self) -> BTreeSet<u32> {
         let runs = self.runtime().canonicalize().unwrap_or_else(|_| self.runtime()).join("runs");
         let is_shim = |pid: u32| {
@@ -51,23 +51,23 @@ impl Place {
         super::until_true("the shim has left", || self.shims().is_empty());
     }
 
-    /// Why not all is well, as health says it.
+    /// Returns why health is degraded, if it is.
     pub fn degraded(&self) -> Option<String> {
         self.get("/api/health").ok()["degraded"].as_str().map(str::to_owned)
     }
 
-    /// Every event of a run.
+    /// Returns every event of a run.
     pub fn events(&self, run_id: i64) -> Vec<Value> {
         self.run(run_id)["events"].as_array().expect("a list").clone()
     }
 
-    /// The event of one kind, the last where there are several.
+    /// Returns the last event of one kind.
     pub fn event(&self, run_id: i64, kind: &str) -> Value {
         let found = self.events(run_id).into_iter().rfind(|event| event["kind"] == kind);
         found.unwrap_or_else(|| panic!("run {run_id} has no event {kind}: {:?}", self.events(run_id)))
     }
 
-    /// Sends a POST and does not wait for its answer, which comes on the stream if at all.
+    /// Sends a POST and does not wait for its response, which arrives on the returned stream, if at all.
     pub fn shoot(&self, path: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port())).expect("connects");
         let bearer = self.bearer.as_ref().map_or_else(String::new, |bearer| format!("Authorization: {bearer}\r\n"));
@@ -80,13 +80,13 @@ impl Place {
         stream
     }
 
-    /// Says something to a run's shim, as a server does that is killed right after that.
+    /// Sends a command to a run's shim, as a server does that is killed right afterwards.
     pub fn tell_shim(&self, run_id: i64, command: &Command) {
         let mut stream = RunDir::at(self.run_dir(run_id)).connect(super::DEADLINE).expect("the shim listens");
         stream.write_all(&to_line(command)).expect("sends");
     }
 
-    /// Waits until nothing is under way and the API, the database, the journal and the kernel say the same; then the state.
+    /// Waits until no action is pending and the API, the database, the journal and the kernel agree. Returns the state.
     pub fn until_all_agree(&self) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -137,7 +137,7 @@ impl Place {
             _ => {}
         }
 
-        // A lost run's end is in no journal, and a run that never began has none.
+        // The end of a lost run is in no journal, and a run that never began has no journal.
         let journal = self.journal(run_id);
         let status = pipeline["status"].as_str().expect("a word");
         let written = journal.iter().fold("stopped", |state, line| match line["fact"].as_str() {
@@ -160,7 +160,7 @@ impl Place {
         Ok(state)
     }
 
-    /// Starts a leader with a child that puts one byte after the other into a file: the leader, the child, the run.
+    /// Starts a leader with a child that appends one byte after the other to a file. Returns the leader, the child and the run.
     pub fn start_counting_child(&self) -> (u32, u32, i64) {
         self.script(
             "count-apart.sh",
@@ -174,17 +174,17 @@ impl Place {
         (pid, child, run_id)
     }
 
-    /// How far that child has counted.
+    /// Returns how far that child has counted.
     pub fn count(&self) -> u64 {
         fs::metadata(self.root().join("count")).map_or(0, |meta| meta.len())
     }
 
-    /// The control group of a run, there or not; none where the run has none.
+    /// Returns the control group of a run, whether or not it still exists, or `None` if the run never had a control group.
     pub fn cgroup(&self, run_id: i64) -> Option<PathBuf> {
         self.journal(run_id).first()?["cgroup"].as_str().map(PathBuf::from)
     }
 
-    /// The control groups of this place's runs that are there.
+    /// Returns the existing control groups of this place's runs.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         let Ok(folder) = fs::metadata(self.runtime()) else { return Vec::new() };
         let mark = format!("autoappdev-{:x}-{:x}-", folder.dev(), folder.ino());
@@ -192,7 +192,7 @@ impl Place {
         groups.filter(|group| group.file_name().to_string_lossy().starts_with(&mark)).map(|group| group.path()).collect()
     }
 
-    /// After a test that left some: their shims were killed, and no server will come to take them away.
+    /// Removes the control groups that a test left: their shims were killed, and no server will remove them.
     pub(super) fn remove_cgroups(&self) {
         let deadline = Instant::now() + DEADLINE;
         for group in self.cgroups().into_iter().filter_map(|dir| Cgroup::at(dir).expect("/proc is mounted")) {
@@ -203,7 +203,7 @@ impl Place {
         }
     }
 
-    /// Every live process that carries this run of this place in its environment.
+    /// Returns every live process that has this run of this place in its environment.
     pub fn processes_of_run(&self, run_id: i64) -> BTreeSet<u32> {
         let mark = format!("AUTOAPPDEV_RUN_ID={run_id}");
         let mut processes = self.processes();
@@ -215,7 +215,7 @@ impl Place {
     }
 }
 
-/// This process's own control group, found in another way than the program finds it: the one whose list has this process in it.
+/// Returns this process's own control group: the one whose list contains this process. The program finds it in another way.
 pub fn own_cgroup() -> Option<PathBuf> {
     let me = std::process::id();
     let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
@@ -224,7 +224,7 @@ pub fn own_cgroup() -> Option<PathBuf> {
     roots.into_iter().map(|root| root.join(&name)).find(|dir| members(dir).contains(&me))
 }
 
-/// Whether this user may make a control group that can be frozen and killed: it is tried.
+/// Tries whether this user can create a control group that can be frozen and killed.
 pub fn can_make_cgroups() -> bool {
     static TRIES: AtomicU32 = AtomicU32::new(0);
     let name = format!("autoappdev-test-{}-{}", std::process::id(), TRIES.fetch_add(1, Ordering::Relaxed));
@@ -237,7 +237,7 @@ pub fn can_make_cgroups() -> bool {
     can_all
 }
 
-/// The processes in a control group.
+/// Returns the processes in a control group.
 pub fn members(group: &Path) -> BTreeSet<u32> {
     let list = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
