@@ -1,4 +1,5 @@
-//! The integration tests: the whole binary, real scripts, real files, real clients, by subject. One crate, so that it is linked once.
+//! The integration tests, by subject: the whole binary, real scripts, real files, real clients. They are one crate, so that it is
+//! linked once.
 
 #[path = "../support/chromium.rs"]
 mod chromium;

@@ -1,4 +1,4 @@
-//! What a start took is kept with its run and can be repeated, and an action can name the run that its client saw.
+//! Repeating a start whose parameters are kept with the run, and actions that name the run that the client saw.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,7 +8,7 @@ use std::thread;
 use crate::support::{Place, assert_keys, until_true};
 use serde_json::{Value, json};
 
-/// Says its arguments, its folder and two variables, and ends.
+/// A script that prints its arguments, its folder and two variables, and exits.
 const TELL: &str = "#!/bin/bash\necho \"$* in ${PWD##*/} with ${KEY-none} and ${LEVEL-none}\"\n";
 
 fn place_keeping(what: &str) -> Place {
@@ -21,7 +21,7 @@ fn place_keeping(what: &str) -> Place {
     place
 }
 
-/// Starts, waits for the end, and returns the run's id and what it said.
+/// Starts a run and waits for its end. Returns the run's id and what it printed.
 fn told(place: &Place, body: Value) -> (i64, String) {
     let run_id = place.post("/api/pipeline/start", body).ok()["run_id"].as_i64().expect("an id");
     place.until_ended(run_id);
@@ -63,7 +63,7 @@ fn what_a_start_took_is_kept_by_its_names() {
     let (_, line) = told(&place, json!({"again": first, "env": {"LEVEL": "2", "KEY": "k"}}));
     assert_eq!(line, "a b c in sub with k and 2");
 
-    // A start that named nothing is repeated without anything.
+    // A start without parameters is repeated without any.
     let (bare, _) = told(&place, json!({"script": "tell.sh"}));
     let start = place.get(&format!("/api/runs/{bare}/start")).ok()["start"].clone();
     assert_eq!(start, json!({"script": "tell.sh", "args": [], "cwd": null, "env": {}, "grace_s": null}));
@@ -93,7 +93,7 @@ fn values_are_kept_privately_if_that_is_set_and_go_with_the_run() {
 
     let (second, line) = told(&place, json!({"again": first, "if_run_id": first}));
     assert_eq!(line, "a b c in sub with s3cret-of-this-test and 1");
-    // What the body says is in place of the run's, and is what the next one repeats.
+    // The values in the body replace the run's values, and are what the next repetition uses.
     let body = json!({"again": second, "args": [], "cwd": ".", "env": {"LEVEL": "3"}, "grace_s": 1});
     let (third, line) = told(&place, body);
     assert!(line.starts_with(" in ") && line.ends_with("with s3cret-of-this-test and 3"), "{line}");
@@ -102,7 +102,7 @@ fn values_are_kept_privately_if_that_is_set_and_go_with_the_run() {
         json!({"script": "tell.sh", "args": [], "cwd": ".", "env": {"KEY": "s3cret-of-this-test", "LEVEL": "3"}, "grace_s": 1.0});
     assert_eq!(start, wanted);
 
-    // What another program put in its place is not read.
+    // A link that another program put in place of the file is not followed.
     fs::remove_file(&file).and_then(|()| symlink("/etc/passwd", &file)).expect("links");
     let refused = place.post("/api/pipeline/start", json!({"again": first}));
     assert_eq!((refused.error(), &refused.body["missing"]), ("not_repeatable", &json!(["KEY", "LEVEL"])));
@@ -220,7 +220,8 @@ fn action_is_done_only_for_the_run_that_its_client_saw() {
     place.act("stop").ok();
 }
 
-/// The check and the start are one step. As two, more than one of the clients could pass the check before the first of them starts.
+/// The check and the start are one step. In two steps, several clients could pass the check before the first of them starts a
+/// run.
 #[test]
 fn only_one_of_many_clients_that_saw_the_same_run_starts_the_next() {
     const CLIENTS: usize = 12;

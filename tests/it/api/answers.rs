@@ -1,4 +1,5 @@
-//! What the transport makes of a handler's answer, and of a handler that fails: the library's server with handlers of this test's own.
+//! How the transport sends a handler's response, and what it does when a handler fails: the library's server with handlers of
+//! this test.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,9 +12,9 @@ use autoappdev::transport::{Broken, Client, Entrance, Handler, Listener, Server}
 use rouille::{Request, Response, ResponseBody};
 use serde_json::json;
 
-/// Answers as its path says.
+/// A handler whose response depends on the path.
 struct Desk {
-    /// What the next stream gives, piece by piece; it ends with the sender.
+    /// The source of the next stream, piece by piece. The stream ends when the sender is dropped.
     stream: Mutex<Option<Receiver<&'static [u8]>>>,
 }
 
@@ -70,7 +71,7 @@ fn with_data(data: ResponseBody) -> Response {
     Response { data, ..Response::text("") }
 }
 
-/// Gives what it is sent, when it is sent.
+/// A reader that returns each piece when it is sent.
 struct Pieces {
     pieces: Receiver<&'static [u8]>,
 }
@@ -112,7 +113,7 @@ impl Running {
         Wire::open(self.address.port())
     }
 
-    /// Bytes out, and a stream to read what comes back.
+    /// Sends a request on a new connection, which is returned for reading.
     fn raw(&self, request: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).expect("it accepts");
         stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
@@ -120,7 +121,7 @@ impl Running {
         stream
     }
 
-    /// What the next stream is fed with.
+    /// Returns the sender for the next stream.
     fn feed(&self) -> Sender<&'static [u8]> {
         let (feed, pieces) = channel();
         *self.desk.stream.lock().expect("whole") = Some(pieces);
@@ -132,7 +133,7 @@ fn get(path: &str, version: &str) -> String {
     format!("GET {path} HTTP/{version}\r\nHost: localhost\r\n\r\n")
 }
 
-/// Reads until what was read ends with `end`.
+/// Reads until the bytes read so far end with `end`.
 fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut read = Vec::new();
     let mut byte = [0];
@@ -143,7 +144,7 @@ fn read_until(stream: &mut TcpStream, end: &str) -> String {
     String::from_utf8(read).expect("text")
 }
 
-/// Everything up to the end of the connection.
+/// Reads everything up to the end of the connection.
 fn read_all(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
     stream.read_to_end(&mut read).expect("a farewell");
@@ -205,7 +206,7 @@ fn an_answer_without_a_length_comes_in_chunks_each_as_soon_as_it_is_there() {
     let mut stream = running.raw(&(get("/stream", "1.1") + &get("/echo", "1.1")));
     let head = read_until(&mut stream, "\r\n\r\n");
     assert!(head.contains("\r\nTransfer-Encoding: chunked\r\n") && !head.contains("Content-Length"), "{head}");
-    // Nothing more is fed before the piece has come: one that waited for more would wait for ever.
+    // The next piece is sent only after the one before has arrived. A server that waited for more data would wait forever.
     for piece in ["a", "data: one\n\n", "0123456789abcdef"] {
         feed.send(piece.as_bytes()).expect("it is read");
         assert_eq!(read_until(&mut stream, &format!("{piece}\r\n")), format!("{:x}\r\n{piece}\r\n", piece.len()));
@@ -217,7 +218,8 @@ fn an_answer_without_a_length_comes_in_chunks_each_as_soon_as_it_is_there() {
     assert!(read_until(&mut stream, "\r\n0\r\n\r\n").contains("chunked"));
 }
 
-/// What the kernel was told at the server's end of a connection: how long the other machine may be out of reach. It is this process's too.
+/// Returns the socket option that limits how long the other machine may be out of reach, from the server's end of the connection.
+/// That end is in this process too.
 fn unheard_limit(client: &TcpStream) -> u32 {
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
     let (client, me) = (client.local_addr().expect("connected"), pidfd_open(getpid(), PidfdFlags::empty()).expect("alive"));
@@ -252,7 +254,7 @@ fn an_old_client_is_told_the_end_by_the_end() {
     drop(feed);
     assert_eq!(read_all(&mut stream), "");
 
-    // What fails on its way must not look like the whole.
+    // A response whose reader fails halfway must not look complete.
     let mut stream = running.raw("GET /reader-fails HTTP/1.0\r\n\r\n");
     let error = stream.read_to_end(&mut Vec::new()).expect_err("no orderly end");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
@@ -269,7 +271,7 @@ fn no_body_where_there_can_be_none() {
         assert!(!head.contains("Content-Length") && !head.contains("Transfer-Encoding"), "{head}");
         assert!(read_until(&mut stream, "\r\n\r\n").starts_with("HTTP/1.1 200 OK\r\n"), "the next answer follows at once");
     }
-    // HEAD says what a GET would, and no more (RFC 9110, section 9.3.2). A stream is not even read.
+    // A HEAD response has the header fields of a GET and no body (RFC 9110, section 9.3.2). A stream is not even read.
     for path in ["/", "/long", "/stream"] {
         let _feed = running.feed();
         let mut stream = running.raw(&(format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n") + &get("/echo", "1.1")));
@@ -322,7 +324,7 @@ fn bodies_of_any_framing_reach_the_handler_whole() {
         assert!(answer.body["text"] == text, "{what}");
         assert_eq!(answer.body["from"], "127.0.0.1");
     }
-    // One byte beyond the longest, in chunks that are each short enough.
+    // One byte over the limit, in chunks that are each short enough.
     let mut wire = running.wire();
     wire.send(format!("POST /echo HTTP/1.1\r\nHost: localhost\r\n{chunked}\r\n100000\r\n{long}\r\n1\r\n"));
     assert_eq!(wire.answer().status, 400, "refused");
@@ -335,11 +337,12 @@ fn a_stop_ends_while_streams_that_never_end_are_read() {
     let mut stream = running.raw(&get("/stream", "1.1"));
     feed.send(b"one").expect("it is read");
     read_until(&mut stream, "one\r\n");
-    // One that waits for its next request, and one in the middle of a head.
+    // One connection that waits for its next request, and one in the middle of a head.
     let mut idle = running.wire();
     assert_eq!(idle.get("/").status, 200);
     let mut begun = running.wire();
-    // It is seated, not only in the listener's queue, which a stop resets.
+    // The response shows that the connection has a slot. A connection that is still in the listener's queue would be reset when
+    // the server stops.
     assert_eq!(begun.get("/").status, 200);
     begun.send("GET /echo HT");
     running.server.stop();

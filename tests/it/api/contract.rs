@@ -1,4 +1,4 @@
-//! Every endpoint as `docs/api-contracts.md` describes it, on the whole binary: exact keys, types, and what they say at each turn.
+//! Every endpoint as `docs/api-contracts.md` describes it, on the whole binary: exact keys, types, and the values in each state.
 
 use std::fs;
 use std::thread;
@@ -19,7 +19,7 @@ fn assert_text_or_null(object: &Value, keys: &[&str]) {
     }
 }
 
-/// The pipeline, its shape looked at, its status compared with what the status endpoint says.
+/// Returns the pipeline, after checking its shape and comparing its status with the status endpoint.
 fn look(place: &Place) -> Value {
     let answer = place.get("/api/pipeline");
     assert_eq!(answer.header("Content-Type"), Some("application/json"));
@@ -73,7 +73,7 @@ fn look(place: &Place) -> Value {
     pipeline
 }
 
-/// Which of the four times are set: started, paused, resumed, stopped.
+/// Returns which of the four times are set: started, paused, resumed, stopped.
 fn times(pipeline: &Value) -> [bool; 4] {
     ["started_at", "paused_at", "resumed_at", "stopped_at"].map(|key| pipeline[key].is_string())
 }
@@ -110,7 +110,7 @@ fn the_pipeline_has_every_key_at_every_turn() {
         assert!(now["version"].as_u64() >= done["version"].as_u64());
     }
     assert_eq!(values(&look(&place), &ENDING), json!(["stopped", "stopped", null, null, 15, ["start"]]));
-    // A start clears what the run before it left.
+    // A start clears the times of the previous run.
     place.start();
     assert_eq!(times(&look(&place)), [true, false, false, false]);
 }
@@ -148,7 +148,7 @@ fn every_kind_of_end_is_told_apart() {
     let lost = ended();
     assert_eq!(values(&lost, &ENDING), json!(["stopped", "lost", null, null, null, ["start"]]));
     assert!(lost["error"].is_string());
-    // Every one of them is in the history with the same word.
+    // The history has each of them with the same word.
     let runs = place.get("/api/runs").ok();
     let words: Vec<_> = runs["runs"].as_array().expect("a list").iter().map(|run| run["status"].clone()).collect();
     assert_eq!(words, ["lost", "failed", "failed", "failed", "completed"]);
@@ -161,7 +161,7 @@ fn a_known_version_is_not_sent_again() {
     let with = |method: &str, tag: &str| place.request(method, "/api/pipeline", &[("If-None-Match", tag)], None);
     let first = place.get("/api/pipeline");
     let tag = etag(&first);
-    // RFC 9110, section 8.8.3: a tag is quoted; a proxy or a client library drops one that is not.
+    // RFC 9110, section 8.8.3: a tag is quoted. Proxies and client libraries drop an unquoted one.
     let id = place.get("/api/version").ok()["server"]["id"].as_str().expect("an id").to_owned();
     assert_eq!(tag, format!("\"{}@{}\"", first.body["pipeline"]["version"], &id[..8]));
     let unchanged = with("GET", &tag);
@@ -174,7 +174,7 @@ fn a_known_version_is_not_sent_again() {
     assert_ne!(etag(&changed), tag);
 }
 
-/// Two databases can have the same version, with other contents.
+/// Two databases can have the same version with different contents.
 #[test]
 fn tag_of_a_server_with_another_database_does_not_match() {
     let mut place = Place::serving("sleep.sh");
@@ -195,7 +195,7 @@ fn a_long_poll_answers_a_change_and_else_after_its_wait() {
     place.start();
     let version = place.pipeline()["version"].as_u64().expect("a number");
     let poll = |after: u64, wait: u64| place.get(&format!("/api/pipeline?after={after}&wait={wait}")).ok()["pipeline"].take();
-    // The wait that nothing interrupts is a whole one, and its answer is the unchanged state.
+    // A wait that nothing interrupts takes its full time, and returns the unchanged state.
     let begun = Instant::now();
     assert_eq!(poll(version, 1), place.pipeline());
     assert!(begun.elapsed() >= Duration::from_secs(1), "answered before its time");
@@ -205,7 +205,8 @@ fn a_long_poll_answers_a_change_and_else_after_its_wait() {
     let waiting = thread::spawn(move || {
         crate::support::wire::Wire::open(port).get(&format!("/api/pipeline?after={version}&wait=60")).ok()["pipeline"].take()
     });
-    // An older version and one from another database are answered at once: the one above still waits then.
+    // A wait with an older version, or with a version of another database, returns at once. The wait above would still be
+    // waiting.
     assert_eq!(poll(version - 1, 60)["version"], version);
     assert_eq!(poll(version + 1000, 60)["version"], version);
     assert_eq!(poll(u64::MAX, 60)["version"], version);
@@ -222,7 +223,7 @@ fn two_hundred_long_polls_all_wake() {
     let mut wires: Vec<_> = (0..200).map(|_| place.wire()).collect();
     for wire in &mut wires {
         wire.ask("GET", &format!("/api/pipeline?after={version}&wait=60"));
-        // Less than the wait: only being woken makes it.
+        // Less than the wait, so that only a wake-up can cause the response in time.
         wire.read_within(Duration::from_secs(45));
     }
     until_true("each has its thread", || place.server_threads() >= 200);
@@ -358,7 +359,7 @@ fn health_tells_the_truth_about_the_database_and_the_server_goes_on() {
     assert!(well.body["db"]["time"].is_string());
     assert_time(&well.body["db"]["time"]);
 
-    // Moved away the file is the writer's still, and nobody else's.
+    // The server still has the moved file open, but no other connection can open it.
     let away = place.runtime().join("away.db");
     fs::rename(place.database(), &away).expect("renames");
     let ill = place.get("/api/health");
@@ -396,7 +397,7 @@ fn the_version_and_what_is_never_told() {
     let written = fs::read_to_string(place.runtime().join("server.json")).expect("there");
     assert_eq!(serde_json::from_str::<Value>(&written).expect("JSON")["id"], server["id"], "clients learn the id from there");
     let (pid, run_id) = place.start_with(json!({"env": {"DEPLOY_KEY": "hunter2-in-the-environment"}}));
-    // Not in the middle of its execve(2), in which it shows none.
+    // Not in the middle of its execve(2), during which its environment is empty.
     until_true("the script has its environment", || {
         let environment = fs::read(format!("/proc/{pid}/environ")).expect("it lives");
         String::from_utf8_lossy(&environment).contains("DEPLOY_KEY=hunter2-in-the-environment")

@@ -1,4 +1,4 @@
-//! `GET /api/events`: everything, in order, once, whoever is restarted, cut off or slow.
+//! `GET /api/events`: all events, in order, exactly once, with servers that restart and clients that are disconnected or slow.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -10,7 +10,8 @@ use crate::support::sse::{Event, EventStream};
 use crate::support::{DEADLINE, Place, until, until_true};
 use serde_json::{Value, json};
 
-/// Whether an event has a place in the stream: state and progress are sent anew to whoever comes, lines and history never are.
+/// Returns whether an event has a position in the stream. State, progress and usage are sent again to each new client; lines and
+/// history never are.
 fn happens(event: &Event) -> bool {
     !matches!(event.kind.as_str(), "state" | "progress" | "usage")
 }
@@ -27,7 +28,7 @@ fn lines(events: &[Event]) -> Vec<&str> {
     events.iter().filter(|event| event.kind == "log").map(|event| event.data["line"].as_str().expect("text")).collect()
 }
 
-/// Conditions do not change the version, so neither the version nor a change of the state shows them.
+/// Conditions do not change the version, so neither the version nor a change of the state reveals them.
 #[test]
 fn stream_sends_conditions_as_they_begin_and_end() {
     let place = Place::serving("sleep.sh");
@@ -57,10 +58,10 @@ fn stream_sends_conditions_as_they_begin_and_end() {
     let healed = next_state(&mut stream);
     assert_eq!(codes(&healed), Some(vec![]), "{healed:?}");
     assert_eq!(tag(&place), well);
-    // A client that saw a condition and was disconnected when it ended is told when it reconnects.
+    // A client that saw a condition and was disconnected when it ended receives the change when it reconnects.
     let mut again = EventStream::open(place.port(), "", Some(&ill.id));
     assert_eq!(codes(&next_state(&mut again)), Some(vec![]));
-    // A client that is up to date is not told again.
+    // A client that is up to date does not receive it again.
     let mut idle = EventStream::open(place.port(), "", Some(&healed.id));
     place.start();
     let next = next_state(&mut idle);
@@ -88,7 +89,7 @@ fn a_life_is_told_in_order_and_each_id_is_a_place_to_go_on_from() {
     let states: Vec<&str> =
         told.iter().filter(|event| event.kind == "state").map(|event| event.data["state"].as_str().expect("text")).collect();
     assert!(states.contains(&"running") && states.last() == Some(&"stopped"), "{states:?}");
-    // A line comes as in `/api/logs`, the state as in `/api/pipeline`.
+    // A line has the same form as in `/api/logs`, and the state as in `/api/pipeline`.
     let log = place.get("/api/logs").ok();
     for event in told.iter().filter(|event| event.kind == "log") {
         assert!(log["lines"].as_array().expect("a list").contains(&event.data), "{event:?}");
@@ -98,7 +99,7 @@ fn a_life_is_told_in_order_and_each_id_is_a_place_to_go_on_from() {
     let ids: BTreeSet<&str> = placed().map(|event| event.id.as_str()).collect();
     assert_eq!(ids.len(), placed().count(), "each has an id of its own");
 
-    // From wherever one goes on: the rest, all of it, nothing twice.
+    // A client that continues from any event gets the whole rest, and nothing twice.
     for (n, event) in told.iter().enumerate() {
         let mut again = EventStream::open(place.port(), "", Some(&event.id));
         let rest = happenings(&told[n + 1..]);
@@ -106,7 +107,7 @@ fn a_life_is_told_in_order_and_each_id_is_a_place_to_go_on_from() {
         while got.len() < rest.len() {
             got.extend(again.next().filter(happens));
         }
-        // Lines among themselves, and the history: which of the two came first is as near as their times tell.
+        // Lines and history are compared separately. The order between the two is only as exact as their time stamps.
         for kind in ["log", "run"] {
             let of_kind = |events: &[&Event]| -> Vec<Value> {
                 events.iter().filter(|event| event.kind == kind).map(|event| event.data.clone()).collect()
@@ -114,12 +115,12 @@ fn a_life_is_told_in_order_and_each_id_is_a_place_to_go_on_from() {
             assert_eq!(of_kind(&got.iter().collect::<Vec<_>>()), of_kind(&rest), "after {}", event.id);
         }
     }
-    // The last one has everything: nothing is said again.
+    // After the last event, nothing is sent again.
     let mut idle = EventStream::open(place.port(), "", told.last().map(|event| event.id.as_str()));
     place.act("start").ok();
     let next = idle.until("what comes", happens).pop().expect("it");
     assert_eq!((next.kind.as_str(), &next.data["run_id"]), ("run", &json!(run_id + 1)));
-    // A cursor of `/api/logs` is a place to begin, too.
+    // A cursor of `/api/logs` is also a valid position.
     let mut by_cursor = EventStream::open(place.port(), "?since=0", None);
     assert_eq!(
         by_cursor.next().expect("the oldest").data["line"],
@@ -138,7 +139,7 @@ fn whoever_is_cut_off_a_hundred_times_sees_each_line_once_across_servers_that_ar
     let mut seen = Vec::new();
     place.start();
     let mut connections = 0;
-    // Cuts that fall anywhere in the stream, from a fixed sequence.
+    // The stream is cut at pseudo-random positions, from a fixed seed.
     let mut dice = 0x2545_f491_4f6c_dd1d_u64;
     while seen.len() < 3000 {
         assert!(connections < 2000, "it goes on");
@@ -205,11 +206,11 @@ fn there_is_a_last_place_and_it_is_free_again() {
     let refusal = EventStream::try_open(place.port(), "", None).expect("an answer").err().expect("there is no room");
     assert!(refusal.starts_with("HTTP/1.1 503 ") && refusal.contains("Retry-After: 5\r\n"), "{refusal}");
     assert!(refusal.contains("too_many_streams"), "{refusal}");
-    // Not on the others' account.
+    // Other requests and the open streams are not affected.
     assert_eq!(place.get("/api/pipeline").status, 200);
     assert!(says_state(&streams[63].next().expect("its state"), "stopped"));
     streams.pop().expect("one").cut();
-    // The server notices when it next says something.
+    // The server notices the closed connection at its next write.
     until_true("a place is free again", || EventStream::try_open(place.port(), "", None).is_ok_and(|opened| opened.is_ok()));
 }
 
@@ -217,18 +218,19 @@ fn there_is_a_last_place_and_it_is_free_again() {
 fn a_page_that_was_opened_and_closed_seventy_times_can_still_be_opened() {
     let place = Place::serving("sleep.sh");
     let reload = || {
-        // Without the news that its page is closed a place is free only after the next words to it, ten seconds and more.
+        // If the server did not detect that the page was closed, the slot would become free only after the next write to it, ten
+        // seconds later or more.
         let mut stream = (0..8)
             .find_map(|_| EventStream::try_open(place.port(), "", None).expect("an answer").ok())
             .expect("a place that somebody left is found");
-        // All of it is read: the end is an orderly one, and the kernel takes what is sent after it.
+        // Everything was read, so the connection ends in an orderly way and the kernel accepts what the server sends afterwards.
         assert!(says_state(&stream.next().expect("the state"), "stopped"));
         stream
     };
     for _ in 0..70 {
         drop(reload());
     }
-    // Who is there stays: the look costs them nothing.
+    // Streams that are still open stay open: the check for closed ones does not affect them.
     let mut streams: Vec<EventStream> = (0..64).map(|_| reload()).collect();
     assert!(EventStream::try_open(place.port(), "", None).expect("an answer").is_err(), "all are there");
     place.act("start").ok();
@@ -273,11 +275,11 @@ fn who_is_told_nothing_is_told_that() {
     stream.until("all that there is", |event| event.kind == "usage");
     assert_eq!((stream.retry_ms, stream.comments), (Some(1000), 0));
     let began = Instant::now();
-    // Nothing else says that the stream lives.
+    // Nothing else shows that the stream is alive.
     stream.until_comment();
     place.act("start").ok();
     assert_eq!(stream.next().expect("the start").kind, "run");
-    // Far apart: each keeps a phone awake.
+    // Comments are rare, because each of them wakes a phone.
     let most = usize::try_from(began.elapsed().as_secs() / 10).expect("small") + 1;
     assert!((1..=most).contains(&stream.comments), "{} comments in {:?}", stream.comments, began.elapsed());
 }
@@ -291,7 +293,7 @@ fn what_is_no_place_in_the_stream_is_refused_and_what_is_not_there_yet_is_now() 
         let refusal = EventStream::try_open(place.port(), query, id).expect("an answer").err().expect("no stream");
         assert!(refusal.starts_with("HTTP/1.1 400 ") && refusal.contains("invalid_query"), "{query} {id:?}: {refusal}");
     }
-    // Of another database: that has nothing of this one, so it gets what comes.
+    // The position is from another database, which shares nothing with this one, so the client gets only new events.
     for (query, id) in [("", Some("99999999-5-1.0")), ("", Some("0-0-9.9")), ("?since=99999999", None)] {
         let mut stream = EventStream::open(place.port(), query, id);
         assert!(says_state(&stream.next().expect("the state"), "stopped"));
@@ -335,7 +337,7 @@ fn who_does_not_read_delays_nobody() {
         "flood.sh",
         "#!/bin/bash\nseq -f 'line %.0f and some more text so that it becomes longer' 1 200000\necho done\nexec sleep 600\n",
     );
-    // Asks for everything, and takes nothing of it.
+    // Requests everything and reads none of it.
     let deaf: Vec<TcpStream> = (0..8)
         .map(|_| {
             let mut stream = TcpStream::connect(("127.0.0.1", place.port())).expect("connects");
@@ -346,7 +348,7 @@ fn who_does_not_read_delays_nobody() {
     let mut reader = EventStream::open(place.port(), "?since=0", None);
     place.start();
     let told = reader.until("the last line", |event| event.kind == "log" && event.data["line"] == "done");
-    // A line whose end took its time on a slow machine came in parts; one that is whole says that it does not go on.
+    // On a slow machine, a line that took a while to complete was sent in parts. Each complete line has `partial` set to false.
     let whole = told.iter().filter(|event| event.kind == "log" && event.data["partial"] == false).count();
     assert_eq!(whole, 200_001, "all of it");
     assert_eq!(place.get("/api/pipeline").status, 200);
@@ -377,7 +379,7 @@ fn who_waits_for_lines_gets_the_first_one_at_once_and_is_not_forgotten() {
     for bad in ["wait=61", "wait=x", "wait=", "source=backend&wait=1"] {
         assert_eq!(place.get(&format!("/api/logs?{bad}")).error(), "invalid_query", "{bad}");
     }
-    // Those that are too many are answered at once; the server's end answers the rest.
+    // Requests over the limit are answered at once. The end of the server answers the others.
     let path = format!("/api/logs?since={all}&wait=60");
     let mut waiting: Vec<crate::support::wire::Wire> = (0..64).map(|_| place.wire()).collect();
     for wire in &mut waiting {

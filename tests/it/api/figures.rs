@@ -1,11 +1,12 @@
-//! What a run leaves behind in the history: its figures, its events, its place among the others.
+//! What remains of a run in the history: its figures, its events, and its place among the other runs.
 
 use std::time::Instant;
 
 use crate::support::{Place, until, until_true};
 use serde_json::{Value, json};
 
-/// Waits for something that must become true, from an answer on until the next question, for long enough to be a figure.
+/// Waits from `since` until enough time has passed to be measured. The test is about elapsed time, so the wait is for time
+/// itself.
 fn let_it_be_paused_for_a_while(since: Instant) {
     until_true("some time has passed", || since.elapsed().as_millis() >= 60);
 }
@@ -24,7 +25,7 @@ fn the_time_in_pauses_is_counted() {
         place.act("resume").ok();
         at_most += asked.elapsed().as_millis() + 2;
         let counted = u128::from(place.run(run_id)["paused_ms"].as_u64().expect("a number"));
-        // Each of the ends of a pause is rounded down to a millisecond.
+        // Both ends of a pause are rounded down to a millisecond.
         assert!((at_least.saturating_sub(6)..=at_most).contains(&counted), "{counted} of {at_least}..={at_most} ms");
     }
     // The last pause ends with the run.
@@ -99,7 +100,7 @@ fn the_events_tell_the_whole_story_in_order() {
     assert_eq!(events[1]["from_state"], "stopped");
     assert_eq!(events[5]["from_state"], "running");
 
-    // One format of fixed width: texts sort as times do.
+    // The format has a fixed width, so that texts sort like times.
     let time = |value: &Value| value.as_str().filter(|text| text.len() == 24).expect("a time").to_owned();
     let at: Vec<String> = events.iter().map(|event| time(&event["at"])).collect();
     assert!(at.is_sorted(), "{at:?}");

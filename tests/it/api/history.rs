@@ -1,4 +1,4 @@
-//! How runs ended, and the history selected by that, by text and by script: a real server, real ends.
+//! How runs ended, and the history filtered by outcome, text and script, with a real server and real ends.
 
 use std::fs;
 
@@ -52,7 +52,7 @@ fn outcome_says_how_a_run_ended_and_who_stopped_it() {
     let (_, run_id) = place.start();
     signal(place.shim_pid(run_id), "KILL");
     let lost = outcome("lost", Value::Null, Value::Null, Value::Null);
-    // The same in the history, and in the stream.
+    // The history and the stream have the same outcomes.
     let runs = place.get("/api/runs").ok()["runs"].take();
     let kinds: Vec<&str> =
         runs.as_array().expect("a list").iter().map(|run| run["outcome"]["kind"].as_str().expect("a word")).collect();
@@ -64,7 +64,7 @@ fn outcome_says_how_a_run_ended_and_who_stopped_it() {
     stream.until("the state with that outcome", |event| event.kind == "state" && event.data["outcome"] == lost);
 }
 
-/// The ids of a page.
+/// Returns the ids of a page.
 fn ids(page: &Value) -> Vec<i64> {
     page["runs"].as_array().expect("a list").iter().map(|run| run["id"].as_i64().expect("an id")).collect()
 }

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: an action with a key is done once, and a repeat gets the same answer.
+//! `Idempotency-Key`: an action with a key is performed once, and a repetition gets the same response.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ fn post(place: &Place, action: &str, keys: &[&str], body: &Value) -> Answer {
     place.request("POST", &format!("/api/pipeline/{action}"), &fields, Some(&body.to_string()))
 }
 
-/// A place with run 1.
+/// Creates a place with run 1, which is running.
 fn running() -> Place {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
@@ -40,7 +40,7 @@ fn repeat_of_an_action_gets_the_same_answer_and_acts_once() {
     let again = post(&place, "start", &["a"], &json!({"script": "sleep.sh"}));
     assert!(is_replay(&again));
     assert_eq!((again.status, &again.body), (200, &first.body));
-    // Whatever has happened since, also to the run that it began.
+    // The response is repeated regardless of what has happened since, even to the run that the start began.
     post(&place, "stop", &["b"], &json!({"grace_s": 0})).ok();
     let again = post(&place, "start", &["a"], &json!({"script": "sleep.sh"}));
     assert_eq!((again.status, &again.body, run_count(&place)), (200, &first.body, 2));
@@ -70,7 +70,7 @@ fn key_of_another_request_or_a_bad_key_is_refused_and_does_nothing() {
         assert_eq!((refused.status, refused.error()), (400, "invalid_idempotency_key"), "{keys:?}");
     }
     assert_eq!(place.pipeline()["state"], "paused");
-    // What is refused for its form is not kept.
+    // A request that is refused as malformed is not kept.
     let bad = post(&place, "resume", &["d"], &json!({"grace_s": 1}));
     assert_eq!((bad.status, bad.error()), (400, "invalid_body"));
     post(&place, "resume", &["d"], &json!({})).ok();
@@ -128,7 +128,7 @@ fn answer_outlives_the_server_and_body_is_not_kept() {
     }
 }
 
-/// An upgrade at any moment: the server that ends did all of the first start, a part or nothing.
+/// An upgrade at any moment: the first server has completed the first start, a part of it, or nothing.
 #[test]
 fn start_that_is_repeated_at_the_next_server_begins_one_run() {
     let mut place = Place::new();
@@ -140,7 +140,8 @@ fn start_that_is_repeated_at_the_next_server_begins_one_run() {
         let start = |place: &Place| place.try_request("POST", "/api/pipeline/start", &fields, Some(r#"{"script":"short.sh"}"#));
         std::thread::scope(|scope| {
             let first = scope.spawn(|| start(&place));
-            // Each of three rounds lets it do more: perhaps nothing, all, the beginning of the run.
+            // The three kinds of round stop the server at different moments: perhaps before anything happened, after the
+            // response, and when the run has begun.
             let directory = place.run_dir(round);
             until_true("it began", || round % 3 == 1 || first.is_finished() || round % 3 == 0 && directory.exists());
             signal(place.server_pid(), "TERM");
@@ -168,7 +169,7 @@ fn start_that_fails_is_one_run_however_often_it_is_repeated() {
     let again = ask();
     assert!(is_replay(&again));
     assert_eq!((&again.body, run_count(&place)), (&first.body, 1));
-    // Nothing was decided: there is no such script yet.
+    // Nothing was decided yet, because the script does not exist.
     let ask = || post(&place, "start", &["b"], &json!({"script": "later.sh"}));
     assert_eq!(ask().error(), "script_not_found");
     place.script("later.sh", "#!/bin/sh\n");
@@ -190,13 +191,14 @@ fn command_repeats_an_action_whose_answer_was_lost() {
     };
     let lost = Reply::Nothing;
     let done = Reply::Json(200, STARTED.to_owned());
-    // What the server says of itself, what it answers to the first and to further requests, how many come, and how the command ends.
+    // Each case: the server's version, its response to the first request and to further ones, the number of requests, and the
+    // exit code.
     let cases = [
         (&version, lost.clone(), done.clone(), 2, 0),
         (&version, lost.clone(), lost.clone(), 2, 4),
-        // Said of the repeat, it would be untrue of the first.
+        // This error is the response to the repetition, and says nothing about the first request.
         (&version, lost.clone(), Reply::Json(503, STOPPING.to_owned()), 2, 4),
-        // An earlier version ignores the key, and would start another run.
+        // An earlier version ignores the key and would start another run.
         (&earlier, lost, done.clone(), 1, 4),
         (&version, Reply::Json(503, STOPPING.to_owned()), done, 1, 1),
     ];
@@ -231,7 +233,7 @@ fn repeats_that_wait_keep_nobody_from_control_and_end_with_the_server() {
         let ask = || post(&place, "stop", &["a"], &json!({"grace_s": 3600}));
         let repeats: Vec<_> = (0..20).map(|_| scope.spawn(ask)).collect();
         until_true("the others wait", || repeats.iter().filter(|repeat| repeat.is_finished()).count() == 3);
-        // The key with another body is refused, and not after an hour.
+        // A key that is used with another body is refused at once, and not only after the grace of an hour.
         assert_eq!(post(&place, "stop", &["a"], &json!({"grace_s": 0})).error(), "idempotency_key_reused");
         assert_eq!(post(&place, "pause", &["b"], &json!({})).error(), "invalid_transition");
         assert_eq!(place.pipeline()["pending"], "stop");

@@ -1,5 +1,5 @@
-//! The values that a start took, where they are kept: which files and answers hold them, and what becomes of them where another program changed
-//! the file.
+//! The values of the variables that a start set, if they are kept: which files and responses contain them, and what happens if
+//! another program has changed the file.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -14,7 +14,7 @@ use crate::support::{Place, reads, signal, until_true};
 
 const SECRET: &str = "s3cret-of-this-test";
 
-/// Another user, if the test is root.
+/// The id of another user, for tests that run as root.
 const ANOTHER: u32 = 65534;
 
 fn keeping(script: &str) -> Place {
@@ -33,7 +33,7 @@ fn holds_secret(bytes: &[u8]) -> bool {
     memchr::memmem::find(bytes, SECRET.as_bytes()).is_some()
 }
 
-/// Every file below a folder that holds the secret.
+/// Returns every file below a folder that contains the secret.
 fn files_with_secret(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("there").flatten() {
@@ -58,7 +58,7 @@ fn kept_values_are_in_start_json_alone_however_a_start_ends() {
     place.until_settled(completed);
     let failed = start("no-first-line.sh", env());
     assert_eq!((failed.status, failed.error(), &failed.body["run_id"]), (422, "spawn_failed", &json!(2)));
-    // Refused, with the value where it does not belong, too.
+    // These requests are refused. Their responses do not contain the secret, even where it is in the wrong field.
     for (script, env) in [
         ("missing.sh", env()),
         ("../outside.sh", env()),
@@ -106,7 +106,7 @@ fn kept_values_are_in_start_json_alone_however_a_start_ends() {
     assert_eq!(told, runs.len());
 }
 
-/// Puts something else in the place of `start.json`, whose bytes it gets.
+/// Replaces `start.json`; its previous bytes are the second argument.
 type Damage = fn(&Path, &[u8]);
 
 #[test]
@@ -163,7 +163,7 @@ fn file_that_another_program_changed_gives_no_values_and_keeps_no_start_waiting(
         remove(&file);
     }
 
-    // Of a file that reads well, only what can be the start's counts.
+    // From a valid file, only values that can be the start's are used.
     fs::write(&file, r#"{"format":1,"env":{"KEY":"k","OTHER":"o"}}"#).expect("writes");
     assert_eq!(place.get(&format!("/api/runs/{run_id}/start")).ok()["start"]["env"], json!({"KEY": "k", "LEVEL": null}));
     assert_eq!(again(json!({})).body["missing"], json!(["LEVEL"]));
@@ -173,7 +173,7 @@ fn file_that_another_program_changed_gives_no_values_and_keeps_no_start_waiting(
         assert_eq!((refused.status, refused.error()), (400, "invalid_body"), "{}", refused.body);
         assert_eq!(place.pipeline()["run_id"], run_id, "nothing was begun");
     }
-    // Without a file, and with all values in the body, the run is repeated.
+    // Without the file, a run is repeated if the body contains all values.
     remove(&file);
     let repeated = again(env()).ok()["run_id"].as_i64().expect("an id");
     place.until_ended(repeated);
@@ -203,7 +203,7 @@ fn start_that_is_repeated_with_more_has_the_limits_of_one_start() {
         assert!(refused.body["detail"].as_str().expect("a sentence").contains(says), "{}", refused.body);
         assert_eq!(place.pipeline()["run_id"], bytes, "nothing was begun");
     }
-    // In place of the same names they are no more.
+    // New values for the same names do not add to the number.
     for (run_id, same) in [(names, many(0, 6_000, "y")), (bytes, many(0, 6, &"y".repeat(100_000)))] {
         let repeated = place.post("/api/pipeline/start", json!({"again": run_id, "env": same})).ok()["run_id"].clone();
         place.until_ended(repeated.as_i64().expect("an id"));

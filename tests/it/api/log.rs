@@ -1,11 +1,12 @@
-//! The log's endpoints as `docs/api-contracts.md` describes them, on the whole binary: shape, cursors, tail, and where the log begins.
+//! The log's endpoints as `docs/api-contracts.md` describes them, on the whole binary: shape, cursors, tail, and where the log
+//! begins.
 
 use crate::support::{Place, assert_keys, assert_time, until, values};
 use serde_json::{Value, json};
 
 const LINE_KEYS: [&str; 8] = ["id", "at", "ts", "source", "stream", "run_id", "line", "partial"];
 
-/// One page of the log, its shape looked at.
+/// Returns one page of the log, after checking its shape.
 fn log_page(place: &Place, query: &str, keys: &[&str]) -> Value {
     let page = place.get(query).ok();
     assert_keys(&page, keys);
@@ -55,7 +56,7 @@ fn the_log_is_read_by_cursor_and_by_its_end_across_runs() {
     assert!(lines.len() == 10 && lines.iter().all(|line| line["source"] == "pipeline"));
     assert_eq!(all["next"], lines[9]["id"]);
 
-    // By one, by two, by three: the same lines, each once.
+    // In pages of one, two and three lines: the same lines, each once.
     for limit in 1..=3 {
         let (mut since, mut got) = (0, Vec::new());
         loop {
@@ -78,7 +79,7 @@ fn the_log_is_read_by_cursor_and_by_its_end_across_runs() {
         (&json!("pipeline"), &all["next"], Some(&lines[6..].to_vec()))
     );
     assert_eq!(texts(&log_page(&place, "/api/logs/tail", &TAIL_KEYS)), texts(&all));
-    // A cursor from the future is kept, and the ids are the same for the next server.
+    // A cursor that is not reached yet is kept, and the next server uses the same ids.
     assert_eq!(log_page(&place, "/api/logs?since=18446744073709551615", &SINCE_KEYS)["next"], u64::MAX);
     place.restart_server();
     assert_eq!(log_page(&place, "/api/logs", &SINCE_KEYS), all);
@@ -106,7 +107,7 @@ fn the_log_says_where_it_begins_when_it_has_lost_its_beginning() {
 #[test]
 fn the_servers_own_log_has_the_same_shape() {
     let place = Place::serving("sleep.sh");
-    // Two looks, and between them the server may say something.
+    // Between the two requests, the server may log another line.
     let (page, tail) = until("both end with the same line", || {
         let page = log_page(&place, "/api/logs?source=backend&limit=5000", &SINCE_KEYS);
         let tail = log_page(&place, "/api/logs/tail?source=backend&limit=1", &TAIL_KEYS);

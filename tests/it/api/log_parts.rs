@@ -1,4 +1,5 @@
-//! Parts of the log, on the whole binary: of one run, of what holds a text, from a time on; and waiting for each of them.
+//! Parts of the log, on the whole binary: the lines of one run, the lines that contain a text, the lines from a time on, and
+//! waiting for each of them.
 
 use std::fs;
 use std::thread;
@@ -8,7 +9,7 @@ use crate::support::wire::Wire;
 use crate::support::{DEADLINE, Place, assert_keys, signal, until, until_true, values};
 use serde_json::{Value, json};
 
-/// More than any wait here takes by itself: an answer that comes earlier came for a reason.
+/// Longer than any wait here takes: an earlier response has a reason.
 const WAIT: &str = "wait=60";
 
 fn page(place: &Place, query: &str) -> Value {
@@ -23,14 +24,14 @@ fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("no number: {value}"))
 }
 
-/// A request whose answer is asked for later.
+/// Sends a request whose response is read later.
 fn begin(place: &Place, path: &str) -> Wire {
     let mut wire = place.wire();
     wire.ask("GET", path);
     wire
 }
 
-/// How many connections the server has a thread for.
+/// Returns for how many connections the server has a thread.
 fn connections(place: &Place) -> usize {
     let threads = fs::read_dir(format!("/proc/{}/task", place.server_pid())).expect("the server is alive").flatten();
     let names = threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
@@ -41,12 +42,12 @@ fn connections(place: &Place) -> usize {
 fn left_by_their_clients(port: u16) -> usize {
     const CLOSE_WAIT: &str = "08";
     let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
-    // sl local_address rem_address st
+    // The columns of the table: sl, `local_address`, `rem_address`, st.
     let ends = table.lines().map(|line| line.split_ascii_whitespace().skip(1).collect::<Vec<_>>());
     ends.filter(|fields| fields[0].ends_with(&format!(":{port:04X}")) && fields[2] == CLOSE_WAIT).count()
 }
 
-/// Three runs that say five lines each.
+/// Starts a place with three runs that print five lines each.
 fn three_runs() -> Place {
     let place = Place::serving("five.sh");
     place.script("five.sh", "#!/bin/bash\nfor n in 1 2 3 4 5; do echo \"$1 $n of five\"; done\n");
@@ -72,7 +73,7 @@ fn one_runs_log_is_read_alone_from_its_first_line_to_its_end() {
         assert_eq!((&whole["next"], &whole["gone"]), (&whole["end"], &json!(0)), "what lies before it is no part of it");
         let of_all = all["lines"].as_array().expect("a list").iter().filter(|line| line["run_id"] == run);
         assert_eq!(of_all.cloned().collect::<Vec<_>>(), *whole["lines"].as_array().expect("a list"), "the same ids");
-        // By cursor, and its end. No wait where nothing can come.
+        // From a cursor to the end. There is no wait, because no further line can come.
         let second = number(&whole["lines"][1]["id"]);
         assert_eq!(texts(&page(&place, &format!("/api/logs?run={run}&since={second}&limit=2"))), wanted[2..4]);
         let end = number(&whole["end"]);
@@ -156,7 +157,7 @@ fn a_wait_for_a_live_runs_lines_ends_with_a_line_and_with_the_run() {
     fs::write(place.root().join("go"), "").expect("writes");
     let second = waiting.answer().ok();
     assert_eq!(texts(&second), ["going"]);
-    // To the end, which comes without another line.
+    // Waits for the end of the run, which comes without another line.
     let mut since = number(&second["next"]);
     let last = until("its end is told", || {
         let answer = page(&place, &format!("/api/logs?run={run_id}&since={since}&{WAIT}"));
@@ -165,9 +166,9 @@ fn a_wait_for_a_live_runs_lines_ends_with_a_line_and_with_the_run() {
     });
     assert_eq!((texts(&last).len(), &last["next"]), (0, &last["end"]));
 
-    // One that says nothing more and is killed: who waits hears of its end.
+    // A run that prints nothing more and is killed: the waiting client receives its end.
     let (_, run_id) = place.start_with(json!({"script": "sleep.sh"}));
-    // The run before said it, too.
+    // The previous run printed `ready` too.
     let next = until("it says that it is there", || {
         let said = page(&place, &format!("/api/logs?run={run_id}"));
         Some(number(&said["next"])).filter(|_| texts(&said) == ["ready"])
@@ -190,7 +191,7 @@ fn the_end_of_a_run_that_was_lost_is_where_its_log_breaks_off() {
     until_true("it is lost", || place.run(run_id)["status"] == "lost");
     assert!(!crate::support::is_alive(leader));
     until_true("nobody writes there any more", || page(&place, &format!("/api/logs?run={run_id}"))["end"].is_u64());
-    // How much it said lies with the machine, and so does how long all of that takes: each page brings some of it.
+    // How much the run printed, and how long all of it takes, depends on the machine. Each page contains a part of it.
     let mut since = 0;
     let whole = loop {
         let answer = page(&place, &format!("/api/logs?run={run_id}&since={since}&limit=7"));
@@ -202,7 +203,7 @@ fn the_end_of_a_run_that_was_lost_is_where_its_log_breaks_off() {
         }
     };
     assert!(number(&whole["end"]) > 0);
-    // Nothing of it is there, neither its directory.
+    // Nothing of the log exists any more, not even its directory.
     let end = number(&whole["end"]);
     fs::remove_dir_all(place.run_dir(run_id)).expect("there");
     let none = page(&place, &format!("/api/logs?run={run_id}"));
@@ -242,7 +243,7 @@ fn lines_that_hold_a_text_are_found_by_page_and_by_tail() {
 #[test]
 fn a_search_through_much_is_answered_in_parts_and_a_wait_ends_with_a_line_that_is_wanted() {
     let place = Place::serving("much.sh");
-    // Thirty megabytes, then on demand.
+    // 30 MB, and then more on demand.
     place.script(
         "much.sh",
         "#!/bin/bash\necho needle first\nhead -c 30000000 /dev/zero | tr '\\0' x | fold -w 1000\necho\necho needle last\n\
@@ -272,7 +273,8 @@ fn a_search_through_much_is_answered_in_parts_and_a_wait_ends_with_a_line_that_i
     fs::write(place.root().join("go"), "").expect("writes");
     let answer = waiting.answer().ok();
     assert_eq!((texts(&answer), &answer["since"]), (vec!["needle more"], &json!(since)));
-    // What nobody says is waited for no longer than was asked, and goes on from what was searched.
+    // A wait for a text that never comes takes no longer than requested, and the next request continues after the part that was
+    // searched.
     let answer = page(&place, &format!("/api/logs?grep=nowhere&since={since}&wait=1"));
     assert_eq!((texts(&answer).len(), &answer["searched_all"]), (0, &json!(true)));
     assert!(number(&answer["next"]) > since);
@@ -291,14 +293,14 @@ fn a_log_is_read_from_a_time_on() {
     assert_eq!(lines.len(), 8);
     for line in lines {
         let at = line["ts"].as_str().expect("a time");
-        // On a machine that is busy two lines can have come at the same moment.
+        // On a busy machine, two lines can have the same time.
         let n = lines.iter().position(|line| line["ts"] == at).expect("this one at the latest");
         let line = &lines[n];
         let before = n.checked_sub(1).map_or(0, |before| number(&lines[before]["id"]));
         let answer = page(&place, &format!("/api/logs?at={at}"));
         assert_eq!(answer["lines"].as_array().map(Vec::as_slice), Some(&lines[n..]), "from {at}");
         assert_eq!(answer["since"], before, "it says where that is");
-        // The same moment in another zone.
+        // The same time in another zone.
         let there = at.replace('Z', "-00:00");
         assert_eq!(page(&place, &format!("/api/logs?at={there}&limit=1"))["lines"][0], *line);
         let tail = page(&place, &format!("/api/logs/tail?at={at}&limit=3"));
@@ -321,7 +323,8 @@ fn who_waits_for_a_text_is_answered_when_the_server_stops() {
     place.start();
     place.until_line("ready");
     let mut waiting: Vec<Wire> = (0..4).map(|_| begin(&place, &format!("/api/logs?grep=nowhere&{WAIT}"))).collect();
-    // Connections are accepted in their order: those above are. What they ask has come, and is answered wherever the stop meets it.
+    // Connections are accepted in order, so those above have been accepted. Their requests have arrived, and get a response at
+    // whatever point the stop finds them.
     place.get("/api/version").ok();
     let stopping = thread::spawn(move || {
         assert_eq!(place.stop_server(), 0);
@@ -340,7 +343,7 @@ fn who_is_gone_keeps_no_place_among_those_who_wait() {
     place.start();
     let end = number(&page(&place, "/api/logs/tail?limit=1")["next"]);
     let path = format!("/api/logs?since={end}&{WAIT}");
-    // Those of the requests above end a little after their answers.
+    // The connections of the requests above end a little after their responses.
     until_true("nobody is connected", || connections(&place) == 0);
     let began = Instant::now();
     let gone: Vec<Wire> = (0..64).map(|_| begin(&place, &path)).collect();

@@ -1,4 +1,4 @@
-//! The search in one run's log, on the whole binary: what matches, what is counted, part by part; and what it refuses.
+//! The search in one run's log, on the whole binary: what matches, what is counted in each part, and what is refused.
 
 use std::fs;
 use std::thread;
@@ -6,7 +6,7 @@ use std::thread;
 use crate::support::{Place, assert_keys, assert_time, until, until_true, values};
 use serde_json::{Value, json};
 
-/// One part of a search, its shape looked at.
+/// Returns one part of a search, after checking its shape.
 fn search(place: &Place, run_id: i64, query: &str) -> Value {
     let part = place.get(&format!("/api/runs/{run_id}/log/search?{query}")).ok();
     assert_keys(&part, &["matches", "count", "searched_all", "next", "lines"]);
@@ -17,7 +17,7 @@ fn search(place: &Place, run_id: i64, query: &str) -> Value {
     part
 }
 
-/// The whole of a search: its parts put together.
+/// Returns the whole of a search: all its parts, joined.
 fn whole(place: &Place, run_id: i64, query: &str) -> (Vec<Value>, u64, u64) {
     let (mut found, mut count, mut lines, mut since) = (Vec::new(), 0, 0, 0);
     loop {
@@ -85,13 +85,13 @@ fn lines_of_one_run_are_found_as_they_are_seen_and_the_log_is_read_around_them()
     ] {
         assert_eq!(count(query), lines, "{query}");
     }
-    // Fewer are listed than counted, and what follows is found from there.
+    // The list is shorter than the count, and the next part continues after it.
     let one = search(&place, 2, "text=error&limit=1");
     assert_eq!((matches(&one).len(), &one["count"]), (1, &json!(3)));
     let first = number(&matches(&one)[0]["id"]);
     assert_eq!(count(&format!("text=error&since={first}")), 2);
     assert_eq!(search(&place, 2, &format!("text=error&since={}", u64::MAX))["matches"], json!([]));
-    // Of a run that is removed from the disk nothing is left to search.
+    // If the run's directory was removed from the disk, nothing is left to search.
     fs::remove_dir_all(place.run_dir(1)).expect("there");
     assert_eq!(values(&search(&place, 1, "text=error"), &["count", "lines", "searched_all"]), json!([0, 0, true]));
 }
@@ -160,7 +160,8 @@ fn a_search_through_packed_segments_is_whole_after_some_parts() {
 #[test]
 fn hostile_expressions_are_searched_in_turns_between_which_others_read_the_log() {
     let place = Place::serving("long.sh");
-    // 17 MiB without a line break: the longest records that there are. No two parts are alike, so that no state can be used again.
+    // 17 MiB without a line break, in records of the maximum length. No two parts are alike, so that no state of the search can
+    // be reused.
     place.script("long.sh", "#!/bin/bash\nhead -c 17825792 /dev/urandom | LC_ALL=C tr '\\000-\\377' '[a*128][b*128]'\n");
     let (_, run_id) = place.start();
     place.until_settled(run_id);
@@ -174,7 +175,7 @@ fn hostile_expressions_are_searched_in_turns_between_which_others_read_the_log()
                 for _ in 0..3 {
                     let part = search(place, run_id, &format!("regex={regex}&since={since}"));
                     assert!(part["searched_all"] == true || number(&part["next"]) > since, "{regex}: {part}");
-                    // The whole of this one takes a minute.
+                    // A complete search for this one takes a minute.
                     assert!(!regex.contains("125") || number(&part["next"]) < since + 10_000_000, "{regex}: {part}");
                     assert!(since > 0 || part["searched_all"] == false, "{regex}: {part}");
                     assert_eq!(part["count"], 0, "{regex}: {part}");

@@ -1,4 +1,4 @@
-//! A run's log as text, on the whole binary: byte for byte, while the run goes on, and when it goes away while it is sent.
+//! A run's log as text, on the whole binary: byte for byte, during the run, and when the log is removed while it is sent.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -9,7 +9,7 @@ use crate::support::footprint::Footprint;
 use crate::support::{DEADLINE, Place, signal, until, until_true};
 use serde_json::json;
 
-/// An answer whose body is no JSON.
+/// A response whose body is not JSON.
 struct Text {
     status: u16,
     headers: Vec<(String, String)>,
@@ -43,11 +43,11 @@ fn fetch(place: &Place, path: &str) -> Text {
     text
 }
 
-/// A run's segments, in their order.
+/// Returns a run's segments, in order.
 fn segments(place: &Place, run_id: i64) -> Vec<PathBuf> {
     let entries = fs::read_dir(place.run_dir(run_id).join("log")).expect("there").flatten();
     let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
-    // What is being packed has another name until it is whole.
+    // A segment that is still being packed has another name.
     paths.retain(|path| name(path).starts_with(|first: char| first.is_ascii_digit()));
     paths.sort();
     paths
@@ -57,13 +57,13 @@ fn name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).expect("plain names")
 }
 
-/// The records as they lie on the disk.
+/// Returns the records as they are stored on the disk.
 fn on_disk(place: &Place, run_id: i64) -> Vec<u8> {
     let start = |path: &PathBuf| name(path)[..20].to_owned();
     until("no segment is packed while they are read", || {
         let before = segments(place, run_id);
         let output = std::process::Command::new("zcat").arg("-f").args(&before).output().expect("zcat is everywhere");
-        // For a moment one is there in both forms.
+        // For a moment, a segment exists in both forms.
         let is_each_once = before.windows(2).all(|pair| start(&pair[0]) != start(&pair[1]));
         (is_each_once && segments(place, run_id) == before).then_some(output.stdout)
     })
@@ -76,7 +76,7 @@ fn remove(place: &Place, run_id: i64) {
     until_true("nothing comes in while it is removed", || fs::remove_dir_all(&dir).is_ok() || !dir.exists());
 }
 
-/// A connection on which a log was asked for, and of which so many bytes were read.
+/// Opens a connection on which a log was requested and `count` bytes of the response were read.
 fn begin(place: &Place, path: &str, count: usize) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", place.port())).expect("the server accepts");
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
@@ -86,7 +86,7 @@ fn begin(place: &Place, path: &str, count: usize) -> TcpStream {
     stream
 }
 
-/// How much comes until the connection ends.
+/// Reads until the connection ends. Returns the number of bytes.
 fn read_rest(stream: &mut TcpStream) -> usize {
     let mut count = 0;
     let mut buffer = vec![0; 64 * 1024];
@@ -101,12 +101,12 @@ fn read_rest(stream: &mut TcpStream) -> usize {
     }
 }
 
-/// Prints so many bytes, and two words.
+/// Returns a script that prints `bytes` bytes between two words.
 fn much(bytes: u32) -> String {
     format!("#!/bin/bash\necho first\nhead -c {bytes} /dev/zero | tr '\\0' x | fold -w 1000\necho\necho last\n")
 }
 
-/// So many in files of one megabyte; then the run is over.
+/// Creates a place with a finished run that printed this much, in segments of 1 MB.
 fn a_place_with(bytes: u32) -> (Place, i64) {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_LOG_SEGMENT_MB", "1");
@@ -127,7 +127,7 @@ fn what_a_run_said_is_given_as_it_was_in_every_form() {
          await two\necho oops >&2\nawait oops\nprintf 'half'\nawait half\nprintf ' a line\\nno newline'\n",
     );
     let (_, run_id) = place.start();
-    // Two streams have no order but the one in which they are read, and half a line is shown once it has waited for a while.
+    // Two streams have no order except that in which they are read, and half a line is shown after a short wait.
     for (said, word) in [("\u{fffd}\u{fffd} two", "two"), ("oops", "oops"), ("half", "half")] {
         place.until_line(said);
         fs::write(place.root().join(word), "").expect("writes");
@@ -147,7 +147,7 @@ fn what_a_run_said_is_given_as_it_was_in_every_form() {
     }
     let lines = fetch(&place, &format!("/api/runs/{run_id}/log?stream=stderr&download=1"));
     assert!(lines.bytes.ends_with(b"Z e. oops\n") && lines.bytes.split(|&byte| byte == b'\n').count() == 2);
-    // Saved in one folder, none is taken for another.
+    // The downloads have different names, so that several fit into one folder.
     for (query, name) in [
         ("", ""),
         ("&stream=stdout", "-stdout"),
@@ -178,7 +178,7 @@ fn tags_and_heads_are_those_of_a_file() {
     assert_eq!(whole.header("Content-Length"), len.to_string());
     let tag = whole.header("ETag").to_owned();
     assert_eq!(fetch_with(&place, &path, &[("If-None-Match", &tag)]).status, 304);
-    // No part of it is given: a client that asks for one gets all of it (RFC 9110, section 14.2).
+    // Ranges are not supported: a client that asks for one gets everything (RFC 9110, section 14.2).
     let asked = fetch_with(&place, &path, &[("Range", "bytes=5-9")]);
     assert!(asked.status == 200 && asked.bytes == *bytes);
     let mut wire = place.wire();
@@ -187,7 +187,7 @@ fn tags_and_heads_are_those_of_a_file() {
     assert_eq!((head.status, head.header("Content-Length")), (200, Some(&*len.to_string())));
     assert_eq!((head.header("ETag"), wire.get("/api/version").status), (Some(&*tag), 200), "nothing follows it");
 
-    // Its length is known only after all of it was read: it comes in chunks. Packed it is what it was.
+    // Its length is known only after all of it was read, so it is sent in chunks. Packing does not change it.
     let said = format!("{path}?timestamps=0");
     let joined = fetch(&place, &said);
     let wanted = [b"first\n", "x".repeat(1_000).as_bytes(), b"\n"].concat();
@@ -195,10 +195,10 @@ fn tags_and_heads_are_those_of_a_file() {
     assert_ne!(joined.header("ETag"), tag);
     assert_eq!((joined.header("Content-Length"), joined.header("Transfer-Encoding")), ("", "chunked"));
     let is_packed = |path: &PathBuf| path.extension().is_some_and(|end| end == "gz");
-    // How much is left for the newest one lies with how much the shim read at a time: one that is small stays as it is.
+    // The size of the newest segment depends on how much the shim read at a time. A small segment is not packed.
     let is_small = |path: &PathBuf| path.metadata().is_ok_and(|metadata| metadata.len() < 64 * 1024);
     let plain = || segments(&place, run_id).iter().filter(|path| !is_packed(path) && !is_small(path)).count();
-    // Who packs leaves the machine to everybody else: on a busy one each file takes its time.
+    // Packing gives way to all other work, so on a busy machine each file takes a while.
     while let before @ 1.. = plain() {
         until_true("one more is packed", || plain() < before);
     }
@@ -208,7 +208,7 @@ fn tags_and_heads_are_those_of_a_file() {
     assert!(fetch(&place, &said).bytes == joined.bytes);
 }
 
-/// A client that has the text of the first must not take it for that of the second.
+/// A client that has the text of the first must not use it as the text of the second.
 #[test]
 fn run_1_of_another_database_is_another_text() {
     let mut place = Place::new();
@@ -276,7 +276,7 @@ fn what_is_gone_is_said_in_the_first_line_and_in_a_header() {
         let mark = format!("[autoappdev: the first {gone} bytes of this log were removed]\n");
         assert!(text.bytes.starts_with(mark.as_bytes()) && text.bytes.ends_with(b"last\n"), "{query}");
     }
-    // Of a run that is over and whose directory is gone it is known how much that was; of one that was lost it is not.
+    // If the directory of a finished run was removed, the number of missing bytes is known. For a lost run it is not.
     remove(&place, run_id);
     let text = fetch(&place, &format!("/api/runs/{run_id}/log"));
     let all: u64 = text.header("AutoAppDev-Log-Gone").parse().expect("a number");
@@ -304,7 +304,7 @@ fn a_log_that_is_removed_while_it_is_sent_ends_before_its_length() {
     let mut chunks = begin(&place, &format!("{path}?timestamps=0"), 1_000);
     remove(&place, run_id);
     assert!(read_rest(&mut records) < len);
-    // Without a length the last chunk is what says that it was the whole; here it says how much is missing.
+    // In a response without a length, the last chunk says whether the text is complete. Here it says how many bytes are missing.
     let mut rest = Vec::new();
     chunks.read_to_end(&mut rest).expect("it ends");
     let said = String::from_utf8_lossy(&rest);
@@ -322,11 +322,12 @@ fn so_many_are_sent_at_once_in_so_much_memory() {
     let refused = place.get(&path);
     assert_eq!((refused.status, refused.error()), (503, "too_many_downloads"));
     assert!(refused.header("Retry-After").is_some());
-    // The pages are served meanwhile.
+    // Pages are served meanwhile.
     assert_eq!(place.get("/api/logs/tail?limit=1").status, 200);
     let during = Footprint::of(place.server_pid());
     assert!(during.pss_kb < before.pss_kb + 16 * 1024, "before: {before}, with sixteen on their way: {during}");
-    // Two for each, less than a third, and some for the server's own, which packs meanwhile.
+    // Two descriptors for each download, which is less than a third of all, and some for the server itself, which packs
+    // meanwhile.
     assert!(during.descriptors <= before.descriptors + 2 * 16 + 14, "before: {before}, with sixteen on their way: {during}");
     assert!(read_rest(&mut open[0]) > 40_000_000);
     open.truncate(8);

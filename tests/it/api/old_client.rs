@@ -1,9 +1,10 @@
-//! The answers that the old web client reads, each in its exact shape: it knows no other keys, and sends a preflight before every request.
+//! The responses that the old web client reads, each in its exact form. It knows no other keys, and sends a preflight before
+//! every request.
 
 use crate::support::{Answer, Place, assert_keys, assert_time, until_true, values};
 use serde_json::{Value, json};
 
-/// Where the old client's page comes from.
+/// The origin of the old client's page.
 const PAGE: &str = "http://localhost:5173";
 
 fn place() -> Place {
@@ -15,7 +16,7 @@ fn place() -> Place {
     place
 }
 
-/// A request as that client's page sends it: with the content type, also where there is no body.
+/// Sends a request as that client's page does: with the content type, even without a body.
 fn ask(place: &Place, method: &str, path: &str) -> Answer {
     let fields = [("Origin", PAGE), ("Content-Type", "application/json"), ("Sec-Fetch-Site", "cross-site")];
     let answer = place.request(method, path, &fields, (method == "POST").then_some("{}"));
@@ -81,7 +82,7 @@ fn tail_by_name_gives_texts() {
     assert_eq!(tail("name=pipeline&lines=10").ok(), json!({"name": "pipeline", "lines": all}));
     assert_eq!(lines("name=pipeline&lines=2"), all[1..]);
     assert_eq!((lines("name=pipeline"), lines("lines=10")), (all.clone(), all.clone()), "each has a default");
-    // Two streams, so their order is not fixed.
+    // The lines are from two streams, so their order is not fixed.
     all.sort_by_key(ToString::to_string);
     assert_eq!(all, [json!("a\tb"), json!("one"), json!("two")]);
     let backend = tail("name=backend&lines=10").ok();
@@ -141,7 +142,7 @@ fn every_route_that_it_calls_answers_its_preflight() {
         assert!(names("Access-Control-Allow-Methods", method) && names("Access-Control-Allow-Headers", "content-type"), "{path}");
         assert!(says("Access-Control-Max-Age").parse::<u32>().is_ok_and(|seconds| seconds > 0), "{path}");
     }
-    // What it cannot do is an error that it can read: the detail, else the code.
+    // A refused action returns an error that the client can read: the detail, or else the code.
     let refused = ask(&place, "POST", "/api/pipeline/pause");
     assert_eq!((refused.status, refused.error()), (409, "invalid_transition"));
     assert!(

@@ -1,4 +1,4 @@
-//! `::progress` and `::step`: what a pipeline says of itself is told, kept and bounded, whoever is killed.
+//! `::progress` and `::step`: the progress that a pipeline reports is shown, kept and limited, even if a process is killed.
 
 use std::fs;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::support::{Place, signal, until, until_true};
 use autoappdev::clock::Timestamp;
 use serde_json::{Value, json};
 
-/// Says how far it is, and goes on with the next word once a file of that name is in its folder.
+/// A script that reports its progress, and continues to the next word once a file of that name exists in its folder.
 const WALK: &str = r#"#!/bin/bash
 await() { while [ ! -e "$1" ]; do sleep 0.01; done; }
 echo "::step fetch"
@@ -37,13 +37,13 @@ fn names(progress: &Value) -> Vec<&str> {
     steps.iter().map(|step| step["name"].as_str().expect("text")).collect()
 }
 
-/// Waits until the latest step has this name; the progress.
+/// Waits until the latest step has this name. Returns the progress.
 fn until_step(place: &Place, name: &str) -> Value {
     let is_there = |progress: &Value| names(progress).last() == Some(&name);
     until(&format!("step {name}"), || Some(place.pipeline()["progress"].take()).filter(is_there))
 }
 
-/// A stamp of the API's, in milliseconds.
+/// Converts a time stamp of the API to milliseconds.
 fn ms(stamp: &Value) -> i64 {
     stamp.as_str().and_then(|text| text.parse::<Timestamp>().ok()).expect("a time").unix_ms()
 }
@@ -52,19 +52,19 @@ fn ms(stamp: &Value) -> i64 {
 fn a_run_says_how_far_it_is_and_the_next_one_begins_with_nothing() {
     let (place, run_id) = walking();
     let mut stream = EventStream::open(place.port(), "?since=0", None);
-    // They come by two streams, which are read one after the other.
+    // The two lines come from two streams, which are read one after the other.
     let said = until("both lines", || {
         let now = place.pipeline();
         Some(now).filter(|now| now["progress"]["percent"] == 10 && names(&now["progress"]) == ["fetch"])
     });
-    // What follows too fast is told together: who is to be told of this has heard of it before the next comes.
+    // Reports in quick succession are combined. The client must have received this one before the next is made.
     stream.until("both lines", |event| event.kind == "progress" && event.data["progress"] == said["progress"]);
     assert_eq!((&said["progress"]["text"], &said["progress"]["steps_before"]), (&json!("Fetching"), &json!(0)));
     let first = said["progress"]["steps"][0].clone();
     assert_eq!((&first["name"], &first["ended_at"], &first["ms"]), (&json!("fetch"), &Value::Null, &Value::Null));
     assert_eq!(place.run(run_id)["progress"], said["progress"]);
 
-    // The tag moves with it, and the version does not: nobody who waits for a change of the state is woken.
+    // The tag changes with the progress and the version does not, so clients that wait for a change of the state are not woken.
     let tag = |place: &Place| place.get("/api/pipeline").header("ETag").expect("a tag").to_owned();
     let before = tag(&place);
     go(&place, "build");
@@ -78,7 +78,7 @@ fn a_run_says_how_far_it_is_and_the_next_one_begins_with_nothing() {
     let (_, shown, _) = place.client(&["status"]);
     assert!(shown.contains("\nprogress  [########------------]  40.5 %  Building\nstep      fetch  took "), "{shown}");
 
-    // A line that comes in parts, each of them shown for itself, is one.
+    // A line that arrives in parts, each of which is shown separately, counts as one line.
     go(&place, "test");
     let said = until_step(&place, "test");
     assert!(said["steps"][1]["ms"].is_u64() && said["steps"][1]["ended_at"] == said["steps"][2]["started_at"], "{said}");
@@ -89,7 +89,7 @@ fn a_run_says_how_far_it_is_and_the_next_one_begins_with_nothing() {
     assert_eq!(ended["steps"][2]["ended_at"], run["stopped_at"], "the last step ends with the run");
     assert!(ended["steps"][2]["ms"].is_u64(), "{ended}");
     assert_eq!(place.pipeline()["progress"], ended);
-    // They are lines of the log like all others.
+    // The reports are lines of the log like all others.
     let log = place.lines();
     assert!(log.contains(&"::step fetch".to_owned()) && log.contains(&"::progress 10 Fetching".to_owned()), "{log:?}");
 
@@ -166,7 +166,7 @@ fn a_pause_is_no_part_of_a_step() {
     let (place, run_id) = walking();
     until_step(&place, "fetch");
     place.act("pause").ok();
-    // The longer the pause, the clearer what is counted; what is asserted is a ratio.
+    // A longer pause makes the result clearer: the test asserts a ratio.
     std::thread::sleep(Duration::from_millis(1500));
     place.act("resume").ok();
     go(&place, "build");
@@ -174,7 +174,7 @@ fn a_pause_is_no_part_of_a_step() {
     let paused = place.run(run_id)["paused_ms"].as_i64().expect("a number");
     let (lasted, ran) = (ms(&step["ended_at"]) - ms(&step["started_at"]), step["ms"].as_i64().expect("a number"));
     assert!(paused >= 1500 && ran + paused / 2 < lasted, "paused {paused} ms, from begin to end {lasted} ms, ran {ran} ms");
-    // Nor the part of the last step, which a stop ends while it is paused.
+    // The part of the last step that was paused when a stop ended it is not counted either.
     place.act("pause").ok();
     place.act("stop").ok();
     let run = place.until_ended(run_id);
@@ -201,7 +201,7 @@ fn a_flood_of_it_costs_the_server_a_few_words() {
         }
     };
     assert_eq!((&last["text"], names(&last).len(), names(&last)[99]), (&json!("line 100000"), 100, "step 100000"));
-    // Five a second for as long as it takes to print 200,000 lines on whatever machine this is.
+    // Five publications a second, for as long as this machine needs to print 200,000 lines.
     assert!(published < 1000, "{published} publications of 200,000 lines");
     let run = place.until_ended(run_id);
     assert_eq!((&run["progress"]["steps_before"], &run["progress"]["text"]), (&json!(99_900), &json!("line 100000")));
@@ -229,7 +229,7 @@ fn a_name_can_hold_anything_and_is_shown_fit_to_be_seen() {
 fn a_stored_progress_that_is_torn_or_hostile_is_none() {
     let (mut place, run_id) = walking();
     until_step(&place, "fetch");
-    // The step is on the other stream, so lines written later may be read before it.
+    // The step is on the other stream, so lines that were written later may be read before it.
     until_true("it is heard", || place.pipeline()["progress"]["text"] == "Fetching");
     for word in ["build", "test", "end"] {
         go(&place, word);
@@ -256,7 +256,7 @@ fn a_stored_progress_that_is_torn_or_hostile_is_none() {
         assert_eq!((&place.pipeline()["progress"], &place.run(run_id)["progress"]), (&Value::Null, &Value::Null), "{text:.60}");
     }
     assert!(place.server_log().contains("progress.json"), "its log says why");
-    // Something that nobody must wait for: a pipe without a writer.
+    // A pipe without a writer. The server must not wait for one.
     fs::remove_file(&file).expect("ours");
     rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RWXU).expect("creates");
     place.kill_server();
@@ -274,7 +274,7 @@ fn a_place_in_which_it_cannot_be_stored_disturbs_nothing() {
     let (mut place, run_id) = walking();
     until_step(&place, "fetch");
     let file = place.run_dir(run_id).join("progress.json");
-    // All of it: then there is nothing more to store.
+    // With all of it stored, nothing remains to be written.
     let is_stored = |text: String| text.contains("\"fetch\"") && text.contains("Fetching");
     until_true("it is stored", || fs::read_to_string(&file).is_ok_and(is_stored));
     fs::remove_file(&file).expect("ours");

@@ -1,4 +1,4 @@
-//! Many clients at once: one of them wins, the others are told so, and what is said in the end is what is.
+//! Many clients at once: one of them succeeds, the others are refused, and the final report is correct.
 
 use std::collections::BTreeMap;
 use std::sync::Barrier;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Answer, Place, is_stopped, letter, until_true};
 use serde_json::{Value, json};
 
-/// The same action from `clients` clients at one moment.
+/// Sends the same action from `clients` clients at the same moment.
 fn at_once(place: &Place, clients: usize, action: &str) -> Vec<Answer> {
     let gate = Barrier::new(clients);
     thread::scope(|scope| {
@@ -42,7 +42,7 @@ fn of_twenty_starts_one_starts_one_process() {
         let winner = answers.iter().find(|answer| answer.status == 200).expect("one");
         assert_eq!(winner.body["run_id"], run_id);
         let pid = winner.body["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
-        // A process that is just executing another program has no environment to know it by.
+        // A process that is just executing another program has no environment to identify it by.
         until_true("that process is there, and no other", || place.processes().into_iter().eq([pid]));
         place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
         place.assert_nothing_left(run_id);
@@ -74,13 +74,13 @@ fn of_ten_stops_at_least_one_stops_and_all_end_with_it() {
         place.start();
         let answers = at_once(&place, 10, "stop");
         let counts = count_by_status(&answers);
-        // One that comes after the end is refused.
+        // A stop that comes after the end is refused.
         assert!(counts.contains_key(&200) && counts.keys().all(|status| [200, 409].contains(status)), "{counts:?}");
         place.assert_nothing_left(run_id);
     }
 }
 
-/// Small and good enough to pick actions with; the seed makes a failure's order of requests known.
+/// A small random generator, good enough to pick actions. With the seed, a failure's order of requests can be reproduced.
 struct Dice(u64);
 
 impl Dice {
@@ -114,7 +114,7 @@ fn a_storm_of_actions_ends_in_a_state_that_the_kernel_confirms() {
                 }
             });
         }
-        // How long it blows proves nothing; what is there afterwards does.
+        // The duration proves nothing; the state afterwards does.
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(3) {
             thread::sleep(Duration::from_millis(20));
@@ -145,7 +145,7 @@ fn a_storm_of_actions_ends_in_a_state_that_the_kernel_confirms() {
     assert_eq!(place.stored_state(), pipeline["state"]);
     assert_eq!(place.pause_file().exists(), pipeline["state"] == "paused");
 
-    // Each run's events lead from state to state without a gap, and no run lived beside another.
+    // Each run's events lead from state to state without a gap, and no two runs overlapped.
     let latest = pipeline["run_id"].as_i64().expect("at least one start");
     for id in 1..=latest {
         let run = place.run(id);

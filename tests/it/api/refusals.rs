@@ -1,4 +1,4 @@
-//! Every refusal of `docs/api-contracts.md`, on the whole binary: its status, its word, and that it changed nothing.
+//! Every refusal of `docs/api-contracts.md`, on the whole binary: its status, its code, and that it changed nothing.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, symlink};
@@ -9,7 +9,7 @@ use crate::support::{Answer, Place, example, until_true};
 use autoappdev::api::routes::{Method, Route};
 use serde_json::{Value, json};
 
-/// A refusal has this status and this word, a sentence for people, and the keys that every refusal has.
+/// Checks that a refusal has this status and code, a sentence for people, and the keys of every refusal.
 fn assert_refused(what: &str, answer: &Answer, status: u16, word: &str) {
     assert_eq!((answer.status, answer.error()), (status, word), "{what}: {}", answer.body);
     assert_eq!(answer.body["ok"], false, "{what}");
@@ -17,7 +17,7 @@ fn assert_refused(what: &str, answer: &Answer, status: u16, word: &str) {
     assert_eq!(answer.header("Content-Type"), Some("application/json"), "{what}");
 }
 
-/// Posts a body as it is.
+/// Posts a body unchanged.
 fn post(place: &Place, action: &str, body: &str) -> Answer {
     place.request("POST", &format!("/api/pipeline/{action}"), &[("Content-Type", "application/json")], Some(body))
 }
@@ -84,7 +84,7 @@ fn a_wrong_method_is_told_the_right_ones() {
     assert_eq!(place.footprint(), before);
 }
 
-/// Bodies of a start, with what each is refused for.
+/// Returns bodies of a start, each with the error code of its refusal.
 fn bad_bodies() -> Vec<(String, &'static str)> {
     let mut bad: Vec<(String, &'static str)> = Vec::new();
     let mut add = |word: &'static str, bodies: &[&str]| bad.extend(bodies.iter().map(|body| ((*body).to_owned(), word)));
@@ -160,7 +160,7 @@ fn bad_bodies() -> Vec<(String, &'static str)> {
         (json!({"args": [long(131_072)]}).to_string(), "invalid_body"),
         (json!({"args": vec!["a"; 10_001]}).to_string(), "invalid_body"),
         (json!({"env": {"A": long(131_072)}}).to_string(), "invalid_body"),
-        // Name, `=` and value are one string to the kernel, and it has one limit for it.
+        // The kernel passes name, `=` and value as one string, whose length it limits.
         (json!({"env": {"A": long(131_071)}}).to_string(), "invalid_body"),
         (json!({"env": {long(140_000): "x"}}).to_string(), "invalid_body"),
         (
@@ -178,7 +178,7 @@ fn a_bad_body_is_refused_by_its_kind_and_changes_nothing() {
         for (body, word) in bad_bodies() {
             let answer = post(&place, "start", &body);
             let shown = &body[..body.floor_char_boundary(60)];
-            // While a run is there a good body would be a conflict; a bad one is bad all the same.
+            // During a run a valid body would be a conflict, and an invalid one is still invalid.
             assert_refused(shown, &answer, 400, word);
             assert_eq!(&place.footprint(), before, "{shown}");
         }
@@ -221,7 +221,8 @@ fn nulls_and_nothing_are_the_defaults() {
     }
 }
 
-/// Fills the root and its neighbourhood with everything that is no script in the root. Returns the outside folder's name.
+/// Fills the root and the folders around it with everything that is not a script in the root. Returns the name of the outside
+/// folder.
 fn set_traps(place: &Place) -> String {
     let root = place.root();
     let outside = root.parent().expect("a parent").join("outside");
@@ -287,7 +288,7 @@ fn nothing_outside_of_the_root_is_run_or_told_of() {
         for key in ["script", "cwd"] {
             let answer = place.post("/api/pipeline/start", json!({key: name}));
             assert_refused(&format!("{key} {name}"), &answer, 400, "script_outside_root");
-            // The same words, whether there is something or not; and the name as it was sent, not where it led.
+            // The text is the same whether or not the file exists, and contains the name as it was sent, not its target.
             let expected =
                 format!("{key} {name:?} is outside the pipeline's root; put it in there, or set AUTOAPPDEV_PIPELINE_CWD");
             assert_eq!(answer.body["detail"], expected, "{name}");
@@ -304,7 +305,7 @@ fn what_is_no_script_in_the_root_is_refused_without_a_hang() {
     let root = place.root();
     assert!(Command::new("mkfifo").arg(root.join("pipe.sh")).status().expect("coreutils").success());
     let _socket = UnixListener::bind(root.join("socket.sh")).expect("binds");
-    // Making a device takes a privilege that a test need not have.
+    // Creating a device needs a privilege that the test may not have.
     let _is_privileged = Command::new("mknod").arg(root.join("device.sh")).args(["c", "1", "5"]).output();
     let has_device = fs::metadata(root.join("device.sh")).is_ok_and(|it| it.file_type().is_char_device());
     let before = place.footprint();
@@ -333,7 +334,7 @@ fn what_is_no_script_in_the_root_is_refused_without_a_hang() {
         assert_refused(name, &start(json!({"cwd": name})), 400, "invalid_body");
     }
     assert_eq!(place.footprint(), before);
-    // What only the kernel can refuse is a run that failed, told as one.
+    // A start that only the kernel refuses becomes a failed run, and is reported as one.
     place.script("no-first-line.sh", "echo this must not run\n");
     let answer = start(json!({"script": "no-first-line.sh"}));
     assert_refused("no first line", &answer, 422, "spawn_failed");
@@ -385,7 +386,7 @@ fn a_wrong_query_is_refused() {
     for path in ["/api/logs/tail?name=backend.log", "/api/logs/tail?name", "/api/logs/tail?name=shim&lines=10"] {
         assert_refused(path, &wire.get(path), 400, "unknown_log");
     }
-    // No digit of another script is one, and unescaped it is not even part of a URI.
+    // Digits of other scripts are not accepted. Unescaped, they are not even valid in a URI.
     assert_refused("a digit that is not ASCII", &wire.get("/api/runs?limit=\u{661}"), 400, "invalid_request");
     assert_eq!(place.footprint(), before);
 }
@@ -399,14 +400,14 @@ fn a_body_beyond_its_limit_is_refused_unread_and_one_at_it_is_read() {
             "POST /api/pipeline/pause HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
         )
     };
-    // Nothing of the body is sent: an answer means that none was waited for.
+    // No part of the body is sent, so a response shows that the server did not wait for it.
     let mut wire = place.wire();
     wire.send(head((1 << 20) + 1));
     let answer = wire.answer();
     assert_refused("1 MiB and a byte", &answer, 413, "body_too_large");
     assert_eq!(answer.header("Connection"), Some("close"));
     assert!(wire.ends_silently());
-    // A client that sends it all the same still gets to read the answer.
+    // A client that sends the body anyway can still read the response.
     let mut wire = place.wire();
     wire.send(head((1 << 20) + 1));
     wire.send(vec![b' '; (1 << 20) + 1]);

@@ -1,4 +1,5 @@
-//! `GET /api/pipeline/scripts` on real files: what is listed can be started, what is left out, in which order, and where a look ends.
+//! `GET /api/pipeline/scripts` on real files: every listed script can be started, and what is left out, the order, and the limits
+//! of a scan.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Place, assert_keys, assert_time, not_run, signal, until_true};
 
-/// The limits of a look and of an answer.
+/// The limits of a scan and of a response.
 const ENTRIES_MAX: usize = 5000;
 const SCRIPTS_MAX: usize = 500;
 const RUNS_SEARCHED_MAX: i64 = 2000;
@@ -33,7 +34,7 @@ fn script<'a>(answer: &'a Value, path: &str) -> &'a Value {
     scripts.iter().find(|script| script["path"] == path).unwrap_or_else(|| panic!("{path} is not in {answer}"))
 }
 
-/// A file below the root, with its folders.
+/// Creates a file below the root, with its folders.
 fn file(place: &Place, name: impl AsRef<OsStr>, text: impl AsRef<[u8]>, mode: u32) {
     let path = place.root().join(name.as_ref());
     fs::create_dir_all(path.parent().expect("a folder")).expect("creates");
@@ -79,7 +80,7 @@ fn every_script_in_the_list_starts_and_what_a_start_refuses_is_not_listed() {
     assert_eq!(script(&listed, "first-line")["size"], 13);
     for path in paths(&listed) {
         place.start_with(json!({ "script": path }));
-        // It may be over already.
+        // The run may have ended already.
         place.post("/api/pipeline/stop", json!({"grace_s": 0}));
         place.until_state("stopped");
     }
@@ -99,7 +100,7 @@ fn every_script_in_the_list_starts_and_what_a_start_refuses_is_not_listed() {
         let refused = place.post("/api/pipeline/start", json!({ "script": name }));
         assert_eq!((refused.status, refused.error()), (400, "invalid_script"), "{name}: {}", refused.body);
     }
-    // A start takes some of these, and nobody looks for them in a list of scripts.
+    // A start accepts some of these, but they do not belong in a list of scripts.
     for (name, text, mode) in [
         ("notes.txt", &b"some words\n"[..], 0o644),
         ("module.py", b"import this\n", 0o644),
@@ -123,7 +124,7 @@ fn list_leaves_out_the_servers_own_program() {
     let mut place = Place::new();
     let [program, other] = ["autoappdev", "other"].map(|name| place.root().join(name));
     for copy in [&program, &other] {
-        // By a process of its own: a file that is open for writing here cannot be executed.
+        // Copied by another process, because a file that is open for writing here cannot be executed.
         let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(copy).status();
         assert!(status.expect("cp is there").success());
     }
@@ -183,7 +184,7 @@ fn list_leaves_out_hidden_foreign_and_odd_files_and_waits_for_no_pipe() {
     pipe(&root.join("tools/pipe"));
     let after = list(&place, "");
     assert_eq!((paths(&after).len(), &after["truncated"]), (paths(&before).len(), &json!(false)), "{after}");
-    // Named by a link in the root, a program of a package is one that somebody wants to start.
+    // A program of a package that a link in the root names is a script that users want to start.
     symlink("node_modules/x/x.sh", root.join("tool")).expect("links");
     file(&place, "target.sh", "", 0o644);
     let more = list(&place, "");
@@ -191,7 +192,7 @@ fn list_leaves_out_hidden_foreign_and_odd_files_and_waits_for_no_pipe() {
     place.start_with(json!({"script": script(&more, "tool")["path"]}));
 }
 
-/// Root reads everything, so the server is another user's.
+/// Root can read everything, so the server runs as another user.
 #[test]
 fn list_leaves_out_what_the_server_may_not_read_and_goes_on() {
     if !nix::unistd::getuid().is_root() {
@@ -199,7 +200,7 @@ fn list_leaves_out_what_the_server_may_not_read_and_goes_on() {
     }
     let mut place = Place::new();
     let binary = place.folder().join("autoappdev");
-    // By a process of its own: see `Place::script`.
+    // Copied by another process: see `Place::script`.
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status();
     assert!(copied.expect("cp is there").success());
     file(&place, "closed/x.sh", "", 0o755);
@@ -208,7 +209,7 @@ fn list_leaves_out_what_the_server_may_not_read_and_goes_on() {
     file(&place, "open/y.sh", "", 0o755);
     let owned = Command::new("chown").args(["-R", "65534"]).arg(place.folder()).status();
     assert!(owned.expect("chown is there").success());
-    // Of root, so that not even their modes can be changed.
+    // They belong to root, so that the server's user cannot change even their modes.
     for (name, mode) in [("closed", 0o000), ("blind", 0o711), ("open/secret.sh", 0o600)] {
         let path = place.root().join(name);
         chown(&path, Some(0), Some(0))
@@ -242,7 +243,7 @@ fn list_ends_at_its_limits_and_says_so() {
     }
     let listed = list(&place, "");
     assert_eq!((paths(&listed).len(), &listed["truncated"]), (SCRIPTS_MAX, &json!(true)), "500 of 501");
-    // What is looked for is found before the rest is cut.
+    // The filter is applied before the list is cut.
     let found = list(&place, "?find=many/");
     assert_eq!((paths(&found).len(), &found["truncated"]), (SCRIPTS_MAX + 1 - own, &json!(false)));
 
@@ -278,7 +279,7 @@ fn list_finds_part_of_a_path_in_either_case() {
     }
 }
 
-/// Adds a run that has ended, after the number of milliseconds.
+/// Adds a run that ended after `took_ms`.
 fn add_run(database: &Connection, id: i64, script: &str, status: &str, (took_ms, paused_ms): (i64, i64)) {
     let exit_code = i64::from(status != "completed");
     database
@@ -362,12 +363,13 @@ fn root_that_is_missing_is_the_error_of_a_start_and_a_link_to_another_root_is_fo
     assert_eq!(paths(&list(&place, "")), ["other.sh"]);
 }
 
-/// Mounts a file system of FUSE that answers nothing for as long as a process lives whose number is in the file; then runs a program.
+/// A script that mounts a FUSE file system and then runs a program. While the process whose pid is in the file lives, calls to
+/// the file system get no response.
 const MOUNT: &str = "mknod \"$1\" c 10 229 && exec 9<>\"$1\" \
     && mount -i -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0 none \"$2\" || exit 1
 sleep 600 >/dev/null 2>&1 & echo $! >\"$3\"; exec 9>&-; shift 3; exec \"$@\"";
 
-/// The process that keeps that file system; without it every call to it fails.
+/// The process that keeps that file system alive. Without it every call to the file system fails.
 struct Silent(PathBuf);
 
 impl Silent {

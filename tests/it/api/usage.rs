@@ -1,4 +1,4 @@
-//! What a run uses is looked at, told and kept, and costs nothing while it is paused.
+//! The usage of a run is sampled, reported and kept, and costs nothing while the run is paused.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
@@ -12,7 +12,7 @@ use nix::unistd::mkfifo;
 use rustix::param::clock_ticks_per_second;
 use serde_json::{Value, json};
 
-/// A place that looks each second at what a run uses.
+/// Creates a place that samples the usage of its run every second.
 fn looking(script: &str, text: &str, containment: &str) -> Place {
     let mut place = Place::new();
     place.script(script, text);
@@ -31,7 +31,7 @@ fn samples(place: &Place, run_id: i64) -> Vec<Value> {
     usage(place, run_id)["samples"].as_array().expect("a list").clone()
 }
 
-/// Waits for some more samples; all of them.
+/// Waits for `more` further samples. Returns all samples.
 fn until_more(place: &Place, run_id: i64, more: usize) -> Vec<Value> {
     let before = samples(place, run_id).len();
     until("more samples", || Some(samples(place, run_id)).filter(|samples| samples.len() >= before + more))
@@ -43,7 +43,8 @@ fn containments() -> Vec<&'static str> {
 
 const BUSY: &str = "#!/bin/bash\necho ready\nwhile :; do :; done\n";
 
-/// No duration is compared: what the samples say by a moment lies between what the kernel said of the process before and after it.
+/// No duration is compared. The usage that a sample reports lies between what the kernel reported of the process before and after
+/// it.
 #[test]
 fn busy_loop_takes_what_the_kernel_says_of_it() {
     for containment in containments() {
@@ -55,7 +56,7 @@ fn busy_loop_takes_what_the_kernel_says_of_it() {
         };
         until_more(&place, run_id, 2);
         let before = ms();
-        // The first of them may have been on its way.
+        // The first of them may have been taken before.
         let samples = until_more(&place, run_id, 2);
         let after = ms();
         let (mut at, mut used) = (0.0, 0.0);
@@ -110,7 +111,7 @@ fn allocation_shows_in_the_memory_and_in_its_peak() {
     }
 }
 
-/// How often a thread went to sleep.
+/// Returns how often a thread went to sleep.
 fn sleeps(status: &str) -> u64 {
     let text = fs::read_to_string(status).expect("it lives");
     let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).expect("it is told");
@@ -124,7 +125,8 @@ fn supervisor_status(server: u32) -> String {
     paths.find(is_it).expect("it has one").join("status").display().to_string()
 }
 
-/// Another server with a run of its own, which is looked at each second and followed: proof that what did not happen had the time to.
+/// Another server with its own run, which is sampled every second and followed by a client. It proves that enough time has passed
+/// for what did not happen.
 struct Ticks {
     place: Place,
     run_id: i64,
@@ -139,8 +141,8 @@ impl Ticks {
         Self { place, run_id, stream }
     }
 
-    /// Waits until the other run was looked at so many times more, and its clients told each time; the milliseconds between the first of
-    /// these looks and the last.
+    /// Waits until the other run was sampled `count` more times, and its clients received each sample. Returns the milliseconds
+    /// from the first of these samples to the last.
     fn pass(&mut self, count: usize) -> u64 {
         let before = samples(&self.place, self.run_id).len();
         let mut told = Value::Null;
@@ -168,14 +170,14 @@ fn paused_run_is_not_looked_at_and_nothing_wakes_for_it() {
     let before = samples(&place, run_id);
     let count = || [sleeps(&format!("/proc/{}/status", place.shim_pid(run_id))), sleeps(&supervisor_status(place.server_pid()))];
     let mut ticks = Ticks::begin();
-    // What the pause itself left to be said.
+    // The pause itself may still cause messages.
     until("it is quiet for a tick", || {
         let before = count();
         ticks.pass(1);
         (count() == before || containment == "tree").then_some(())
     });
     let quiet = count();
-    // Meanwhile the other server has told its shim at least once more that somebody watches, which it does every five seconds.
+    // Meanwhile the other server has told its shim at least once more that a client watches, which it does every five seconds.
     let pause_ms = ticks.pass(7);
     if containment == "auto" {
         assert_eq!(count(), quiet, "the shim or the supervisor woke");
@@ -235,7 +237,7 @@ fn server_that_is_killed_loses_no_sample() {
     let after = samples(&place, run_id);
     assert!(after.len() >= records && after[..before.len()] == before, "{records} records: {before:?}, {after:?}");
     until_true("the next server is told", || !place.pipeline()["usage"].is_null());
-    // A shim that was killed leaves what it kept.
+    // A shim that was killed leaves the samples that it has written.
     crate::support::signal(place.shim_pid(run_id), "KILL");
     until_true("the run is lost", || place.run(run_id)["status"] == "lost");
     let kept = samples(&place, run_id);
@@ -250,7 +252,7 @@ fn server_that_is_killed_loses_no_sample() {
 fn nothing_is_looked_at_where_that_is_switched_off_or_has_no_room() {
     let mut place = looking("short.sh", "#!/bin/bash\necho ready\nwhile [ ! -e end ]; do sleep 0.05; done\nrm end\n", "tree");
     let (_, run_id) = place.start();
-    // As on a disk that does not take it.
+    // As on a disk that does not accept the file.
     fs::create_dir(place.run_dir(run_id).join("usage")).expect("something is in the way");
     until_true("it is told all the same", || !place.pipeline()["usage"].is_null());
     assert_eq!((place.degraded(), place.pipeline()["conditions"].take()), (None, json!([])));
@@ -261,7 +263,7 @@ fn nothing_is_looked_at_where_that_is_switched_off_or_has_no_room() {
     place.restart_server();
     let (_, run_id) = place.start();
     let _looker = EventStream::open(place.port(), "", None);
-    // Another run is looked at meanwhile.
+    // Another run is sampled meanwhile.
     Ticks::begin().pass(2);
     assert_eq!(place.pipeline()["usage"], Value::Null);
     fs::write(place.root().join("end"), "").expect("writes");
@@ -276,7 +278,8 @@ fn nothing_is_looked_at_where_that_is_switched_off_or_has_no_room() {
     assert_eq!(place.get(&format!("/api/runs/{run_id}/usage?x=1")).error(), "invalid_query");
 }
 
-/// Another program can put anything in the place of the file. Its run is still told, with its samples up to the damage or without any.
+/// Another program can put anything in place of the file. Its run is still reported, with the samples up to the damage or without
+/// any.
 #[test]
 fn history_of_usage_is_told_without_a_wait_whatever_is_in_the_place_of_its_file() {
     let place = looking("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n", "auto");
@@ -336,7 +339,8 @@ fn history_of_usage_is_told_without_a_wait_whatever_is_in_the_place_of_its_file(
     }
 }
 
-/// In a mount namespace of its own, so that the test is the kernel that counts: the script itself says how many were killed.
+/// Runs in its own mount namespace, where a file replaces the kernel's counter: the script itself sets the number of killed
+/// processes.
 #[test]
 fn what_the_kernel_kills_for_want_of_memory_is_counted_as_of_the_start() {
     let Some(group) = own_cgroup() else {
@@ -370,7 +374,8 @@ fn what_the_kernel_kills_for_want_of_memory_is_counted_as_of_the_start() {
     }
 }
 
-/// The kernel itself kills: the server and its run are in a group with a limit, where a memory controller can be had.
+/// The kernel kills a process itself: the server and its run are in a group with a memory limit, if a memory controller is
+/// available.
 #[test]
 fn run_beyond_the_limit_of_its_group_is_said_to_have_lacked_memory() {
     let lacks = |what: &str| not_run(what, "AUTOAPPDEV_REQUIRE_MEMORY_CONTROLLER");
@@ -380,7 +385,7 @@ fn run_beyond_the_limit_of_its_group_is_said_to_have_lacked_memory() {
         return lacks("this user may make no control group");
     }
     let is_limited = fs::write(group.join("memory.max"), "100M").is_ok();
-    // Without it the kernel pushes pages out for a long time first.
+    // With swap, the kernel would first move pages out for a long time.
     let _has_no_swap = fs::write(group.join("memory.swap.max"), "0");
     if is_limited {
         let mut place = Place::new();

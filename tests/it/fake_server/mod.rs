@@ -1,4 +1,4 @@
-//! A tiny HTTP server for tests of the client: real sockets, canned answers, and a record of what was asked.
+//! A small HTTP server for tests of the client: real sockets, fixed responses, and a record of the requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,34 +6,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// What was asked.
+/// A request that the server received.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Request {
-    /// Method and path with query, `GET /api/pipeline`.
+    /// The method, and the path with its query: `GET /api/pipeline`.
     pub(crate) line: String,
-    /// Header lines in lower case.
+    /// The header lines, in lower case.
     pub(crate) headers: Vec<String>,
     pub(crate) body: String,
 }
 
-/// What to answer.
+/// The response to send.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// A status and a JSON body.
+    /// A status code and a JSON body.
     Json(u16, String),
-    /// A page of HTML.
+    /// An HTML page.
     Page(&'static str),
-    /// JSON from a server whose clock says this, as HTTP writes it.
+    /// JSON from a server whose `Date` header has this value.
     At(&'static str, String),
     /// A redirect to this address.
     Redirect(String),
-    /// The head and half of the body, then nothing: the server was killed.
+    /// The head and half of the body, and then the end of the connection, as if the server was killed.
     Half(String),
     /// The connection ends without a byte.
     Nothing,
 }
 
-/// Listens until dropped; then connections are refused.
+/// A server that listens until it is dropped. Then connections are refused.
 pub(crate) struct FakeServer {
     pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
@@ -56,8 +56,8 @@ impl FakeServer {
                     }
                     let stream = stream.expect("a connection");
                     let (requests, answer) = (Arc::clone(&requests), Arc::clone(&answer));
-                    // A browser opens connections in advance, which say nothing; none of them may keep another waiting.
-                    // A client that gave up is no failure of the test by itself: the test looks at the client.
+                    // A browser opens connections in advance and sends nothing on them; they must not delay other connections.
+                    // A client that disconnects does not fail the test by itself: the test checks the client.
                     std::thread::spawn(move || serve(&stream, &requests, &*answer));
                 }
             }
@@ -65,7 +65,7 @@ impl FakeServer {
         Self { address, requests, ended, thread: Some(thread) }
     }
 
-    /// Answers everything with the same JSON.
+    /// Starts a server that sends the same JSON to every request.
     pub(crate) fn canned(status: u16, body: &str) -> Self {
         let body = body.to_owned();
         Self::start(move |_| Reply::Json(status, body.clone()))
@@ -83,7 +83,7 @@ impl FakeServer {
 impl Drop for FakeServer {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
-        // Wakes the thread from its accept; if that fails the thread has ended already.
+        // Wakes the thread from its accept. If the connection fails, the thread has already ended.
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
