@@ -1,4 +1,4 @@
-//! The client commands as a user runs them: the real binary against a tiny real server.
+//! The client commands as a user runs them: the real binary against a small real server.
 
 use std::fs;
 
@@ -206,7 +206,7 @@ fn no_command_takes_a_flag_that_it_ignores() {
         if command == "help" {
             continue;
         }
-        // `serve` would run a server, so it must be refused before anything else.
+        // `serve` would run a server, so the flag must be refused before anything else.
         if command == "serve" {
             refused(run(&["--json"], false));
         } else if matches!(command, "migrate" | "check") {
@@ -324,7 +324,7 @@ fn runs_are_listed_and_shown() {
     assert_eq!(lines, ["GET /api/runs?limit=3", "GET /api/runs/7"]);
 }
 
-/// The head that the client sent, without its request line.
+/// Returns a header field that the client sent.
 fn header(request: &Request, name: &str) -> Option<String> {
     request.headers.iter().find_map(|header| header.strip_prefix(&format!("{name}: ")).map(str::to_owned))
 }
@@ -339,7 +339,8 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
         finished(output)
     };
     let none = format!("autoappdev: no server is running for {}", folder.path().canonicalize().expect("there").display());
-    // A default and a `.env` file name no server. The server there is only asked for its name, and gets no token.
+    // A default and a `.env` file do not name a server. The server at that address is only asked for its identity, and gets no
+    // token.
     let dotenv = |text: &str| fs::write(folder.path().join(".env"), text).expect("written");
     for name in ["PORT", "AUTOAPPDEV_PORT"] {
         dotenv(&format!("{name}={port}\nAUTOAPPDEV_TOKEN=the-token-of-this-folder\n"));
@@ -359,7 +360,7 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
     assert!(asked.iter().all(|request| request.line == "GET /api/version"), "{asked:?}");
     assert!(asked.iter().all(|request| header(request, "authorization").is_none()), "{asked:?}");
 
-    // A `server.json` counts while its directory is locked, wherever that is.
+    // A `server.json` is valid while its directory is locked, wherever the directory is.
     dotenv("AUTOAPPDEV_RUNTIME_DIR=data\nPORT=1\n");
     fs::create_dir(folder.path().join("data")).expect("made");
     write_server_json(&folder.path().join("data"), "abc", &server);
@@ -372,7 +373,7 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
     assert_eq!((asked.line.as_str(), header(&asked, "autoappdev-server").as_deref()), ("GET /api/pipeline", Some("abc")));
     drop(lock);
 
-    // The environment names an address, and nothing is known about the server there.
+    // The environment names an address, and the identity of the server there does not matter.
     let port = port.to_string();
     let url = server.url();
     for named in
@@ -401,7 +402,7 @@ fn refusal_by_another_server_counts_as_no_server() {
     let _lock = announce(folder.path(), &server);
     let (code, out, err) = run_in(folder.path(), &["status", "--json"]);
     assert!(code == 4 && out.is_empty() && err.contains("does not answer at its recorded address"), "{err}");
-    // Only that error code means that nothing was done.
+    // Only the code `other_server` means that nothing was done.
     let server = FakeServer::canned(421, &other.replace("other_server", "host_not_allowed"));
     let _lock = announce(folder.path(), &server);
     assert_eq!(run_in(folder.path(), &["status"]), (1, String::new(), "autoappdev: not this one\n".to_owned()));

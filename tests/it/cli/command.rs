@@ -1,4 +1,4 @@
-//! A client command in a folder of its own, and what came of it.
+//! A client command that runs in its own folder, and its result.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use crate::fake_server::FakeServer;
 use tempfile::TempDir;
 
-/// For everything that must happen at all.
+/// The time limit for everything that must happen.
 pub(super) const DEADLINE: Duration = Duration::from_mins(1);
 
-/// The binary in a folder of its own and with nothing of this environment but a proxy that must not be asked.
+/// Returns the binary in its own folder, without this environment, but with a proxy that must not be used.
 pub(super) fn command(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_autoappdev"));
     command.current_dir(folder).env_clear().args(args).stdin(Stdio::null());
@@ -20,7 +20,7 @@ pub(super) fn command(folder: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// Exit code, stdout, stderr.
+/// Returns the exit code, stdout and stderr.
 pub(super) fn finished(output: Output) -> (i32, String, String) {
     let text = |bytes| String::from_utf8(bytes).expect("text");
     (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
@@ -51,14 +51,14 @@ pub(super) fn exit_code(child: &mut Child) -> Option<i32> {
     panic!("it did not end");
 }
 
-/// Locks a runtime directory as a server does. A locked one stays locked.
+/// Locks a runtime directory as a server does. If it is already locked, it stays so.
 pub(super) fn hold(runtime: &Path) -> fs::File {
     let lock = fs::File::open(runtime).expect("there");
     let _is_held = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     lock
 }
 
-/// Writes what a server with this id writes into its runtime directory.
+/// Writes the `server.json` of a server with this id.
 pub(super) fn write_server_json(runtime: &Path, id: &str, server: &FakeServer) {
     let dir = fs::metadata(runtime).expect("there");
     let dir = format!(r#"{{"dev":{},"ino":{}}}"#, dir.dev(), dir.ino());

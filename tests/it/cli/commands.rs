@@ -1,4 +1,5 @@
-//! The client commands against the real server: what they print, how they exit, and that a follower outlives a killed server.
+//! The client commands against the real server: what they print, how they exit, and that a follower survives the kill of its
+//! server.
 
 use std::fs;
 use std::io::Write;
@@ -60,7 +61,7 @@ fn what_goes_wrong_has_its_exit_code() {
     let mut place = Place::new();
     place.start_server();
     place.script("broken.sh", "echo a text with an execute bit and nothing that runs it\n");
-    // 1: the server says no for another reason than the state.
+    // 1: the server refuses for a reason other than the state.
     for (args, word) in [
         (&["start", "nowhere.sh"][..], "script_not_found"),
         (&["start", "../x"], "script_outside_root"),
@@ -76,7 +77,7 @@ fn what_goes_wrong_has_its_exit_code() {
         let (code, out, _) = place.client(&[args, &["--json"]].concat());
         assert_eq!((code, json_of(&out)["error"].as_str()), (1, Some(word)), "{args:?}");
     }
-    // 2: wrong usage reaches no server.
+    // 2: wrong usage sends nothing to the server.
     let before = place.footprint();
     for args in [
         &["start", "a", "b"][..],
@@ -89,7 +90,7 @@ fn what_goes_wrong_has_its_exit_code() {
         assert_eq!((code, out.as_str()), (2, ""), "{args:?}: {err}");
     }
     assert_eq!(place.footprint(), before);
-    // 4: nobody is there, or nobody any more.
+    // 4: no server is running, or the server has ended.
     place.start_with(json!({"script": "sleep.sh"}));
     for how in ["killed", "stopped"] {
         if how == "killed" {
@@ -104,7 +105,7 @@ fn what_goes_wrong_has_its_exit_code() {
             assert!(err.contains("no server is running for ") && err.contains("`autoappdev serve`"), "{err}");
         }
     }
-    // And with a server again everything is as it was.
+    // Once a server runs again, everything is as before.
     place.start_server();
     assert!(place.client(&["status"]).1.starts_with("running  run "), "the pipeline went on");
 }
@@ -151,7 +152,7 @@ fn pending_stop_shows_the_remaining_grace() {
         assert!((3500..=3601).contains(&seconds(&place)), "{}", seconds(&place));
         let (_, out, _) = place.client(&["status"]);
         assert!(out.contains("(stop under way, ") && out.ends_with(" left until KILL)\n"), "{out}");
-        // A second stop with a shorter grace moves `kill_at`.
+        // A second stop with a shorter grace moves `kill_at` forward.
         scope.spawn(|| place.post("/api/pipeline/stop", json!({"grace_s": 1800})));
         until_true("it is sooner", || seconds(&place) < 1900);
         place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
@@ -209,7 +210,7 @@ fn dotenv_ignores_all_but_the_servers_own_names() {
     fs::create_dir(&dotenv).expect("creates");
     assert_eq!(place.client(&["status"]).0, 0);
     fs::remove_dir(&dotenv).expect("there");
-    // A wrong line of ours is an error for every command.
+    // A malformed line for one of the server's settings is an error for every command.
     for line in ["AUTOAPPDEV_PORT", "AUTOAPPDEV_RUNTIME_DIR='runtime"] {
         fs::write(&dotenv, format!("KEY='a\nb'\n{line}\n")).expect("writes");
         for command in ["status", "serve", "check"] {
@@ -234,11 +235,11 @@ fn a_follower_loses_no_line_and_repeats_none_when_the_server_is_killed() {
     };
     follow(20);
     for _ in 0..4 {
-        // The script goes on counting while nobody serves; the port is another one each time.
+        // The script continues to count while no server runs. The port changes each time.
         place.kill_server();
         assert_eq!(follower.warning(), "autoappdev: connection lost; trying again");
         place.start_server();
-        // Further than it can have come before: these lines are the new server's to tell.
+        // More lines than the previous server can have sent, so that the new one must send some of them.
         follow(place.lines().len() + 20);
         assert_eq!(follower.warning(), "autoappdev: the server answers again");
     }
@@ -257,7 +258,7 @@ fn a_damaged_line_of_the_log_is_shown_and_ends_nothing() {
     place.until_settled(run_id);
     let segments = fs::read_dir(place.run_dir(run_id).join("log")).expect("there").map(|entry| entry.expect("there").path());
     let last = segments.max().expect("a segment");
-    // What a shim leaves that is killed in the middle of a write, and what a failing disk leaves.
+    // A torn line, as after a kill in the middle of a write or on a failing disk.
     fs::OpenOptions::new().append(true).open(&last).expect("ours").write_all(b"torn \xff\n2026-01").expect("writes");
     place.start();
     let run_2 =

@@ -1,4 +1,4 @@
-//! `logs -f` as a user runs it: the real binary against a tiny real server, which goes and comes back.
+//! `logs -f` as a user runs it: the real binary against a small real server, which goes away and comes back.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -13,12 +13,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::command::{DEADLINE, announce, command, exit_code, folder, run_against};
 
-/// A log that outlives the servers that tell it, as the shim's files do.
+/// A log that outlives the servers that serve it, as the shim's files do.
 #[derive(Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<(u64, String, bool)>>>);
 
 impl Log {
-    /// Appends one line, as parts where it is several. Ids are not consecutive.
+    /// Appends one line, in parts if there are several. Ids are not consecutive.
     fn append(&self, parts: &[&str]) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, part) in parts.iter().enumerate() {
@@ -59,7 +59,7 @@ impl Log {
     }
 }
 
-/// A follower whose lines can be awaited; killed when dropped.
+/// A running `logs -f`, whose lines can be awaited. It is killed on drop.
 struct Follower {
     child: Child,
     lines: Receiver<String>,
@@ -80,7 +80,7 @@ impl Follower {
         }
     }
 
-    /// The exit code once it has ended by itself.
+    /// Returns the exit code, once the command has ended by itself.
     fn exit_code(&mut self) -> Option<i32> {
         exit_code(&mut self.child)
     }
@@ -88,7 +88,7 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        // It has ended already where the test went well.
+        // If the test succeeded, the command has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -100,7 +100,7 @@ fn received(stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// Until the server was asked so often in all.
+/// Waits until the server has received `count` requests in all.
 fn await_requests(server: &FakeServer, count: usize) {
     let deadline = Instant::now() + DEADLINE;
     while server.requests().len() < count {
@@ -125,7 +125,7 @@ fn a_follower_survives_the_server_without_a_line_lost_or_repeated() {
     log.append(&["fo", "u", "r"]);
     follower.expect_lines(&["three", "four"]);
 
-    // The next server is killed in the middle of its answer, with a line in it that was not told before.
+    // The next server is killed in the middle of a response that contains a new line.
     let half = log.clone();
     let dying = FakeServer::start(move |request| match half.answer(request) {
         Reply::Json(_, body) => Reply::Half(body),
@@ -134,7 +134,7 @@ fn a_follower_survives_the_server_without_a_line_lost_or_repeated() {
     let _still_held = announce(folder.path(), &dying);
     drop(first);
     log.append(&["five"]);
-    // These servers have no session key to prove themselves with. That is said once.
+    // These servers have no session key, so they cannot prove their identity. The client warns of that once.
     let unverified = follower.warnings.recv_timeout(DEADLINE).expect("a warning");
     assert!(unverified.contains("could not be verified"), "{unverified}");
     assert_eq!(follower.warnings.recv_timeout(DEADLINE).as_deref(), Ok("autoappdev: connection lost; trying again"));
@@ -198,7 +198,7 @@ fn a_reader_that_leaves_ends_it_quietly() {
     let server = log.server();
     let folder = folder();
     let _held = announce(folder.path(), &server);
-    // Both while it writes, and while it waits for a line that never comes.
+    // Both while the command writes, and while it waits for a line that never comes.
     for (args, taken) in [(&["logs", "-n", "5000"][..], 1), (&["logs", "-f", "-n", "3"], 3)] {
         let mut child =
             command(folder.path(), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");

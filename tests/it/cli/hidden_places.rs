@@ -1,4 +1,4 @@
-//! A runtime directory that the client sees at another path than the server, and a client without `/proc`.
+//! A runtime directory that the client sees at another path than the server does, and a client without `/proc`.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use super::command::finished;
 use crate::support::{Place, not_run};
 
-/// The client in a mount namespace of its own, after the shell commands `prepare`, or `None` where this user cannot make one.
+/// Runs the client in its own mount namespace, after the shell commands `prepare`. Returns `None` if this user cannot create one.
 fn client_after(place: &Place, flags: &str, prepare: &str, args: &[&str]) -> Option<(i32, String, String)> {
     let mut command = Command::new("unshare");
     if !command.args([flags, "mount", "-t", "tmpfs", "none", "/mnt"]).status().is_ok_and(|status| status.success()) {
@@ -24,7 +24,7 @@ fn client_reaches_the_server_of_a_directory_that_is_mounted_elsewhere_in_another
     let mut place = Place::serving("sleep.sh");
     let seen = place.folder().join("elsewhere/runtime");
     fs::create_dir_all(&seen).expect("creates");
-    // As in a container: the recorded path does not exist, and the recorded address is of another network.
+    // As in a container: the recorded path does not exist, and the recorded address belongs to another network.
     let (seen, recorded) = (seen.display().to_string(), place.runtime().display().to_string());
     let prepare = format!("mount --bind '{recorded}' '{seen}' && mount -t tmpfs none '{recorded}'");
     place.set_env("AUTOAPPDEV_RUNTIME_DIR", &seen);

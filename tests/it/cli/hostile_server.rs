@@ -1,4 +1,5 @@
-//! A server that answers whatever it likes: it costs the client no more than an answer, and its words are not taken for the API's.
+//! A server whose responses are arbitrary. It uses no more of the client's memory than one response may, and its text is not
+//! mistaken for the API's.
 
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,9 +9,9 @@ use super::command::{command, finished, folder, run_against};
 use crate::fake_server::{FakeServer, Reply, Request};
 use crate::support::until_true;
 
-/// More than what is followed without a pause.
+/// More requests than the client sends without a pause.
 const MANY: usize = 1010;
-/// More padded answers than a client may ask for.
+/// More padded responses than a client may request.
 const ENOUGH: usize = 20;
 /// The pause between two requests after that.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -59,7 +60,7 @@ fn code_of_a_server_cannot_forge_lines_or_links() {
     }
 }
 
-/// The answer number `count`, without lines and with more to look through: forwards, or backwards from the end of a huge log.
+/// Returns response number `count`, without lines and with more to search: forwards, or backwards from the end of a huge log.
 fn empty_page(request: &Request, count: usize, more: &str) -> Reply {
     let end = 1_u64 << 50;
     let count = count as u64;
@@ -94,7 +95,7 @@ fn padding_of_answers_that_go_on_for_ever_does_not_fill_the_clients_memory() {
     }
 }
 
-/// A client that reads from a server of its own, which notes when it was asked.
+/// A client that reads from its own server, which records the time of each request.
 struct Endless {
     client: Child,
     times: Arc<Mutex<Vec<Instant>>>,
@@ -109,7 +110,7 @@ impl Endless {
             let times = times.clone();
             move |request: &Request| {
                 let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
-                // Before the client has the answer, so that no gap is shorter than the client's pause.
+                // Recorded before the client has the response, so that no interval is shorter than the client's pause.
                 times.push(Instant::now());
                 empty_page(request, times.len(), more)
             }
@@ -138,14 +139,14 @@ impl Drop for Endless {
 #[test]
 fn server_that_always_has_more_to_look_through_is_not_asked_without_a_pause() {
     let cases = [
-        // Forwards, backwards, and for a follower.
+        // A search forwards, a search backwards, and a follower.
         (&["--grep", "x"][..], ""),
         (&["--grep", "x", "-n", "5"], ""),
         (&["-f", "--grep", "x", "-n", "all"], r#","gone":1"#),
     ];
     let readings = cases.map(|(args, more)| (args, Endless::start(args, more)));
     for (args, mut reading) in readings {
-        // On a slow machine so many requests take long, but each ten of them do not.
+        // On a slow machine that many requests take long, but every ten of them do not.
         for count in (10..=MANY).step_by(10) {
             until_true(&format!("{args:?} has asked {count} times"), || {
                 assert!(reading.client.try_wait().expect("ours").is_none(), "{args:?} has ended");

@@ -1,5 +1,5 @@
-//! The server that a client command acts on: that of its runtime directory or one that the user named, and no other, whichever server has the usual
-//! port, whatever was copied, linked, moved or left behind.
+//! The server that a client command acts on is the server of its runtime directory or one that the user named, and no other,
+//! whichever server uses the default port, and whatever was copied, linked, moved or left behind.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use crate::support::{DEADLINE, Place, is_alive, not_run, until};
 use autoappdev::file_id::FileId;
 use serde_json::{Value, json};
 
-/// Two projects, each a folder with its runtime directory in the usual place.
+/// Two projects. Each is a folder with its runtime directory in the default place.
 struct Projects {
     place: Place,
     a: PathBuf,
@@ -21,7 +21,7 @@ struct Projects {
 }
 
 impl Projects {
-    /// A's server has a live run, at the port that the `.env` files of both name; B's server is down.
+    /// Creates both projects. A's server has a live run, and the `.env` files of both name its port. B's server is down.
     fn new() -> Self {
         let mut place = Place::with_runtime("A/runtime");
         let folder = place.folder().canonicalize().expect("there");
@@ -43,7 +43,7 @@ impl Projects {
         }
     }
 
-    /// A command in a folder, with nothing of ours in its environment.
+    /// Returns a command in a folder, without any of our settings in its environment.
     fn command_in(&self, folder: &Path, args: &[&str]) -> Command {
         let mut command = self.place.command();
         for name in ["HOST", "PORT", "RUNTIME_DIR", "PIPELINE_CWD", "PIPELINE_SCRIPT"] {
@@ -57,7 +57,7 @@ impl Projects {
         finished(&mut self.command_in(folder, args))
     }
 
-    /// B's commands find no server, and A's run is as it was.
+    /// Checks that B's commands find no server, and that A's run is unchanged.
     fn assert_b_has_none(&self, says: &str) {
         self.assert_none_of(COMMANDS, says);
     }
@@ -110,7 +110,7 @@ fn command_never_acts_on_the_server_of_another_project() {
     let sentence =
         format!("no server is running for {b} (a server for {a} answers on 127.0.0.1:{port}; to use it, name it with --url)\n");
     projects.assert_b_has_none(&sentence);
-    // Commands in its own folder act, and so do B's on an address that the user names.
+    // A's commands act in A's folder, and B's on an address that the user names.
     assert_eq!(projects.run_in(&projects.a, &["pause"]).0, 0);
     let url = format!("http://127.0.0.1:{port}");
     assert_eq!(projects.run_in(&projects.b, &["--url", &url, "resume"]).0, 0);
@@ -118,7 +118,7 @@ fn command_never_acts_on_the_server_of_another_project() {
         let mut named = projects.command_in(&projects.b, &["status"]);
         assert_eq!(finished(named.env(name, value)).0, 0, "{name}");
     }
-    // With a server of its own B's commands act on that, whichever port is named in the environment.
+    // Once B has its own server, B's commands act on that, whichever port the environment names.
     let mut own = Place::with_runtime("runtime");
     own.set_env("AUTOAPPDEV_RUNTIME_DIR", projects.b.join("runtime").to_str().expect("text"));
     own.start_server();
@@ -137,7 +137,7 @@ fn command_without_a_server_says_how_to_start_one() {
     for args in COMMANDS {
         assert_eq!(projects.run_in(&projects.b, args), (4, String::new(), none.clone()), "{args:?}");
     }
-    // A killed server's `server.json` and socket still exist, and name no server.
+    // A killed server's `server.json` and socket still exist, and do not lead to a server.
     assert!(projects.place.runtime().join("server.json").exists() && projects.place.runtime().join("server.sock").exists());
     let (code, _, err) = projects.run_in(&projects.a, &["stop"]);
     assert_eq!((code, err), (4, none.replace(&*projects.b.to_string_lossy(), &projects.a.to_string_lossy())));
@@ -163,7 +163,7 @@ fn copied_or_linked_files_do_not_lead_to_the_server_of_another_project() {
     projects.assert_b_has_none("no server is running for");
     let mut named = projects.command_in(&projects.b, &["status"]);
     assert_eq!(finished(named.env("AUTOAPPDEV_SOCKET", &socket)).0, 0, "the user names it");
-    // While a server of B has locked the directory and recorded nothing yet, they lead nowhere either.
+    // While a server of B has locked the directory and recorded nothing yet, they are not used either.
     let lock = fs::File::open(&to).expect("there");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("free");
     projects.assert_b_has_none("has not recorded its address");
@@ -180,7 +180,7 @@ fn copied_or_linked_files_do_not_lead_to_the_server_of_another_project() {
 fn request_to_an_address_taken_over_by_another_server_is_refused() {
     let projects = Projects::new();
     let (from, to) = (projects.a.join("runtime/server.json"), projects.b.join("runtime"));
-    // The file of B's killed server names A's address, and its next server has locked the directory but not written its own file yet.
+    // The file of B's killed server names A's address. B's next server has locked the directory but not yet written its own file.
     fs::create_dir(&to).expect("creates");
     let mut written: Value = serde_json::from_str(&fs::read_to_string(from).expect("text")).expect("JSON");
     written["id"] = json!("0123456789abcdef0123456789abcdef");
@@ -188,11 +188,11 @@ fn request_to_an_address_taken_over_by_another_server_is_refused() {
     fs::write(to.join("server.json"), written.to_string()).expect("writes");
     let lock = fs::File::open(&to).expect("there");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("free");
-    // Without a session key in B there is no way to verify the server, so only reads are sent.
+    // Without a session key in B the server cannot be verified, so only reads are sent.
     let (acts, reads) = COMMANDS[..10].split_at(4);
     projects.assert_none_of(acts, "session-key cannot be read, so nothing was sent to it");
     projects.assert_none_of(reads, "does not answer at its recorded address");
-    // The comparison and the act are one request.
+    // The comparison and the action are one request.
     let place = &projects.place;
     let before = place.footprint();
     let other = [("AutoAppDev-Server", "0123456789abcdef0123456789abcdef")];
@@ -261,7 +261,7 @@ fn client_reports_a_runtime_directory_that_it_cannot_read() {
         }
         finished(command.current_dir(&projects.a).args(args).envs(envs.iter().copied()).uid(NOBODY).gid(NOBODY))
     };
-    // The directory is private; it is readable but its files are private; or it cannot even be reached.
+    // The directory is private, or it is readable but its files are private, or it cannot even be entered.
     for (dir, mode) in [(&runtime, 0o700), (&runtime, 0o755), (&runtime, 0o711)] {
         fs::set_permissions(dir, Permissions::from_mode(mode)).expect("ours");
         for args in COMMANDS {

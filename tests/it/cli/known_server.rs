@@ -1,4 +1,5 @@
-//! A client sends a secret only to a server that it has verified. Other processes listen at every address that it could be led to.
+//! A client sends a secret only to a server that it has verified. Other processes listen at every other address that it might
+//! use.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -139,7 +140,7 @@ fn tokens_do_not_go_to_whoever_sits_at_the_usual_address() {
     project.assert_tells_nothing(&heard(&stranger), "the usual address");
 }
 
-/// The directory is valid, but the process at its address is another one: it took the address over, or someone else wrote the
+/// The directory is valid, but the process at its address is another one: it took the address over, or another user wrote the
 /// file.
 #[test]
 fn server_that_cannot_prove_that_it_owns_the_directory_is_sent_nothing() {

@@ -1,4 +1,4 @@
-//! `autoappdev logs`: what it prints of which run and from when on, how it follows through a server's end, and how it ends.
+//! `autoappdev logs`: which lines of which run it prints, how it follows across the end of a server, and how it ends.
 
 use std::fs;
 use std::io::BufRead;
@@ -9,7 +9,7 @@ use crate::support::follower::{Follower, piped};
 use crate::support::{Place, signal, until, until_true};
 use serde_json::{Value, json};
 
-/// Prints `$1` numbered lines, in bursts, and ends with 7.
+/// A script that prints `$1` numbered lines, in bursts, and exits with 7.
 const NUMBERS: &str = "#!/bin/bash\nn=0\nwhile ((n < $1)); do echo \"line $n\"; ((++n % 50)) || sleep 0.01; done\nexit 7\n";
 const LOST: &str = "autoappdev: connection lost; trying again";
 const BACK: &str = "autoappdev: the server answers again";
@@ -22,7 +22,7 @@ fn text(lines: &[String]) -> String {
     if lines.is_empty() { String::new() } else { lines.join("\n") + "\n" }
 }
 
-/// A run that printed so many lines and has ended.
+/// Starts a run that prints `lines` lines, and waits for its end.
 fn ended_run(place: &Place, lines: usize) -> i64 {
     let (_, run_id) = place.start_with(json!({"script": "numbers.sh", "args": [lines.to_string()]}));
     place.until_settled(run_id);
@@ -37,7 +37,7 @@ fn place() -> Place {
     place
 }
 
-/// A page of a log of which nothing else is known.
+/// Returns a page of a log, with default values for everything else.
 fn page(next: u64, lines: &[&str]) -> Value {
     let lines: Vec<Value> = lines
         .iter()
@@ -50,7 +50,7 @@ fn page(next: u64, lines: &[&str]) -> Value {
     json!({"source": "pipeline", "since": 0, "next": next, "first": 0, "gone": 0, "lines": lines})
 }
 
-/// The command in this place, against this server.
+/// Runs the command in this place against this server.
 fn against(place: &Place, server: &FakeServer, args: &[&str]) -> (i32, String, String) {
     place.client(&[&["--url", server.url().as_str()], args].concat())
 }
@@ -58,7 +58,7 @@ fn against(place: &Place, server: &FakeServer, args: &[&str]) -> (i32, String, S
 #[test]
 fn a_follower_of_a_run_prints_each_line_once_through_three_kills_and_ends_with_the_run() {
     let mut place = place();
-    // Prints on until it is told that it was enough.
+    // A script that prints until a file `go` exists.
     place.script("on.sh", "#!/bin/bash\nn=0\nuntil [ -e go ]; do echo \"line $n\"; ((++n % 50)) || sleep 0.005; done\nexit 7\n");
     let (_, run_id) = place.start_with(json!({"script": "on.sh"}));
     let run = run_id.to_string();
@@ -114,7 +114,7 @@ fn a_runs_lines_are_the_last_ones_or_all() {
     assert_eq!(shown(&["--run", &second, "-n", "1"]), "line 2\n");
     assert_eq!(shown(&["-n", "4"]), text(&[numbers(2499, 2500), numbers(0, 3)].concat()));
     assert_eq!(shown(&["-n", "all"]), text(&[numbers(0, 2500), numbers(0, 3)].concat()));
-    // One JSON document a line, each as the API gives it.
+    // One JSON document a line, each as the API sends it.
     let documents: Vec<Value> = place
         .client(&["logs", "--run", &first, "-n", "all", "--json"])
         .1
@@ -131,7 +131,7 @@ fn a_runs_lines_are_the_last_ones_or_all() {
 #[test]
 fn a_search_goes_through_all_there_is() {
     let place = Place::serving("long.sh");
-    // More than one answer looks through, with one line right at the beginning and one at the end.
+    // Too much for one response to search, with one matching line at the beginning and one at the end.
     place.script(
         "long.sh",
         "#!/bin/bash\necho 'needle & 100% ä first'\nhead -c 18000000 /dev/zero | tr '\\0' x | fold -w 999\necho\n\
@@ -181,7 +181,7 @@ fn parts_of_lines_that_a_search_finds_are_not_put_together() {
         let mut page = page(500, &["50% x", "70% x"]);
         page["searched_all"] = json!(true);
         for line in page["lines"].as_array_mut().expect("a list") {
-            // What came between them is not told.
+            // The response does not contain what came between them.
             line["partial"] = json!(true);
         }
         Reply::Json(200, page.to_string())
@@ -208,7 +208,7 @@ fn since_begins_with_the_first_line_of_that_moment() {
     assert_eq!(shown(&["--since", moment, "-n", "3"]), (0, text(&numbers(37, 40)), String::new()));
     assert_eq!(shown(&["--since", "1h"]), (0, text(&numbers(0, 40)), String::new()));
     assert_eq!(shown(&["--since", "0001-01-01T00:00:00Z"]).1, text(&numbers(0, 40)));
-    // From behind the last line on nothing of what was there, and everything that comes.
+    // From a time after the last line on: none of the old lines, and all new ones.
     let last = lines[39]["ts"].as_str().expect("a time");
     until_true("that moment is over", || place.get("/api/health").ok()["db"]["time"].as_str().is_some_and(|now| now > last));
     let now = place.get("/api/health").ok()["db"]["time"].as_str().expect("a time").to_owned();
@@ -251,7 +251,7 @@ fn time_without_a_zone_is_local_and_a_duration_counts_by_the_servers_clock() {
         (BERLIN, "2025-10-26 02:30", "2025-10-26T00:30:00.000Z"),
         (BERLIN, "2025-03-30 02:30", "2025-03-30T01:00:00.000Z"),
         ("", "2025-10-26 02:30", "2025-10-26T02:30:00.000Z"),
-        // At that moment it is 23:00 in Samoa.
+        // At that time it is 23:00 in Samoa.
         ("WST-13", "today", "2026-01-30T11:00:00.000Z"),
         (BERLIN, "1h30m", "2026-01-31T08:30:00.000Z"),
         ("Nowhere/Here", "1h30m", "2026-01-31T08:30:00.000Z"),
@@ -290,7 +290,7 @@ fn a_reader_that_leaves_ends_a_follower_for_which_no_line_comes() {
         let code = until("it ends", || child.try_wait().expect("ours")).code();
         assert_eq!(code, Some(0), "{args:?}");
     }
-    // Also while there is no server to answer.
+    // The command also ends while no server is running.
     let mut place = place;
     let (mut child, mut out) = piped(place.command(), &["logs", "-f"]);
     out.read_line(&mut String::new()).expect("a line");
@@ -325,7 +325,7 @@ fn odd_arguments_have_a_sentence_and_exit_with_2() {
         assert_eq!((code, out.as_str()), (2, ""), "{args:?}: {err}");
         assert!(err.contains(sentence), "{args:?}: {err}");
     }
-    // What looks like a flag can be looked for.
+    // A text that looks like a flag can be searched for.
     let server = FakeServer::start(|_| {
         let mut page = page(500, &["-x"]);
         page["searched_all"] = json!(true);
@@ -409,7 +409,7 @@ fn a_server_that_asks_for_a_token_before_it_says_who_it_is_is_asked_again() {
             6 => refusal(503, "no room to say it"),
             7 => Reply::Json(200, page(300, &["three"]).to_string()),
             8 => Reply::Json(200, page(300, &["three"]).to_string()),
-            // Not after a loss: the token is wrong.
+            // This refusal does not follow a lost connection, so the token is wrong.
             _ => refusal(401, "unauthorized"),
         }
     });
@@ -419,7 +419,7 @@ fn a_server_that_asks_for_a_token_before_it_says_who_it_is_is_asked_again() {
     let expected = [LOST, BACK, "autoappdev: no room to say it; trying again", BACK, "autoappdev: unauthorized"];
     assert_eq!(warnings, expected);
     let waits: Vec<bool> = server.requests().iter().map(|request| request.line.contains("&wait=30")).collect();
-    // The first of each two pages waits for its line; one that has to be asked for again is wanted at once.
+    // The first request for each new page waits for a line. A request that is repeated after a failure does not wait.
     assert_eq!(waits, [false, true, false, false, false, false, true, false, false, true]);
 }
 

@@ -1,4 +1,4 @@
-//! `autoappdev pair`: the link that opens the door, and the door beyond loopback itself, in a network of the test's own.
+//! `autoappdev pair`: the link that logs a browser in, and access from beyond loopback, in a network for this test.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -93,7 +93,7 @@ fn link_has_a_code_that_logs_in_once_and_no_token() {
     assert_eq!(place.client(&["pair", "--url", &url]).0, 4);
 }
 
-/// One request to an address, by hand; status line and the rest.
+/// Sends one request to an address by hand. Returns the status line and the rest.
 fn ask(to: &str, port: u16, head: &str) -> String {
     let mut stream = TcpStream::connect((to, port)).expect("the server accepts");
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
@@ -145,7 +145,7 @@ fn a_door_beyond_loopback_asks_for_the_token_that_was_made() {
         let (bases, codes): (Vec<&str>, BTreeSet<&str>) =
             links.iter().map(|link| link.split_once("#code=").expect("a code")).unzip();
         assert_eq!((bases, codes.len()), (expected.iter().map(String::as_str).collect(), 1), "at {host}");
-        // The server's owner needs no more than before.
+        // The server's owner needs nothing more than before.
         let (code, out, said) = place.client(&["status", "--json"]);
         assert_eq!(code, 0, "{said}");
         assert_eq!(serde_json::from_str::<Value>(&out).expect("JSON")["pipeline"]["state"], "running");

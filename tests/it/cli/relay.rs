@@ -1,4 +1,4 @@
-//! A process between a client and its server, which passes everything on.
+//! A process between a client and its server that passes everything on.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,7 +17,7 @@ impl Relay {
         Self::at((ip, 0), move || TcpStream::connect(server).expect("it listens"))
     }
 
-    /// Listens there, and reaches the server in its own way.
+    /// Listens at `place`, and reaches the server through `connect`.
     pub(super) fn at(place: (&str, u16), connect: impl Fn() -> TcpStream + Clone + Send + 'static) -> Self {
         let listener = TcpListener::bind(place).expect("loopback has this address");
         let address = listener.local_addr().expect("bound");

@@ -96,7 +96,7 @@ fn assert_harmless(printed: &str, what: &str) {
     }
 }
 
-/// A place with a run that printed all of it and has ended.
+/// Creates a place with a finished run that printed all these sequences.
 fn attacked() -> (Place, i64) {
     let place = Place::serving("attack.sh");
     let output = place.root().join("output");
@@ -215,8 +215,8 @@ fn first_lines_of_a_server_do_not_drive_the_terminal() {
     }
 }
 
-/// Starts a server with its standard output on a terminal, and its standard error on the same one, or on another. Returns what each of
-/// them showed until the server had said where it listens and was then told to end.
+/// Starts a server with its standard output on a terminal, and its standard error on the same one or on another. Returns what
+/// each of them showed, from the start of the server through its SIGTERM to its end.
 fn serve_on_a_terminal(mut command: Command, is_one: bool) -> [String; 2] {
     let [out, error] = [terminal(), terminal()];
     let to = |pair: &OpenptyResult| Stdio::from(pair.slave.try_clone().expect("a copy"));
@@ -248,7 +248,7 @@ fn serve_on_a_terminal(mut command: Command, is_one: bool) -> [String; 2] {
         }
         let has_said = String::from_utf8_lossy(&shown[0]).lines().any(|line| line.starts_with("autoappdev listens on http"));
         if has_said && !is_told {
-            // It catches the signal since before it listened.
+            // The server installs its signal handler before it listens.
             signal(child.id(), "TERM");
             is_told = true;
         }
@@ -277,7 +277,7 @@ fn server_on_a_terminal_says_each_fact_once_and_its_address_last() {
     let is_address = before.starts_with("autoappdev listens on http://127.0.0.1:");
     assert!(is_address && before.ends_with("/ (Ctrl-C ends the server; a run goes on)"), "{shown}");
 
-    // In two terminals, each has what it would have in a file.
+    // On two terminals, each stream has what it would have in a file.
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     place.set_env("AUTOAPPDEV_ON_TERM", "stop");
     let [out, error] = serve_on_a_terminal(place.command(), false);

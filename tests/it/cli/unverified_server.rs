@@ -1,4 +1,5 @@
-//! What a client sends to a server that cannot be verified: no token, and no request that acts, since its body can hold secrets.
+//! What a client sends to a server that it cannot verify: no token, and no request that acts, because its body can contain
+//! secrets.
 
 use std::fs::{self, File};
 use std::net::TcpStream;
@@ -68,7 +69,7 @@ fn request_that_acts_is_not_sent_to_a_server_that_cannot_be_verified() {
         assert!(heard_so_far.contains("GET /api/pipeline\n") && !heard_so_far.to_lowercase().contains("authorization"));
         assert!(stranger.requests().iter().all(|asked| asked.line.starts_with("GET ")), "{heard_so_far}");
         project.assert_tells_nothing(&heard_so_far, why);
-        // A `server.json` that no server holds, and an address that only `.env` names, lead nowhere at all.
+        // A `server.json` whose directory is not locked, and an address that only `.env` names, are not used at all.
         drop(lock);
         let before = stranger.requests().len();
         let port = stranger.address.port();
@@ -82,7 +83,7 @@ fn request_that_acts_is_not_sent_to_a_server_that_cannot_be_verified() {
         project.write_dotenv("");
         let asked = stranger.requests();
         assert!(asked[before..].iter().all(|asked| asked.line == "GET /api/version"), "{}", heard(&stranger));
-        // The user can send it there by naming the address.
+        // The user can send the request there by naming the address.
         let named = [("AUTOAPPDEV_URL", &*stranger.url())];
         assert_ne!(project.run(&["--url", &stranger.url(), "stop"], &[]).0, 4);
         assert_ne!(project.run(ACTS[0], &named).0, 4);
@@ -98,8 +99,8 @@ fn request_that_acts_is_not_sent_to_a_server_that_cannot_be_verified() {
     assert!(project.run(&["stop"], &[]).2.contains("does not prove that it is the server of this folder"));
 }
 
-/// The directory's session key is gone, so that no server can prove that it owns the directory, and another process answers at the recorded
-/// address as the server would.
+/// The directory's session key does not exist, so no server can prove that it owns the directory. Another process answers at the
+/// recorded address as the server would.
 #[test]
 fn client_warns_that_what_an_unverified_server_says_may_be_wrong() {
     let mut project = Project::new();
@@ -120,7 +121,7 @@ fn client_warns_that_what_an_unverified_server_says_may_be_wrong() {
             assert_eq!(out.trim_end(), truth);
         }
     }
-    // A follower of the log asks again and again.
+    // A follower sends many requests, but warns only once.
     let (_, _, err) = project.run(&["logs", "--lines", "1"], &[]);
     assert!(err.matches(&warning).count() <= 1, "{err}");
     // A user who names the address has chosen that server, so there is nothing to warn about.
@@ -132,7 +133,7 @@ fn client_warns_that_what_an_unverified_server_says_may_be_wrong() {
     }
 }
 
-/// Runs something in a thread that is in the network namespace of a process.
+/// Calls `act` in a thread that is in the network namespace of a process.
 fn within_network_of<T: Send>(namespace: &Path, act: impl FnOnce() -> T + Send) -> T {
     thread::scope(|threads| {
         let done = threads.spawn(|| {
@@ -145,7 +146,7 @@ fn within_network_of<T: Send>(namespace: &Path, act: impl FnOnce() -> T + Send) 
     })
 }
 
-/// Two network namespaces, as those of two containers, share a runtime directory: each has a loopback of its own.
+/// Two network namespaces share a runtime directory, like those of two containers. Each has its own loopback.
 #[test]
 fn relay_at_the_same_address_in_another_network_gets_nothing() {
     if !is_within_own_network("relay_at_the_same_address_in_another_network_gets_nothing") {
@@ -168,7 +169,7 @@ fn relay_at_the_same_address_in_another_network_gets_nothing() {
     let (port, pid) = (project.place.port(), project.place.server_pid());
     let namespace = std::path::PathBuf::from(format!("/proc/{pid}/ns/net"));
     let envs = [("AUTOAPPDEV_TOKEN", OF_ENVIRONMENT), ("AUTOAPPDEV_SOCKET", "off")];
-    // Where the server is, its address leads to it.
+    // In the server's own namespace, its address leads to it.
     let works = || {
         for args in [&["status"][..], &["start"], &["stop", "--now"]] {
             let (code, _, err) = within_network_of(&namespace, || project.run(args, &envs));
@@ -191,7 +192,7 @@ fn relay_at_the_same_address_in_another_network_gets_nothing() {
     project.assert_tells_nothing(&told, "a relay in another network");
     let lines: Vec<&str> = told.lines().filter(|line| line.contains(" HTTP/1.1")).collect();
     assert!(!lines.is_empty() && lines.iter().all(|line| line.starts_with("GET /api/version?challenge=")), "{told}");
-    // The way out that the error names.
+    // The error suggests naming the address.
     let url = format!("http://{}", relay.address);
     assert_eq!(project.run(&["--url", &url, "status"], &envs).0, 0);
     works();
