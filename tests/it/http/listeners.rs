@@ -1,4 +1,4 @@
-//! The ways in: addresses of both kinds, the Unix socket, sockets of the service manager, and what that is told.
+//! The listeners: IPv4 and IPv6 addresses, the Unix socket, sockets of the service manager, and the notifications to it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-/// One request on a stream of its own; status and body.
+/// Sends one request on its own stream. Returns the status and the body.
 fn ask<S: Read + Write>(mut stream: S, request_line: &str, host: &str) -> (u16, String) {
     write!(stream, "{request_line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").expect("sends");
     let mut answer = String::new();
@@ -64,7 +64,7 @@ fn the_unix_socket_is_its_owners_and_the_client_commands_use_it_by_themselves() 
     assert_eq!(ask_socket(&path, "GET /api/pipeline").0, 200);
     let (status, body) = ask_socket(&path, "POST /api/pipeline/start");
     assert!(status == 200 && body.contains("\"ok\":true"), "{body}");
-    // No address leads to it: neither the one that is written down, nor the one that is set.
+    // No address leads to the server: neither the recorded one nor the configured one.
     let elsewhere = TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("has one").port().to_string();
     place.set_env("AUTOAPPDEV_PORT", &elsewhere);
     fs::remove_file(place.runtime().join("server.json")).expect("there");
@@ -92,7 +92,7 @@ fn the_socket_is_where_it_is_wanted_or_nowhere() {
     assert_eq!(mode(&path), 0o600);
     assert!(!place.runtime().join("server.sock").exists());
     assert_eq!(place.client(&["status"]).0, 0);
-    // One that only knows the folder learns it from there.
+    // A client that only knows the folder reads the path of the socket from `server.json`.
     place.unset_env("AUTOAPPDEV_SOCKET");
     let announced = fs::read_to_string(place.runtime().join("server.json")).expect("there");
     assert!(announced.contains("door.sock"), "{announced}");
@@ -121,7 +121,7 @@ fn a_server_that_ends_leaves_the_socket_that_another_has_put_there() {
     first.set_env("AUTOAPPDEV_SOCKET", path.to_str().expect("text"));
     second.set_env("AUTOAPPDEV_SOCKET", path.to_str().expect("text"));
     first.start_server();
-    // Somebody tidies up.
+    // Another program removes the socket.
     fs::remove_file(&path).expect("there");
     second.start_server();
     assert_eq!(first.stop_server(), 0);
@@ -158,7 +158,7 @@ fn the_service_managers_sockets_are_served_instead_of_the_configured_address() {
         };
     }
     command.current_dir(place.folder()).env("AUTOAPPDEV_PIPELINE_SCRIPT", "environment.sh");
-    // Nobody could listen there: it is not tried.
+    // The server does not try to listen at this address, which an ordinary user could not do.
     command.env("AUTOAPPDEV_PORT", "1").env("AUTOAPPDEV_HOST", "127.0.0.1");
     place.start_server_with(command);
     assert_eq!(place.get("/api/pipeline").status, 200);
@@ -178,7 +178,7 @@ fn inherited_socket_that_does_not_listen_is_refused() {
     place.compile("activate");
     for idle in ["fresh", "bound", "fresh-unix"] {
         let mut command = place.command_of(Path::new("timeout"));
-        // A server that used it would be ended.
+        // If the server used this socket, the time-out would end it.
         command.arg("60").arg(place.root().join("activate")).args(["tcp", idle, "--", env!("CARGO_BIN_EXE_autoappdev"), "serve"]);
         let output = command.output().expect("timeout runs");
         let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text"));
@@ -188,7 +188,7 @@ fn inherited_socket_that_does_not_listen_is_refused() {
     }
 }
 
-/// What the service manager is told, as it hears it.
+/// The service manager's end of the notifications.
 struct Manager {
     socket: UnixDatagram,
 }
@@ -246,7 +246,7 @@ fn a_manager_without_a_file_is_told_and_a_watchdog_without_a_time_is_none() {
 
 #[test]
 fn the_watchdog_is_fed_while_the_server_answers_and_no_longer() {
-    /// It is fed each 200 ms.
+    /// The watchdog is notified every 200 ms.
     const SOME_TURNS: Duration = Duration::from_secs(1);
     let mut place = Place::new();
     let manager = Manager::of(&mut place);
@@ -255,7 +255,7 @@ fn the_watchdog_is_fed_while_the_server_answers_and_no_longer() {
     for _ in 0..3 {
         manager.until_hears("WATCHDOG=1");
     }
-    // Without a descriptor more it can neither take a connection nor make one.
+    // Without a free descriptor the server can neither accept a connection nor open one.
     let pid = i32::try_from(place.server_pid()).ok().and_then(Pid::from_raw).expect("a pid");
     let before = rustix::process::getrlimit(Resource::Nofile);
     let said = || place.server_log().matches("the watchdog is not notified").count();
@@ -267,12 +267,13 @@ fn the_watchdog_is_fed_while_the_server_answers_and_no_longer() {
         fed += std::iter::from_fn(|| manager.hears()).count();
         said() > 0 && since.elapsed() > SOME_TURNS
     });
-    // On a slow machine a question may have been late before, and then it was fed again: with each feeding the sentence is due once more.
+    // On a slow machine a check may have been late before and then succeeded again. After each notification, the warning can be
+    // logged once more.
     let said = said() - said_before;
     assert!(said <= 1 + fed, "said once, however long it lasts: {said} times, and {fed} feedings between");
     prlimit(Some(pid), Resource::Nofile, before).expect("ours");
     manager.until_hears("WATCHDOG=1");
-    // A thread that feeds it does not hold up the end.
+    // The thread that notifies the watchdog does not delay the end of the server.
     signal(place.server_pid(), "TERM");
     manager.until_hears("STOPPING=1");
     assert_eq!(place.stop_server(), 0);
@@ -285,18 +286,18 @@ fn the_watchdog_is_not_fed_while_the_life_cycle_hangs() {
     place.set_env("WATCHDOG_USEC", "400000");
     place.start_server();
     manager.until_hears("WATCHDOG=1");
-    // Only that thread is stopped; the state is answered all the while.
+    // Only this thread is stopped. Requests for the state are still served.
     let tid = thread_of(place.server_pid(), "supervisor").expect("it has one");
     if let Err(error) = ptrace::seize(tid, Options::empty()) {
         not_run(&format!("this machine lets nobody trace: {error}"), "AUTOAPPDEV_REQUIRE_PTRACE");
         return;
     }
     let warnings = || place.server_log().matches("the watchdog is not notified").count();
-    // A killed server is not gone while one of its threads is traced: a failure in between would wait for ever.
+    // A killed server does not disappear while one of its threads is traced, so a failure before the detach would wait forever.
     let traced = Traced(tid);
     ptrace::interrupt(tid).expect("it is traced");
     waitpid(tid, Some(WaitPidFlag::__WALL)).expect("it is traced");
-    // On a busy machine it may have been late before.
+    // On a busy machine a notification may have been late before.
     let before = warnings();
     until_true("it says that the watchdog is not notified", || warnings() > before);
     assert_eq!(place.get("/api/pipeline").status, 200);
@@ -305,17 +306,17 @@ fn the_watchdog_is_not_fed_while_the_life_cycle_hangs() {
     manager.until_hears("WATCHDOG=1");
 }
 
-/// A stopped thread of the server, which goes on when this is dropped.
+/// A stopped thread of the server, which is resumed on drop.
 struct Traced(nix::unistd::Pid);
 
 impl Drop for Traced {
     fn drop(&mut self) {
-        // A thread that has ended needs none.
+        // If the thread has ended, there is nothing to detach from.
         let _has_ended = ptrace::detach(self.0, None);
     }
 }
 
-/// The server's thread of this name.
+/// Returns the server's thread of this name.
 fn thread_of(server: u32, name: &str) -> Option<nix::unistd::Pid> {
     let mut threads = fs::read_dir(format!("/proc/{server}/task")).ok()?.flatten();
     let thread = threads.find(|thread| fs::read_to_string(thread.path().join("comm")).is_ok_and(|found| found.trim() == name))?;
@@ -333,7 +334,7 @@ fn a_way_in_that_is_closed_is_told_with_what_to_do() {
     assert_eq!(code, 4, "{err}");
 }
 
-/// As many as one address may have connections, each with a request that waits: none of them gives way.
+/// Opens all connections that one address can have, each with a waiting request that keeps its slot.
 #[test]
 fn long_polls_of_one_address_delay_no_other_client() {
     const TOKEN: &str = "test-token-of-a-crowd-8Hw";
@@ -361,12 +362,12 @@ fn long_polls_of_one_address_delay_no_other_client() {
         let names = threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
         names.filter(|name| name.strip_prefix("http-").is_some_and(|number| number.trim().parse::<u64>().is_ok())).count()
     };
-    // Loopback's have left.
+    // The loopback connections have ended.
     until_true("nobody is served", || served() == 0);
     let gather = |request: &dyn Fn(usize) -> String| {
         let mut crowd = Vec::new();
         until_true("the address has all the connections that it can have", || {
-            // A slow client gives way to the next.
+            // A slow client loses its slot to the next one.
             if crowd.len() < 2 * FROM_ONE_ADDRESS {
                 let mut wire = come();
                 wire.send(request(crowd.len()));
@@ -376,7 +377,7 @@ fn long_polls_of_one_address_delay_no_other_client() {
         });
         crowd
     };
-    // Long polls are answered early, unchanged, if others of their address need a slot.
+    // A long poll gets an early response with the unchanged state if another client of its address needs its slot.
     let mut polls = gather(&|_| ask_for(&format!("GET /api/pipeline?after={version}&wait=60")));
     let neighbour = until("a neighbour gets the slot of a long poll", || {
         let mut wire = come();
@@ -393,20 +394,20 @@ fn long_polls_of_one_address_delay_no_other_client() {
     let early = early.expect("one of them has its answer");
     assert_eq!((&early.body["pipeline"]["version"], early.header("Connection")), (&version.into(), Some("close")));
     drop((polls, neighbour));
-    // A change answers all that are left.
+    // A change of the state ends all remaining long polls.
     place.start();
-    // A TERM that comes before its trap would end it.
+    // A TERM before the script has set its trap would end it.
     place.until_line("ready");
     until_true("nobody is served", || served() == 0);
 
-    // Streams and slow stops never give way.
+    // Streams and slow stops keep their slots.
     let slow_stop = |n: usize| {
         let body = format!(r#"{{"grace_s":{}}}"#, 3_000 - n);
         ask_for("POST /api/pipeline/stop").replace("Content-Length: 0", &format!("Content-Length: {}", body.len())) + &body
     };
     let mut crowd = gather(&|n| if n % 2 == 0 { ask_for("GET /api/events") } else { slow_stop(n) });
-    // The next one waits for a slot of its own address. If the server waited for it, no client would be answered before it. A machine that
-    // pauses for two seconds in between makes one round meaningless.
+    // The next client waits for a slot among those of its address. If the server waited for it too, no other client would get a
+    // response before it. On a machine that pauses for two seconds in between, this round proves nothing.
     let is_unanswered = |wire: &Wire| {
         let stream = wire.writer();
         stream.set_nonblocking(true).expect("ours");
@@ -424,8 +425,8 @@ fn long_polls_of_one_address_delay_no_other_client() {
         assert!(answer.status == 200 || (answer.status, answer.error()) == (503, "too_many_connections"), "{answer:?}");
         is_overtaken
     };
-    // A stop that another one overtook on its way is refused, and its connection gives way: a further stop takes that slot. On a busy machine
-    // all of them can be refused.
+    // If stops arrive in another order than they were sent, one is refused and its connection gives its slot up. Another stop
+    // then takes that slot. On a busy machine all of them can be refused.
     until_true("a client of another address is answered before one that waits", || {
         let is_overtaken = overtakes();
         if !is_overtaken {
@@ -435,7 +436,7 @@ fn long_polls_of_one_address_delay_no_other_client() {
         }
         is_overtaken
     });
-    // The stop requests are answered when it has ended.
+    // The stop requests get their responses when the run has ended.
     let (exit, out, err) = place.client(&["stop", "--grace", "0"]);
     assert_eq!(exit, 0, "{out}{err}");
     drop(crowd);

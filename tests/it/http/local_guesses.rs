@@ -1,5 +1,5 @@
-//! Wrong tokens from this machine by an address that is not loopback's: they count against the user who sent them, and an address of the
-//! machine is no source that its users share.
+//! Wrong tokens that come from this machine through an address beyond loopback count against the user who sent them. The
+//! machine's users do not share a count for such an address.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ const WRONG: &str = "a-wrong-token-of-many";
 /// Two users who are not root.
 const ANOTHER: u32 = 65_534;
 const THIRD: u32 = 65_533;
-/// A second address of the same network, and a machine at the other end of the cable.
+/// A second address of the same network, and a machine at the other end of the veth pair.
 const SECONDARY: &str = "10.77.0.2";
 const REMOTE: &str = "10.77.0.9";
 
@@ -46,7 +46,7 @@ fn open(place: &Place, uid: u32, (from, to): (&str, &str)) -> Wire {
     Wire::of(std::thread::spawn(open).join().expect("connects"))
 }
 
-/// Asks once on such a connection with this token. Returns the status.
+/// Sends one request with this token on such a connection. Returns the status.
 fn ask(place: &Place, uid: u32, way: (&str, &str), token: &str) -> u16 {
     let mut wire = open(place, uid, way);
     wire.send(request(token));
@@ -75,7 +75,7 @@ fn guesses_by_an_address_of_the_machine_count_against_their_user() {
         return;
     }
     ip(&["addr", "add", &format!("{SECONDARY}/24"), "dev", "v0"]);
-    // At `::` an IPv4 client has an address that is written as IPv6.
+    // On a listener at `::`, the address of an IPv4 client is in IPv6 form.
     for host in ["0.0.0.0", "::"] {
         let mut ways = vec![
             (OWN_ADDRESS, OWN_ADDRESS),
@@ -89,7 +89,8 @@ fn guesses_by_an_address_of_the_machine_count_against_their_user() {
         }
         for way in &ways {
             let place = serve(host);
-            // On a slow machine a wait of one second may be over before the next guess. The waits grow, so one is seen eventually.
+            // On a slow machine, a wait of one second may have ended before the next guess. The waits grow, so eventually one is
+            // observed.
             assert!((0..100).any(|_| ask(&place, ANOTHER, *way, WRONG) == 429), "{way:?} at {host}");
             for other in &ways {
                 let of_root = ask(&place, 0, *other, TOKEN);
@@ -99,7 +100,7 @@ fn guesses_by_an_address_of_the_machine_count_against_their_user() {
                     "{way:?} closes {other:?} at {host} for others"
                 );
             }
-            // Nor does another of the machine's addresses help the guesser.
+            // The guesser cannot avoid the wait with another of the machine's addresses.
             for other in &ways {
                 let closed = (0..100).any(|_| ask(&place, ANOTHER, *other, WRONG) == 429);
                 assert!(closed, "{other:?} is open after {way:?} at {host}");
@@ -108,7 +109,7 @@ fn guesses_by_an_address_of_the_machine_count_against_their_user() {
     }
 }
 
-/// The kernel cannot name the user of a socket that is closed. Such guesses count against nobody who can be named, and against no address.
+/// The kernel cannot report the user of a closed socket. Such guesses count against an unknown user, and against no address.
 #[test]
 fn guesser_who_leaves_at_once_closes_no_address_of_the_machine() {
     if !has_network("guesser_who_leaves_at_once_closes_no_address_of_the_machine") {
@@ -137,7 +138,7 @@ fn guesser_who_leaves_at_once_closes_no_address_of_the_machine() {
     }
 }
 
-/// A client in a network namespace of its own has no socket in the server's, as one on another machine.
+/// A client in its own network namespace has no socket in the server's namespace, like a client on another machine.
 #[test]
 fn guesses_of_another_machine_still_count_against_its_address() {
     if !has_network("guesses_of_another_machine_still_count_against_its_address") {
@@ -174,7 +175,7 @@ fn guesses_of_another_machine_still_count_against_its_address() {
     let log = place.server_log();
     assert!(log.contains(&format!("came from {REMOTE}; ")), "{log}");
     assert_eq!(ask(&place, THIRD, (OWN_ADDRESS, OWN_ADDRESS), TOKEN), 200);
-    // The network lasts as long as that machine.
+    // The network exists as long as that process.
     drop(stdin);
     child.wait().expect("ours");
 }

@@ -1,4 +1,5 @@
-//! JSON answers that are packed with gzip: which, for whom, with which tag; and that no answer with a secret is.
+//! JSON responses that are compressed with gzip: which ones, for which clients, with which tag; and that no response with a
+//! secret is compressed.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::{DEADLINE, Place, example, until_true};
 
-/// An answer as it was sent.
+/// A response as it was sent.
 struct Sent {
     head: String,
     body: Vec<u8>,
@@ -42,7 +43,7 @@ impl Sent {
 
 const GZIP: &str = "Accept-Encoding: gzip, deflate, br, zstd\r\n";
 
-/// A request on a connection of its own; of an answer without a length only what came with its head.
+/// Sends a request on its own connection. Of a response without a length, returns only what arrived with its head.
 fn ask(place: &Place, method: &str, path: &str, fields: &str, body: &str) -> Sent {
     let mut stream = TcpStream::connect(("127.0.0.1", place.port())).expect("it listens");
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
@@ -66,7 +67,7 @@ fn ask(place: &Place, method: &str, path: &str, fields: &str, body: &str) -> Sen
     Sent { head, body: read[end + 4..].to_vec() }
 }
 
-/// A server with a run whose log, history and progress are long.
+/// Creates a server with a run whose log, history and progress are long.
 fn place() -> Place {
     let mut place = Place::new();
     place.script(
@@ -83,7 +84,7 @@ fn place() -> Place {
     for action in ["pause", "resume"] {
         place.act(action).ok();
     }
-    // The last of the progress is told by then.
+    // The last of the progress has been reported by then.
     until_true("all steps are told", || place.pipeline()["progress"]["steps"].as_array().is_some_and(|steps| steps.len() == 40));
     place
 }
@@ -104,7 +105,7 @@ fn long_json_answers_are_packed_for_clients_that_take_gzip() {
         let refused = ask(&place, "GET", path, "Accept-Encoding: gzip;q=0, br\r\n", "");
         assert!(!refused.is_packed() && refused.body == plain.body, "{path}");
     }
-    // What is short is sent as it is, and does not differ from client to client.
+    // Short responses are sent uncompressed to every client.
     for path in ["/api/pipeline/status", "/api/runs?limit=1", "/api/logs?limit=1", "/api/no/such/path"] {
         let (plain, packed) = (ask(&place, "GET", path, "", ""), ask(&place, "GET", path, GZIP, ""));
         assert!(packed.body == plain.body && packed.body.len() <= 1024, "{path}");
@@ -130,7 +131,8 @@ fn packed_state_has_a_tag_of_its_own_and_either_tag_spares_the_answer() {
     assert_eq!(state(&format!("{GZIP}If-None-Match: {tag}, {tag_of_packed}\r\n")).status(), "200", "another state");
 }
 
-/// The length of a packed answer tells something of its contents: what holds a secret is not packed, nor is what an attacker can repeat in it.
+/// The length of a compressed response reveals something about its contents. A response that contains a secret, or text that an
+/// attacker can repeat in it, is therefore not compressed.
 #[test]
 fn no_answer_with_a_token_a_proof_or_a_code_is_packed() {
     let mut place = place();
@@ -138,7 +140,7 @@ fn no_answer_with_a_token_a_proof_or_a_code_is_packed() {
     place.restart_server();
     let fields = format!("{GZIP}Authorization: Bearer the-token-of-the-operator\r\nContent-Type: application/json\r\n");
     for &route in Route::ALL.iter().filter(|route| route.spec().path.starts_with("/api/")) {
-        // As they are sent, without a body: refused, where they need one.
+        // Without a body; routes that need one refuse the request.
         let sent = ask(&place, &route.spec().method.to_string(), &example(route), &fields, "");
         let may_be = matches!(
             route,
@@ -171,7 +173,7 @@ fn no_answer_with_a_token_a_proof_or_a_code_is_packed() {
         let sent = ask(&place, method, path, &fields, body);
         assert_eq!((sent.status(), sent.header("Content-Encoding")), ("200", None), "{path}: {}", sent.head);
     }
-    // A text of a request that is repeated in an answer stands in an error.
+    // An error can repeat a text of its request.
     let long = json!({ "x".repeat(2000): 1 }).to_string();
     let error = ask(&place, "POST", "/api/pipeline/start", &fields, &long);
     assert!(error.status() == "400" && error.body.len() > 1024 && !error.is_packed(), "{}: {}", error.body.len(), error.head);

@@ -1,4 +1,4 @@
-//! Who may read and who may act: other origins and other host names. And the headers of the page.
+//! Which origins and host names may read and act, and the header fields of the page.
 
 use crate::support::{Answer, Place, acts, example};
 use autoappdev::api::routes::{Method, Route};
@@ -8,7 +8,7 @@ const FRIEND: &str = "http://localhost:5173";
 const STRANGER: &str = "http://evil.example";
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// A server that lets the pages of two origins in.
+/// Creates a server that admits the pages of two origins.
 fn open_place() -> Place {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
@@ -17,7 +17,7 @@ fn open_place() -> Place {
     place
 }
 
-/// The headers that open an answer to another origin.
+/// Returns the header fields that make a response readable to another origin.
 fn opened(answer: &Answer) -> Vec<&str> {
     let those = answer.headers.iter().filter(|(name, _)| name.to_ascii_lowercase().starts_with("access-control-allow"));
     those.map(|(name, _)| name.as_str()).collect()
@@ -67,7 +67,7 @@ fn an_allowed_origin_gets_its_preflight_on_every_route() {
     }
 }
 
-/// One answer of each kind, asked for by `origin`: what it is, and the answer.
+/// Requests one response of each kind for `origin`. Returns what each is, and the response.
 fn one_of_each(place: &Place, origin: &str) -> Vec<(u16, Answer)> {
     let from = ("Origin", origin);
     let post =
@@ -147,7 +147,7 @@ fn another_origin_can_neither_read_nor_act() {
         }
         let answer = place.request("POST", "/api/pipeline/start", &[("Sec-Fetch-Site", "cross-site"), JSON], Some("{}"));
         assert_eq!(answer.error(), "origin_not_allowed");
-        // A header's value cannot become a header, neither from a client nor through one.
+        // A header field's value cannot become another field, whether it is the client's or is repeated to it.
         let mut wire = place.wire();
         wire.send(format!("GET /api/version HTTP/1.1\r\nHost: localhost\r\nOrigin: {FRIEND}\rSet-Cookie: a=b\r\n\r\n"));
         let answer = wire.answer();
@@ -166,7 +166,8 @@ fn api_refuses_every_cross_site_request() {
         {
             let routes = Route::ALL.iter().filter(|route| route.spec().method == Method::Get).map(|&route| example(route));
             for path in routes.chain(["/api/nothing".to_owned()]).filter(|path| path.starts_with("/api/")) {
-                // A link is a request of the site that shows it, and a navigation can end in a download without leaving that site's page.
+                // A link is a request of the site that shows it, and a navigation can end in a download without leaving that
+                // site's page.
                 for kind in [&[][..], &[("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document"), ("Sec-Fetch-User", "?1")]]
                 {
                     let answer = ask(&path, &[&[foreign], kind].concat());

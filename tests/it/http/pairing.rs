@@ -1,4 +1,5 @@
-//! `POST /api/pair` with the real binary: who may make a link, which addresses are in it, and what is said of its code afterwards.
+//! `POST /api/pair` with the real binary: who can create a link, which addresses are in it, and what is reported about its code
+//! afterwards.
 
 use std::process::Command;
 
@@ -66,7 +67,7 @@ fn a_link_is_made_for_each_address_that_other_machines_reach() {
 fn no_link_leads_to_a_server_that_only_this_machine_reaches() {
     let mut place = place("127.0.0.1");
     assert_eq!(place.post("/api/pair", json!({})).ok()["links"], json!([]));
-    // By a name of the settings, something leads there.
+    // With a name in the settings, a link can lead to the server.
     place.set_env("AUTOAPPDEV_ALLOW_HOST", "board.local");
     place.set_env("AUTOAPPDEV_ALLOW_ORIGIN", "https://board.example");
     place.restart_server();
@@ -81,7 +82,7 @@ fn no_link_leads_to_a_server_that_only_this_machine_reaches() {
     let by_proxy =
         "Host: 127.0.0.1:8788\r\nOrigin: https://board.example\r\nSec-Fetch-Site: same-origin\r\nX-Forwarded-For: 10.0.0.9\r\n";
     assert_eq!(made(by_proxy), ["https://board.example/#code=CODE"]);
-    // What a client says of itself leads nowhere else.
+    // Header fields of the client cannot lead the link elsewhere.
     let forged = "Host: 127.0.0.1:8788\r\nX-Forwarded-Host: evil.example\r\nForwarded: host=evil.example;proto=https\r\n";
     assert_eq!(made(forged), Vec::<String>::new());
 }

@@ -1,22 +1,22 @@
-//! What is known to be wrong with the server under rouille, and with rouille, each found by somebody's test of it: here none of it is so.
-//! The list below is the whole one; `every_fault_has_its_test` looks that each of its tests is there.
+//! Faults of the earlier server, which used rouille, and of rouille itself, each of which a tester found. This server does not
+//! have them. The list below is complete, and `every_fault_has_its_test` checks that each of its tests exists.
 //!
 //! | fault | test |
 //! |---|---|
-//! | six connections of one browser, kept alive, hang a request | `six_connections_of_one_browser_never_hang` |
+//! | six kept-alive connections of one browser hang a request | `six_connections_of_one_browser_never_hang` |
 //! | `Content-Length: 100000000000` ends the process | `a_length_of_a_hundred_billion_ends_nothing` |
-//! | out of descriptors, accepting ends for good | `a_server_out_of_descriptors_recovers`, `more_connections_than_descriptors` |
-//! | `PRI * HTTP/2.0` leaks a thread and two descriptors each | `the_preface_of_http_2_leaks_nothing` |
-//! | a client that resets panics a thread | `resets_at_any_moment_leave_nothing_behind`, `ten_thousand_connects_and_resets` |
+//! | without free descriptors, accepting ends for good | `a_server_out_of_descriptors_recovers`, `more_connections_than_descriptors` |
+//! | each `PRI * HTTP/2.0` leaks a thread and two descriptors | `the_preface_of_http_2_leaks_nothing` |
+//! | a client that resets its connection panics a thread | `resets_at_any_moment_leave_nothing_behind`, `ten_thousand_connects_and_resets` |
 //! | a body over 1.5 kB waits 44 ms for an acknowledgement | `a_longer_answer_does_not_wait_for_an_acknowledgement` |
-//! | 60,000 pipelined requests on one connection shut all others out | `sixty_thousand_pipelined_requests` |
-//! | as many stalled bodies as there are workers shut all others out | `five_hundred_stalled_bodies`, `three_hundred_bodies_of_a_megabyte` |
+//! | 60,000 pipelined requests on one connection block all other clients | `sixty_thousand_pipelined_requests` |
+//! | as many stalled bodies as workers block all other clients | `five_hundred_stalled_bodies`, `three_hundred_bodies_of_a_megabyte` |
 //! | a head has no limit | `a_head_without_an_end_is_refused_and_not_kept` |
 //! | nothing has a time-out | `who_sends_too_slowly_is_told_and_let_go`, `who_does_not_read_or_says_nothing_is_let_go` |
 //! | a stop under load never ends | `a_stop_ends_however_many_ask_on`, and the second half of each of the crowds |
 //! | a panic in a handler makes every later answer a 500 in HTML, or ends the server | `a_panic_in_the_handler_is_a_500_and_the_connection_goes_on` |
 //! | a header's value may hold CR and LF | `no_value_can_speak_as_headers` |
-//! | a chunked answer comes only once 8 KiB are there | `an_answer_without_a_length_comes_in_chunks_each_as_soon_as_it_is_there` |
+//! | a chunked answer is sent only once it has 8 KiB | `an_answer_without_a_length_comes_in_chunks_each_as_soon_as_it_is_there` |
 //! | a JSON body has no limit | `limits_of_a_head_have_their_own_answers`, `a_body_beyond_the_limit_is_not_read` |
 //! | a value of the query is cut at a second `=` | `a_value_of_the_query_is_all_of_it` |
 
@@ -39,7 +39,7 @@ fn place() -> Place {
     Place::serving("sleep.sh")
 }
 
-/// A newcomer is served.
+/// Checks that a new client is served.
 fn assert_serves(place: &Place, when: &str) {
     let answer = place.wire().get("/api/pipeline");
     assert_eq!(answer.status, 200, "{when}");
@@ -115,7 +115,7 @@ fn a_server_out_of_descriptors_recovers() {
     command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_autoappdev")]);
     place.start_server_with(command);
     let wires: Vec<Wire> = (0..100).map(|_| place.wire()).collect();
-    // Newcomers get the places of those that wait.
+    // New clients get the slots of waiting ones.
     for _ in 0..10 {
         assert_serves(&place, "out of descriptors");
     }
@@ -129,7 +129,7 @@ fn a_server_out_of_descriptors_recovers() {
 #[test]
 fn who_sends_too_slowly_is_told_and_let_go() {
     let place = place();
-    // A byte now and then, for ever: a deadline that starts anew with each byte would never come.
+    // One byte now and then, without end. A deadline that restarted with each byte would never expire.
     let mut head = place.wire();
     let mut drip = head.writer();
     let dripping = thread::spawn(move || {
@@ -162,10 +162,10 @@ fn idle_connections_give_way_to_a_newcomer() {
     let mut idle: Vec<Wire> = (0..600).map(|_| place.wire()).collect();
     assert_serves(&place, "beside 600 idle ones");
     until_true("those beyond 512 have left", || place.server_threads() <= 512 + 8);
-    // Those that have waited longest went; the latest are there still, and can be used.
+    // The connections that waited longest were closed. The latest still exist and can be used.
     assert!(idle.remove(0).ends_silently());
     assert_eq!(idle.last_mut().expect("599").get("/api/version").status, 200);
-    // Slow heads and stalled bodies wait, too.
+    // Connections with slow heads and stalled bodies count as waiting too.
     for wire in &mut idle {
         wire.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Content-Length: 10\r\n\r\n{{"));
     }
@@ -188,7 +188,7 @@ fn a_length_of_a_hundred_billion_ends_nothing() {
         assert_eq!((answer.status, answer.error()), (413, "body_too_large"), "{length}");
         assert!(wire.ends_silently());
     }
-    // The most that is taken, promised by many at once and not sent: a promise costs nothing.
+    // Many clients announce bodies of the maximum size and do not send them. An announcement uses no memory.
     let promised: Vec<Wire> = (0..200)
         .map(|_| {
             let mut wire = place.wire();
@@ -218,7 +218,8 @@ fn the_preface_of_http_2_leaks_nothing() {
 
 #[test]
 fn a_longer_answer_does_not_wait_for_an_acknowledgement() {
-    // One that waits takes forty milliseconds nearly each time, whatever the machine: one of many tells, and a ratio judges it.
+    // On any machine, nearly every response that waits for an acknowledgement takes 40 ms longer. So one of many responses is
+    // enough, and a ratio decides.
     let place = place();
     place.script(
         "talk.sh",
@@ -234,12 +235,14 @@ fn a_longer_answer_does_not_wait_for_an_acknowledgement() {
         began.elapsed()
     };
     for path in ["/api/version", "/static/app.js", "/api/logs/tail?limit=50", "/api/logs/tail?limit=400"] {
-        // An answer without a body is one piece, whatever becomes of the others. The two by turns, so that both meet the same machine.
+        // A response without a body is sent in one piece, whatever happens to the others. The two kinds alternate, so that both
+        // see the same load.
         let (mut shorts, mut longs): (Vec<Duration>, Vec<Duration>) =
             (0..61).map(|_| (took("HEAD", "/api/version"), took("GET", path))).unzip();
         shorts.sort_unstable();
         longs.sort_unstable();
-        // The middle one of the short, and of the others one that is quick: a machine that is busy delays some, the wait nearly all.
+        // The median of the short responses, and one of the faster longer ones: a busy machine delays some of them, and the wait
+        // for an acknowledgement nearly all.
         let (short, longer) = (shorts[30], longs[15]);
         assert!(longer < 20 * short + Duration::from_millis(20), "{path}: {longer:?}, a short one {short:?}");
     }
@@ -253,11 +256,11 @@ fn a_head_without_an_end_is_refused_and_not_kept() {
         let wire = place.wire();
         let mut pen = wire.writer();
         pen.write_all(begin.as_bytes()).expect("it is taken");
-        // 400 MiB, were they taken.
+        // 400 MiB, if the server read them.
         let piece = vec![b'y'; 1024 * 1024];
         let taken = (0..400).take_while(|_| pen.write_all(&piece).is_ok()).count();
         assert!(taken < 50, "{taken} MiB were taken of {begin:?}");
-        // What the server said may have been lost with the reset; that it ended may not.
+        // The response may have been lost with the reset, but the end of the connection cannot be.
         let mut rest = Vec::new();
         let _reset = wire.writer().read_to_end(&mut rest);
         let said = String::from_utf8_lossy(&rest);
@@ -276,7 +279,7 @@ fn a_body_beyond_the_limit_is_not_read() {
         let mut wire = place.wire();
         let mut pen = wire.writer();
         pen.write_all(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}{framing}").as_bytes()).expect("it is taken");
-        // Nothing of it is sent yet, and it is refused.
+        // The request is refused before any of the body is sent.
         assert_eq!(wire.answer().status, 413);
     }
     assert!(footprint(&place).peak_kb < before.peak_kb + 8 * 1024, "{}", footprint(&place));
@@ -284,7 +287,7 @@ fn a_body_beyond_the_limit_is_not_read() {
 
 #[test]
 fn who_does_not_read_or_says_nothing_is_let_go() {
-    // Waits for the limits themselves: 15 s for a write, a minute for the next request.
+    // Waits for the limits themselves: 15 s for a write, and one minute for the next request.
     let place = place();
     place.script(
         "talk.sh",
@@ -297,7 +300,7 @@ fn who_does_not_read_or_says_nothing_is_let_go() {
     let mut used = place.wire();
     assert_eq!(used.get("/api/version").status, 200);
     let mut greedy = place.wire();
-    // More than both sides' buffers take.
+    // More than the buffers of both sides hold.
     greedy.send(format!("GET /api/logs?since=0&limit=5000 HTTP/1.1\r\n{HOST}\r\n").repeat(100));
     for wire in [&mut silent, &mut used] {
         wire.read_within(2 * DEADLINE);

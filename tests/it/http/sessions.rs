@@ -74,7 +74,7 @@ fn session_outlives_a_killed_server_and_its_end_does_too() {
     assert_eq!(ask(&place, "POST", "/api/login", &[], &by_code).error(), "invalid_code", "codes are in memory only");
     place.post("/api/sessions/end", json!({ "id": ends.id() })).ok();
     ask(&place, "POST", "/api/logout", &leaves.fields(), "{}").ok();
-    // The ended sessions are recorded and do not come back after a restart.
+    // The ended sessions are recorded and stay ended after a restart.
     place.kill_server();
     place.start_server();
     assert_eq!([&stays, &ends, &leaves].map(|it| status(&place, it)), [200, 401, 401]);
@@ -142,9 +142,9 @@ fn end_of_a_session_ends_its_streams_and_no_others() {
     });
 }
 
-/// The most requests that may wait for log lines at once.
+/// The maximum number of requests that wait for log lines at the same time.
 const LINE_WAITS_MAX: usize = 64;
-/// The same for a viewer, who leaves some to operators.
+/// The maximum number for viewers, which leaves some to operators.
 const LINE_WAITS_OF_VIEWERS_MAX: usize = 56;
 
 /// Begins a long poll with these credentials and a wait of a minute.
@@ -152,19 +152,21 @@ fn poll(place: &Place, log_in: &LogIn, target: &str) -> Wire {
     let mut wire = place.wire();
     let fields = log_in.fields().map(|(name, value)| format!("{name}: {value}\r\n")).concat();
     wire.send(format!("GET {target}&wait=60 HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
-    // Longer than the wait: a poll that its session does not end is answered as well, with what the assertions below do not accept.
+    // Longer than the wait: a poll that the end of the session does not end still gets a response, which the assertions below
+    // reject.
     wire.read_within(2 * DEADLINE);
     wire
 }
 
-/// The targets of both long polls, at the end of what there is.
+/// Returns the targets of both long polls, at the current state and the end of the log.
 fn poll_targets(place: &Place) -> [String; 2] {
     let end = place.get("/api/logs/tail?limit=1").ok()["next"].as_u64().expect("a position");
     let version = place.pipeline()["version"].as_u64().expect("a number");
     [format!("/api/pipeline?after={version}"), format!("/api/logs?since={end}")]
 }
 
-/// Begins as many polls for lines as there are free slots. One more is sent, and answered at once: so the others are known to wait.
+/// Begins as many polls for lines as there are free slots, and one more. The response to that one shows that the others are
+/// waiting.
 fn fill(place: &Place, log_in: &LogIn, lines: &str, free: usize) -> Vec<Wire> {
     let mut polls: Vec<Wire> = (0..=free).map(|_| poll(place, log_in, lines)).collect();
     let extra = until("every slot is taken", || polls.iter().position(Wire::has_answer));
@@ -187,7 +189,8 @@ fn end_of_a_session_answers_its_long_polls_and_no_others() {
             let answer = wire.answer();
             assert_eq!((answer.status, answer.error()), (401, "unauthorized"), "{}", answer.body);
         }
-        // Their slots are free, and the other session's polls still wait: all are answered only with what comes now.
+        // Their slots are free, and the other session's polls still wait: all of them get a response only when something new
+        // happens.
         let another = log_in(&place, TOKEN);
         waiting.extend((LINE_WAITS_OF_VIEWERS_MAX..LINE_WAITS_MAX).map(|_| poll(&place, &another, &lines)));
         let (_, run_id) = place.start();
@@ -213,7 +216,7 @@ fn end_of_a_session_answers_its_long_polls_and_no_others() {
 fn session_that_expires_answers_its_long_polls() {
     let mut place = closed_place();
     let stays = log_in(&place, READ_TOKEN);
-    // Twice as long if this machine takes too long until the polls wait.
+    // The session lasts twice as long if this machine took too long to start the polls.
     let mut lasts_s = 2;
     let (ending, staying) = loop {
         let expires = log_in(&place, TOKEN);
@@ -237,7 +240,7 @@ fn session_that_expires_answers_its_long_polls() {
         let answer = wire.answer();
         assert_eq!((answer.status, answer.error()), (401, "unauthorized"), "{}", answer.body);
     }
-    // Those began after them and wait as long, so they are not answered yet.
+    // These polls began after those above and wait equally long, so they have no response yet.
     let version = place.pipeline()["version"].clone();
     place.start();
     let [state, lines] = staying.map(|mut wire| wire.answer().ok());
@@ -248,7 +251,7 @@ fn session_that_expires_answers_its_long_polls() {
 #[test]
 fn end_of_a_session_breaks_its_download_off() {
     let place = closed_place();
-    // More than the socket buffers hold.
+    // More than the socket buffers can hold.
     place.script("much.sh", "#!/bin/bash\nhead -c 48000000 /dev/zero | tr '\\0' 'x' | fold -w 1000\n");
     let (_, run_id) = place.start_with(json!({"script": "much.sh"}));
     place.until_settled(run_id);
@@ -260,7 +263,7 @@ fn end_of_a_session_breaks_its_download_off() {
     read_until(&mut stream, "xxx");
     ask(&place, "POST", "/api/logout", &log_in.fields(), "{}").ok();
     let mut rest = Vec::new();
-    // A broken connection is an error or an early end; either way the download is incomplete.
+    // A broken connection is an error or an early end. Either way, the download is incomplete.
     let _may_break = stream.read_to_end(&mut rest);
     assert!(rest.len() < 40_000_000, "{} bytes came", rest.len());
 }
@@ -314,7 +317,7 @@ fn full_disk_refuses_a_log_in_and_keeps_no_session_alive() {
     let answer = ask(place, "POST", "/api/logout", &out.fields(), "{}");
     told(&answer);
     assert!(answer.header("Set-Cookie").is_some_and(|cookie| cookie.contains("Max-Age=0")));
-    // Not all sessions: that would revoke the code as well.
+    // Not all sessions, because that would also revoke the code.
     told(&place.post("/api/sessions/end", json!({ "id": ended.id() })));
     assert_eq!([&out, &ended].map(|it| status(place, it)), [401, 401]);
     small.disk.free();
@@ -335,7 +338,8 @@ fn guesses_of_another_user_do_not_slow_down_the_owner() {
         ask_by(wire, "GET", "/api/pipeline", &[("Authorization", &format!("Bearer {token}"))], "").status
     };
     let another = || Wire::open_as(ANOTHER, place.port());
-    // On a slow machine a wait of one second may be over before the next guess. The waits grow, so one is seen eventually.
+    // On a slow machine, a wait of one second may have ended before the next guess. The waits grow, so eventually one is
+    // observed.
     assert!((0..100).any(|_| guess(another(), "a-wrong-token-of-many") == 429));
     assert_eq!(guess(place.wire(), TOKEN), 200);
     assert_eq!(guess(Wire::open_from("127.0.0.7", place.port()), TOKEN), 200);

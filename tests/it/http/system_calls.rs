@@ -1,5 +1,5 @@
-//! What an answer costs: the thread that answers `GET /api/pipeline` on a kept connection makes two system calls for it, no more, and
-//! nothing costs more because the history is long. Seen as `strace` sees it, through `ptrace(2)`.
+//! The cost of a response: the thread that serves `GET /api/pipeline` on a kept-alive connection makes two system calls for it,
+//! and no request costs more because the history is long. The calls are counted through `ptrace(2)`, as `strace` does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::support::wire::Wire;
 use crate::support::{Place, not_run, until};
 
-/// The thread of the server's newest connection.
+/// Returns the thread of the server's newest connection.
 fn thread_of_the_connection(server: u32) -> Option<Pid> {
     let threads = fs::read_dir(format!("/proc/{server}/task")).ok()?.flatten();
     let numbered = threads.filter_map(|thread| {
@@ -26,25 +26,25 @@ fn thread_of_the_connection(server: u32) -> Option<Pid> {
     numbered.max().map(|(_, tid)| Pid::from_raw(tid))
 }
 
-/// Which system call a stopped thread is in, by its number (`proc_pid_syscall(5)`).
+/// Returns the number of the system call that a stopped thread is in (`proc_pid_syscall(5)`).
 fn system_call_of(server: u32, tid: Pid) -> c_long {
     let text = fs::read_to_string(format!("/proc/{server}/task/{tid}/syscall")).expect("its tracer may look");
     text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("it is in no call: {text:?}"))
 }
 
-/// To read the clock is a system call only on a machine whose clock cannot be read without one (`vdso(7)`).
+/// Reading the clock is a system call only on a machine whose clock cannot be read without one (`vdso(7)`).
 const CLOCK: c_long = SYS_clock_gettime;
 
-/// Follows a traced thread, which is stopped, to its end: how often it began which system call, by its number.
+/// Follows a traced, stopped thread to its end. Returns how often it began each system call, by number.
 fn calls_until_its_end(server: u32, tid: Pid) -> BTreeMap<c_long, usize> {
     let mut counts = BTreeMap::new();
     let mut is_inside = false;
-    // A signal for a traced thread is not lost.
+    // A signal for the traced thread must be passed on.
     let mut signal = None;
     loop {
         ptrace::syscall(tid, signal.take()).expect("it is stopped");
         match waitpid(tid, Some(WaitPidFlag::__WALL)).expect("it is traced") {
-            // A call has two stops, the first one before it is done.
+            // Each call stops the thread twice: before and after it.
             WaitStatus::PtraceSyscall(_) => {
                 is_inside = !is_inside;
                 let number = if is_inside { system_call_of(server, tid) } else { CLOCK };
@@ -62,14 +62,14 @@ fn calls_until_its_end(server: u32, tid: Pid) -> BTreeMap<c_long, usize> {
 #[test]
 fn a_get_on_a_kept_connection_is_one_read_and_one_write() {
     const REQUESTS: usize = 1_000;
-    /// Taking leave of the connection and ending the thread; now and then the allocator takes or gives back memory.
+    /// Closing the connection and ending the thread. Sometimes the allocator also requests or returns memory.
     const ALL_ELSE: usize = 40;
 
     let place = Place::serving("sleep.sh");
     place.start();
     let server = place.server_pid();
     let mut wire = Wire::open(place.port());
-    // What is done once for a connection is done.
+    // The work that is done once for each connection is done.
     wire.get("/api/pipeline").ok();
     let tid = until("the connection has its thread", || thread_of_the_connection(server));
     if let Err(error) = ptrace::seize(tid, Options::PTRACE_O_TRACESYSGOOD) {
@@ -78,7 +78,8 @@ fn a_get_on_a_kept_connection_is_one_read_and_one_write() {
     }
     ptrace::interrupt(tid).expect("it is traced");
     waitpid(tid, Some(WaitPidFlag::__WALL)).expect("it is traced");
-    // The client asks from a thread of its own, for only the one that traces can let the server's go on; then it hangs up.
+    // The client sends its requests from another thread, because only the tracing thread can resume the server's thread. Then it
+    // closes the connection.
     let client = thread::spawn(move || {
         for _ in 0..REQUESTS {
             wire.get("/api/pipeline").ok();
@@ -87,17 +88,18 @@ fn a_get_on_a_kept_connection_is_one_read_and_one_write() {
     let counts = calls_until_its_end(server, tid);
     client.join().expect("every request was answered");
     let (often, seldom): (Vec<usize>, Vec<usize>) = counts.values().partition(|&&count| count >= REQUESTS);
-    // The write of each answer; the read of each request, and of the end; one that the tracer interrupted is begun again.
+    // The write of each response, the read of each request and of the end, and one call that the tracer interrupted and that is
+    // repeated.
     assert!(
         often.len() == 2 && often.iter().all(|&count| count <= REQUESTS + 2) && seldom.iter().sum::<usize>() <= ALL_ELSE,
         "{REQUESTS} requests, and system calls by their numbers: {counts:?}"
     );
 }
 
-/// The number of system calls that a thread begins until this ends.
+/// Counts the system calls that a thread begins until the returned handle is joined.
 fn calls_of(server: u32, tid: Pid) -> thread::JoinHandle<usize> {
     let (tell, told) = std::sync::mpsc::channel();
-    // Only the thread that traces another can let it go on.
+    // Only the thread that traces another can resume it.
     let tracer = thread::spawn(move || {
         ptrace::seize(tid, Options::PTRACE_O_TRACESYSGOOD).expect("another was traced before");
         ptrace::interrupt(tid).expect("it is traced");
@@ -109,7 +111,7 @@ fn calls_of(server: u32, tid: Pid) -> thread::JoinHandle<usize> {
     tracer
 }
 
-/// The server's thread of this name.
+/// Returns the server's thread of this name.
 fn thread_named(server: u32, name: &str) -> Pid {
     until(name, || {
         let mut threads = fs::read_dir(format!("/proc/{server}/task")).ok()?.flatten();
@@ -119,7 +121,7 @@ fn thread_named(server: u32, name: &str) -> Pid {
     })
 }
 
-/// This many ended runs, each with a line in its log.
+/// Adds this many ended runs, each with a line in its log.
 fn make_history(place: &Place, runs: i64) {
     const LINE: &str = "2023-11-14T22:13:20.007Z o. a line\n";
     drop(place.store());
@@ -146,8 +148,8 @@ fn make_history(place: &Place, runs: i64) {
     tx.commit().expect("commits");
 }
 
-/// The system calls needed to answer about a history of this many runs, and to begin and end one more: by the connection's thread, by the
-/// supervisor's, and by the one that keeps the limits. `None` where nothing can be traced.
+/// Returns the number of system calls that are needed to serve requests about a history of this many runs, and to begin and end
+/// one more run: by the connection's thread, the supervisor's, and the retention's. Returns `None` if nothing can be traced.
 fn calls_with_history(runs: i64) -> Option<[usize; 3]> {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "exit.sh");
@@ -202,7 +204,7 @@ fn calls_with_history(runs: i64) -> Option<[usize; 3]> {
 fn long_history_takes_no_more_system_calls_than_a_short_one() {
     let (Some(short), Some(long)) = (calls_with_history(10), calls_with_history(1_500)) else { return };
     for (name, (short, long)) in ["reading", "acting", "keeping"].into_iter().zip(short.into_iter().zip(long)) {
-        // A binary search for a position takes some more reads.
+        // A binary search for a position needs some more reads.
         assert!(2 * long <= 3 * short + 300, "{name}: {short} system calls with 10 runs, {long} with 1,500");
         println!("{name}: {short} system calls with 10 runs, {long} with 1,500");
     }

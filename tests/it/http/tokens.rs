@@ -1,4 +1,5 @@
-//! Who may command, on the real binary: with and without a token, by log-in and by command, and where the token must not be found.
+//! Tokens on the real binary: who can act with and without one, through a login and from a command, and where a token must not
+//! appear.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +20,7 @@ const TOKEN: &str = "test-token-that-acts-7Qx";
 const READ_TOKEN: &str = "test-token-that-looks-9Zk";
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// A server that asks for the two tokens; what is asked without saying otherwise brings the first.
+/// Creates a server with both tokens. Requests send the operator's token unless they say otherwise.
 fn closed_place() -> Place {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
@@ -29,7 +30,7 @@ fn closed_place() -> Place {
     place
 }
 
-/// Asks with these header lines and no others, from one of loopback's addresses.
+/// Sends a request with exactly these header lines, from a loopback address.
 fn ask_from(source: &str, place: &Place, method: &str, path: &str, fields: &[(&str, &str)], body: &str) -> Answer {
     let mut wire = Wire::open_from(source, place.port());
     let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -44,7 +45,7 @@ fn ask(place: &Place, method: &str, path: &str, fields: &[(&str, &str)], body: &
     ask_from("127.0.0.1", place, method, path, fields, body)
 }
 
-/// Logs in from an address.
+/// Logs in from a loopback address.
 fn log_in_from(source: &str, place: &Place, token: &str) -> LogIn {
     LogIn::of(&ask_from(source, place, "POST", "/api/login", &[], &json!({ "token": token }).to_string()))
 }
@@ -101,7 +102,7 @@ fn in_no_state_does_anybody_act_without_the_token_or_look_without_one() {
                 assert_eq!((answer.status, answer.error()), (401, "unauthorized"), "{what}: {path}");
             }
             if route == Route::Events {
-                // Whom it serves it does not leave.
+                // A stream that is accepted does not end.
                 continue;
             }
             let told =
@@ -118,7 +119,7 @@ fn in_no_state_does_anybody_act_without_the_token_or_look_without_one() {
     look("running");
     place.act("pause").ok();
     look("paused");
-    // And who has the right one acts, by each way.
+    // A client with the right token can act, in each of the ways to send it.
     let log_in = log_in(&place, TOKEN);
     assert_eq!(ask(&place, "POST", "/api/pipeline/resume", &log_in.fields(), "{}").status, 200);
     let bearer = format!("bearer  {TOKEN}");
@@ -179,7 +180,7 @@ fn a_neighbours_page_acts_with_its_own_token_or_not_at_all() {
     let log_in = log_in(&place, TOKEN);
     let (own, neighbour) = (log_in.fields(), ("Origin", "http://localhost:3000"));
     let before = place.footprint();
-    // Refused even with the right proof, which is in the storage of another origin.
+    // Refused even with the right proof, because the proof is in the storage of another origin.
     for fields in [[&own[..], &[neighbour]].concat(), [&own[..], &[neighbour, ("Sec-Fetch-Site", "same-site")]].concat()] {
         for (method, path, body) in
             [("POST", "/api/pipeline/start", "{}"), ("GET", "/api/pipeline", ""), ("GET", "/api/events", "")]
@@ -191,7 +192,7 @@ fn a_neighbours_page_acts_with_its_own_token_or_not_at_all() {
     assert_eq!(place.footprint(), before);
     let bearer = format!("Bearer {TOKEN}");
     assert_eq!(ask(&place, "POST", "/api/pipeline/start", &[neighbour, ("Authorization", &bearer)], "").status, 200);
-    // The own page by a proxy that speaks TLS: the Host is passed on, or the browser's word for it is.
+    // The page itself, through a proxy that handles TLS. Either the Host is passed on, or the browser states the site.
     let mut wire = place.wire();
     let lines = format!("Cookie: {}\r\nX-AutoAppDev-Proof: {}\r\n", log_in.cookie, log_in.proof);
     let fields = format!("{lines}Origin: https://board.example\r\nContent-Type: application/json\r\n");
@@ -212,7 +213,7 @@ fn guessing_is_slowed_down_for_who_guesses_alone() {
         let body = json!({"token": format!("guess-number-{guess}-of-many")}).to_string();
         ask_from(guesser, &place, "POST", "/api/login", &[], &body)
     };
-    // The machine may be so slow that a second's wait is over before the next guess: then the waits grow until one is seen.
+    // On a slow machine, a wait of one second may have ended before the next guess. The waits grow until one is observed.
     let refused = (0..100).map(wrong).find(|answer| answer.status != 401).expect("it does not go on like that");
     assert_eq!((refused.status, refused.error()), (429, "too_many_tries"));
     assert!(refused.header("Retry-After").is_some_and(|wait| (1..=300).contains(&wait.parse::<u64>().expect("seconds"))));
@@ -261,9 +262,10 @@ fn what_is_wrong_with_a_token_is_said_at_the_start_without_telling_it() {
 fn client_commands_bring_the_token_that_they_find() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
-    // By its Unix socket the server would ask for none.
+    // Over its Unix socket the server would not require a token.
     place.set_env("AUTOAPPDEV_SOCKET", "off");
-    // One is set, so the other is made: it stands in the runtime directory, where the server's owner finds it, and goes before it.
+    // One token is set, so the server creates the other. It is in the runtime directory, where the owner's commands find it and
+    // prefer it to the other one.
     place.set_env("AUTOAPPDEV_READ_TOKEN", READ_TOKEN);
     place.start_server();
     let file = place.runtime().join("token");
@@ -271,7 +273,7 @@ fn client_commands_bring_the_token_that_they_find() {
     place.bring_token(&token);
     assert_eq!(place.client(&["start"]).0, 0);
     assert_eq!(place.state(), "running");
-    // Where it is not there, who has the other may look.
+    // Without that file, a client with the other token can only read.
     fs::rename(&file, place.folder().join("elsewhere")).expect("moves");
     assert_eq!(place.client(&["status"]).0, 0);
     let (code, _, said) = place.client(&["stop"]);
@@ -279,7 +281,7 @@ fn client_commands_bring_the_token_that_they_find() {
     place.unset_env("AUTOAPPDEV_READ_TOKEN");
     let (code, _, said) = place.client(&["status"]);
     assert!(code == 1 && said.contains("a token is needed") && said.contains("AUTOAPPDEV_TOKEN"), "{said}");
-    // A server that is named gets what is set, and nothing of this folder's.
+    // A server that the user names gets the configured token, and none from this folder.
     fs::rename(place.folder().join("elsewhere"), &file).expect("moves");
     let url = format!("http://127.0.0.1:{}", place.port());
     assert_eq!(place.client(&["status", "--url", &url]).0, 1);
@@ -294,8 +296,7 @@ fn client_commands_bring_the_token_that_they_find() {
     assert_eq!(place.client(&["start"]).0, 0, "the socket's mode is the proof");
 }
 
-/// Every file below `dir`, whole.
-/// Whoever listens at a killed server's port may be another user of the machine.
+/// The process that listens at a killed server's port may belong to another user of the machine.
 #[test]
 fn a_token_does_not_go_to_where_a_killed_server_was() {
     let mut place = Place::new();
@@ -313,7 +314,7 @@ fn a_token_does_not_go_to_where_a_killed_server_was() {
         assert!(code == 4 && said.contains("no server is running for") && !said.contains(&token), "{said}");
         assert!(listener.accept().is_err(), "what a killed server has written leads nowhere: {command}");
     }
-    // The server at the usual port is asked for its name, and is sent no token.
+    // The server at the default port is asked for its identity, and is sent no token.
     let stranger = thread::spawn(move || {
         listener.set_nonblocking(false).expect("ours");
         let (mut stream, _) = listener.accept().expect("somebody calls");
@@ -357,7 +358,7 @@ fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
         let mut place = Place::new();
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
         place.set_env("AUTOAPPDEV_READ_TOKEN", READ_TOKEN);
-        // What a service manager would tell the server.
+        // The variables that a service manager would set for the server.
         let notify = place.folder().join("notify.sock").display().to_string();
         let managers = [
             ("NOTIFY_SOCKET", notify.as_str()),
@@ -381,7 +382,7 @@ fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
         let (log_in, reader) = (log_in(&place, &token), log_in(&place, READ_TOKEN));
         let secret_of_the_script = "known-to-the-script-only-5512";
 
-        // Everything is said that may be written down somewhere: wrong tokens, tokens in wrong places, broken requests.
+        // Sends everything that might be recorded somewhere: wrong tokens, tokens in wrong places, broken requests.
         let (pid, run_id) = place.start_with(json!({"env": {"API_SECRET": secret_of_the_script}}));
         let wrong = "a-wrong-token-that-is-nearly-right";
         for _ in 0..7 {
@@ -420,7 +421,7 @@ fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
             let file = |name: &str| fs::read(format!("/proc/{process}/{name}")).expect("ours");
             look("a command line", &file("cmdline"), &[]);
             if process != place.server_pid() {
-                // The script's own is in its environment, of course, and nowhere else.
+                // The script's own secret is in its environment, and nowhere else.
                 let own: &[&str] = if process == pid { &[secret_of_the_script] } else { &[] };
                 let environment = file("environ");
                 look("an environment", &environment, own);

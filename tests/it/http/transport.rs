@@ -1,4 +1,5 @@
-//! The sockets of the real binary, by hand: what HTTP/1.1 allows and clients send, what it forbids and attackers send, and too much of both.
+//! The sockets of the real binary, used by hand: what HTTP/1.1 allows and clients send, what it forbids and attackers send, and
+//! too much of both.
 
 use crate::support::footprint::Footprint;
 use crate::support::wire::Wire;
@@ -12,20 +13,20 @@ fn place() -> Place {
     Place::serving("sleep.sh")
 }
 
-/// What the answers' first keys say, to tell one endpoint's answer from another's.
+/// Returns the status and the first key of a response, to tell the responses of different endpoints apart.
 fn kind(answer: &Answer) -> String {
-    // An action's answer is known by its `ok`, any other by its first key.
+    // The response to an action is recognized by its `ok`, any other by its first key.
     let keys = answer.body.as_object().map(|body| body.keys().find(|key| *key == "ok").or(body.keys().next()));
     format!("{} {}", answer.status, keys.flatten().map_or("", String::as_str))
 }
 
-/// A newcomer is served.
+/// Checks that a new client is served.
 fn assert_serves(place: &Place, when: &str) {
     let answer = place.wire().get("/api/pipeline");
     assert_eq!(answer.status, 200, "{when}");
 }
 
-/// The connection is refused with this status and ends.
+/// Checks that the request is refused with this status and the connection ends.
 fn assert_refused_and_closed(place: &Place, what: &str, bytes: &str, status: u16) {
     let mut wire = place.wire();
     wire.send(bytes);
@@ -90,7 +91,7 @@ fn http_1_0_and_1_1_keep_or_close_as_they_ask() {
             assert!(wire.ends_silently(), "{head}");
         }
     }
-    // A client that has said all it will say is answered.
+    // A client that has shut down its sending side still gets a response.
     let mut wire = place.wire();
     wire.ask("GET", "/api/version");
     wire.finish();
@@ -107,7 +108,7 @@ fn a_body_is_asked_for_where_its_client_waits_for_that() {
         wire.send(if framing.starts_with('C') { "{}" } else { "2\r\n{}\r\n0\r\n\r\n" });
         assert_eq!(wire.answer().error(), "invalid_transition", "{framing}");
     }
-    // No body, a body that is too long, an expectation of something else: no 100 comes.
+    // Without a body, with a body that is too long, or with another expectation, no 100 is sent.
     for (fields, status) in [("", 409), ("Content-Length: 9999999\r\n", 413)] {
         let mut wire = place.wire();
         wire.send(format!("POST /api/pipeline/pause HTTP/1.1\r\n{HOST}{JSON}{fields}Expect: 100-continue\r\n\r\n"));
@@ -120,7 +121,7 @@ fn a_body_is_asked_for_where_its_client_waits_for_that() {
 fn what_could_smuggle_a_request_is_refused_and_closed() {
     let place = place();
     let before = place.footprint();
-    // What an attacker wants to be taken for a request of its own.
+    // The bytes that an attacker wants the server to treat as a separate request.
     let inner = format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}\r\n");
     for (what, fields, body) in [
         ("two lengths", "Content-Length: 0\r\nContent-Length: 5\r\n", ""),
@@ -248,7 +249,7 @@ fn who_asks_for_news_and_leaves_does_not_fill_the_server() {
         }
     }
     assert!(most < 750, "{most} threads for 1500 clients that are gone");
-    // Who still waits after that is answered by a change all the same.
+    // A client that still waits after that gets its response when the state changes.
     let mut waiting = place.wire();
     waiting.ask("GET", &format!("/api/pipeline?after={version}&wait=60"));
     place.start();
@@ -274,7 +275,7 @@ fn two_hundred_that_ask_whether_all_is_well_take_no_more_than_their_connections(
             most = most.max(Footprint::of(place.server_pid()).descriptors);
         }
     }
-    // Two at a time look into the database, with three descriptors each.
+    // At most two requests read the database at a time, with three descriptors each.
     assert!(most <= before + CLIENTS + 32, "{before} before, {most} with {CLIENTS} clients");
     assert_serves(&place, "after all that");
 }
@@ -302,7 +303,7 @@ fn who_asks_for_the_end_again_and_again_does_not_fill_the_server() {
     let told: Vec<u16> = stops.split_off(1).iter_mut().map(|wire| wire.answer().status).collect();
     let count = |status| told.iter().filter(|&&it| it == status).count();
     assert!((1..=64).contains(&count(200)), "{told:?}");
-    // One that overtook its forerunner made that a refusal.
+    // A stop that overtook an earlier one makes that a refusal.
     assert!(count(503) > 150 && count(200) + count(503) + count(409) == told.len(), "{told:?}");
 }
 
@@ -362,7 +363,7 @@ fn no_input_makes_a_handler_panic() {
 fn head_says_what_get_would_and_no_more() {
     let place = place();
     place.start();
-    // What the run has to say is said, so that both answers are of the same log.
+    // The run has printed all its output, so that both responses are about the same log.
     place.until_line("ready");
     let mut wire = place.wire();
     let others = ["/nowhere", "/api/runs/99", "/api/logs?limit=x"].map(String::from);
@@ -370,7 +371,8 @@ fn head_says_what_get_would_and_no_more() {
         let full = wire.get(path);
         wire.ask("HEAD", path);
         let head = wire.answer_to_head();
-        // The clock and the counters may have moved on: what is compared is which headers there are, and those that stand still.
+        // The clock and the counters may have changed. Compared are the names of the header fields, and the values that do not
+        // change.
         let names = |answer: &Answer| answer.headers.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         assert_eq!((head.status, names(&head)), (full.status, names(&full)), "{path}");
         for name in ["Content-Type", "ETag", "Cache-Control", "Content-Security-Policy"] {
@@ -380,7 +382,7 @@ fn head_says_what_get_would_and_no_more() {
             assert_eq!(head.header("Content-Length"), full.header("Content-Length"), "{path}");
         }
     }
-    // With a match there is no body either, and the connection goes on.
+    // If the tag matches, there is no body either, and the connection stays open.
     let tag = wire.get("/api/pipeline").header("ETag").expect("a tag").to_owned();
     for method in ["GET", "HEAD"] {
         wire.send(format!("{method} /api/pipeline HTTP/1.1\r\n{HOST}If-None-Match: {tag}\r\n\r\n"));
@@ -404,7 +406,7 @@ fn methods_that_are_not_known_do_nothing() {
             assert_eq!(wire.get("/api/version").status, 200, "{method} {path}");
         }
     }
-    // Never a tunnel: neither by its own form of a target nor by another one.
+    // CONNECT never opens a tunnel, whatever the form of its target.
     for target in ["localhost:22", "127.0.0.1:22", "http://localhost/", "*", "/api/pipeline"] {
         let mut wire = place.wire();
         wire.send(format!("CONNECT {target} HTTP/1.1\r\n{HOST}\r\nSSH-2.0-x\r\n"));
@@ -457,7 +459,8 @@ fn what_follows_a_request_that_is_refused_is_never_done() {
     let place = place();
     let before = place.footprint();
     let inner = format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}\r\n");
-    // Its body looks like a request; the body's end is known, so that the connection goes on and nothing of it is taken for one.
+    // The body looks like a request. Its end is known, so the connection stays open and no part of the body is treated as a
+    // request.
     for (what, fields, status) in [
         ("a foreign page", "Origin: http://evil.example\r\nContent-Type: application/json\r\n", 403),
         ("another site", "Sec-Fetch-Site: cross-site\r\nContent-Type: application/json\r\n", 403),
@@ -476,11 +479,11 @@ fn what_follows_a_request_that_is_refused_is_never_done() {
             assert_eq!(wire.get("/api/version").status, 200, "{what}, {framing}");
         }
     }
-    // A GET may have a body, too. It is not one more request.
+    // A GET can have a body too, which is not another request.
     let mut wire = place.wire();
     wire.send(format!("GET /api/version HTTP/1.1\r\n{HOST}Content-Length: {}\r\n\r\n{inner}", inner.len()));
     assert_eq!(wire.answer().status, 200);
-    // One that is refused before its body is read ends the connection, and what was sent of the body with it.
+    // A request that is refused before its body is read ends the connection, together with the part of the body that was sent.
     for (what, fields, status) in [
         ("too long", "Content-Length: 1048577\r\n", 413),
         ("an expectation", "Content-Length: 100\r\nExpect: tea\r\n", 501),

@@ -61,12 +61,12 @@ fn another_user_of_the_machine_signs_in_and_the_servers_own_user_does_not() {
 fn connections_at(port: u16) -> usize {
     const LISTENING: &str = "0A";
     let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
-    // sl local_address rem_address st
+    // The columns of the table: sl, `local_address`, `rem_address`, st.
     let ends = table.lines().map(|line| line.split_ascii_whitespace().skip(1).collect::<Vec<_>>());
     ends.filter(|fields| fields[0].ends_with(&format!(":{port:04X}")) && fields[2] != LISTENING).count()
 }
 
-/// The kernel reports user 0 for a socket that no process holds any more, and this server runs as root.
+/// For a socket that no process holds any longer, the kernel reports user 0, and this server runs as root.
 #[test]
 fn client_that_has_closed_before_it_is_served_is_nobody() {
     if !is_root() {
@@ -101,12 +101,12 @@ impl Drop for Nginx {
 }
 
 impl Nginx {
-    /// Serves `location /` with these directives. The workers run as `user`.
+    /// Starts an nginx that serves `location /` with these directives. The workers run as `user`.
     fn start(place: &Place, user: &str, directives: &str) -> Option<Self> {
         let dir = place.folder().join("nginx");
         fs::create_dir_all(&dir).expect("creates");
         for attempt in 0..20 {
-            // The port is released again: if another process takes it first, nginx reports that.
+            // The port is released again. If another process takes it first, nginx reports that.
             let port = std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound").port();
             let at = dir.display();
             let config = format!(
@@ -144,7 +144,7 @@ fn proxy_in_front_of_a_loopback_server_lets_nobody_in_without_a_token() {
     let socket = format!("proxy_pass http://unix:{}:;", place.runtime().join("server.sock").display());
     let usual = "proxy_set_header Host localhost; proxy_http_version 1.1;";
     for (user, directives) in [
-        // As in most manuals: no header field shows the proxy, but it runs as another user.
+        // The configuration in most manuals. No header field reveals the proxy, but it runs as another user.
         ("www-data", to.clone()),
         ("www-data", format!("{to} {usual}")),
         ("root", format!("{to} {usual} proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;")),
