@@ -1,4 +1,4 @@
-//! What a boot makes of the past that it finds: one row of the boot table after the other, as a kill leaves it.
+//! What a boot does with each past that it can find: each row of the boot table, as a kill leaves it.
 
 use std::fs;
 use std::io::Write;
@@ -15,7 +15,7 @@ use autoappdev::process::boot_id;
 use autoappdev::run_dir::{FORMAT, LaunchSpec, to_line};
 use serde_json::{Value, json};
 
-/// Of a boot that was not this one.
+/// The id of another boot.
 const OTHER_BOOT: &str = "00000000-0000-4000-8000-000000000000";
 
 fn this_boot() -> String {
@@ -32,7 +32,7 @@ fn exited(code: i32) -> Fact {
 
 const USAGE: Fact = Fact::Usage { cpu_user_ms: 11, cpu_system_ms: 22, max_rss_kb: 33, memory_peak_bytes: Some(44) };
 
-/// The time of the nth fact of a fabricated journal.
+/// Returns the time of the nth fact of a fabricated journal.
 fn at(n: i64) -> Value {
     Timestamp::from_unix_ms(BEGAN + 1000 * n).to_string().into()
 }
@@ -54,7 +54,7 @@ fn killed_after_starting_was_committed_fails_the_run() {
 
 #[test]
 fn killed_with_an_empty_run_directory_fails_the_run() {
-    // Without and with the beginning of a header: a kill in the middle of writing it comes before the spawn.
+    // Without a header and with a torn one: a kill in the middle of writing the header comes before the spawn.
     for torn in ["", "{\"format\":1,\"run_id\":1,\"boot"] {
         let mut place = Place::new();
         let run_id = place.past_starting();
@@ -70,7 +70,7 @@ fn killed_with_an_empty_run_directory_fails_the_run() {
     }
 }
 
-/// Starts a shim as a server does, with `line` as all that it is told. The server is dead for it once the stream is dropped.
+/// Starts a shim as a server does, and sends it only `line`. For the shim, the server is dead once the stream is dropped.
 fn shim_of_a_dead_server(place: &Place, run_id: i64, line: &[u8]) -> (std::process::Child, UnixStream) {
     let (dir, lock) = place.past_dir(run_id);
     shim_at(place, dir.path(), lock, line)
@@ -82,7 +82,7 @@ fn shim_at(place: &Place, dir: &Path, lock: fs::File, line: &[u8]) -> (std::proc
     command.env_remove("AUTOAPPDEV_PIPELINE_SCRIPT").arg("shim").arg(dir);
     let shim = command.stdin(OwnedFd::from(its)).stdout(lock).stderr(Stdio::null()).spawn().expect("spawns");
     drop(command);
-    // It may have ended before.
+    // The shim may have ended already.
     let _is_read_or_not = ours.write_all(line);
     (shim, ours)
 }
@@ -95,7 +95,7 @@ fn server_killed_before_the_launch_line_starts_nothing() {
         let (mut shim, stream) = shim_of_a_dead_server(&place, run_id, line);
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
         place.start_server();
-        // The lock is held, so it may begin at any moment.
+        // The lock is held, so the run may begin at any moment.
         let pipeline = place.pipeline();
         assert_eq!((&pipeline["state"], &pipeline["pending"]), (&json!("stopped"), &json!("start")));
         assert_eq!(place.act("start").status, 409);
@@ -179,7 +179,7 @@ fn server_killed_before_running_is_committed_adopts_the_run() {
     let (pid, run_id) = place.start();
     let started_at = place.pipeline()["started_at"].clone();
     place.kill_server();
-    // As if it had been killed between the journal's fact and its own commit.
+    // As if the server had been killed between the journal's fact and its own commit.
     place.edit_database(
         "DELETE FROM pipeline_events WHERE seq > 0;
          UPDATE pipeline_runs SET status = 'starting', pid = NULL, started_at = NULL;
@@ -197,7 +197,7 @@ fn shim_killed_after_the_journal_header_loses_the_run() {
     let mut place = Place::new();
     let run_id = place.past_starting();
     place.past_journal(run_id, &this_boot(), &[]);
-    // The leader may have been made before the kill.
+    // The leader may have been created before the kill.
     let leader = carrier(&cookie_of(&place.runtime(), run_id));
     let run = place.boot_on_it(run_id, "lost");
     assert!(error_of(&run).contains("killed"), "{run}");
@@ -229,7 +229,7 @@ fn server_killed_before_spawn_failed_is_committed_records_it() {
 
 #[test]
 fn server_killed_before_the_end_is_committed_records_it() {
-    // Whatever of the journal the database knows already.
+    // However many of the facts are already in the database.
     for recorded in 0..=2 {
         let mut place = Place::new();
         let run_id = place.past_starting();
@@ -252,7 +252,7 @@ fn booting_while_the_shim_of_an_ended_run_still_leaves_is_just_stopped() {
     let run_id = place.past_starting();
     place.past_journal(run_id, &this_boot(), &[spawned(4_000_000), exited(0)]);
     place.past_recorded(run_id, 1);
-    // It has written its end down, and still holds the lock for a moment.
+    // The shim has recorded the end, and still holds the lock for a moment.
     let lock = place.hold_lock(run_id);
     place.start_server();
     let pipeline = place.until_state("stopped");
@@ -307,7 +307,7 @@ fn torn_last_journal_line_is_left_out() {
     place.past_journal(run_id, &this_boot(), &[spawned(4_000_000), exited(0)]);
     let path = place.run_dir(run_id).join("journal.jsonl");
     let text = fs::read_to_string(&path).expect("a journal");
-    // All of the line but its newline: it was never known to be whole.
+    // The line lacks only its newline, so it was never known to be complete.
     fs::write(&path, text.strip_suffix('\n').expect("whole")).expect("writes");
     let run = place.boot_on_it(run_id, "lost");
     assert_eq!(run["exit_code"], Value::Null);
@@ -367,7 +367,7 @@ fn run_directory_removed_loses_the_run_and_leaves_nothing() {
 fn a_recycled_pid_and_half_a_cookie_are_strangers() {
     let mut place = Place::new();
     let elsewhere = tempfile::tempdir().expect("a temp folder");
-    // The store makes the runtime directory, whose path is in the cookie.
+    // The store creates the runtime directory, whose path is in the cookie.
     drop(place.store());
     let stranger = carrier(&[]);
     let run_id = place.past_run(&[spawned(stranger.pid())]);

@@ -1,5 +1,5 @@
-//! The database, or a part of what lies beside it, is not what the last server left: the next one still never doubles a run, and never gives
-//! an id twice.
+//! The database, or a file beside it, is not what the last server left. The next server still never starts a second live run, and
+//! never assigns an id twice.
 
 use std::fs;
 use std::io::Write;
@@ -19,7 +19,7 @@ fn killed_before_the_first_frame_of_a_new_write_ahead_log_boots_as_before() {
     place.kill_server();
     let beside = |suffix: &str| place.runtime().join(format!("autoappdev.db{suffix}"));
     let log = fs::read(beside("-wal")).expect("a log");
-    // An orderly end takes the log away; the next writer begins a new one with 32 bytes of header, and syncs it.
+    // An orderly end removes the log. The next writer begins a new one with a header of 32 bytes, and syncs it.
     place.edit_database("PRAGMA wal_checkpoint(TRUNCATE)");
     assert!(!beside("-wal").exists());
     fs::write(beside("-wal"), &log[..32]).expect("writes");
@@ -104,10 +104,10 @@ fn database_removed_and_a_journal_of_a_newer_version_starts_no_second_pipeline()
     let answer = place.act("start");
     assert_eq!((answer.status, answer.error()), (409, "invalid_transition"), "{}", answer.body);
     assert_eq!(place.shims().len(), 1);
-    // In the middle of an execve(2) it shows no environment.
+    // A process in the middle of an execve(2) shows no environment.
     until_true("its process is there, and no other", || place.processes().into_iter().eq([pid]));
     assert_eq!(place.pipeline()["run_id"], run_id);
-    // Its end is its end, whoever can read the journal.
+    // The run has ended, whether or not the journal can be read.
     signal(pid, "KILL");
     until_true("it has ended", || !["starting", "running"].iter().any(|&live| place.pipeline()["status"] == live));
     place.assert_startable(run_id);
@@ -142,14 +142,14 @@ fn codes(place: &Place) -> Vec<String> {
     conditions.as_array().expect("a list").iter().map(|it| it["code"].as_str().expect("a word").to_owned()).collect()
 }
 
-/// Another process, as far as `SQLite` knows, that has locked the database.
+/// Locks the database as another process, as far as `SQLite` can tell.
 fn locked(place: &Place, how: &str) -> Connection {
     let other = Connection::open(place.database()).expect("opens");
     other.execute_batch(how).expect("locks");
     other
 }
 
-/// The time for thirty refusals and thirty reads.
+/// Returns the time for 30 refusals and 30 reads.
 fn refused_and_read(place: &Place, refused: &str) -> Duration {
     let began = Instant::now();
     for _ in 0..15 {
@@ -164,7 +164,7 @@ fn refused_and_read(place: &Place, refused: &str) -> Duration {
     began.elapsed()
 }
 
-/// A backup, or a shell with an open transaction. The requests that must not wait are served while the lock is held the whole time.
+/// A backup, or a shell with an open transaction. The requests that must not wait are served while the lock is held.
 #[test]
 fn locked_database_allows_actions_and_delays_no_refusal() {
     let place = Place::serving("sleep.sh");
@@ -184,7 +184,7 @@ fn locked_database_allows_actions_and_delays_no_refusal() {
         (place.state().as_str(), codes(&place)),
         ("running", vec!["not_recorded".to_owned(), "database_locked".to_owned()])
     );
-    // Once the lock is known, no client's request tries it.
+    // Once the lock is known, no client's request tries to acquire it.
     let while_locked = refused_and_read(&place, "pause");
     assert!(while_locked < before * 10 + Duration::from_secs(2), "it takes {while_locked:?}, and {before:?} without the lock");
     unrecorded("resume");

@@ -1,4 +1,4 @@
-//! The server is killed, the pipeline goes on, and the next server knows everything.
+//! The server is killed, the pipeline continues, and the next server knows everything.
 
 use std::fs;
 use std::io::Read;
@@ -12,7 +12,7 @@ use autoappdev::pipeline::Origin;
 use autoappdev::run_dir::Command;
 use serde_json::{Value, json};
 
-/// What a pipeline's answer says that must not change by a restart.
+/// Returns the part of a pipeline that a restart must not change.
 fn what_stays(pipeline: &Value) -> Value {
     let keys = ["state", "pid", "run_id", "started_at", "paused_at", "resumed_at", "stopped_at", "status", "script"];
     keys.iter().map(|&key| (key.to_owned(), pipeline[key].clone())).collect::<serde_json::Map<_, _>>().into()
@@ -65,7 +65,7 @@ fn a_run_whose_lock_file_somebody_removed_goes_on_and_ends_as_any() {
 fn three_kills_lose_and_repeat_no_line() {
     let mut place = Place::serving("count.sh");
     place.start();
-    // One cursor through four servers, as a client has it.
+    // One cursor across four servers, as a client would use it.
     let (mut since, mut lines) = (0, Vec::new());
     for round in 0..4 {
         let wanted = lines.len() + 60;
@@ -75,7 +75,7 @@ fn three_kills_lose_and_repeat_no_line() {
         });
         if round < 3 {
             place.kill_server();
-            // It counts on while nobody listens.
+            // The script continues to count without a server.
             let at_the_kill = log_bytes(&place);
             until_true("the log grows without a server", || log_bytes(&place) > at_the_kill + 400);
             place.start_server();
@@ -89,7 +89,7 @@ fn three_kills_lose_and_repeat_no_line() {
     assert_eq!(place.lines(), lines, "read in one go it is the same");
 }
 
-/// The size of the first run's log.
+/// Returns the size of the first run's log.
 fn log_bytes(place: &Place) -> u64 {
     let files = fs::read_dir(place.run_dir(1).join("log")).expect("there");
     files.map(|file| file.expect("there").metadata().expect("there").len()).sum()
@@ -170,7 +170,7 @@ fn server_killed_during_the_grace_still_ends_the_run_as_stopped() {
     let _unanswered = place.shoot("/api/pipeline/stop", r#"{"grace_s": 1}"#);
     place.until_fact(run_id, "stopping");
     place.kill_server();
-    // Nobody is there to see to it but the shim.
+    // Only the shim can end the run.
     let exited = place.until_fact(run_id, "exited");
     place.until_no_shim();
     assert!(!is_alive(pid));
@@ -274,11 +274,11 @@ fn signals_from_outside_while_no_server_was_there_are_known_after_boot() {
 /// How often the server is ended around an action.
 const ROUNDS: u32 = 20;
 
-/// Ends the server at a moment that each round has its own of: from before the request is read to after its answer. Most rounds
-/// kill it, some terminate it.
+/// Ends the server at a moment that differs in each round: from before the request is read to after its response. Most rounds
+/// kill the server, some send it SIGTERM.
 fn end_server_at_some_moment(place: &mut Place, round: u32, mut asked: TcpStream) {
     if round + 2 < ROUNDS {
-        // Not a wait for something: it chooses the moment.
+        // Does not wait for anything; it chooses the moment.
         thread::sleep(Duration::from_micros(700) * round);
     } else {
         asked.read_exact(&mut [0; 12]).expect("an answer");
@@ -346,7 +346,7 @@ fn killed_around_a_stop_ends_the_run_as_stopped() {
         end_server_at_some_moment(&mut place, round, asked);
         place.start_server();
         if place.until_all_agree() == "running" {
-            // It never arrived, or arrives just now.
+            // The stop never arrived, or arrives just now.
             let answer = place.post("/api/pipeline/stop", json!({"grace_s": 0}));
             assert!(matches!(answer.status, 200 | 409), "{}", answer.body);
             place.until_state("stopped");

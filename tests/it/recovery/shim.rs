@@ -1,4 +1,4 @@
-//! The shim is killed or stopped: the run is lost or silent, nothing of it stays behind, and no second one is started.
+//! The shim is killed or stopped. The run is lost or does not respond, nothing of it stays behind, and no second run is started.
 
 use std::fs;
 use std::io::Read;
@@ -8,7 +8,8 @@ use autoappdev::pipeline::Origin;
 use autoappdev::run_dir::Command;
 use serde_json::{Value, json};
 
-/// A server with a run of a whole tree: double-forked ones, sessions of their own, one that ignores TERM.
+/// Creates a server with a run of a whole tree, with double-forked processes, processes in their own sessions, and one that
+/// ignores TERM.
 fn with_a_tree() -> (Place, u32, i64) {
     let place = Place::serving("tree.sh");
     let (pid, run_id) = place.start();
@@ -17,7 +18,7 @@ fn with_a_tree() -> (Place, u32, i64) {
     (place, pid, run_id)
 }
 
-/// The run is lost, says so in words, has left nothing, and another one can be started.
+/// Checks that the run is lost, that its error says so, that no process of it is left, and that another run can be started.
 fn assert_lost(place: &Place, run_id: i64, before: &std::collections::BTreeSet<u32>) {
     let pipeline = place.until_state("stopped");
     assert_eq!((&pipeline["status"], &pipeline["run_id"]), (&json!("lost"), &json!(run_id)));
@@ -51,7 +52,7 @@ fn shim_killed_while_running_loses_the_run_and_leaves_nothing() {
     assert_lost(&place, run_id, &before);
 }
 
-/// A process that is killed gives back its memory first, and its files after that: with much of it that takes a while.
+/// A killed process first releases its memory and then its files. With a lot of memory that takes a while.
 #[test]
 fn shim_killed_and_what_the_run_held_is_free_when_it_is_said_to_have_ended() {
     for containment in ["auto", "tree"] {
@@ -127,7 +128,7 @@ fn shim_killed_while_pausing_leaves_nothing() {
     let (mut place, pid, run_id) = with_a_tree();
     let before = place.processes();
     place.kill_server();
-    // As in the middle of a pause: some are stopped, some are not, and no fact was written.
+    // As in the middle of a pause: some processes are stopped, some are not, and no fact was recorded.
     signal(place.shim_pid(run_id), "STOP");
     for &some in before.iter().step_by(2).chain([&pid]) {
         signal(some, "STOP");
@@ -158,7 +159,7 @@ fn shim_killed_during_the_grace_leaves_nothing() {
 fn shim_killed_during_a_pause_answers_who_asked() {
     let (place, _, run_id) = with_a_tree();
     let before = place.processes();
-    // It is stopped, so the pause is under way when it is killed.
+    // The shim is stopped, so the pause is pending when it is killed.
     signal(place.shim_pid(run_id), "STOP");
     let mut asked = place.shoot("/api/pipeline/pause", "{}");
     until_true("the pause is under way", || place.pipeline()["pending"] == "pause");
@@ -217,12 +218,12 @@ fn silent_shim_degrades_health_and_is_never_doubled() {
     assert_eq!((&pipeline["state"], &pipeline["pid"]), (&json!("running"), &json!(pid)), "as it is stored");
     until_true("health says so", || place.degraded().is_some_and(|why| why.contains("shim")));
     assert_eq!(place.act("start").status, 409);
-    // A second server that takes over from the first one finds the same.
+    // A second server that takes over from the first finds the same state.
     place.restart_server();
     assert_eq!(place.state(), "running");
     assert_eq!(place.act("start").status, 409);
     until_true("health says so again", || place.degraded().is_some());
-    // The leader ends, and nobody can say so.
+    // The leader ends, and no process can report it.
     signal(pid, "KILL");
     until_true("the leader has ended", || letter(pid) == Some('Z'));
     assert_eq!(place.state(), "running");
@@ -244,7 +245,7 @@ fn unreachable_shim_ends_the_run_on_term() {
     let mut place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     fs::remove_file(place.run_dir(run_id).join("ctl.sock")).expect("there");
-    // As if no second socket could be had. Nor does a recreated lock show that it is alive.
+    // As if a second socket could not be created. A lock file that was created anew does not show that the shim is alive either.
     let journal = place.run_dir(run_id).join("journal.jsonl");
     let text = fs::read_to_string(&journal).expect("there");
     fs::write(&journal, text.replacen("\"socket\"", "\"unknwn\"", 1)).expect("writes");
@@ -284,7 +285,7 @@ fn shim_killed_after_exited_keeps_the_exit_status() {
     fs::write(place.root().join("go"), "").expect("writes");
     let exited = place.until_fact(run_id, "exited");
     place.until_no_shim();
-    // As if it had been killed between the two.
+    // As if the shim had been killed between the two facts.
     let path = place.run_dir(run_id).join("journal.jsonl");
     let text = fs::read_to_string(&path).expect("a journal");
     let cut: String = text.lines().filter(|line| !line.contains("\"usage\"")).flat_map(|line| [line, "\n"]).collect();
@@ -312,7 +313,7 @@ fn shim_stopped_while_nothing_is_asked_degrades_health() {
 fn a_recycled_pid_in_the_journal_is_not_taken_for_the_shim() {
     let place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
-    // Another program, and one with the arguments of a shim, which waits for its standard input.
+    // Another program, and one with the arguments of a shim, each of which waits for its standard input.
     let strangers = [["-", "-"], ["shim", "-"]].map(|arguments| {
         let mut command = std::process::Command::new("cat");
         command.args(arguments).stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
@@ -330,7 +331,7 @@ fn a_recycled_pid_in_the_journal_is_not_taken_for_the_shim() {
         fs::write(&journal, format!("{header}\n{facts}")).expect("writes");
     };
     for (mut stranger, is_shim) in strangers.into_iter().zip([false, true]) {
-        // As if the shim's number had been given to another process: that one started at another time.
+        // As if the shim's pid had been reused by another process, which started at another time.
         with_header(&|header| {
             header["shim_pid"] = stranger.id().into();
             header["shim_start_ticks"] = 1.into();

@@ -1,8 +1,8 @@
-//! What earlier versions wrote must go on working: their runtime directories, and shims of theirs that are still alive.
+//! What earlier versions wrote must keep working: their runtime directories, and their shims that are still alive.
 //!
-//! `fixtures/runtime/format-<n>` was written by a real server and its shims, and killed with `kill -9` while run 5 was paused. From the
-//! first release on it is never edited; a new format brings a new one. Its database is `autoappdev.sql`, a dump, and has the schema of
-//! the first release.
+//! A real server and its shims wrote `fixtures/runtime/format-<n>`. They were killed with `kill -9` while run 5 was paused. From
+//! the first release on it is never edited; a new format gets a new directory. Its database is `autoappdev.sql`, a dump with the
+//! schema of the first release.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -82,7 +82,7 @@ fn runtime_directory_of_each_earlier_format_is_served_with_all_that_it_holds() {
         assert!(place.run(4)["error"].as_str().expect("a sentence").contains("could not be run"));
         assert_eq!(place.lines(), ["building all", "a warning", "building release", "a warning", "watching", "watching"]);
 
-        // The log, the ids and the versions go on from there.
+        // The log, the ids and the versions continue from there.
         let (_, run_id) = place.start_with(json!({"script": "exit.sh", "args": ["4"]}));
         assert_eq!(run_id, 6);
         assert_eq!(place.until_ended(run_id)["exit_code"], 4);
@@ -92,7 +92,7 @@ fn runtime_directory_of_each_earlier_format_is_served_with_all_that_it_holds() {
     }
 }
 
-/// Plays a live shim of format 1, word for word: its lock, its journal and its socket.
+/// A simulated live shim of format 1, with exactly that format's lock, journal and socket.
 struct OldShim {
     dir: RunDir,
     _lock: File,
@@ -120,8 +120,8 @@ impl OldShim {
         Self { dir, _lock: lock, listener, journal }
     }
 
-    /// Serves one server until it is told to stop, and ends the run then. Returns how often it was told that somebody watches, which it
-    /// does not know.
+    /// Serves one server until it sends a stop, and then ends the run. Returns how often the server reported that a client
+    /// watches, which this shim does not know.
     fn serve(mut self) -> u32 {
         let (stream, _) = self.listener.accept().expect("a server comes");
         let mut lines = BufReader::new(stream.try_clone().expect("clones")).lines();
@@ -137,7 +137,7 @@ impl OldShim {
         let attach = next_of_all();
         assert_eq!((&attach["command"], &attach["after"]), (&json!("attach"), &json!(1)));
         let reply = |command: &Value| format!(r#"{{"reply":{}}}"#, command["tag"]);
-        // What later versions say, as often as they like.
+        // Messages of later versions, any number of them.
         for _ in 0..100 {
             say(r#"{"weather":"fine"}"#);
         }

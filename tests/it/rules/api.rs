@@ -1,4 +1,4 @@
-//! `docs/api-contracts.md` and the code of the contract say the same.
+//! Checks that `docs/api-contracts.md` and the types of the contract agree.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -22,7 +22,7 @@ fn contract() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/api-contracts.md")).expect("the contract")
 }
 
-/// The rows of the table under a heading.
+/// Returns the rows of the table below a heading.
 fn table<'d>(docs: &'d str, heading: &str) -> Vec<&'d str> {
     let section = docs.split_once(&format!("\n## {heading}\n")).expect("the heading").1;
     section.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|')).skip(2).collect()
@@ -67,7 +67,7 @@ fn docs_list_every_error_code_with_its_status_and_retry_after() {
     assert_eq!(listed.len(), wanted.len(), "docs/api-contracts.md has more codes than src/api/error.rs, or one of them twice");
 }
 
-/// The first JSON document behind `mark`: in a block or in a line of code.
+/// Returns the first JSON document after `mark`, from a block or a line of code.
 fn example(docs: &str, mark: &str) -> Value {
     let behind = docs.split_once(mark).unwrap_or_else(|| panic!("{mark} is not in the contract")).1;
     let text = &behind[behind.find('{').expect("an example")..];
@@ -78,7 +78,7 @@ fn example(docs: &str, mark: &str) -> Value {
         .unwrap_or_else(|e| panic!("{mark}: {e}: {text:.200}"))
 }
 
-/// The example reads as the type, and the type writes the example: no key more or less, no other form.
+/// Checks that the type can be read from the example and is written as the example: the same keys and the same form.
 fn is_example_of<T: Serialize + DeserializeOwned>(example: &Value) {
     let read: T = serde_json::from_value(example.clone()).unwrap_or_else(|error| panic!("{error}: {example}"));
     assert_eq!(&serde_json::to_value(read).expect("plain data"), example, "{}", std::any::type_name::<T>());

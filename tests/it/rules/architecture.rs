@@ -1,11 +1,12 @@
-//! The table of modules in `ARCHITECTURE.md`, compared with the imports: they go down only, and form no circle, not even between files.
+//! Compares the table of modules in `ARCHITECTURE.md` with the imports. They only lead to lower levels and form no cycle, not
+//! even between files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The imports between modules of the same level: the journal's words carry time stamps, the contract carries both, and every connection to a
-/// Unix socket is made in one place, and which owners are trusted is decided in one place.
+/// The imports between modules of the same level, and why they exist: the words of the journal contain time stamps, the contract
+/// contains both, every connection to a Unix socket is opened in one place, and one place decides which owners are trusted.
 const SAME_LEVEL: [(&str, &str); 8] = [
     ("pipeline", "clock"),
     ("api", "pipeline"),
@@ -21,7 +22,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Module to level, as the table says.
+/// Returns the level of each module according to the table.
 fn table() -> BTreeMap<String, u32> {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("there");
     let mut levels = BTreeMap::new();
@@ -48,14 +49,14 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The first part of a path below `src`: the module that a file belongs to.
+/// Returns the module that a file belongs to: the first part of its path below `src`.
 fn module_of(path: &Path) -> String {
     let below = path.strip_prefix(root().join("src")).expect("in src");
     let first = below.components().next().expect("a name").as_os_str().to_string_lossy();
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// The modules that a text names as `crate::module` or, in the binary, `autoappdev::module`.
+/// Returns the modules that a text names as `crate::module` or, in the binary, `autoappdev::module`.
 fn imports(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
@@ -75,7 +76,7 @@ fn imports(text: &str) -> Vec<String> {
     found
 }
 
-/// A file of production code as a module path such as `["web", "router"]`.
+/// Returns the module path of a file of production code, such as `["web", "router"]`.
 fn module_path(path: &Path) -> Vec<String> {
     let below = path.strip_prefix(root().join("src")).expect("in src").with_extension("");
     let mut parts: Vec<String> = below.iter().map(|part| part.to_string_lossy().into_owned()).collect();
@@ -83,12 +84,12 @@ fn module_path(path: &Path) -> Vec<String> {
     parts
 }
 
-/// Whether a file is compiled for tests only.
+/// Returns whether a file is compiled for tests only.
 fn is_for_tests(module: &[String]) -> bool {
     module.iter().any(|part| part == "tests" || part == "simulation" || part.ends_with("_tests"))
 }
 
-/// The text without comments, string contents and test modules.
+/// Returns the text without comments, the contents of strings, and test modules.
 fn code_of(text: &str) -> String {
     let mut code = String::new();
     let mut lines = text.lines().peekable();
@@ -100,14 +101,15 @@ fn code_of(text: &str) -> String {
             continue;
         }
         let line = line.replace("pub(in crate::", "pub(in ");
-        // Every second piece between quotes is the contents of a string. One that goes on in the next line is prose, which names no path.
+        // Every second piece between quotes is the contents of a string. A string that continues in the next line is prose, which
+        // names no path.
         code.extend(line.split('"').step_by(2));
         code.push('\n');
     }
     code
 }
 
-/// Every path that begins at `at`, with the lists in braces written out: `a::{b, c::d}` is `a::b` and `a::c::d`.
+/// Returns every path that begins at `at`, with the lists in braces expanded: `a::{b, c::d}` becomes `a::b` and `a::c::d`.
 fn paths_at(code: &str, at: usize) -> Vec<Vec<String>> {
     fn read<'c>(rest: &mut &'c str, head: &[String], found: &mut Vec<Vec<String>>) {
         let mut path = head.to_vec();
@@ -147,7 +149,7 @@ fn paths_at(code: &str, at: usize) -> Vec<Vec<String>> {
     found
 }
 
-/// The files of which a file uses something, from its paths: `crate::…`, `super::…`, `self::…`, and the names of its own child modules.
+/// Returns the files that a file uses, from its paths: `crate::…`, `super::…`, `self::…`, and the names of its own child modules.
 fn uses(module: &[String], code: &str, modules: &BTreeSet<Vec<String>>) -> BTreeSet<Vec<String>> {
     let children: Vec<&String> = modules.iter().filter_map(|other| other.strip_prefix(module)?.first()).collect();
     let is_name = |c: char| c == '_' || c.is_alphanumeric();
@@ -268,7 +270,7 @@ fn imports_go_down_only() {
             }
             let to = table.get(&import).unwrap_or_else(|| panic!("{}: {import} has no level", path.display()));
             let is_allowed = SAME_LEVEL.contains(&(module.as_str(), import.as_str()));
-            // The command line is called by `main`, which stands with it on the highest level.
+            // The command line is called by `main`, which is on the same, highest level.
             let is_main = module == "main";
             assert!(to < &table[&module] || is_allowed || is_main, "{} imports {import}, which is not below it", path.display());
             seen += 1;
@@ -288,13 +290,13 @@ fn unsafe_stands_in_three_files_only() {
     }
 }
 
-/// rustfmt sees to the same for Rust.
+/// For Rust, rustfmt checks this.
 #[test]
 fn page_has_no_line_over_150_characters() {
     let (mut long, mut seen) = (Vec::new(), 0);
     for entry in fs::read_dir(root().join("static")).expect("static/ is there") {
         let path = entry.expect("it is read").path();
-        // An icon is one drawing.
+        // An icon is one drawing on one line.
         if path.extension().is_some_and(|ending| ending == "svg") {
             continue;
         }

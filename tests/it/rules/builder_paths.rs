@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Writes a package with a dependency that can panic, in Cargo's directory like one from a registry.
+/// Writes a package with a dependency that can panic. The dependency is in Cargo's directory, as one from a registry would be.
 fn write_packages(home: &Path) {
     let dependency = home.join(".cargo/registry/src/index/panics-1.0.0");
     let files = [

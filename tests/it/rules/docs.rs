@@ -1,4 +1,4 @@
-//! What the documents name is there.
+//! Checks that whatever the documents name exists.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use autoappdev::cli::EXIT_CODES;
 use autoappdev::kill_point::KillPoint;
 
-/// Every Rust file below `dir`, as one text.
+/// Returns every Rust file below `dir`, as one text.
 fn sources(dir: &Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(dir).expect("there") {
@@ -20,13 +20,13 @@ fn sources(dir: &Path) -> String {
     text
 }
 
-/// The cells of a table's row.
+/// Returns the cells of a table row.
 fn cells(line: &str) -> Option<Vec<&str>> {
     let row = line.trim().strip_prefix('|')?.strip_suffix('|')?;
     Some(row.split('|').map(str::trim).collect())
 }
 
-/// What stands between backticks.
+/// Returns the texts between backticks.
 fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
@@ -74,7 +74,7 @@ fn every_row_of_the_crash_matrix_names_tests_that_exist_or_kill_points() {
     let matrix = document("docs/crash-matrix.md");
     let mut points: Vec<&str> =
         proved_rows("docs/crash-matrix.md", &matrix).iter().flat_map(|row| row.kill_points.clone()).collect();
-    // The points of the rows and those of the code are the same, each once.
+    // The rows and the code have the same kill points, each once.
     points.sort_unstable();
     let mut known: Vec<&str> = KillPoint::ALL.iter().map(|point| point.name()).collect();
     known.sort_unstable();

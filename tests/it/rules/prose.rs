@@ -9,7 +9,7 @@ use regex::Regex;
 /// An entry of `prose.txt`.
 struct Expression {
     pattern: Regex,
-    /// A use of it that is fine.
+    /// A permitted use of the expression.
     except: Option<Regex>,
     not: String,
     but: String,
@@ -35,7 +35,7 @@ impl Expression {
     }
 }
 
-/// The sentences of a Markdown file, each with the number of its line. Code, headings and addresses of links are left out.
+/// Returns the sentences of a Markdown file, each with its line number, without code, headings and link targets.
 fn sentences_of_markdown(text: &str) -> Vec<(usize, String)> {
     let (mut sentences, mut in_code) = (Vec::new(), false);
     for (number, line) in (1..).zip(text.lines()) {
@@ -109,7 +109,7 @@ fn is_question(sentence: &str) -> bool {
     sentence.ends_with('?')
 }
 
-/// Every Markdown file of the repository.
+/// Returns every Markdown file of the repository.
 fn documents(root: &Path) -> Vec<PathBuf> {
     let mut documents = Vec::new();
     for folder in ["", "docs", "examples"] {

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use crate::support::not_run;
 
-/// The limit for `systemd-analyze security` to report "OK", times ten. None of the remaining permissions can be taken from every
-/// pipeline.
+/// Ten times the limit at which `systemd-analyze security` reports "OK". None of the remaining permissions can be removed for
+/// every pipeline.
 const EXPOSURE_MAX: u32 = 49;
 
 fn unit() -> String {
