@@ -1,4 +1,5 @@
-//! What holds a run together against somebody from outside: a pause that another one breaks, a control group, or none.
+//! How a run is kept together against interference from outside: a pause that another program breaks, with a control group and
+//! without one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,10 +11,10 @@ use crate::support::{Place, can_make_cgroups, is_alive, is_stopped, letter, not_
 use rustix::process::{Pid, Signal, getuid, kill_process};
 use serde_json::{Value, json};
 
-/// Set where control groups must not be missing.
+/// Set on machines where control groups must be available.
 const REQUIRE_CGROUPS: &str = "AUTOAPPDEV_REQUIRE_CGROUPS";
 
-/// Nobody, as every system calls that user.
+/// The user `nobody` in every system call.
 const NOBODY: u32 = 65534;
 
 fn detail(place: &Place) -> String {
@@ -30,7 +31,7 @@ fn a_child_that_somebody_continues_is_stopped_again_and_the_detail_says_so() {
     for _ in 0..3 {
         let before = detail(&place);
         until_true("it is counted", || {
-            // One that comes while it is being stopped again is not counted for itself.
+            // A signal that arrives while the child is being stopped again is not counted separately.
             signal(child, "CONT");
             detail(&place) != before
         });
@@ -40,7 +41,7 @@ fn a_child_that_somebody_continues_is_stopped_again_and_the_detail_says_so() {
         until_true("it is stopped again", || is_stopped(child));
         place.until_all_agree();
     }
-    // How often depends on how fast they were.
+    // The count depends on how fast they were.
     assert!(detail(&place).ends_with(" times by now"), "{}", detail(&place));
     assert_eq!(place.state(), "paused");
     assert!(place.pipeline()["version"].as_u64().expect("a number") > version, "who waits for news gets to know");
@@ -53,7 +54,7 @@ fn a_child_that_somebody_continues_is_stopped_again_and_the_detail_says_so() {
     until_true("the next server is told too", || detail(&place).starts_with("pause not holding"));
     place.act("resume").ok();
     until_true("it is over", || detail(&place).is_empty());
-    // A resume that comes while it is being stopped again is one all the same.
+    // A resume is valid even while the child is being stopped again.
     for _ in 0..30 {
         place.act("pause").ok();
         signal(child, "CONT");
@@ -110,7 +111,7 @@ fn a_leader_that_is_continued_all_the_time_is_never_called_paused_while_it_runs(
             for _ in 0..3 {
                 let answer = place.act("pause");
                 match answer.status {
-                    // It was so for a moment; then somebody continued it.
+                    // The run was paused for a moment, and then another process continued it.
                     200 => place.until_state("running"),
                     503 => {
                         assert_eq!(answer.error(), "pause_timeout");
@@ -121,7 +122,7 @@ fn a_leader_that_is_continued_all_the_time_is_never_called_paused_while_it_runs(
                         );
                         place.until_state("running")
                     }
-                    // Told that it was stopped, and not yet that it goes on.
+                    // The server knows that the run was stopped, and not yet that it continues.
                     409 => place.until_state("running"),
                     other => panic!("{other}: {}", answer.body),
                 };
@@ -136,7 +137,8 @@ fn a_leader_that_is_continued_all_the_time_is_never_called_paused_while_it_runs(
     }
 }
 
-/// Whether the run is in a control group, as it must be where one can be had. Where none can, the test says that it did not run.
+/// Returns whether the run is in a control group, as it must be if one can be created. If none can, reports that the test did not
+/// run.
 fn in_a_cgroup(place: &Place) -> bool {
     let expected = can_make_cgroups();
     assert_eq!(place.pipeline()["containment"] == "cgroup", expected);
@@ -159,7 +161,7 @@ fn what_is_continued_in_a_paused_control_group_gets_no_processor() {
     for _ in 0..20 {
         signal(child, "CONT");
         until_true("the signal has come", || letter(child) != Some('T'));
-        // Others get their turn, again and again; it does not.
+        // Other processes run repeatedly meanwhile; this one does not.
         for _ in 0..20 {
             assert_eq!((place.state().as_str(), place.count()), ("paused", before));
         }
@@ -168,7 +170,7 @@ fn what_is_continued_in_a_paused_control_group_gets_no_processor() {
     place.act("resume").ok();
     until_true("it counts on", || place.count() > before);
 
-    // The leader is another matter: its parent hears of it, and follows.
+    // For the leader it is different: its parent is notified, and the run follows.
     place.act("pause").ok();
     signal(pid, "CONT");
     place.until_state("running");
@@ -190,7 +192,7 @@ fn who_throws_the_cookie_away_dies_with_the_control_group_when_the_shim_is_kille
         let (_, run_id) = place.start();
         let hidden = until("it tells its pid", || fs::read_to_string(place.root().join("hidden")).ok()?.trim().parse().ok());
         if !in_a_cgroup(&place) {
-            // Nobody can find it then.
+            // Without a control group no process can find it.
             place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
             return;
         }
@@ -250,7 +252,7 @@ fn who_leaves_the_control_group_is_looked_at_while_it_is_paused() {
     if !in_a_cgroup(&place) {
         return;
     }
-    // As `sudo` does, or `systemd-run`; it stays a child.
+    // As `sudo` or `systemd-run` do. The process stays a child.
     move_to(&own_cgroup().expect("it can be written"), child);
     place.act("pause").ok();
     place.assert_all_stopped();
@@ -260,7 +262,7 @@ fn who_leaves_the_control_group_is_looked_at_while_it_is_paused() {
     assert_eq!(place.state(), "paused");
     place.act("resume").ok();
 
-    // Who has not left is held all the same, and a look at the others is none at it.
+    // A process that has not left is still frozen. The scan of the others does not include it.
     move_to(&place.cgroup(run_id).expect("it has one"), child);
     move_to(&own_cgroup().expect("it can be written"), pid);
     place.act("pause").ok();
@@ -304,7 +306,8 @@ fn a_control_group_that_somebody_thaws_is_looked_at_while_it_is_paused() {
     place.assert_nothing_left(run_id);
 }
 
-/// Whatever the shim tries again each second meanwhile: to wait for that would give who was let go a second.
+/// The shim retries something else every second meanwhile. If the freeze waited for that retry, a thawed process could run for up
+/// to a second.
 #[test]
 fn a_control_group_that_somebody_thaws_is_held_again_before_something_else_is_due() {
     let place = Place::serving("sleep.sh");
@@ -321,10 +324,11 @@ fn a_control_group_that_somebody_thaws_is_held_again_before_something_else_is_du
     fs::create_dir(dir.join("progress.json")).expect("it cannot be stored");
     fs::write(place.root().join("go"), "").expect("writes");
     until_true("it is told", || place.pipeline()["progress"].is_object());
-    // Each try makes a file there and removes it.
+    // Each retry creates a file there and removes it.
     let last_try = || fs::metadata(&dir).and_then(|dir| dir.modified()).expect("there");
     let is_held = || fs::read_to_string(group.join("cgroup.events")).expect("it is there").contains("frozen 1");
-    // On a busy machine a try can come between; where it is waited for there is always one, if not always a moment before it is seen.
+    // On a busy machine a retry can come first by chance. If the freeze waited for the retry, one would always come first, though
+    // it might not always be seen before it.
     let mut held_at_once = 0;
     until_true("five in a row are held again before the next try", || {
         place.act("pause").ok();
@@ -378,11 +382,11 @@ fn a_run_with_more_control_groups_than_one_look_lists_leaves_none() {
     }
 }
 
-/// The server as a user without rights, within the control group `group`.
+/// Starts the server as an unprivileged user, in the control group `group`.
 fn serve_as_nobody(place: &mut Place, group: &Path) {
     let binary = place.folder().join("autoappdev");
     if !binary.exists() {
-        // Where that user may execute it. By a process of its own: see `Place::script`.
+        // Copied to where that user can execute it, by another process: see `Place::script`.
         let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status();
         assert!(copied.expect("cp is there").success(), "copies");
         fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).expect("ours");
@@ -420,8 +424,8 @@ fn a_user_without_rights_gets_a_control_group_where_one_was_delegated_and_no_com
     }
     let group = own_cgroup().expect("it can be written").join(format!("autoappdev-test-delegated-{}", std::process::id()));
     fs::create_dir(&group).expect("root may");
-    // Nothing; the folder alone, in which one can be made that nobody may join; and what systemd does for `Delegate=yes` (cgroups(7),
-    // "Cgroups delegation").
+    // Three cases: nothing; the folder alone, in which a group can be created that no process may join; and what systemd does for
+    // `Delegate=yes` (cgroups(7), "Cgroups delegation").
     let delegated = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
     for (given, is_delegated) in [(&[][..], false), (&[""], false), (&delegated, true)] {
         for file in given {
@@ -480,7 +484,7 @@ fn a_control_group_that_is_left_over_is_used_if_it_is_empty_and_left_alone_if_no
     until_true("it is in there", || crate::support::members(&taken).contains(&stranger.id()));
     let (_, third) = place.start();
     assert_eq!((place.pipeline()["containment"].as_str(), place.cgroup(third)), (Some("tree"), None));
-    // Nor does a shim that is killed take it along.
+    // The kill of the shim does not end it either.
     signal(place.shim_pid(third), "KILL");
     place.until_state("stopped");
     assert!(is_alive(stranger.id()), "it is not of this run");

@@ -1,10 +1,10 @@
-//! The demo pipeline of `make run`: what a new user sees first.
+//! The demo pipeline of `make run`, which is the first thing that a new user sees.
 
 use serde_json::{Value, json};
 
 use crate::support::Place;
 
-/// Plays the demo as fast as it can, and returns its run and everything that it printed.
+/// Runs the demo as fast as it can. Returns its run and everything that it printed.
 fn play(place: &Place, args: &[&str]) -> (Value, String) {
     let (_, run_id) = place.start_with(json!({"script": "demo.sh", "args": args, "env": {"DEMO_SPEED": "100"}}));
     place.until_ended(run_id);

@@ -1,4 +1,4 @@
-//! What a script is born with: arguments, folder, environment, signals, descriptors, session. Looked at from outside, in `/proc`.
+//! What a script starts with: arguments, folder, environment, signals, descriptors and session, as `/proc` shows them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::support::{Place, stat_field, until_true};
 use serde_json::json;
 
-/// The environment that a process was executed with.
+/// Returns the environment that a process was executed with.
 fn environment(pid: u32) -> BTreeMap<String, String> {
     let text = String::from_utf8(fs::read(format!("/proc/{pid}/environ")).expect("it is there")).expect("text");
     let entries = text.split_terminator('\0').filter_map(|entry| entry.split_once('='));
@@ -22,7 +22,7 @@ fn descriptors(pid: u32) -> BTreeMap<u32, PathBuf> {
     entries.filter_map(|entry| Some((number(&entry.path())?, fs::read_link(entry.path()).ok()?))).collect()
 }
 
-/// A line of `/proc/<pid>/status` that holds a set of signals.
+/// Returns a set of signals from a line of `/proc/<pid>/status`.
 fn signal_set(pid: u32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("a line");
@@ -33,23 +33,24 @@ fn bit(signal: u32) -> u64 {
     1 << (signal - 1)
 }
 
-/// The signals that can be ignored and that are not raised by a fault of the process itself (`signal(7)`): all but ILL, BUS, FPE, KILL, SEGV and
-/// STOP.
+/// Returns the signals that can be ignored and that are not raised by a fault of the process itself (`signal(7)`): all but ILL,
+/// BUS, FPE, KILL, SEGV and STOP.
 fn ignorable() -> u64 {
     (1..=31).filter(|signal| ![4, 7, 8, 9, 11, 19].contains(signal)).map(bit).sum()
 }
 
-/// Every signal but the two that glibc keeps for itself: its `posix_spawn(3)` has each child born with these ignored.
+/// Every signal but the two that glibc reserves: in each child of its `posix_spawn(3)`, these are ignored.
 const FOR_EVERYBODY: u64 = !(0b11 << 31);
 
-/// Starts `sleep.sh`, and waits until its bash has become the `sleep`, which catches nothing itself.
+/// Starts `sleep.sh`, and waits until its bash has become the `sleep`, which catches no signals.
 fn start_sleep(place: &Place) -> (u32, i64) {
     let (pid, run_id) = place.start();
     until_asleep(pid);
     (pid, run_id)
 }
 
-/// Who is looked at in the middle of an execve(2) shows neither the old program's environment nor the new one's.
+/// Waits until bash has become `sleep`. In the middle of an execve(2), a process shows neither the old program's environment nor
+/// the new one's.
 fn until_asleep(pid: u32) {
     until_true("bash has become a sleep", || {
         fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().starts_with(b"sleep\0")
@@ -102,7 +103,7 @@ fn pwd_is_the_working_directory_of_the_run() {
     let mut place = Place::new();
     place.set_env("PWD", "/where/the/server/was/started");
     place.start_server();
-    // A shell would find out by itself.
+    // In awk, because a shell would set the variable itself.
     place.script("where.awk", "#!/usr/bin/awk -f\nBEGIN { print ENVIRON[\"PWD\"] }\n");
     fs::create_dir(place.root().join("folder")).expect("creates");
     let folder = place.root().join("folder").canonicalize().expect("there");
@@ -122,7 +123,7 @@ fn script_does_not_get_settings_of_the_server() {
     place.set_env("MAKEFLAGS", "-j8");
     fs::write(place.folder().join(".env"), "AUTOAPPDEV_RUNS_KEEP=7\nAUTOAPPDEV_READ_TOKEN=not-for-scripts-either\n")
         .expect("writes");
-    // A port and a database under shared names: the server keeps those that it uses.
+    // A port and a database under names that the pipeline may use too. The server uses them and does not pass them on.
     let database = format!("sqlite:{}", place.folder().join("its.db").display());
     let serve = |place: &mut Place, envs: &[(&str, &str)]| {
         let mut command = place.command();
@@ -142,7 +143,7 @@ fn script_does_not_get_settings_of_the_server() {
     assert_eq!(value("PORT"), Some("4711"), "AUTOAPPDEV_PORT won, so this is somebody else's");
     assert_eq!(place.stop_server(), 0);
 
-    // A server that adopts the run passes nothing on; the next run gets its environment.
+    // A server that adopts the run passes nothing on. The next run gets the new server's environment.
     let mut command = place.command_of(Path::new("bash"));
     command
         .args(["-c", "exec \"$1\" serve --database \"$2\"", "bash"])
@@ -162,7 +163,7 @@ fn script_does_not_get_settings_of_the_server() {
 fn server_started_by_make_passes_no_make_variables_on() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
-    // `+` gives a recipe the job server; `serve` is both the target and the mode.
+    // `+` passes the job server to a recipe. `serve` is both the target and the mode.
     let text = format!(".PHONY: serve\nserve:\n\t+@exec {} serve\n", server_binary(&place).display());
     fs::write(place.folder().join("Makefile"), text).expect("writes");
     let mut make = place.command_of(Path::new("make"));
@@ -184,7 +185,7 @@ fn server_started_by_make_passes_no_make_variables_on() {
     until_true("it has only the standard three", || descriptors(pid).into_keys().eq([0, 1, 2]));
     let shims = descriptors(place.shim_pid(run_id));
     let its = descriptors(server);
-    // A job server is a pair of pipes, or a named one.
+    // A job server is a pair of pipes, or a named pipe.
     let job_server: Vec<&PathBuf> = its.iter().filter(|(number, _)| (3..=4).contains(*number)).map(|(_, path)| path).collect();
     assert!(!shims.values().any(|path| job_server.contains(&path) && path.to_string_lossy().starts_with("pipe:")), "{shims:?}");
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
@@ -230,19 +231,19 @@ fn no_descriptor_of_the_server_or_of_its_parent_leaks() {
     place.start_server_with(shell);
     assert!(descriptors(place.server_pid()).contains_key(&77), "the server has them");
     let (pid, run_id) = start_sleep(&place);
-    // The loader of a program that was just executed has files open for a moment; what leaked would stay.
+    // The loader of a program that was just executed has files open for a moment. A leaked descriptor would stay open.
     until_true("it has only the standard three", || descriptors(pid).into_keys().eq([0, 1, 2]));
     let open = descriptors(pid);
     assert_eq!(open[&0], Path::new("/dev/null"));
     assert!(open[&1] != open[&2], "stdout and stderr are told apart");
     for number in [1, 2] {
         assert!(open[&number].to_string_lossy().starts_with("pipe:"), "{open:?}");
-        // O_NONBLOCK (0o4000) would make a script that writes a lot fail.
+        // O_NONBLOCK (0o4000) would make large writes of a script fail.
         let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).expect("it is there");
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("a line");
         assert_eq!(u32::from_str_radix(flags.trim(), 8).expect("octal") & 0o4000, 0);
     }
-    // Whoever waits for the other end of what the server was started with must not wait for the run.
+    // A process that waits for the other end of what the server was started with must not wait for the run.
     let shims = descriptors(place.shim_pid(run_id));
     let is_inherited = |path: &PathBuf| {
         ["/etc/passwd", "/dev/null"].map(Path::new).contains(&path.as_path()) || path.ends_with("open-for-writing")
@@ -285,7 +286,7 @@ fn a_server_that_was_born_deaf_has_pipelines_that_hear() {
     assert_eq!(place.stop_server(), 0, "and the server hears a SIGTERM");
 }
 
-/// A process that is not the place's own.
+/// A process that does not belong to the place, which is killed on drop.
 struct Killed(u32);
 
 impl Drop for Killed {

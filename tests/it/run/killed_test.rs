@@ -1,4 +1,5 @@
-//! A test that is killed takes its runs with it, although shims outlive their server: that would slow down the machine for all later tests.
+//! The runs of a killed test are ended, although shims outlive their server. Otherwise they would slow the machine down for all
+//! later tests.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -11,17 +12,19 @@ use nix::unistd::Pid;
 
 use crate::support::{Place, describe, full_name, is_alive, pids, signal, until, until_true};
 
-/// Makes the test that is to be killed of the test below, and names the file in which that one says that its run is there.
+/// If this is set, the test below becomes the test that is killed. Its value is the file in which that test reports that its runs
+/// exist.
 const READY_VAR: &str = "AUTOAPPDEV_TEST_READY";
 
-/// A test process whose temp folder is `temp`, and all that it started.
+/// A test process whose temp folder is `temp`, and everything that it started.
 struct Doomed {
     test: Child,
     temp: PathBuf,
 }
 
 impl Doomed {
-    /// The live processes with the folder in their environment, or below it: the test, its server, its shim, and its run.
+    /// Returns the live processes that have the folder, or a path below it, in their environment: the test, its server, its shim,
+    /// and its run.
     fn processes(&self) -> Vec<u32> {
         let is_here = |pid: &u32| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -46,7 +49,7 @@ impl Drop for Doomed {
     }
 }
 
-/// What the test does that is killed: a run that forks all the time, and another that has cleared its environment.
+/// The part of the test that is killed: starts a run that forks all the time, and another that has cleared its environment.
 fn start_a_storm(ready: &Path) -> ! {
     let (storms, clears) = (Place::serving("storm.sh"), Place::serving("clear.sh"));
     storms.actor();
@@ -95,7 +98,7 @@ fn killed_test_takes_its_runs_with_it_and_no_others() {
         until_true(&format!("there are {at_least} of {words:?}"), || count() >= at_least);
     }
 
-    // As a test runner does it.
+    // Kills the process group, as a test runner does.
     let group = Pid::from_raw(i32::try_from(doomed.test.id()).expect("a process id"));
     killpg(group, Signal::SIGKILL).expect("ours");
     until_true("all that it started has ended", || doomed.processes().is_empty());

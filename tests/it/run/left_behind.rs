@@ -1,4 +1,5 @@
-//! Processes that a run leaves behind at its end: killed ones are named, and the end waits for those that cannot be killed or seen.
+//! Processes that a run leaves behind at its end. Killed ones are named, and the end waits for those that cannot be killed or
+//! seen.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -15,12 +16,12 @@ fn detail(place: &Place) -> String {
     place.pipeline()["detail"].as_str().unwrap_or_default().to_owned()
 }
 
-/// The pid that a script wrote into a file.
+/// Returns the pid that a script wrote to a file.
 fn pid_in(place: &Place, file: &str) -> u32 {
     until("the script tells the pid", || fs::read_to_string(place.root().join(file)).ok()?.strip_suffix('\n')?.parse().ok())
 }
 
-/// Checks that event, detail and the client commands name the killed process, before and after a restart of the server.
+/// Checks that the event, the detail and the client commands name the killed process, before and after a restart of the server.
 fn assert_names(place: &mut Place, run_id: i64, sentence: &str, pid: u32) {
     for _ in 0..2 {
         let exited = place.event(run_id, "exited");
@@ -43,7 +44,7 @@ fn assert_names(place: &mut Place, run_id: i64, sentence: &str, pid: u32) {
 fn end_names_the_process_that_the_leader_left_behind() {
     for containment in ["auto", "tree"] {
         let mut place = Place::serving_with("leave.sh", containment);
-        // The child is called as the script until it executes its program.
+        // The child has the name of the script until it executes its program.
         let until_it_executes = "until [ \"$(</proc/$!/comm)\" = sleep ]; do :; done";
         place.script(
             "leave.sh",
@@ -127,8 +128,8 @@ fn recovery_names_what_a_killed_shim_left_behind() {
     }
 }
 
-/// A server of the user `nobody`, in a mount namespace with a `/proc` that hides other users' processes; `None` if that takes more
-/// rights than the test has. The root holds `other-user`, a copy of the actor that runs as root.
+/// Starts a server of the user `nobody` in a mount namespace with a `/proc` that hides other users' processes. Returns `None` if
+/// that takes more rights than the test has. The root contains `other-user`, a copy of the actor that runs as root.
 fn with_hidden_processes(script: &str, proc_options: &str) -> Option<Place> {
     let can_mount = || Command::new("unshare").args(["-m", "mount", "-t", "proc", "-o", proc_options, "proc", "/proc"]).status();
     if !getuid().is_root() || !can_mount().is_ok_and(|status| status.success()) {
@@ -141,7 +142,7 @@ fn with_hidden_processes(script: &str, proc_options: &str) -> Option<Place> {
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "hidden.sh");
     place.set_env("AUTOAPPDEV_CONTAINMENT", "tree");
     let binary = place.folder().join("autoappdev");
-    // By a process of its own: see `Place::script`.
+    // Copied by another process: see `Place::script`.
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status();
     assert!(copied.expect("cp is there").success(), "copies");
     for (path, mode, owner) in [
@@ -240,7 +241,7 @@ fn run_with_a_hidden_leader_of_another_user_ends_with_it() {
     assert_eq!((&run["status"], &run["exit_code"]), (&json!("completed"), &json!(0)));
     assert_eq!(place.pipeline()["detail"], Value::Null, "nothing was left to be killed");
 
-    // Without a boot id it is not known whether the machine went down.
+    // Without a boot id the server cannot tell whether the machine was restarted.
     let_it_end_later(&place);
     let (_, run_id) = place.start();
     signal(place.shim_pid(run_id), "KILL");

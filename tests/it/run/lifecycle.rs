@@ -1,5 +1,5 @@
-//! The life of a run, on the whole binary: how it begins, how it ends, and who wins. Real scripts, real signals, and the kernel as the
-//! witness.
+//! The life of a run, on the whole binary: how it begins, how it ends, and which of several actions takes effect. Real scripts
+//! and real signals, checked against the kernel.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,10 +12,10 @@ use crate::support::{Place, describe, is_alive, letter, not_run, signal, until, 
 use autoappdev::process::children_of;
 use serde_json::{Value, json};
 
-/// Says that it was asked to end, and does not.
+/// A script that reports a TERM and does not exit.
 const UNMOVED: &str = "#!/bin/bash\ntrap 'echo asked' TERM\necho ready\nwhile :; do sleep 0.02; done\n";
 
-/// Says that it was asked to end, and ends with a code of its own.
+/// A script that reports a TERM and exits with its own code.
 const POLITE: &str = "#!/bin/bash\ntrap 'echo asked; exit 4' TERM\necho ready\nwhile :; do sleep 0.02; done\n";
 
 fn stop_within(place: &Place, grace_s: f64) -> crate::support::Answer {
@@ -76,7 +76,7 @@ fn the_exit_code_says_completed_or_failed() {
 #[test]
 fn a_leader_that_somebody_kills_has_failed_by_that_signal() {
     let place = Place::serving("sleep.sh");
-    // The last one is how a fault of its own ends a process, and the kernel does not tell the sender of either.
+    // The last one ends a process as its own fault does, and the kernel does not report the sender of either.
     for (name, number, cause) in [("KILL", 9, "outside"), ("TERM", 15, "outside"), ("SEGV", 11, "exit")] {
         let (pid, run_id) = place.start();
         place.until_line("ready");
@@ -174,7 +174,7 @@ fn a_second_stop_counts_its_grace_anew_sooner_or_later() {
         let first = scope.spawn(|| stop_within(&place, 600.0));
         until_true("the stop is under way", || place.pipeline()["pending"] == "stop");
         assert_eq!(place.pipeline()["allowed"], json!(["stop"]));
-        // In a grace that no machine is too slow for.
+        // With a grace that is long enough for any machine.
         place.until_line("asked");
         let before = place.pipeline()["kill_at"].clone();
         let longer = scope.spawn(|| stop_within(&place, 1200.0));
@@ -218,7 +218,7 @@ fn a_stop_wins_over_a_pause_that_is_under_way() {
     let (_, run_id) = place.start();
     place.until_line("ready");
     thread::scope(|scope| {
-        // Its parent can't be stopped before the vforked child has executed something, which it does not.
+        // The parent cannot be stopped before the vforked child has executed a program, which it never does.
         let pause = scope.spawn(|| place.act("pause"));
         until_true("the pause is under way", || place.pipeline()["pending"] == "pause");
         assert_eq!(place.act("pause").status, 409);
@@ -262,7 +262,7 @@ fn what_the_kernel_does_not_run_is_a_failed_run_and_no_state() {
     place.start_server();
     place.script("no-first-line.sh", "echo this must not run\n");
     place.script("empty.sh", "");
-    // The head of a program for a machine that there is none of.
+    // The header of a program for an architecture that does not exist.
     let mut foreign = vec![0; 4096];
     foreign[..20].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xfe\xca");
     let path = place.root().join("foreign");
@@ -315,26 +315,27 @@ fn a_script_that_ends_at_once_was_started_all_the_same() {
     place.assert_nothing_left(20);
 }
 
-/// A number of `/proc/<pid>/status`, in KiB.
+/// Returns a number from `/proc/<pid>/status`, in KiB.
 fn status_kb(pid: u32, key: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is alive");
     let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("the kernel tells");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Without optimisation the program is six times as long, and its parts lie further apart.
+/// Without optimisation the program is six times as large, and its parts are further apart.
 #[test]
 fn a_shim_lets_go_of_what_only_its_start_needed() {
     let place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     let (shim, server) = (place.shim_pid(run_id), place.server_pid());
     let (is_debug, [shim_part, server_part]) = if cfg!(debug_assertions) { (true, [9, 5]) } else { (false, [4, 1]) };
-    // It is the same file for both. Before it lets go, the shim has two thirds of what the server has of it.
+    // Both run the same file. Before the release, the shim has two thirds as much of it in memory as the server.
     until_true("the shim is light", || status_kb(shim, "RssFile:") * shim_part < status_kb(server, "RssFile:") * server_part);
     assert!(is_debug || status_kb(shim, "VmHWM:") <= 4096, "as released it never had more than 4 MB");
 }
 
-/// A command whose last word is to be `serve`, as process 1 of a PID namespace or below `init`, or `None` if this user may not create one.
+/// Returns a command, to be completed with `serve`, that runs it as process 1 of a PID namespace or below `init`. Returns `None`
+/// if this user cannot create one.
 pub(super) fn in_namespace(place: &Place, init: Option<&Path>) -> Option<Command> {
     let words = ["--pid", "--fork", "--kill-child", "--mount-proc"];
     if !Command::new("unshare").args(words).arg("true").status().is_ok_and(|status| status.success()) {
@@ -346,15 +347,15 @@ pub(super) fn in_namespace(place: &Place, init: Option<&Path>) -> Option<Command
     Some(command)
 }
 
-/// A command with the default reaction to each signal that ends a server in order. A test run in the background of a script inherits
-/// that SIGINT and SIGQUIT are ignored.
+/// Returns a command with the default action for each signal that ends a server in an orderly way. A test run in the background
+/// of a script inherits ignored SIGINT and SIGQUIT.
 fn heeding(place: &Place, words: &[&str]) -> Command {
     let mut command = place.command_of(Path::new("env"));
     command.arg("--default-signal=HUP,INT,QUIT,TERM").args(words);
     command
 }
 
-/// The one child of `unshare`.
+/// Returns the only child of `unshare`.
 fn process_one(place: &Place) -> u32 {
     children_of(place.server_pid()).expect("it is alive").pop().expect("a child")
 }
@@ -387,7 +388,7 @@ fn server_as_process_one_stops_the_run_before_it_ends() {
         signal(process_one(&place), name);
         let (code, said) = place.until_server_ended();
         assert_eq!(code, 0, "{name}");
-        // The run's own grace is longer than an engine waits.
+        // The run's own grace is longer than a container engine waits.
         assert_stopped_by_shutdown(&mut place, &said, "the end of process 1 kills every process", 8_000);
     }
 }
@@ -409,7 +410,7 @@ fn server_as_process_one_reaps_orphans_of_others() {
     });
     signal(orphan, "KILL");
     until_true("it is reaped", || letter(orphan).is_none());
-    // Its own children are reaped as well, without harm.
+    // The children of the server itself are reaped too, without harm.
     for _ in 0..2 {
         let (_, run_id) = place.start_with(json!({"script": "exit.sh", "args": ["5"]}));
         assert_eq!(place.until_ended(run_id)["exit_code"], 5);
@@ -447,7 +448,7 @@ fn on_term_setting_decides_whether_the_run_is_stopped() {
     assert!(code == 0 && said.starts_with("pipeline run 1 keeps running"), "{said}");
     place.set_env("AUTOAPPDEV_ON_TERM", "stop");
     place.start_server();
-    // A paused one is continued for it.
+    // A paused run is continued for the stop.
     place.act("pause").ok();
     let (code, said) = place.stop_server_and_listen();
     assert_eq!(code, 0);
@@ -503,7 +504,7 @@ fn closed_terminal_ends_the_server_in_order_unless_sighup_was_ignored() {
     for name in ["HUP", "QUIT"] {
         signal(place.server_pid(), name);
     }
-    // An end would have come before this.
+    // If the run had ended, it would have happened by now.
     assert_eq!(place.until_all_agree(), "running");
     let (code, said) = place.stop_server_and_listen();
     assert!(code == 0 && said.starts_with("pipeline run 1 keeps running"), "{said}");

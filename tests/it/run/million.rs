@@ -1,4 +1,4 @@
-//! A million lines, and every one of them comes back, or is counted where it is missing.
+//! A million lines, each of which is either returned or counted as missing.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -11,18 +11,18 @@ use serde_json::Value;
 
 const LINES: u64 = 1_000_000;
 
-/// Follows a log by its cursor.
+/// A reader that follows a log by its cursor.
 #[derive(Default)]
 struct Reader {
     since: u64,
     /// The number of the last line that was kept or counted as lost.
     last: u64,
-    /// How many were counted as lost, mark by mark.
+    /// The number of lines that each mark counts as lost.
     lost: Vec<u64>,
 }
 
 impl Reader {
-    /// Takes what has come; false where nothing has.
+    /// Reads what has arrived. Returns false if nothing has.
     fn read(&mut self, place: &Place) -> bool {
         let page = place.get(&format!("/api/logs?since={}&limit=5000", self.since)).ok();
         assert_eq!(page["gone"], 0, "it is within its limits");
@@ -46,7 +46,7 @@ impl Reader {
     }
 }
 
-/// Waits for the run's end, for as long as its log grows: on a slow machine a million lines take longer than anything is waited for.
+/// Waits for the run's end for as long as its log grows: on a slow machine a million lines take longer than the usual deadline.
 fn until_over(place: &Place, run_id: i64, mut grows: impl FnMut() -> bool) -> Value {
     loop {
         let is_over = until("more is printed, or it is over", || {
@@ -77,7 +77,8 @@ fn a_million_lines_are_kept_or_counted_through_full_disks_and_servers_killed_on_
         small.disk.fill();
         until_true("lines are lost", || small.place.degraded().is_some_and(|why| why.contains("log")));
         signal(small.place.server_pid(), "KILL");
-        // Whatever room there is the flood takes at once; a server that finds none for its database says so and ends, see `disk`.
+        // The output takes all free space at once. A server that finds no space for its database reports that and exits, see
+        // `disk`.
         small.disk.free();
         small.place.restart_server();
         until_true("the loss is marked", || {
@@ -95,7 +96,8 @@ fn a_million_lines_are_kept_or_counted_through_full_disks_and_servers_killed_on_
     assert!(reader.lost.len() >= 3 && reader.lost.iter().sum::<u64>() < LINES / 2, "{:?}", reader.lost);
 }
 
-/// The bytes that a run's stream got, as they are downloaded: to an old client they come as they are, up to the end.
+/// Returns the bytes that a run wrote to a stream, as a download. The request is that of an old client, so the bytes come without
+/// chunks, up to the end of the connection.
 fn downloaded(place: &Place, run_id: i64, stream: &str) -> Vec<u8> {
     let mut socket = TcpStream::connect(("127.0.0.1", place.port())).expect("it listens");
     let path = format!("/api/runs/{run_id}/log?timestamps=0&stream={stream}");
@@ -121,7 +123,7 @@ fn a_million_lines_of_any_bytes_come_back_as_they_were_through_rotation_and_thre
     let end = |place: &Place| place.get("/api/logs/tail?limit=1").ok()["next"].as_u64().expect("a position");
     for quarter in 0..3 {
         let before = end(&place);
-        // However long the restart took: there is more to come behind it.
+        // However long the restart took, more output follows it.
         fs::write(place.root().join(format!("go.{quarter}")), "").expect("writes");
         until_true("more is printed", || end(&place) > before + (1 << 20));
         place.restart_server();

@@ -7,12 +7,12 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::support::Place;
 
-/// A name that is not UTF-8.
+/// Returns a name that is not UTF-8.
 pub(super) fn odd(name: &str) -> OsString {
     OsString::from_vec([b"\xff\xfe ", name.as_bytes()].concat())
 }
 
-/// A file of this mode in the root.
+/// Creates a file of this mode in the root.
 pub(super) fn file(place: &Place, name: impl AsRef<OsStr>, text: &[u8], mode: u32) {
     let path = place.root().join(name.as_ref());
     fs::write(&path, text).expect("writes");

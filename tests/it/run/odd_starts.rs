@@ -1,4 +1,4 @@
-//! Thousands of starts of odd names, with odd bodies, in a root that changes meanwhile.
+//! Thousands of starts with odd names and odd bodies, in a root that changes meanwhile.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::support::{Answer, Place, until_true};
 
 use super::odd_names::{file, odd};
 
-/// Numbers that look drawn, the same each time.
+/// Pseudo-random numbers, the same in each test run.
 struct Dice(u64);
 
 impl Dice {
@@ -28,7 +28,7 @@ impl Dice {
     }
 }
 
-/// Parts of names as they stand in JSON, between quotes.
+/// Parts of names, as they are written between quotes in JSON.
 const PARTS: &[&str] = &[
     "",
     ".",
@@ -109,7 +109,7 @@ fn any_body(dice: &mut Dice) -> String {
     }
 }
 
-/// Entries of the root that are not scripts, and some that are.
+/// Creates entries of the root that are not scripts, and some that are.
 fn furnish(place: &Place) -> UnixListener {
     let root = place.root();
     fs::create_dir_all(root.join("sub/folder")).expect("creates");
@@ -137,7 +137,7 @@ fn flicker(root: &Path, is_over: &AtomicBool) {
     let mut turn = 0;
     while !is_over.load(Ordering::Relaxed) {
         turn += 1;
-        // Each of these can meet the one before in any state.
+        // Each of these can find the entry in any state.
         let _ = fs::remove_file(&path);
         let _ = fs::remove_dir(&folder);
         let _ = match turn % 5 {
@@ -163,7 +163,7 @@ fn thousands_of_odd_starts_leave_the_server_alive_and_each_refusal_with_a_stable
         (422, "spawn_failed"),
     ]
     .into();
-    // A file in the log of a run that is none of ours, with the highest position that there is.
+    // A file with the highest possible position in the log of a run, which the server did not write.
     place.start();
     place.until_state("stopped");
     fs::write(place.run_dir(1).join("log/18446744073709551615.log"), "x").expect("writes");
@@ -204,7 +204,7 @@ fn thousands_of_odd_starts_leave_the_server_alive_and_each_refusal_with_a_stable
     until_true("nothing is left of any run", || place.processes().is_empty());
 }
 
-/// Ends the other thread, also where this one fails.
+/// Ends the other thread on drop, even if this one fails.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {

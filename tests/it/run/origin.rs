@@ -1,4 +1,5 @@
-//! Who asked: a client by TCP, a client by the Unix socket, a signal to the shim, and the server's own shutdown are told apart everywhere.
+//! The origin of an action: a client over TCP, a client over the Unix socket, a signal to the shim, and the server's own shutdown
+//! are distinguished everywhere.
 
 use crate::run::lifecycle::in_namespace;
 use crate::support::{Place, signal, until_true};
@@ -18,7 +19,7 @@ fn stop_by_socket(place: &Place, grace_s: &str) -> (i32, String, String) {
     place.client(&["stop", "--grace", grace_s])
 }
 
-/// Starts a run, ends it by `stop`, and checks that the row, both events of the stop and their sentences name `origin`.
+/// Starts a run, ends it with `stop`, and checks that the row, both events of the stop and their sentences name `origin`.
 fn assert_names(place: &mut Place, origin: &Value, sentence: &str, stop: impl FnOnce(&mut Place)) {
     let (_, run_id) = place.start_with(json!({"script": "polite.sh"}));
     let ready = usize::try_from(run_id).expect("few runs");
@@ -58,7 +59,7 @@ fn each_way_to_stop_a_run_is_told_apart_in_its_history() {
     });
 }
 
-/// A server in a container, and a client outside of it with the same runtime directory.
+/// A server in a container, and a client outside of it that uses the same runtime directory.
 #[test]
 fn client_outside_the_servers_pid_namespace_is_named_by_its_user() {
     let mut place = Place::new();
@@ -95,7 +96,8 @@ fn pauses_and_resumes_name_their_client_and_a_signal_from_outside_names_nobody()
     );
 }
 
-/// The first who asked for a stop is who stopped the run, also for the server that takes it over; each stop keeps its own event.
+/// The client that requested the first stop counts as the one that stopped the run, for later servers too. Each stop has its own
+/// event.
 #[test]
 fn first_of_several_stops_is_named_while_pending_after_a_restart_and_at_the_end() {
     let mut place = Place::serving("stubborn.sh");

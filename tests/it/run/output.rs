@@ -1,9 +1,9 @@
-//! What a run says: all of it, in order, as it was, until its end.
+//! The output of a run: all of it, in order, unchanged, until its end.
 
 use crate::support::{Place, is_alive, until_true};
 use serde_json::json;
 
-/// Runs a script to its end and gives back the run.
+/// Runs a script to its end. Returns the place and the run.
 fn run_to_the_end(text: &str) -> (Place, i64) {
     let place = Place::serving("say.sh");
     place.script("say.sh", text);
@@ -68,7 +68,7 @@ fn what_is_said_right_before_the_end_is_not_lost() {
     for n in 0..30 {
         let (_, run_id) = place.start_with(json!({"args": [n.to_string()]}));
         place.until_state("stopped");
-        // At once: a client that sees the end sees all that was said before it.
+        // At once: a client that sees the end can read everything that was printed before it.
         assert_eq!(place.said(run_id, "stdout"), [format!("last words of {n}")]);
         assert_eq!(place.said(run_id, "stderr"), ["and to the other side"]);
     }
@@ -76,7 +76,7 @@ fn what_is_said_right_before_the_end_is_not_lost() {
 
 #[test]
 fn a_burst_right_before_the_end_is_not_lost() {
-    // More than a pipe holds, and the last process ends with the pipe full.
+    // More than a pipe can hold, so the last process exits with the pipe full.
     let (place, run_id) = run_to_the_end("#!/bin/bash\nexec seq 1 60000\n");
     let expected: Vec<String> = (1..=60_000).map(|n| n.to_string()).collect();
     assert!(place.said(run_id, "stdout") == expected);
@@ -96,7 +96,7 @@ fn what_a_killed_script_had_said_is_there() {
 #[test]
 fn what_a_child_says_after_the_leaders_end_is_there() {
     let place = Place::serving("late.sh");
-    // The child sees that its parent is another one, so the leader has ended, and only then speaks.
+    // The child prints only once its parent has changed, which shows that the leader has ended.
     place.script(
         "late.sh",
         "#!/bin/bash\nleader=$$\n{\n  while read -r _ _ _ parent _ <\"/proc/$BASHPID/stat\" && [ \"$parent\" = $leader ]; do :; done\n\

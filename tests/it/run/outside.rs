@@ -1,4 +1,4 @@
-//! Signals that somebody else sends, and the PAUSE file: what others do to a run, and what they see of it.
+//! Signals from other processes, and the PAUSE file: how other programs affect a run, and what they can see of it.
 
 use std::fs;
 use std::io::Write;
@@ -28,7 +28,7 @@ fn a_sigstop_of_the_leader_is_a_pause_of_the_tree_and_a_sigcont_a_resume() {
     }
     assert_eq!(place.history(run_id)[2..4], ["paused outside paused", "resumed outside running"]);
 
-    // Either side may undo what the other did.
+    // Either side can undo what the other did.
     signal(pid, "STOP");
     place.until_state("paused");
     place.act("resume").ok();
@@ -44,7 +44,8 @@ fn a_sigstop_of_the_leader_is_a_pause_of_the_tree_and_a_sigcont_a_resume() {
     place.assert_nothing_left(run_id);
 }
 
-/// Sends one signal after the other, with a gap that is another one each time, so that each moment of the shim's work is hit some time.
+/// Sends the signals one after the other, with a gap that each round changes, so that every moment of the shim's work is hit
+/// eventually.
 fn send_in_a_row(pid: u32, signals: &[Signal], gap: Duration) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
     for &signal in signals {
@@ -80,7 +81,7 @@ fn a_stop_that_is_taken_back_at_once_leaves_it_running() {
 #[test]
 fn a_pause_that_comes_while_a_stop_is_taken_back_is_not_refused() {
     let place = Place::serving("many.sh");
-    // To let so many go on takes a while.
+    // It takes a while to continue that many processes.
     place.script("many.sh", "#!/bin/bash\nfor n in {1..500}; do sleep 600 & done\necho ready\nwait\n");
     let (pid, run_id) = place.start();
     place.until_line("ready");
@@ -131,10 +132,11 @@ fn a_paused_leader_that_is_killed_was_not_resumed() {
         let (pid, run_id) = place.start_with(json!({"script": "victim", "args": ["hold=256"]}));
         until_true("it is big", || place.said(run_id, "stdout").first().is_some_and(|line| line == "line 0"));
         place.act("pause").ok();
-        // It takes a while to give back its memory, awake and not yet ended; meanwhile its shim has a reason to look.
+        // The killed leader takes a while to release its memory. During that time it runs and has not ended, and this message
+        // gives its shim a reason to look at it.
         let mut line = RunDir::at(place.run_dir(run_id)).connect(crate::support::DEADLINE).expect("the shim listens");
         signal(pid, "KILL");
-        // On a slow machine all of it can be over by now.
+        // On a slow machine everything may have ended by now.
         let _gone = line.write_all(&to_line(&Command::Attach { tag: 0, after: 0 }));
         assert_eq!(place.until_ended(run_id)["signal"], 9);
         let kinds: Vec<String> = place.history(run_id).into_iter().skip(2).collect();
@@ -151,7 +153,7 @@ fn a_sigstop_of_a_child_is_none_of_ours() {
     let child = until("it names its child", || place.lines().first()?.parse().ok());
     signal(child, "STOP");
     until_true("it is stopped", || is_stopped(child));
-    // A pause and a resume go through the shim, so it has had every chance to take the child's stop for more.
+    // A pause and a resume go through the shim, which could have mistaken the child's stop for a pause of the run.
     place.act("pause").ok();
     place.assert_all_stopped();
     assert_eq!(place.history(run_id)[2..], ["paused request paused"]);
@@ -193,7 +195,7 @@ fn the_pause_file_is_there_exactly_while_it_is_paused() {
     assert!(!file.exists(), "after a kill from outside");
     assert_ne!(pid, killed);
 
-    // One that somebody else has removed is no reason to fail.
+    // It is not an error if another program has removed the file.
     place.start();
     pause();
     fs::remove_file(&file).expect("ours");

@@ -1,5 +1,5 @@
-//! Which file a start runs and how, with the whole binary: names that are not UTF-8, a root that is moved, first lines, and refusals of
-//! scripts that cannot be run.
+//! Which file a start runs and how, with the whole binary: names that are not UTF-8, a root that is moved, first lines, and the
+//! refusal of scripts that cannot be run.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -17,14 +17,15 @@ fn start(place: &Place, body: Value) -> Answer {
     place.post("/api/pipeline/start", body)
 }
 
-/// Starts a script that ends by itself; returns its output and its run.
+/// Starts a script that exits by itself. Returns its output and its run.
 fn said_by(place: &Place, body: Value) -> (Vec<String>, Value) {
     let (_, run_id) = place.start_with(body);
     let run = place.until_ended(run_id);
     (place.said(run_id, "stdout"), run)
 }
 
-/// The same with its execute bit, written by another process: a file that a test has open for writing cannot be executed (`ETXTBSY`).
+/// Creates an executable file through another process, because a file that a test has open for writing cannot be executed
+/// (`ETXTBSY`).
 fn program(path: &Path, text: &str) {
     let words = ["-c", "printf %s \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"];
     assert!(Command::new("/bin/sh").args(words).arg(path).arg(text).status().expect("sh is everywhere").success());
@@ -44,7 +45,7 @@ fn start_runs_the_target_of_a_link_with_a_name_that_is_not_utf_8() {
     for (script, line) in [("a", "with"), ("b", "without"), ("c", "first line")] {
         let (said, run) = said_by(&place, json!({"script": script, "cwd": "folder"}));
         assert_eq!((said, &run["exit_code"]), (vec![line.to_owned()], &json!(0)), "{run}");
-        // For users: bytes that are not text are shown as such.
+        // In texts for users, bytes that are not text are shown as replacement characters.
         assert!(run["cwd"].as_str().is_some_and(|cwd| cwd.ends_with("\u{fffd}\u{fffd} folder")), "{run}");
     }
 }
@@ -71,10 +72,10 @@ fn root_and_runtime_directory_that_are_not_utf_8_serve_and_survive_a_kill() {
     let cookie = fs::read(format!("/proc/{pid}/environ")).expect("it lives");
     let entry = [b"AUTOAPPDEV_RUNTIME_DIR=", runtime.canonicalize().expect("there").as_os_str().as_bytes()].concat();
     assert!(cookie.split(|&byte| byte == 0).any(|found| found == entry));
-    // By the socket that server.json names.
+    // Through the socket that server.json names.
     let status = command(&place).args(["status", "--json"]).stdin(Stdio::null()).output().expect("runs");
     assert!(status.status.success(), "{status:?}");
-    // A dying shim leaves the processes that carry the cookie.
+    // A killed shim leaves the processes that have the cookie.
     let shim = place_shim(&runtime, run_id);
     signal(shim, "KILL");
     let run = until("the run is lost", || Some(place.run(run_id)).filter(|run| run["status"] == "lost"));
@@ -85,7 +86,7 @@ fn root_and_runtime_directory_that_are_not_utf_8_serve_and_survive_a_kill() {
     assert_eq!(place.until_ended(run_id)["status"], "stopped");
 }
 
-/// The pid in the header of a run's journal.
+/// Returns the pid in the header of a run's journal.
 fn place_shim(runtime: &Path, run_id: i64) -> u32 {
     let text = fs::read_to_string(runtime.join(format!("runs/{run_id}/journal.jsonl"))).expect("a journal");
     let header: Value = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
@@ -109,7 +110,7 @@ fn script_name_that_is_not_utf_8_is_refused_with_a_reason() {
     assert_eq!(place.state(), "stopped");
 }
 
-/// A root `current` that is a link to `releases/1`, with another release beside it.
+/// Creates a root `current` that is a link to `releases/1`, with another release beside it.
 fn with_releases(place: &Place) -> PathBuf {
     for n in ["1", "2"] {
         let release = place.folder().join("releases").join(n);
@@ -136,7 +137,7 @@ fn start_follows_a_root_link_that_has_moved() {
     fs::rename(current.with_file_name("next"), &current).expect("renames");
     let (said, run) = said_by(&place, json!({}));
     assert_eq!((said, &run["cwd"]), (vec!["release 2".to_owned()], &json!(release("2"))));
-    // By an absolute name through the link, too.
+    // An absolute name through the link works too.
     let (said, _) = said_by(&place, json!({"script": current.join("job.sh")}));
     assert_eq!(said, ["release 2"]);
     assert_eq!(start(&place, json!({"script": release("1").join("job.sh")})).error(), "script_outside_root");
@@ -248,14 +249,14 @@ fn unrunnable_script_is_refused_with_its_cause_before_a_run_begins() {
     assert_eq!(place.footprint(), before, "nothing of this is in the history");
 }
 
-/// Starts the server as a user without rights: as this one, or as `nobody` if this is root, which has all rights.
+/// Starts the server as an unprivileged user: the current one, or `nobody` if that is root, which has all rights.
 fn serve_without_rights(place: &mut Place) {
     const NOBODY: u32 = 65_534;
     if !rustix::process::getuid().is_root() {
         return place.start_server();
     }
     let binary = place.folder().join("autoappdev");
-    // By a process of its own: see `program`.
+    // Copied by another process: see `program`.
     assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status().expect("cp is there").success());
     fs::create_dir(place.runtime()).expect("creates");
     for path in [place.folder(), &place.runtime()] {
@@ -274,7 +275,7 @@ fn script_without_permission_is_refused_before_a_run_begins() {
     let before = place.footprint();
     fs::create_dir(place.root().join("closed")).expect("creates");
     fs::set_permissions(place.root().join("closed"), fs::Permissions::from_mode(0o600)).expect("ours");
-    // Neither its owner nor a stranger may: their bits are not set.
+    // Neither the owner nor another user can execute them, because their bits are not set.
     file(&place, "others.sh", b"#!/bin/sh\n", 0o654);
     file(&place, "secret.sh", b"#!/bin/sh\n", 0o000);
     file(&place, "by.sh", format!("#!{}\n", place.root().join("others.sh").display()).as_bytes(), 0o644);
@@ -305,7 +306,7 @@ fn start_refused_by_the_kernel_fails_the_run_with_the_cause() {
     let mut foreign = vec![0; 4096];
     foreign[..20].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xfe\xca");
     file(&place, "foreign.new", &foreign, 0o755);
-    // By another process: see `program`.
+    // Copied by another process: see `program`.
     assert!(Command::new("cp").args(["-p", "foreign.new", "foreign"]).current_dir(place.root()).status().expect("cp").success());
     program(&place.root().join("text"), "echo hi\n");
     program(&place.root().join("nested"), "#!text.sh\n");

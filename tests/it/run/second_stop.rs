@@ -1,12 +1,12 @@
-//! A stop while a stop is under way sets a new time for the KILL: sooner, later, or now; also for a run that was paused, and for one whose first
-//! stop was asked of a server that has been killed since.
+//! A stop while another stop is pending sets a new time for the KILL: sooner, later, or now. It also works for a run that was
+//! paused, and for one whose first stop was sent to a server that has been killed since.
 
 use serde_json::{Value, json};
 
 use crate::support::{Place, is_alive, until, until_true};
 use autoappdev::clock::Timestamp;
 
-/// Says that it was asked to end, and goes on, a line after each tenth of a second.
+/// A script that reports a TERM and continues, with a line every tenth of a second.
 const UNMOVED: &str = "#!/bin/bash\ntrap 'echo asked' TERM\necho ready\nwhile :; do sleep 0.1; echo on; done\n";
 
 fn serving() -> Place {
@@ -15,7 +15,7 @@ fn serving() -> Place {
     place
 }
 
-/// Asks for a stop and waits until the shim has taken it: so many are in the journal then.
+/// Sends a stop and waits until the shim has accepted it: then the journal contains `stops` of them.
 fn stop(place: &Place, run_id: i64, grace_s: u32, stops: usize) {
     let _unanswered = place.shoot("/api/pipeline/stop", &format!(r#"{{"grace_s":{grace_s}}}"#));
     until_true("the stop is on record", || place.facts(run_id, "stopping").len() == stops);
@@ -26,7 +26,7 @@ fn unix_ms(time: &Value) -> i64 {
     serde_json::from_value::<Timestamp>(time.clone()).expect("a time").unix_ms()
 }
 
-/// The time of the KILL, once it is known and fits.
+/// Returns the time of the KILL, once it is known and fits.
 fn kill_at(place: &Place, fits: impl Fn(i64) -> bool) -> i64 {
     until("the time of the KILL", || {
         let told = place.pipeline()["kill_at"].take();
@@ -43,7 +43,7 @@ fn second_stop_sets_the_kill_time_of_a_running_and_a_paused_run_and_across_a_res
         if is_paused {
             place.act("pause").ok();
         }
-        // In a grace that no machine is too slow for.
+        // With a grace that is long enough for any machine.
         stop(&place, run_id, 1200, 1);
         let first = kill_at(&place, |_| true);
         place.until_line("asked");
@@ -53,7 +53,7 @@ fn second_stop_sets_the_kill_time_of_a_running_and_a_paused_run_and_across_a_res
             assert_eq!((&told["pending"], &told["kill_at"], &told["allowed"]), (&json!("stop"), &Value::Null, &json!(["stop"])));
         }
         stop(&place, run_id, 2400, 2);
-        // The time is computed anew for each answer, and can differ by a little.
+        // The time is computed for each response, and can differ slightly.
         kill_at(&place, |at| at > first + 1_000_000);
         if is_killed {
             place.restart_server();
@@ -65,7 +65,7 @@ fn second_stop_sets_the_kill_time_of_a_running_and_a_paused_run_and_across_a_res
         if is_killed {
             place.restart_server();
         }
-        // By force, with no time at all.
+        // At once, without any grace.
         let (code, said, error) = place.client(&["stop", "--now"]);
         assert_eq!((code, error.as_str()), (0, ""), "{said}");
         let run = place.until_ended(run_id);
@@ -77,7 +77,7 @@ fn second_stop_sets_the_kill_time_of_a_running_and_a_paused_run_and_across_a_res
     }
 }
 
-/// The run itself shows that the first time has passed: it writes a line after that.
+/// The run itself shows that the first time has passed, because it prints a line after it.
 #[test]
 fn longer_second_stop_lets_the_run_outlive_the_first_kill_time_also_after_a_restart() {
     for is_killed in [false, true] {
@@ -97,7 +97,7 @@ fn longer_second_stop_lets_the_run_outlive_the_first_kill_time_also_after_a_rest
             unix_ms(&last) > first + 1_000
         });
         assert!(is_alive(pid));
-        // A sooner one has its effect without another.
+        // A stop with a shorter grace takes effect without a further one.
         place.post("/api/pipeline/stop", json!({"grace_s": 0.2})).ok();
         let run = place.until_ended(run_id);
         assert_eq!((&run["status"], &run["signal"]), (&json!("stopped"), &json!(9)), "{run}");

@@ -1,14 +1,15 @@
-//! The whole tree, whatever shape it has and however it changes: all of it stands still, all of it goes on, nothing of it is left.
+//! The whole process tree, whatever its shape and however it changes: all of it is paused, all of it is resumed, and nothing of
+//! it is left.
 
 use std::fs;
 
 use crate::support::{Place, can_make_cgroups, is_alive, is_stopped, letter, letters, members, until, until_true};
 use serde_json::{Value, json};
 
-/// How many processes of `tree.sh` stay: of the one that ignores TERM the `sleep` comes and goes.
+/// The number of lasting processes of `tree.sh`. The `sleep` of the one that ignores TERM comes and goes.
 const TREE: usize = 8;
 
-/// Asks for an action, and checks the state that it leads to.
+/// Performs an action, and checks the resulting state.
 fn done(place: &Place, action: &str, state: &str) {
     assert_eq!(place.act(action).ok()["state"], state);
 }
@@ -17,7 +18,7 @@ fn stop_at_once(place: &Place) {
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
 }
 
-/// A place with the C program, and a script that executes it.
+/// Creates a place with the C program, and a script that executes it.
 fn acting(mode: &str, containment: &str) -> Place {
     let place = Place::serving_with("act.sh", containment);
     place.actor();
@@ -25,7 +26,8 @@ fn acting(mode: &str, containment: &str) -> Place {
     place
 }
 
-/// Starts, waits for `ready`, and pauses and resumes `rounds` times; everything stands still each time. Returns the leader and the run.
+/// Starts the run, waits for `ready`, and pauses and resumes it `rounds` times. Checks each time that everything is stopped.
+/// Returns the leader and the run.
 fn pause_and_resume(place: &Place, rounds: usize, at_least: usize) -> (u32, i64) {
     let (pid, run_id) = place.start();
     place.until_line("ready");
@@ -89,7 +91,8 @@ fn a_process_that_flees_from_child_to_child_is_caught_by_a_pause(containment: &s
     place.until_line("ready");
     for _ in 0..30 {
         place.act("pause").ok();
-        // Between its fork and its exit it is stopped twice. One that got away can hide from one look, but not from many.
+        // Between its fork and its exit the process is stopped twice. A process that escaped can be missed by one scan, but not
+        // by many.
         for _ in 0..5 {
             let stopped = place.assert_all_stopped();
             assert!(stopped.contains(&pid) && stopped.len() >= 2, "the leader and the one that flees: {stopped:?}");
@@ -195,7 +198,7 @@ fn a_storm_of_forks_is_stopped_while_it_is_paused(containment: &str) {
     for grace in [0.0, 0.2] {
         let (_, run_id) = place.start();
         until_true("it storms", || place.said(run_id, "stdout") == ["ready"]);
-        // The stop comes while the pause is being made, or right after it.
+        // The stop arrives while the pause is pending, or right after it.
         let pause = place.shoot("/api/pipeline/pause", "{}");
         let stopped = until("the stop is taken", || {
             Some(place.post("/api/pipeline/stop", json!({"grace_s": grace}))).filter(|answer| answer.status == 200)
@@ -218,7 +221,7 @@ fn a_run_says_what_holds_it_together(containment: &str) {
     place.act("stop").ok();
     place.assert_nothing_left(run_id);
     assert_eq!(place.pipeline()["containment"], expected, "as long as it is the latest run");
-    // Not a word about it where it can't be had.
+    // If control groups are not available, the log does not mention them.
     assert!(!place.server_log().contains("cgroup"), "{}", place.server_log());
 }
 
@@ -275,7 +278,7 @@ fn children_that_nobody_reaps_do_not_matter(containment: &str) {
     place.assert_nothing_left(run_id);
 }
 
-/// A serial port is opened this way, too: input from it is not a signal, and neither is a hang-up.
+/// Opening a serial port is the same case: neither its input nor a hang-up sends a signal.
 fn terminal_opened_by_the_leader_sends_no_signals(containment: &str) {
     let place = acting("terminal", containment);
     let (_, run_id) = place.start();
@@ -284,7 +287,7 @@ fn terminal_opened_by_the_leader_sends_no_signals(containment: &str) {
     assert_eq!(place.said(run_id, "stdout"), ["no signal came"]);
 }
 
-/// Each test above, with control groups where they can be had, and without.
+/// Runs each test above without control groups, and with them if they are available.
 macro_rules! with_and_without_cgroups {
     ($($name:ident),+ $(,)?) => {
         mod auto {
