@@ -1,5 +1,5 @@
-//! Servers in containers, with file systems of their own: a server outside that cleans up after its own run leaves their runs alone,
-//! whatever its journals say.
+//! Servers in containers with their own file systems. A server outside that cleans up after its own run leaves their runs alone,
+//! whatever its journals contain.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use crate::support::past::{Carrier, carrier, cookie_of};
 use crate::support::{DEADLINE, Place, is_alive, not_run, pids, processes_with, signal, until, until_true};
 
-/// How a test enters namespaces of its own: as root, or as root of a user namespace. The second way has a PID namespace, too.
+/// How a test enters its own namespaces: as root, or as root of a user namespace. The second way also has a PID namespace.
 const NAMESPACES: [&[&str]; 2] = [&["-n", "-m"], &["-n", "-m", "--pid", "--fork", "--mount-proc"]];
 
-/// An empty file system at the folder `$1`, and a server in it whose run 1 lives until it is killed. One of its processes has a mount
-/// namespace of its own, in which the directory of the run is out of sight.
+/// Sets up an empty file system at the folder `$1`, and a server in it whose run 1 lives until it is killed. One of the run's
+/// processes has its own mount namespace, in which the directory of the run is not visible.
 const SET_UP: &str = r#"mount -t tmpfs -o mode=755 none "$1" && mkdir "$1/root" && cd "$1" && ip link set lo up || exit
 printf '#!/bin/sh\nunshare -m --propagation private sh -c "mount -t tmpfs none %s; exec sleep 600" &\nexec sleep 600\n' "$1" >root/hold.sh
 chmod 755 root/hold.sh
@@ -26,7 +26,7 @@ chmod 755 root/hold.sh
 until "$2" start hold.sh >/dev/null 2>&1; do sleep 0.1; done
 wait"#;
 
-/// A server in network and mount namespaces of its own, with a live run.
+/// A server in its own network and mount namespaces, with a live run.
 struct Container {
     child: Child,
     mark: String,
@@ -35,7 +35,7 @@ struct Container {
 }
 
 impl Container {
-    /// Its folder has the path of this place's. `None` if no namespaces can be made here.
+    /// Creates the server at the path of this place's folder. Returns `None` if no namespaces can be created here.
     fn at(place: &Place, namespaces: &[&str]) -> Option<Self> {
         let enter = |user: &[&str]| {
             let mut command = Command::new("unshare");
@@ -78,7 +78,7 @@ impl Container {
         Some(container)
     }
 
-    /// The processes of its run.
+    /// Returns the processes of its run.
     fn pipeline(&self) -> BTreeSet<u32> {
         processes_with(&self.mark)
     }
@@ -105,7 +105,7 @@ impl Drop for Container {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             environment.split(|&byte| byte == 0).any(|entry| entry == self.mark.as_bytes())
         };
-        // All that its processes start meanwhile dies as well. A dead process has no environment.
+        // Everything that its processes start meanwhile is killed too. A dead process has no environment.
         let deadline = Instant::now() + DEADLINE;
         loop {
             let inside: Vec<u32> = pids().into_iter().filter(is_inside).collect();
@@ -130,7 +130,7 @@ pub(super) fn change_header(journal: &Path, change: impl FnOnce(&mut Value)) {
     fs::write(journal, format!("{header}\n{rest}")).expect("writes");
 }
 
-/// A way to change the header of a journal in a clone, given the header of the container's run.
+/// A change to the header of a journal in a clone, given the header of the container's run.
 type Forgery = fn(&mut Value, &Value);
 
 #[test]
@@ -165,7 +165,7 @@ fn journal_of_a_clone_that_names_a_containers_run_kills_nothing() {
                     forge(ours, &header);
                 });
                 if is_oversize {
-                    // It is not read as a whole, but its first line is.
+                    // The journal is too long to be read as a whole, but its first line is read.
                     fs::OpenOptions::new().write(true).open(&journal).and_then(|file| file.set_len(257 << 20)).expect("grows");
                 }
                 clone.boot_on_it(run_id, "lost");
@@ -238,7 +238,7 @@ fn only_what_carries_the_mark_of_a_lost_run_is_killed() {
     assert!(strangers.iter().all(Carrier::is_alive), "another run's, or of no run");
 }
 
-/// The number and the path are all that an earlier version gave to its runs.
+/// An earlier version identified its runs only by their number and path.
 #[test]
 fn run_of_an_earlier_version_is_cleaned_up_in_its_own_directory_only() {
     let moved = |place: &Place| json!(place.folder().join("before"));
@@ -258,7 +258,7 @@ fn run_of_an_earlier_version_is_cleaned_up_in_its_own_directory_only() {
     }
 }
 
-/// A service manager can give a service a new mount namespace at each start. A path still leads to the same directory there.
+/// A service manager can give a service a new mount namespace at each start. A path in it still leads to the same directory.
 #[test]
 fn process_with_a_mount_namespace_of_its_own_is_of_an_unmarked_run_only_if_it_sees_the_same_directory() {
     let enter = ["unshare", "-m", "--propagation", "private"];
@@ -288,7 +288,8 @@ fn process_with_a_mount_namespace_of_its_own_is_of_an_unmarked_run_only_if_it_se
     assert!(why.contains("1 that carry its id were left alone") && !why.contains("nothing"), "{why}");
 }
 
-/// Its author knows the boot. The file system at the path that the journal names can belong to the author and never answer.
+/// The author of the journal knows the boot id. The file system at the path that the journal names can belong to the author and
+/// never respond.
 #[test]
 fn directory_that_a_journal_names_is_not_looked_at() {
     let mut place = Place::new();

@@ -1,4 +1,4 @@
-//! A server with few descriptors (`ulimit -n`), and a client with a read-only token that opens as much as it can: the owner can
+//! A server with few descriptors (`ulimit -n`), and a client with a read-only token that opens as much as it can. The owner can
 //! still read and act.
 
 use std::io::{Read, Write};
@@ -12,11 +12,11 @@ use crate::support::{DEADLINE, Place, until_true};
 pub(super) const TOKEN: &str = "test-token-that-acts-7Qx";
 pub(super) const READ_TOKEN: &str = "test-token-that-looks-9Zk";
 
-/// Prints more than any socket buffer holds, then one line every 50 ms.
+/// A script that prints more than any socket buffer holds, and then one line every 50 ms.
 const TALKS: &str = "#!/bin/bash\nhead -c 9000000 /dev/zero | tr '\\0' y | fold -w 1000\necho\necho ready\n\
                      n=0\nwhile :; do echo \"line $n\"; n=$((n + 1)); sleep 0.05; done\n";
 
-/// A server with this descriptor limit.
+/// Creates a server with this descriptor limit.
 pub(super) fn place_with(descriptors: u32) -> Place {
     let mut place = Place::new();
     place.script("talks.sh", TALKS);
@@ -32,7 +32,7 @@ pub(super) fn place_with(descriptors: u32) -> Place {
     place
 }
 
-/// The viewer's connections: each has sent a request, and none reads its answer.
+/// The viewer's connections. Each has sent a request, and none reads its response.
 struct Viewer(Vec<TcpStream>);
 
 impl Viewer {
@@ -74,7 +74,7 @@ impl Viewer {
     }
 }
 
-/// Sends one request to the Unix socket. Returns the first line of the answer, and the connection, for requests that stay open.
+/// Sends one request to the Unix socket. Returns the first line of the response, and the connection, for requests that stay open.
 fn ask_at_socket(place: &Place, request: &str) -> (String, UnixStream) {
     let mut stream = UnixStream::connect(place.runtime().join("server.sock")).expect("it listens");
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
@@ -90,7 +90,8 @@ fn ask_at_socket(place: &Place, request: &str) -> (String, UnixStream) {
     (String::from_utf8_lossy(&line).trim_end().to_owned(), stream)
 }
 
-/// There are fewer connections than requests that may wait for a turn, so a search is refused only to make room for a new connection.
+/// There are fewer connections than requests that can wait for their turn, so a search is refused only to make room for a new
+/// connection.
 #[test]
 fn search_that_waits_for_its_turn_gives_way_to_a_new_connection() {
     let place = place_with(128);
@@ -107,7 +108,7 @@ fn search_that_waits_for_its_turn_gives_way_to_a_new_connection() {
         for wire in &mut searches {
             wire.send(&search);
         }
-        // Some are closed without an answer.
+        // Some are closed without a response.
         let answers: Vec<_> = searches.iter_mut().filter_map(|wire| wire.try_answer(false).ok()).collect();
         answers.iter().any(|answer| answer.error() == "too_many_reads")
     });
@@ -135,7 +136,7 @@ fn viewer_that_takes_all_it_can_keeps_the_owner_from_nothing() {
         });
         let viewer = Viewer::besiege(&place);
         assert!(viewer.holds() > 4, "with {descriptors} descriptors the siege holds {} connections", viewer.holds());
-        // Everything that the owner may want at once, each on its own connection, which stays open.
+        // Everything that the owner may want at the same time, each on its own connection, which stays open.
         let mut kept = Vec::new();
         for request in [
             "GET /api/events",
@@ -149,7 +150,7 @@ fn viewer_that_takes_all_it_can_keeps_the_owner_from_nothing() {
             kept.push(stream);
             kept.truncate(2);
         }
-        // The command line, which finds its own way to the server.
+        // Client commands, which find the server by themselves.
         for command in [
             &["status"][..],
             &["pause"],

@@ -1,4 +1,5 @@
-//! The files of a server: whose they are, that two servers do not share them, and that one which does not start leaves none.
+//! The files of a server: which server owns them, that two servers never share them, and that a server that fails to start leaves
+//! none.
 
 use std::fs;
 use std::net::TcpListener;
@@ -16,7 +17,7 @@ fn second_server_on_a_runtime_directory_is_refused() {
     assert!(said.contains(&place.server_pid().to_string()), "{said}");
     assert!(said.contains(&format!("http://127.0.0.1:{}/", place.port())), "{said}");
     assert!(said.contains(&*place.runtime().to_string_lossy()) && said.contains("AUTOAPPDEV_RUNTIME_DIR"), "{said}");
-    // What looks like left over is removed by people, and by what cleans folders of old files.
+    // People, and programs that clean folders of old files, may remove these as leftovers.
     for left_over in ["server.lock", "autoappdev.db-server.lock"] {
         fs::remove_file(place.runtime().join(left_over)).expect("there");
     }
@@ -40,7 +41,7 @@ fn a_database_elsewhere_belongs_to_one_server_and_to_one_runtime_directory() {
     let said = place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", other));
     assert!(said.contains("another server uses it") && said.contains("DATABASE_URL"), "{said}");
     place.kill_server();
-    // Alone it would call the run lost, whose shim it cannot see.
+    // If this server started alone, it would report the run as lost, because it cannot see the run's shim.
     let said = place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", other));
     let runtime = place.runtime().canonicalize().expect("there");
     assert!(said.contains(&format!("run {run_id} is still running in {}", runtime.display())), "{said}");
@@ -50,7 +51,7 @@ fn a_database_elsewhere_belongs_to_one_server_and_to_one_runtime_directory() {
     assert_eq!((place.state().as_str(), &place.pipeline()["pid"]), ("running", &json!(pid)), "adopted as ever");
     place.act("stop").ok();
     assert_eq!(place.stop_server(), 0);
-    // Nothing lives there any more: the owner may move.
+    // No run is live there any longer, so the owner can move.
     place.set_env("AUTOAPPDEV_RUNTIME_DIR", other);
     place.start_server();
     assert_eq!(place.pipeline()["run_id"], run_id);
@@ -60,7 +61,8 @@ fn a_database_elsewhere_belongs_to_one_server_and_to_one_runtime_directory() {
 fn a_database_in_another_servers_runtime_directory_is_not_shared_with_it() {
     let mut place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
-    // The one whose runtime directory it lies in has it; another one that names it is refused, by whatever name.
+    // The database belongs to the server whose runtime directory contains it. Another server that names it, by whatever path, is
+    // refused.
     let link = place.folder().join("link.db");
     std::os::unix::fs::symlink(place.database(), &link).expect("links");
     let url = format!("sqlite:{}", link.display());
@@ -86,7 +88,7 @@ fn a_database_in_another_servers_runtime_directory_is_not_shared_with_it() {
     assert!(said.contains(&format!("run {run_id} is still running in")), "{said}");
 }
 
-/// Every path below `dir`, with its content. A file that a live server removes meanwhile has none.
+/// Returns every path below `dir` with its content, or without any if a live server removes the file meanwhile.
 fn everything(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("there").flatten() {
@@ -101,7 +103,7 @@ fn everything(dir: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// The paths whose content is not the same in both.
+/// Returns the paths whose content differs.
 fn changes(before: &[(String, Vec<u8>)], after: &[(String, Vec<u8>)]) -> Vec<String> {
     let differ = before.iter().filter(|found| !after.contains(found)).chain(after.iter().filter(|found| !before.contains(found)));
     differ.map(|(path, content)| format!("{path} ({} bytes)", content.len())).collect()
@@ -131,14 +133,14 @@ fn failed_serve_leaves_no_files() {
             assert_eq!(changes(&before, &everything(place.folder())), Vec::<String>::new(), "{name}={value}");
         }
     };
-    // Where nothing was before, not even the folders above the runtime directory.
+    // If nothing existed before, not even the folders above the runtime directory remain.
     reasons(&place);
     assert!(!place.folder().join("new").exists());
-    // With a runtime directory of the owner's own, in which a file lies already.
+    // With a runtime directory that already exists and contains a file of the owner.
     fs::create_dir_all(place.runtime()).expect("creates");
     fs::write(place.runtime().join("notes.txt"), "precious").expect("writes");
     reasons(&place);
-    // Late, after the database and the log were created: a secret that others can read is refused.
+    // Late, after the database and the log were created: a secret that other users can read is refused.
     place.set_env("AUTOAPPDEV_TOKEN", "a-token-that-is-long-enough");
     let key = place.runtime().join("session-key");
     fs::write(&key, "a-key-that-is-long-enough\n").expect("writes");
@@ -150,7 +152,7 @@ fn failed_serve_leaves_no_files() {
     // The files of an earlier server, and the record of the database's owner, stay.
     place.start_server();
     assert_eq!(place.stop_server(), 0);
-    // A server's last readers may leave the write-ahead log to whoever opens the database next.
+    // A server may leave the write-ahead log to the next process that opens the database, if a reader closed last.
     rusqlite::Connection::open(place.folder().join("new.db")).and_then(|sql| sql.execute_batch("VACUUM")).expect("ours");
     let other = place.folder().join("other");
     fs::create_dir(&other).expect("creates");
@@ -203,7 +205,7 @@ fn long_runtime_path_with_spaces_and_umlauts_works_as_any_other() {
     place.act("resume").ok();
     place.post("/api/pipeline/stop", json!({"grace_s": 0.1})).ok();
     assert_eq!(place.until_all_agree(), "stopped");
-    // And what it leaves behind is found by its path.
+    // Processes that the run leaves behind are found by its path.
     let (_, run_id) = (place.start(), run_id + 1);
     until_true("the whole tree is there", || place.processes().len() >= 8);
     signal(place.shim_pid(run_id), "KILL");
@@ -211,10 +213,11 @@ fn long_runtime_path_with_spaces_and_umlauts_works_as_any_other() {
     assert!(place.processes().is_empty());
 }
 
-/// The path and mode of everything in a folder and of the folder itself. Server and shim are alive: what they take away meanwhile has none.
+/// Adds the path and mode of a folder and everything in it. The server and the shim are alive: files that they remove meanwhile
+/// are skipped.
 fn modes(path: &Path, found: &mut Vec<(String, u32)>) {
     let Ok(meta) = fs::symlink_metadata(path) else { return };
-    // A link has no mode of its own: symlink(7).
+    // A link has no mode itself: symlink(7).
     if meta.is_symlink() {
         return;
     }

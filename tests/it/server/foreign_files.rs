@@ -1,4 +1,4 @@
-//! Files and directories that another user can have written: a server takes neither its listeners nor its data from them.
+//! Files and directories that another user could have written. A server takes neither its listeners nor its data from them.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -25,7 +25,7 @@ pub(super) fn is_root() -> bool {
     is_root
 }
 
-/// A file that takes the place of the directory with the runs makes every look at the latest run fail.
+/// A file in place of the directory with the runs makes every read of the latest run fail.
 #[test]
 fn runs_that_cannot_be_read_are_reported_once_and_keep_no_request_waiting() {
     let mut place = Place::serving("sleep.sh");
@@ -48,7 +48,7 @@ fn runs_that_cannot_be_read_are_reported_once_and_keep_no_request_waiting() {
 /// Returns a copy of the binary that other users can run, if they can reach the place's folder.
 pub(super) fn copied_binary(place: &Place) -> PathBuf {
     let binary = place.folder().join("autoappdev");
-    // By a process of its own: a file that is open for writing here cannot be executed.
+    // Copied by another process, because a file that is open for writing here cannot be executed.
     assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status().expect("cp is there").success());
     binary
 }
@@ -131,7 +131,8 @@ fn dotenv_that_others_can_write_opens_no_door() {
     }
 }
 
-/// Many distributions give users umask 002. The tests themselves run with another one (`.cargo/config.toml`), whatever their user has.
+/// Many distributions give users umask 002. The tests themselves run with another umask (`.cargo/config.toml`), whatever their
+/// user has.
 #[test]
 fn files_of_a_user_with_umask_002_are_refused_with_what_mends_them() {
     let status = fs::read_to_string("/proc/self/status").expect("ours");
@@ -302,7 +303,7 @@ fn runtime_directory_by_a_link_of_another_user_is_refused() {
         assert!(err.contains("theirs belongs to another user (uid 65534), who could make it lead elsewhere"), "{path:?}: {err}");
         assert_eq!(entries(&own), Vec::<PathBuf>::new(), "nothing was made in it");
     }
-    // A link of the server's own user counts as its decision; what it puts there stays there when the link is turned.
+    // A link of the server's own user counts as its decision. What the server creates there stays there if the link is changed.
     fs::remove_file(&by_own).expect("ours");
     symlink(&own, &by_own).expect("links");
     place.set_env("AUTOAPPDEV_RUNTIME_DIR", by_own.to_str().expect("text"));
@@ -322,7 +323,7 @@ fn runtime_directory_by_a_link_of_another_user_is_refused() {
     assert_eq!(entries(&elsewhere), Vec::<PathBuf>::new(), "nothing followed the link");
 }
 
-/// In a user namespace, root's directories belong to a user without a number of its own there.
+/// In a user namespace, root's directories belong to a user that has no number there.
 #[test]
 fn server_in_a_user_namespace_serves_below_directories_of_the_machines_root() {
     if !is_root() {
@@ -353,7 +354,7 @@ fn runtime_directory_of_another_user_is_refused() {
     assert!(err.contains("it belongs to another user (uid 65534)") && err.contains("serve as the user that owns it"), "{err}");
     assert_eq!(entries(&runtime), Vec::<PathBuf>::new(), "nothing was made in it");
 
-    // So is a client of a third user, which finds a server's address in that directory.
+    // The same is true for a client of a third user, which finds a server's address in that directory.
     let stranger = FakeServer::canned(200, r#"{"ok":true}"#);
     let dir = autoappdev::file_id::FileId::of(&runtime).expect("there");
     let info = json!({"pid": 1, "id": "x", "dir": dir, "address": stranger.address});

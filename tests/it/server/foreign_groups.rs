@@ -1,4 +1,4 @@
-//! Directories above the runtime directory that a group can write to: its members could put another directory in its place.
+//! Directories above the runtime directory that a group can write to. Its members could put another directory in its place.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -12,12 +12,12 @@ use super::foreign_files::{ANOTHER, THIRD, copied_binary, ended, entries, is_roo
 use super::foreign_namespaces::can_mount;
 use crate::support::{Place, full_name, not_run};
 
-/// A group that no file lists.
+/// A group that is in no file.
 const GROUP: u32 = 61_009;
 const PORT: (&str, &str) = ("AUTOAPPDEV_PORT", "0");
 const SETTING: &str = "AUTOAPPDEV_TRUSTED_GROUPS";
 
-/// A folder of the third user that a group can write to.
+/// Creates a folder of the third user that a group can write to.
 fn shared(place: &Place, group: u32) -> PathBuf {
     set_mode(place.folder(), 0o755);
     copied_binary(place);
@@ -28,7 +28,7 @@ fn shared(place: &Place, group: u32) -> PathBuf {
     shared
 }
 
-/// A command of the third user in that folder, without the test's own settings. `words` run it.
+/// Returns a command of the third user in that folder, without the test's own settings. `words` run it.
 fn of_third_user(place: &Place, words: &[&str], args: &[&str]) -> Command {
     let all: Vec<&str> = words.iter().copied().chain(["setpriv", "--reuid=65533", "--regid=65533", "--groups=61009"]).collect();
     started_by(place, &all, args)
@@ -44,7 +44,7 @@ fn started_by(place: &Place, words: &[&str], args: &[&str]) -> Command {
     command
 }
 
-/// The error of a server and of a client.
+/// Checks the errors of a server and of a client.
 fn refused(why: &str, mut command: impl FnMut(&[&str]) -> Command) {
     let (code, said) = ended({
         let mut server = command(&["serve"]);
@@ -68,7 +68,7 @@ fn serves(place: &mut Place, mut server: Command, mut client: Command) {
     fs::remove_dir_all(place.folder().join("shared/runtime")).expect("removes");
 }
 
-/// True if a process of the other user can make a directory in the folder and rename it.
+/// Returns whether a process of the other user can create a directory in the folder and rename it.
 fn another_can_write(folder: &Path, group: u32) -> bool {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "mkdir evil && mv evil moved && rmdir moved"]).current_dir(folder).uid(ANOTHER).gid(group);
@@ -93,13 +93,13 @@ fn directory_that_a_group_can_write_to_is_refused_above_the_runtime_directory() 
     fs::write(shared.join(".env"), format!("{SETTING}={GROUP}\n")).expect("writes");
     refused(&why, |args| of_third_user(&place, &[], args));
     fs::remove_file(shared.join(".env")).expect("ours");
-    // The value names the groups that are trusted already.
+    // The suggested value contains the groups that are already trusted.
     refused(&format!("{SETTING}=7,61009 in"), |args| {
         let mut command = of_third_user(&place, &[], args);
         command.env(SETTING, "7");
         command
     });
-    // The directory, the database and the socket elsewhere, with one of them there.
+    // The directory, the database and the socket are elsewhere, except for one of them.
     let own = place.folder().join("own");
     fs::create_dir(&own).expect("creates");
     chown(&own, Some(THIRD), Some(THIRD)).expect("we are root");
@@ -122,7 +122,7 @@ fn directory_that_a_group_can_write_to_is_refused_above_the_runtime_directory() 
     };
     let (server, client) = (trusting(), trusting());
     serves(&mut place, server, client);
-    // In a sticky directory members cannot rename what belongs to another user.
+    // In a sticky directory, members cannot rename what belongs to another user.
     for mode in [0o3775, 0o2755] {
         set_mode(&shared, mode);
         let (server, client) = (of_third_user(&place, &[], &[]), of_third_user(&place, &[], &[]));
@@ -150,7 +150,7 @@ fn directory_that_an_access_control_list_opens_is_refused_above_the_runtime_dire
     set.expect("we are root");
     assert!(another_can_write(&shared, ANOTHER));
     let path = shared.display();
-    // The list is not the group's.
+    // The access control list does not mention the group.
     let why =
         format!("a user or group of its access control list can write to {path} (mode 775); `chmod g-w {path}` prevents that");
     refused(&why, |args| {
@@ -164,7 +164,7 @@ fn directory_that_an_access_control_list_opens_is_refused_above_the_runtime_dire
     serves(&mut place, server, client);
 }
 
-/// Puts files in the place of `/etc/passwd` and `/etc/group`, for the programs that `sh` starts.
+/// Mounts files over `/etc/passwd` and `/etc/group`, for the programs that `sh` starts.
 const WITH_LISTS: &str = "mount --bind \"$0/passwd\" /etc/passwd && mount --bind \"$0/group\" /etc/group && exec \"$@\"";
 
 #[test]
@@ -198,7 +198,7 @@ fn private_group_of_the_user_may_write_above_the_runtime_directory_and_one_with_
         assert!(code == 4 && said.contains(&why), "{said}");
         assert_eq!(entries(&shared), Vec::<PathBuf>::new(), "nothing was made in it");
     }
-    // The name of a group that is trusted.
+    // The name of a trusted group.
     let trusting = |args: &[&str], name| {
         let mut command = of_third_user(&place, &words, args);
         command.env(SETTING, name);
@@ -220,7 +220,7 @@ fn private_group_of_the_user_may_write_above_the_runtime_directory_and_one_with_
             let server = of_third_user(&place, &words, &[]);
             serves(&mut place, server, client);
         }
-        // With the sticky bit, members of the group could still create files beside a database. There are none.
+        // Despite the sticky bit, members of the group could create files beside a database. They have created none yet.
         set_mode(&shared, 0o3775);
         let mut server = of_third_user(&place, &words, &[]);
         server.env("DATABASE_URL", format!("sqlite:{}", shared.join("x.db").display()));
@@ -246,10 +246,10 @@ fn remove_database(folder: &Path) {
     }
 }
 
-/// Set in the test that runs with lists of its own in the place of `/etc/passwd` and `/etc/group`. Names the folder of these lists.
+/// Set in the test that runs with its own lists in place of `/etc/passwd` and `/etc/group`. Names the folder of these lists.
 const LISTS_VAR: &str = "AUTOAPPDEV_TEST_LISTS";
 
-/// A process that lives on, such as a server or a client that follows a log, does not keep what it has read.
+/// A long-lived process, such as a server or a client that follows a log, does not reuse what it read before.
 #[test]
 fn member_that_joins_a_group_is_seen_at_the_next_check_of_the_same_process() {
     let name = "member_that_joins_a_group_is_seen_at_the_next_check_of_the_same_process";
@@ -285,7 +285,7 @@ fn member_that_joins_a_group_is_seen_at_the_next_check_of_the_same_process() {
     }
 }
 
-/// In the namespace, the group has the number of root's, whose members `/etc/group` does not list.
+/// In the namespace, the group has the number of root's group, whose members `/etc/group` does not list.
 #[test]
 fn group_outside_of_a_user_namespace_is_not_taken_for_a_private_one() {
     if !is_root() {

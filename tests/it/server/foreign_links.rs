@@ -1,5 +1,5 @@
-//! Links in a runtime directory that comes with a cloned project: the server neither removes, packs, shows nor controls what they
-//! lead to.
+//! Links in a runtime directory that comes with a cloned project. The server neither removes, packs, shows nor controls their
+//! targets.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,7 +8,7 @@ use std::path::Path;
 use super::foreign_namespaces::can_mount;
 use crate::support::{Place, is_alive, signal, until, until_true};
 
-/// A place whose server has ended after so many runs, and in which only the latest run is kept from now on.
+/// Creates a place whose server has ended after `runs` runs, and in which only the latest run is kept from now on.
 pub(super) fn used(runs: usize) -> Place {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "quick.sh");
@@ -22,7 +22,7 @@ pub(super) fn used(runs: usize) -> Place {
     place
 }
 
-/// A folder of the user's with files in two subfolders that have names of runs.
+/// Creates a folder of the user with files in two subfolders that are named like runs.
 fn precious(at: &Path) -> Vec<std::path::PathBuf> {
     let files = ["1", "2"].map(|name| at.join(name).join("photo.jpg"));
     for file in &files {
@@ -64,7 +64,7 @@ fn link_in_place_of_a_run_or_its_log_is_not_followed() {
         let lines = place.get(&format!("/api/logs?since=0&run={run_id}")).ok();
         assert!(!lines.to_string().contains("secret"), "run {run_id}: {lines}");
     }
-    // The logs are packed from the oldest run on, so those of the earlier runs have had their turn then.
+    // Logs are packed from the oldest run on, so the logs of the earlier runs have had their turn by then.
     until_true("the log of a later run is packed", || {
         let mut files = fs::read_dir(place.run_dir(3).join("log")).expect("there").flatten();
         files.any(|file| file.file_name().to_string_lossy().ends_with(".log.gz"))
@@ -117,7 +117,7 @@ fn link_in_a_circle_in_place_of_a_run_or_its_log_keeps_no_run_from_starting() {
     }
 }
 
-/// The user keeps other files at the path of a run, by a mount. Retention removes the older runs and leaves those files as they are.
+/// The user has mounted other files at the path of a run. Retention removes the older runs and leaves those files unchanged.
 #[test]
 fn mount_in_place_of_a_run_is_left_as_it_is() {
     if !can_mount() {
@@ -128,7 +128,7 @@ fn mount_in_place_of_a_run_is_left_as_it_is() {
     let files = precious(&elsewhere);
     let mut command = place.command_of(Path::new("unshare"));
     command.args(["-m", "sh", "-c", "mount --bind \"$1\" \"$2\" && mount --bind \"$1\" \"$3\" && shift 3 && exec \"$@\"", "sh"]);
-    // One at the directory itself, and one in it.
+    // One mount at the directory itself, and one in it.
     let within = place.run_dir(3).join("within");
     fs::create_dir(&within).expect("creates");
     command.args([&elsewhere, &place.run_dir(1), &within]).arg(env!("CARGO_BIN_EXE_autoappdev"));

@@ -1,5 +1,5 @@
-//! Processes of another user that keep or burden whoever reads their arguments or their environment. Every test here runs alone, because
-//! other servers and tests read those too.
+//! Processes of another user that block or slow down the readers of their arguments or environment. Every test here runs alone,
+//! because other servers and tests read those too.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -17,7 +17,7 @@ use super::foreign_sockets::squat;
 use crate::support::past::cookie_of;
 use crate::support::{Place, is_alive, letter, not_run, signal, until, until_true};
 
-/// A process of the other user that runs `tests/programs/holder.c`; killed when it goes out of scope.
+/// A process of the other user that runs `tests/programs/holder.c`. It is killed on drop.
 struct Holder {
     child: Child,
     /// The process that is hard to read.
@@ -25,7 +25,7 @@ struct Holder {
 }
 
 impl Holder {
-    /// `None` where the kernel does not let it.
+    /// Starts the process, or returns `None` if the kernel does not allow it.
     fn start(place: &Place, args: &[&str]) -> Option<Self> {
         Self::start_with(place, args, &[])
     }
@@ -49,7 +49,7 @@ impl Holder {
         Some(Self { child, pid })
     }
 
-    /// A node of FUSE and a directory to mount at, both the other user's.
+    /// Returns a FUSE device and a directory to mount at, both of the other user.
     fn mountable(place: &Place) -> [String; 2] {
         let (device, dir) = (place.folder().join("fuse"), place.folder().join("mounted"));
         if !device.exists() {
@@ -61,8 +61,8 @@ impl Holder {
         [text(&device), text(&dir)]
     }
 
-    /// It carries the cookie of the run that has this journal. At the path of the place's folder, it sees a file system in which no look
-    /// for a file is answered, or each with this error.
+    /// Starts a process with the cookie of the run that has this journal. At the path of the place's folder, it sees a file
+    /// system in which no lookup gets a response, or each fails with this error.
     fn apart(place: &Place, run_id: i64, header: &Value, error: i32) -> Option<Self> {
         let [device, dir] = Self::mountable(place);
         let empty = place.folder().join("empty");
@@ -77,7 +77,7 @@ impl Holder {
         holder
     }
 
-    /// It holds the lock of its memory, so that every read of its arguments or environment waits.
+    /// Starts a process that holds the lock of its memory, so that every read of its arguments or environment waits.
     fn stuck(place: &Place) -> Option<Self> {
         let [device, dir] = Self::mountable(place);
         let holder = Self::start(place, &["stuck", &device, &dir]);
@@ -115,7 +115,7 @@ fn process_that_keeps_readers_of_its_environment_waiting_delays_no_recovery_and_
     let mut place = Place::serving_with("drops.sh", "tree");
     let drop = format!("setpriv --reuid={THIRD} --regid={THIRD} --clear-groups sleep 600");
     place.script("drops.sh", &format!("#!/bin/sh\n{drop} &\necho $! >dropped.new\nmv dropped.new dropped\nexec sleep 600\n"));
-    // With a lower pid than the run's processes: it is come to first.
+    // With a lower pid than the run's processes, so that it is reached first.
     let Some(holder) = Holder::stuck(&place) else { return };
     let (pid, run_id) = place.start();
     let dropped: u32 = until("the run has a process of a third user", || {
@@ -130,7 +130,7 @@ fn process_that_keeps_readers_of_its_environment_waiting_delays_no_recovery_and_
     assert!(why.contains("could not be examined in time"), "{why}");
     let (pid, next) = place.start_with(json!({"script": "sleep.sh"}));
     assert_eq!(next, run_id + 1);
-    // A boot finds a lost run, and ends although a thread waits.
+    // A boot finds a lost run, and completes although a thread waits.
     let shim = place.shim_pid(next);
     place.kill_server();
     signal(shim, "KILL");
@@ -166,7 +166,7 @@ fn file_system_of_another_users_process_delays_no_recovery_and_is_no_shortage() 
         place.start_server();
         place.until_state("stopped");
         let run = place.run(run_id);
-        // Another user's process cannot know the mark, unless it is of the run.
+        // Another user's process cannot know the mark, unless it belongs to the run.
         let why = if has_mark { "no process that carries its id is alive" } else { "2 that carry its id were left alone" };
         assert!(run["error"].as_str().expect("a sentence").contains(why), "{error} {has_mark}: {run}");
         assert_eq!((is_alive(pid), is_alive(holder.pid)), (false, !has_mark), "{error} {has_mark}: {run}");
@@ -213,7 +213,7 @@ fn environments_of_gigabytes_take_no_memory_and_no_process_of_a_lost_run_outlive
     assert!(holders.iter().all(|holder| is_alive(holder.pid)));
 }
 
-/// A look at such a path never ends, and neither a signal nor a limit of ours can end it.
+/// A lookup of such a path never ends, and neither a signal nor a time limit can end it.
 #[test]
 fn path_that_a_folders_file_names_is_not_followed_to_a_file_system_that_never_answers() {
     if !is_root() {
@@ -227,7 +227,7 @@ fn path_that_a_folders_file_names_is_not_followed_to_a_file_system_that_never_an
     let there = format!("/proc/{}/root{}/there", holder.pid, text(place.folder()));
     let mut looks = Command::new("stat").arg(&there).stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("starts");
 
-    // The socket of a live server, as its folder's server.json names it.
+    // The socket of a live server, as server.json in its folder names it.
     let info = place.runtime().join("server.json");
     let mut named: Value = serde_json::from_slice(&fs::read(&info).expect("there")).expect("JSON");
     named["socket"] = json!(format!("{there}/s"));

@@ -1,5 +1,5 @@
-//! User namespaces, in which all users outside of the namespace have the same number: none of them is taken for the user of this process,
-//! and none for root.
+//! User namespaces, in which all users outside have the same number. None of these users is mistaken for the user of this process
+//! or for root.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -19,11 +19,11 @@ use super::foreign_files::{ANOTHER, THIRD, copied_binary, ended, entries, is_roo
 use super::foreign_owners::as_another;
 use crate::support::{Place, not_run};
 
-/// Enters a namespace that has `/proc` hidden, which shows what the namespace's numbers stand for.
+/// Enters a namespace in which `/proc`, which shows the mapping of the numbers, is hidden.
 const HIDE_PROC: &str = "mount -t tmpfs none /proc && exec \"$@\"";
 const AS_ROOT: &[&str] = &["unshare", "-U", "--map-root-user"];
 const AS_ITSELF: &[&str] = &["unshare", "-U", "--map-current-user"];
-/// As the number that the users outside have, too.
+/// With the number that the users outside also have.
 const AS_NOBODY: &[&str] = &["unshare", "-U", "--map-user=65534", "--map-group=65534"];
 const WITHOUT_MAP: &[&str] = &["unshare", "-U"];
 const AS_ROOT_WITHOUT_PROC: &[&str] = &["unshare", "-U", "-m", "--map-root-user", "sh", "-c", HIDE_PROC, "sh"];
@@ -31,7 +31,7 @@ const AS_ROOT_WITHOUT_PROC: &[&str] = &["unshare", "-U", "-m", "--map-root-user"
 const UNKNOWN: &str = "an unknown user (uid 65534, which stands for every user without an id in this user namespace)";
 const NO_NUMBER: &str = "this process runs as uid 65534, which also stands for every user without an id in its user namespace";
 
-/// A command of the third user that enters namespaces with `words`, without the test's own settings.
+/// Returns a command of the third user that enters namespaces with `words`, without the test's own settings.
 fn of_third_user(place: &Place, words: &[&str], args: &[&str]) -> Command {
     let mut command = place.command_of(Path::new("setpriv"));
     command
@@ -54,7 +54,7 @@ pub(super) fn can_mount() -> bool {
     can_mount
 }
 
-/// The error of a server of the third user.
+/// Returns the error of a server of the third user.
 fn refused(place: &Place, words: &[&str], runtime: &OsStr, folder: &Path) -> String {
     let mut command = of_third_user(place, words, &["serve"]);
     command.current_dir(folder).env("AUTOAPPDEV_PORT", "0").env("AUTOAPPDEV_RUNTIME_DIR", runtime);
@@ -73,7 +73,8 @@ fn create_for(path: &Path, owner: u32) {
     give(path, owner, 0o755);
 }
 
-/// The other user holds a runtime directory as its server would, and listens at its socket. Returns the bytes that come there.
+/// Locks a runtime directory as its server would, as the other user, and listens at its socket. Returns the bytes that arrive
+/// there.
 fn trap(folder: &Path) -> (Arc<Mutex<Vec<u8>>>, fs::File) {
     let runtime = folder.join("runtime");
     create_for(&runtime, ANOTHER);
@@ -90,7 +91,7 @@ fn trap(folder: &Path) -> (Arc<Mutex<Vec<u8>>>, fs::File) {
     flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("free");
     let received = Arc::new(Mutex::new(Vec::new()));
     let kept = received.clone();
-    // Ends with the test's process.
+    // The thread ends with the test process.
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let mut bytes = [0; 8192];
@@ -128,7 +129,7 @@ fn client_in_a_user_namespace_sends_nothing_to_a_server_of_a_user_outside() {
         if words == AS_ROOT_WITHOUT_PROC && !can_mount() {
             continue;
         }
-        // In the other user's folder, and where a path leads there from the own one.
+        // In the other user's folder, and with a path that leads there from the user's own folder.
         for (at, runtime) in [(&folder, None), (&own, Some(folder.join("runtime")))] {
             for args in [&["start", "x", "--env", "SECRET"][..], &["status"], &["stop"]] {
                 let mut command = of_third_user(&place, words, args);
@@ -177,9 +178,9 @@ fn server_in_a_user_namespace_trusts_nothing_that_a_user_outside_can_have_put_on
     give(place.folder(), THIRD, 0o755);
     let outside = "another user (uid 65534)";
     let cases = [(&[][..], outside), (AS_ROOT, UNKNOWN), (AS_ITSELF, UNKNOWN)];
-    // The groups of the shared directory, outside and inside.
+    // The groups of the shared directory, as seen from outside and inside.
     place.set_env("AUTOAPPDEV_TRUSTED_GROUPS", "65533,0");
-    // Every user, or a group, can have made the directory and the link in the shared one.
+    // Every user, or a group, could have created the directory and the link in the shared one.
     for mode in [0o1777, 0o775] {
         set_mode(&shared, mode);
         for (words, who) in cases {
@@ -193,7 +194,7 @@ fn server_in_a_user_namespace_trusts_nothing_that_a_user_outside_can_have_put_on
             assert!(entries(&mine).is_empty() && entries(&own).is_empty(), "{words:?} {mode:o}: nothing was made");
         }
     }
-    // Only the owner of the directory can have put them there, as the machine's root has put `/bin` into its own.
+    // Only the owner of the directory can have created them, as the machine's root has created `/bin`.
     set_mode(&shared, 0o755);
     let real = own.canonicalize().expect("there");
     let by_link_of_root = format!("/bin/../..{}", real.display());
@@ -208,7 +209,7 @@ fn server_in_a_user_namespace_trusts_nothing_that_a_user_outside_can_have_put_on
     }
 }
 
-/// Without `/proc`, a process cannot see whether the number of the users outside is that of `nobody`.
+/// Without `/proc`, a process cannot tell whether the number of the users outside is that of `nobody`.
 #[test]
 fn directory_of_nobody_is_not_taken_for_roots_where_proc_is_hidden() {
     if !is_root() || !can_mount() {

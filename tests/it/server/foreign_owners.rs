@@ -1,4 +1,4 @@
-//! Files and directories of other users inside of a runtime directory, and other users who can open what is in it.
+//! Files and directories of other users inside a runtime directory, and other users who can open what is in it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -19,7 +19,7 @@ use crate::support::{Place, until_true};
 /// Calls `act` as the other user.
 pub(super) fn as_another<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
     let done = thread::spawn(move || {
-        // Of this thread alone.
+        // Affects only this thread.
         let another = Uid::from_raw(ANOTHER);
         set_thread_gid(Gid::from_raw(ANOTHER)).expect("we are root");
         set_thread_res_uid(another, another, another).expect("we are root");
@@ -28,7 +28,7 @@ pub(super) fn as_another<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'st
     done.join().expect("no panic")
 }
 
-/// A place whose runtime directory, still empty, is the other user's.
+/// Creates a place whose runtime directory, still empty, belongs to the other user.
 fn place_of_another() -> Place {
     let place = Place::new();
     set_mode(place.folder(), 0o755);
@@ -38,7 +38,7 @@ fn place_of_another() -> Place {
     place
 }
 
-/// A command of the other user there.
+/// Returns a command of the other user in that place.
 fn by_another(place: &Place, args: &[&str]) -> Command {
     let mut command = place.command_of(&place.folder().join("autoappdev"));
     command.uid(ANOTHER).gid(ANOTHER).args(args);
@@ -57,7 +57,7 @@ fn files_of_another_user_in_the_runtime_directory_are_refused() {
     let mut place = used(1);
     let runtime = place.runtime().canonicalize().expect("there");
     let database = runtime.join("autoappdev.db");
-    // It is left behind if another connection is open at the end, and has the history then.
+    // The file remains if another connection is open at the end, and then contains the history.
     fs::OpenOptions::new().append(true).create(true).open(runtime.join("autoappdev.db-wal")).expect("opens");
     for name in ["runs", "server.lock", "backend.log", "autoappdev.db", "autoappdev.db-wal", "autoappdev.db-server.lock"] {
         let path = runtime.join(name);
@@ -75,7 +75,7 @@ fn files_of_another_user_in_the_runtime_directory_are_refused() {
         }
         chown(&path, Some(0), None).expect("we are root");
     }
-    // A secret has its own sentence, which says that its owner knows it.
+    // A secret has its own sentence, which says that its owner knows the secret.
     chown(runtime.join("token"), Some(ANOTHER), None).expect("we are root");
     let said = place.refused_server(("AUTOAPPDEV_RUNS_KEEP", "1"));
     assert!(said.contains("token: it belongs to another user (uid 65534), who knows what is in it"), "{said}");
@@ -85,7 +85,7 @@ fn files_of_another_user_in_the_runtime_directory_are_refused() {
     assert_eq!(place.get("/api/runs").ok()["runs"].as_array().map(Vec::len), Some(1));
 }
 
-/// Files that `sudo` has left there.
+/// Files that a command run with `sudo` has left there.
 #[test]
 fn files_of_root_in_the_runtime_directory_of_another_user_are_refused() {
     if !is_root() {
@@ -105,7 +105,7 @@ fn files_of_root_in_the_runtime_directory_of_another_user_are_refused() {
     chown(&database, Some(ANOTHER), None).expect("as the sentence says");
     let command = by_another(&place, &[]);
     place.start_server_with(command);
-    // Root can look at this user's database, and leaves nothing of its own there.
+    // Root can read this user's database, and leaves no files there.
     let mut command = place.command();
     command.arg("check");
     let (code, said) = ended(command);
@@ -114,7 +114,7 @@ fn files_of_root_in_the_runtime_directory_of_another_user_are_refused() {
     assert!(owners.into_iter().all(|owner| owner == ANOTHER));
 }
 
-/// The advice of each error is carried out, and the server starts.
+/// Follows the advice of each error until the server starts.
 #[test]
 fn start_that_lacks_permission_says_what_gives_it() {
     if !is_root() {
@@ -177,7 +177,7 @@ fn run_or_log_of_another_user_is_neither_shown_nor_packed() {
     assert!(first.exists() && second.exists(), "they were not replaced by packed ones");
 }
 
-/// An open file or directory is all that another user needs to lock it, and to keep every server from starting.
+/// Another user who can open a file or directory can lock it, and so prevent every server from starting.
 #[test]
 fn runtime_directory_that_others_can_open_is_closed_to_them() {
     let mut place = used(1);

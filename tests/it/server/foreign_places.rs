@@ -1,5 +1,5 @@
-//! Paths that lead a server of this user to a place that somebody else has chosen: by links of other users, or by the links and the
-//! `.env` of a cloned project.
+//! Paths that lead a server of this user to a place that another user chose: through links of other users, or through the links
+//! and the `.env` of a cloned project.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
@@ -18,10 +18,10 @@ use super::foreign_files::{ANOTHER, THIRD, bare, copied_binary, ended, entries, 
 use super::foreign_links::used;
 use crate::support::Place;
 
-/// Makes a link in a clone to a runtime directory.
+/// Creates a link in a clone to a runtime directory.
 type Make = fn(&Path, &Path);
 
-/// A command in a folder that names no place of its own in the environment.
+/// Returns a command in a folder, without a place in its environment.
 fn in_folder(place: &Place, folder: &Path, args: &[&str]) -> Command {
     let mut command = bare(place, args);
     command.env("AUTOAPPDEV_PORT", "0").current_dir(folder);
@@ -74,7 +74,7 @@ fn links_and_dotenv_of_a_clone_do_not_lead_to_the_history_of_another_project() {
             assert!(code == 1 && said.contains(&sentence), "{n}, {command}: {said}");
         }
         assert_eq!(ids(&other), before, "{n}");
-        // The user's own environment can name the place, as the sentence says.
+        // The user's own environment can name the place, as the error suggests.
         let (name, value) = setting.split_once('=').expect("an assignment");
         let mut command = in_folder(&place, &clone, &["check"]);
         command.env(name, format!("{value}{}", target.display()));
@@ -138,7 +138,7 @@ fn folders_above_a_clone_are_not_its_runtime_directory() {
     }
 }
 
-/// `SQLite` creates files beside the database: another user could create them first.
+/// `SQLite` creates files beside the database, and another user could create them first.
 #[test]
 fn database_in_a_sticky_directory_of_all_users_is_refused() {
     let place = Place::new();
@@ -146,7 +146,7 @@ fn database_in_a_sticky_directory_of_all_users_is_refused() {
     fs::create_dir(&shared).expect("creates");
     for (mode, is_refused) in [(0o1777, true), (0o1755, false)] {
         set_mode(&shared, mode);
-        // `check` reads a database that is there, and looks for one otherwise.
+        // `check` reads an existing database, and otherwise looks for one.
         for command in ["serve", "check", "migrate", "check"].into_iter().skip(if is_refused { 0 } else { 2 }) {
             let mut asked = in_folder(&place, place.folder(), &[command]);
             asked.env("DATABASE_URL", format!("sqlite:{}", shared.join("x.db").display()));
@@ -160,7 +160,7 @@ fn database_in_a_sticky_directory_of_all_users_is_refused() {
             assert_eq!(entries(&shared).is_empty(), is_refused, "{command} {mode:o}: {said}");
         }
     }
-    // A database that was made before other users could create files there.
+    // The database was created before other users could create files there.
     set_mode(&shared, 0o1777);
     let before = entries(&shared);
     let mut check = in_folder(&place, place.folder(), &["check"]);
@@ -170,7 +170,7 @@ fn database_in_a_sticky_directory_of_all_users_is_refused() {
     assert_eq!(entries(&shared), before);
 }
 
-/// The server removes what a killed one left at the path of its socket.
+/// The server removes the socket that a killed server left at its path.
 #[test]
 fn socket_of_another_program_is_not_removed_for_the_dotenv_of_a_clone() {
     let place = Place::new();
@@ -202,7 +202,7 @@ fn socket_of_another_program_is_not_removed_for_the_dotenv_of_a_clone() {
     }
     fs::remove_file(clone.join(".env")).expect("there");
     if is_root() {
-        // Nor is one of another user removed, even if the environment names it.
+        // A socket of another user is not removed either, even if the environment names it.
         chown(&stale, Some(ANOTHER), None).expect("we are root");
         let mut command = in_folder(&place, &clone, &["serve"]);
         let (code, said) = ended({
@@ -220,7 +220,7 @@ fn socket_of_another_program_is_not_removed_for_the_dotenv_of_a_clone() {
     UnixStream::connect(&stale).expect("the user's own environment can name any place");
 }
 
-/// The folder is missing while the path is checked, and exists when the database is opened.
+/// The folder does not exist while the path is checked, and exists when the database is opened.
 #[test]
 fn database_in_a_missing_folder_that_another_user_can_create_is_refused() {
     if !is_root() {
@@ -248,7 +248,7 @@ fn database_in_a_missing_folder_that_another_user_can_create_is_refused() {
     is_over.store(true, Ordering::Relaxed);
     creates.join().expect("no panic");
     assert_eq!(entries(&own), Vec::<PathBuf>::new(), "nothing was made in it");
-    // The same for `migrate`; a folder of the user's own is used.
+    // The same for `migrate`; a folder of the user is used.
     let mut command = place.command();
     command.arg("migrate").env("DATABASE_URL", &url);
     assert_eq!(ended(command).0, 1);
@@ -287,7 +287,7 @@ fn advice_for_a_runtime_that_is_a_link_works_for_the_server_and_for_client_comma
     assert_eq!(place.stop_server(), 0);
 }
 
-/// A shared directory with a link of another user to an own directory, which is empty.
+/// Creates a shared directory with a link of another user to the user's own directory, which is empty.
 fn shared(place: &Place) -> (PathBuf, PathBuf) {
     let (shared, own) = (place.folder().join("shared"), place.folder().join("own"));
     for dir in [&shared, &own] {
@@ -314,7 +314,7 @@ fn database_or_socket_by_a_link_of_another_user_is_refused() {
         let url = format!("sqlite:{}", shared.join(path).display());
         let said = place.refused_server(("DATABASE_URL", &url));
         assert!(said.contains("as the database") && said.contains(why), "{path}: {said}");
-        // Root may read where other users lead it, and a third user may not. Neither writes there.
+        // Root can read where other users lead it, and a third user cannot. Neither writes there.
         for (command, user) in [("migrate", 0), ("check", THIRD)] {
             let mut asked = place.command_of(&binary);
             asked.args([command, "--database"]).arg(shared.join(path)).uid(user).gid(user);
@@ -329,7 +329,7 @@ fn database_or_socket_by_a_link_of_another_user_is_refused() {
     command.arg("migrate").env("AUTOAPPDEV_RUNTIME_DIR", &runtime);
     let (code, said) = ended(command);
     assert!(code == 1 && said.contains(why), "{said}");
-    // The kernel does not follow what is behind a missing directory either.
+    // The kernel does not resolve what follows a missing directory either.
     let said = place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", shared.join("x/../theirs/runtime").to_str().expect("text")));
     assert!(said.contains("shared/x does not exist"), "{said}");
     assert_eq!(entries(&own), Vec::<PathBuf>::new(), "nothing was made in it");

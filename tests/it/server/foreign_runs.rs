@@ -1,5 +1,5 @@
-//! Run directories that do not come from this server: behind a runtime directory that another user has exchanged, with any number as a
-//! name, of any depth, or in the form of other files.
+//! Run directories that do not come from this server: in a runtime directory that another user has exchanged, with any number as
+//! a name, of any depth, or replaced by other kinds of files.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -14,10 +14,10 @@ use super::foreign_files::{ANOTHER, THIRD, copied_binary, ended, entries, is_roo
 use super::foreign_links::used;
 use crate::support::{Place, until_true};
 
-/// A group of which the server's user is a member, like another user.
+/// A group that contains the server's user and another user.
 const GROUP: u32 = 61_009;
 
-/// A member of the folder's group moves the runtime directory of a live server away, and puts one with links in its place.
+/// As a member of the folder's group, moves the runtime directory of a live server away and puts one with links in its place.
 fn exchange_runtime(place: &Place, runs: &Path) {
     let script = "mkdir evil && touch evil/server.json && ln -s ../runtime.moved/autoappdev.db evil/autoappdev.db && ln -s \"$1\" evil/runs && \
                   mv runtime runtime.moved && mv evil runtime";
@@ -26,7 +26,7 @@ fn exchange_runtime(place: &Place, runs: &Path) {
     assert!(command.status().expect("/bin/sh is there").success(), "a member of the group can do that");
 }
 
-/// Starts a run that cannot begin, and returns what the client reads.
+/// Starts a run that cannot begin. Returns the error that the client gets.
 fn failed_start(place: &Place) -> String {
     let answer = place.post("/api/pipeline/start", json!({}));
     assert_ne!(answer.status, 200, "{}", answer.body);
@@ -60,7 +60,7 @@ fn runs_of_another_project_outlive_a_runtime_directory_that_a_group_member_excha
         }
         assert_eq!(place.stop_server(), 0);
         place.set_env("AUTOAPPDEV_RUNS_KEEP", "1");
-        // The server's first pass removes the runs of before.
+        // The server's first pass removes the earlier runs.
         place.start_server();
         let moved = place.folder().join("runtime.moved");
         until_true("old runs are removed", || entries(&place.runtime().join("runs")).len() == 1);
@@ -105,7 +105,7 @@ fn old_run_with_thousands_of_nested_directories_is_removed() {
     drop(dir);
     place.set_env("AUTOAPPDEV_RUNS_KEEP", "1");
     let mut command = place.command_of(Path::new("bash"));
-    // Too few for a descriptor for each level.
+    // Not enough descriptors for one at each level.
     command.args(["-c", "ulimit -n 1024; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_autoappdev")]);
     place.start_server_with(command);
     until_true("it is removed", || !deep.exists());
@@ -113,7 +113,7 @@ fn old_run_with_thousands_of_nested_directories_is_removed() {
     assert_eq!(place.stop_server(), 0);
 }
 
-/// Makes something in the place of a run.
+/// Creates something in place of a run.
 type Make = fn(&Path);
 
 fn with_lock(run: &Path, make: impl FnOnce(&Path)) {
@@ -160,7 +160,7 @@ fn latest_run_or_lock_of_another_user_keeps_no_server_from_starting_runs() {
     }
 }
 
-/// As `sudo` leaves it.
+/// As a command run with `sudo` leaves it.
 #[test]
 fn latest_run_that_the_server_may_not_read_is_named_with_the_remedy() {
     if !is_root() {

@@ -1,4 +1,4 @@
-//! A runtime directory that comes with an archive holds secrets that the archive's author knows. The server uses none of them.
+//! A runtime directory from an archive contains secrets that the archive's author knows. The server uses none of them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,11 +13,11 @@ use crate::support::wire::Wire;
 use crate::support::{Answer, Place, copy_all};
 
 const SECRETS: [&str; 3] = ["token", "read-token", "session-key"];
-/// Where the owner asks.
+/// The address that the owner uses.
 const OWNER: &str = "127.0.0.1";
 const SAYS: &str = "secrets that were not made for ";
 
-/// Asks at one of the server's addresses, with these header fields and no others. Guesses are counted for each.
+/// Sends a request to one of the server's addresses, with exactly these header fields. Wrong tokens are counted for each address.
 fn ask(at: &str, place: &Place, method: &str, path: &str, fields: &[(&str, &str)], body: &str) -> Answer {
     let mut wire = Wire::of(std::net::TcpStream::connect((at, place.port())).expect("the server listens there"));
     let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -40,7 +40,7 @@ fn secrets_of(runtime: &Path) -> [String; 3] {
     SECRETS.map(|name| fs::read_to_string(runtime.join(name)).expect("there").trim().to_owned())
 }
 
-/// A server that other machines reach, in a network of the test's own.
+/// Creates a server that other machines can reach, in a network for this test.
 fn open_place() -> Place {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_HOST", "0.0.0.0");
@@ -53,7 +53,7 @@ fn run(program: &str, args: &[&str], folder: &Path) {
     assert!(output.status.success(), "{program} {args:?}: {output:?}");
 }
 
-/// What the author of an archive keeps.
+/// The author of an archive, and the secrets that the author keeps.
 struct Author {
     place: Place,
     secrets: [String; 3],
@@ -62,7 +62,8 @@ struct Author {
 }
 
 impl Author {
-    /// Packs a runtime directory as `runtime.tar`, with a session in its database and the secrets that a server made for it, or others.
+    /// Packs a runtime directory as `runtime.tar`, with a session in its database, and with these secrets or else those that a
+    /// server created for it.
     fn pack(secrets: Option<[&str; 3]>) -> Self {
         let mut place = open_place();
         place.start_server();
@@ -98,7 +99,7 @@ impl Author {
         let post = |path: &str, fields: &[(&str, &str)], body: &Value| {
             ask(OWN_ADDRESS, victim, "POST", path, fields, &body.to_string()).status
         };
-        // No more than five guesses, after which it would be 429. What a session sends is none.
+        // At most five wrong tokens, because the status would then be 429. A wrong session does not count.
         let bearer = format!("Bearer {token}");
         assert_eq!(post("/api/pipeline/start", &[("Authorization", &bearer)], &json!({})), 401, "{token}");
         let bearer = format!("Bearer {read_token}");
@@ -124,7 +125,7 @@ fn secrets_that_come_with_an_archive_are_not_used() {
         author.unpack_for(&victim);
         victim.start_server();
         author.assert_gets_nowhere(&victim);
-        // The victim's own are new, and work.
+        // The victim's own secrets are new, and work.
         let own = secrets_of(&victim.runtime());
         for (name, (own, foreign)) in SECRETS.into_iter().zip(own.iter().zip(&author.secrets)) {
             assert_ne!(own, foreign, "{name}");
@@ -146,7 +147,7 @@ fn secrets_that_come_with_an_archive_are_not_used() {
         for secret in author.secrets.iter().chain(&own) {
             assert!(!said.contains(secret) && !log.contains(secret), "{said}");
         }
-        // A second start has nothing to replace, and the login made at the first one is still good.
+        // A second start has nothing to replace, and the login from the first start is still valid.
         victim.start_server();
         assert_eq!(secrets_of(&victim.runtime()), own);
         assert_eq!(ask(OWNER, &victim, "GET", "/api/pipeline", &session.fields(), "").status, 200);
@@ -182,7 +183,7 @@ fn moved_directory_keeps_its_secrets_and_a_copy_gets_new_ones() {
         code == 0 && said.contains(&format!("{SAYS}{} are replaced", copy.canonicalize().expect("there").display())),
         "{said}"
     );
-    // The original is as it was.
+    // The original is unchanged.
     assert_eq!(secrets_of(&moved), made);
 }
 

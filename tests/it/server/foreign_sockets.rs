@@ -1,5 +1,5 @@
-//! Unix sockets that another user listens at, or floods, and accepts no connection: nothing waits for them without a limit, and no run is
-//! lost for them.
+//! Unix sockets at which another user listens without accepting connections, some of them with a full queue. Every wait for them
+//! is limited, and no run is lost because of them.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -20,14 +20,14 @@ use crate::support::{DEADLINE, Place, is_alive, is_stopped, letter, not_run, sig
 /// Any user who is not root.
 const ANOTHER: u32 = 65_534;
 
-/// Sockets of another user. They are closed after the deadline, so that a program which waits for them ends, and its test fails.
+/// Sockets of another user. They are closed after the deadline, so that a program that waits for them ends and its test fails.
 pub(super) struct Sockets {
     leave: Sender<()>,
     holder: JoinHandle<bool>,
 }
 
 impl Sockets {
-    /// `open` opens them as the other user. `None` if this test may not become one.
+    /// Opens sockets with `open` as the other user. Returns `None` if this test cannot become that user.
     fn make(open: impl FnOnce() -> Vec<OwnedFd> + Send + 'static) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             not_run("sockets of another user can only be made by root", "AUTOAPPDEV_REQUIRE_ROOT");
@@ -35,7 +35,7 @@ impl Sockets {
         }
         let ((made, is_made), (leave, left)) = (mpsc::channel(), mpsc::channel());
         let holder = thread::spawn(move || {
-            // Of this thread alone.
+            // Affects only this thread.
             let another = Uid::from_raw(ANOTHER);
             set_thread_gid(Gid::from_raw(ANOTHER)).expect("we are root");
             set_thread_res_uid(another, another, another).expect("we are root");
@@ -47,7 +47,7 @@ impl Sockets {
         Some(Self { leave, holder })
     }
 
-    /// Listeners with a full queue.
+    /// Opens listeners with a full queue.
     fn full(addresses: Vec<SocketAddrUnix>) -> Option<Self> {
         Self::make(move || {
             addresses.iter().flat_map(|address| [listen(address), connect(address).expect("room for one")]).collect()
@@ -65,7 +65,7 @@ fn socket() -> OwnedFd {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("a socket")
 }
 
-/// Accepts nothing, and has room for one connection.
+/// Opens a listener that accepts nothing and has room for one connection.
 fn listen(address: &SocketAddrUnix) -> OwnedFd {
     let socket = socket();
     rustix::net::bind(&socket, address).expect("the name is free");
@@ -87,7 +87,8 @@ fn runs_of(place: &Place) -> Runs {
     Runs::new(place.runtime().canonicalize().expect("there"))
 }
 
-/// At the names that sockets of these runs could have: for each one whose queue is full, and one with room that says nothing.
+/// Opens sockets at the names that the sockets of these runs could have: for each run one with a full queue, and one with room
+/// that sends nothing.
 pub(super) fn squat(place: &Place, run_ids: &[i64]) -> Option<Sockets> {
     let prefix = runs_of(place).socket_prefix();
     let names: Vec<[SocketAddrUnix; 2]> =
@@ -102,7 +103,7 @@ fn squatted_socket_names_delay_no_boot_and_count_as_no_run() {
     let mut place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     assert_eq!(place.stop_server(), 0);
-    // The live run, the next one, and one far away.
+    // The live run, the next one, and one with a very high number.
     let Some(sockets) = squat(&place, &[run_id, run_id + 1, i64::MAX]) else { return };
     place.start_server();
     assert_eq!(place.until_all_agree(), "running", "the run goes on under this server");
@@ -125,7 +126,7 @@ fn squatted_socket_names_delay_no_boot_and_count_as_no_run() {
     sockets.leave();
 }
 
-/// Its socket is all that is left of it, and another user has filled the queue.
+/// Only the run's socket is left, and another user has filled its queue.
 #[test]
 fn run_without_a_directory_outlives_a_flood_of_its_socket() {
     if !is_within_own_network("run_without_a_directory_outlives_a_flood_of_its_socket") {
@@ -164,7 +165,7 @@ fn run_without_a_directory_outlives_a_flood_of_its_socket() {
     assert!(!is_alive(pid));
 }
 
-/// A directory in which every user can make files, as `/tmp` is.
+/// Creates a directory in which every user can create files, as in `/tmp`.
 fn shared_dir(place: &Place) -> std::path::PathBuf {
     fs::set_permissions(place.folder(), Permissions::from_mode(0o711)).expect("ours");
     let shared = place.folder().join("shared");
@@ -186,7 +187,7 @@ fn socket_that_another_user_has_taken_is_an_error_and_no_wait() {
     assert_eq!(place.stop_server(), 0);
     for args in [&["status"][..], &["stop"]] {
         let mut command = place.command();
-        // No server is recorded there, so the socket counts.
+        // No server is recorded there, so the socket is used.
         command.env("AUTOAPPDEV_RUNTIME_DIR", place.folder().join("none")).args(args);
         let output = command.output().expect("runs");
         let err = String::from_utf8(output.stderr).expect("text");

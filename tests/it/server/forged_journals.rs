@@ -1,4 +1,4 @@
-//! Journals that come with an archive: the server believes no path in them that does not lie where the kernel keeps control groups, and
+//! Journals from an archive. The server uses no path in them that is outside the place where the kernel keeps control groups, and
 //! no socket of another project's run.
 
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::foreign_files::{ANOTHER, copied_binary, is_root, set_mode};
 use crate::support::{Place, can_make_cgroups, is_alive, is_stopped, not_run, own_cgroup, signal, until_true};
 
-/// The clone has a copy of the journal, and its author keeps the copy of the lock locked, so that the run seems to live there.
+/// The clone has a copy of the journal, and its author keeps the copied lock file locked, so that the run seems to be live there.
 #[test]
 fn journal_of_a_clone_that_names_the_socket_of_another_projects_run_does_not_control_it() {
     let other = Place::serving("sleep.sh");
@@ -38,7 +38,7 @@ fn journal_of_a_clone_that_names_the_socket_of_another_projects_run_does_not_con
     assert!(is_stopped(pid), "its own server controls it");
 }
 
-/// A run that looks as if its shim was killed, with these values in the header of its journal.
+/// Creates a run that looks as if its shim was killed, with these values in the header of its journal.
 fn lost_run(place: &Place, values: &[(&str, Value)]) -> i64 {
     let run_id = place.past_run(&[Fact::Spawned { pid: 1, start_ticks: u64::MAX, containment: Containment::Cgroup }]);
     set_header(place, run_id, values);
@@ -58,23 +58,23 @@ fn set_header(place: &Place, run_id: i64, values: &[(&str, Value)]) {
     fs::write(&path, format!("{header}\n{rest}")).expect("writes");
 }
 
-/// The same, with a journal that names `group` as its control group.
+/// Like [`lost_run`], with a journal that names `group` as its control group.
 fn lost_run_in(place: &Place, group: &Path) -> i64 {
     lost_run(place, &[("cgroup", json!(group))])
 }
 
-/// A run that looks as if this process was its shim.
+/// Creates a run that looks as if this process was its shim.
 fn lost_run_of(place: &Place, pid: u32) -> i64 {
     lost_run(place, &as_shim(pid))
 }
 
-/// What the header of a journal says if this process is the shim.
+/// Returns the values in the header of a journal whose shim is this process.
 fn as_shim(pid: u32) -> [(&'static str, Value); 2] {
     let ticks = read_stat(pid).expect("it is there").identity.start_ticks;
     [("shim_pid", json!(pid)), ("shim_start_ticks", json!(ticks))]
 }
 
-/// The directory of a process with a removed one, of process 1 and of one that is not dumpable shows nothing.
+/// The working directory of a process proves nothing if it was removed, or if the process is process 1 or not dumpable.
 #[test]
 fn process_that_is_no_shim_does_not_make_a_run_live_in_whatever_directory_it_is() {
     for is_removed in [true, false] {
@@ -92,7 +92,8 @@ fn process_that_is_no_shim_does_not_make_a_run_live_in_whatever_directory_it_is(
     place.assert_startable(run_id);
 }
 
-/// Any user can start set-user-ID programs of root with the arguments of a shim, and the directory of such a process cannot be seen.
+/// Any user can start set-user-ID programs of root with the arguments of a shim, and the working directory of such a process is
+/// not visible.
 #[test]
 fn process_of_root_with_the_arguments_of_a_shim_is_no_shim_to_a_server_of_another_user() {
     if !is_root() {
@@ -103,7 +104,7 @@ fn process_of_root_with_the_arguments_of_a_shim_is_no_shim_to_a_server_of_anothe
         set_mode(place.folder(), 0o755);
         let binary = copied_binary(&place);
         let run_id = lost_run(&place, &[]);
-        // It waits for its standard input, which never comes.
+        // It waits for its standard input, which stays empty.
         let mut command = Command::new("cat");
         command.args(["shim", "-"]).current_dir(place.run_dir(run_id)).stdin(Stdio::piped()).stderr(Stdio::null());
         let process = Stranger(command.spawn().expect("spawns"));
@@ -114,17 +115,17 @@ fn process_of_root_with_the_arguments_of_a_shim_is_no_shim_to_a_server_of_anothe
         server.uid(user).gid(user);
         place.start_server_with(server);
         place.bring_own_token();
-        // It is one to a server of root, which shows that nothing else gives it away.
+        // A server of root takes the process for a shim, which shows that nothing else distinguishes it from one.
         until_true(&format!("run {run_id} is {status}"), || place.pipeline()["status"] == status);
         assert!(is_alive(process.0.id()));
     }
 }
 
-/// A process of the test's own.
+/// A process that the test started.
 struct Stranger(Child);
 
 impl Stranger {
-    /// One in a directory of its own, which is removed afterwards.
+    /// Starts one in its own directory, which is then removed if `is_removed` is set.
     fn new(place: &Place, is_removed: bool) -> Self {
         let dir = place.folder().join("of-the-process");
         fs::create_dir(&dir).expect("creates");
@@ -162,7 +163,7 @@ fn health_says_what_to_do_about_a_lock_that_no_shim_holds_and_names_no_other_pro
     place.assert_startable(run_id);
 }
 
-/// Lines of entries like those of a shim, numbered from `first`.
+/// Adds lines of entries like those of a shim, numbered from `first`.
 fn add_entries(place: &Place, run_id: i64, numbers: impl Iterator<Item = u64>) {
     let path = place.run_dir(run_id).join("journal.jsonl");
     let mut file = io::BufWriter::new(File::options().append(true).open(path).expect("there"));
@@ -195,7 +196,7 @@ fn database_with_the_highest_event_number_is_refused_with_what_to_do() {
     assert!(!said.contains("check the state again"), "{said}");
 }
 
-/// To record as many facts takes longer than a signal waits for it.
+/// Recording that many facts takes longer than a signal may wait.
 #[test]
 fn signal_ends_a_server_that_is_recovering_a_run_with_a_long_journal() {
     let place = Place::new();
@@ -204,7 +205,7 @@ fn signal_ends_a_server_that_is_recovering_a_run_with_a_long_journal() {
     let mut command = place.command();
     let server = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("spawns");
     let mut server = Stranger(server);
-    // It is made after the signals are caught.
+    // The socket is created after the signal handlers.
     until_true("it starts", || place.runtime().join("server.sock").exists());
     signal(server.0.id(), "TERM");
     until_true("it ends", || server.0.try_wait().expect("ours").is_some_and(|status| status.success()));
@@ -212,14 +213,14 @@ fn signal_ends_a_server_that_is_recovering_a_run_with_a_long_journal() {
     assert!(said.contains("autoappdev has stopped while it was recovering the latest run"), "{said}");
 }
 
-/// The name that the control group of the first run has here, and one that it had in another directory.
+/// Returns the name that the control group of the first run has here, and one that it had in another directory.
 fn names(place: &Place) -> [String; 2] {
     drop(place.store());
     let folder = fs::metadata(place.runtime()).expect("there");
     [format!("autoappdev-{:x}-{:x}-1", folder.dev(), folder.ino()), "autoappdev-1-2-1".to_owned()]
 }
 
-/// All that is below a folder, with the texts of regular files.
+/// Returns everything below a folder, with the texts of regular files.
 fn contents(folder: &Path) -> Vec<(PathBuf, Option<String>)> {
     let mut all = Vec::new();
     for entry in fs::read_dir(folder).expect("there").flatten() {
@@ -258,7 +259,7 @@ fn directory_that_a_journal_calls_a_control_group_is_left_alone() {
     }
 }
 
-/// A control group of the test's own, removed at the end.
+/// A control group of the test, which is removed at the end.
 struct Group(PathBuf);
 
 impl Group {
@@ -274,7 +275,7 @@ impl Drop for Group {
     }
 }
 
-/// It lies where control groups are, but is not one of a run of this number; or its path leaves that place again.
+/// Control groups at the right place that do not belong to a run of this number, and a path that leaves that place again.
 #[test]
 fn control_group_of_another_program_and_a_path_that_leaves_the_groups_are_left_alone() {
     if !can_make_cgroups() {
@@ -294,7 +295,7 @@ fn control_group_of_another_program_and_a_path_that_leaves_the_groups_are_left_a
     let link = place.folder().join("link");
     symlink(&own, &link).expect("links");
     assert!(detour.is_dir(), "it leads there");
-    // The last one is a real group under the right name, but reached by a link.
+    // The last one is a real group with the right name, but through a link.
     for (index, group) in [foreign.0.clone(), detour, link.join(&name)].into_iter().enumerate() {
         let run_id = lost_run_in(&place, &group);
         place.boot_on_it(run_id, "lost");

@@ -1,4 +1,4 @@
-//! A folder whose name contains line breaks and control sequences: no line of an output or a log is one that its name has made up.
+//! A folder whose name contains line breaks and control sequences. It cannot add a line to any output or log.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -9,10 +9,10 @@ use super::foreign_files::bare;
 use crate::support::{DEADLINE, Place, signal};
 
 const NAME: &str = "clone\nFORGED=1 autoappdev listens on this\r\u{1b}[2J";
-/// As it is shown.
+/// The name as it is shown.
 const SHOWN: &str = r"clone\nFORGED=1 autoappdev listens on this\r\u{1b}[2J";
 
-/// Fails if the text has a line of the folder's name, or acts on a terminal.
+/// Panics if the text has a line from the folder's name, or a sequence that controls a terminal.
 fn check(what: &str, text: &str) {
     assert!(text.lines().all(|line| !line.starts_with("FORGED")), "{what}: {text}");
     assert!(!text.contains(['\u{1b}', '\r']), "{what}: {text:?}");
@@ -44,7 +44,7 @@ fn name_of_a_folder_with_line_breaks_makes_up_no_line() {
     manager.set_read_timeout(Some(DEADLINE)).expect("not zero");
     let errors = place.folder().join("errors");
     let mut serve = command(&["serve"]);
-    // With a token of its own, it says where the other one is.
+    // With a configured token, the output says where the other token is.
     serve
         .env("AUTOAPPDEV_READ_TOKEN", "a-token-that-reads-and-no-more")
         .env("AUTOAPPDEV_PIPELINE_SCRIPT", "missing.sh")

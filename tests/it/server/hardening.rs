@@ -1,4 +1,4 @@
-//! What a crash, a file or the binary itself reveals.
+//! The information that a crash, a file or the binary itself reveals.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -69,7 +69,7 @@ fn crash_of_server_or_shim_leaves_no_memory_behind_and_the_pipelines_does() {
     assert_eq!(inherited, String::from_utf8_lossy(&own.stdout).trim(), "as this test has it");
 }
 
-/// Hides events, reports another state, keeps sessions from ending, and makes more of them.
+/// Triggers that hide events, report another state, keep sessions from ending, and create more of them.
 const TRIGGERS: &str = "
     CREATE TRIGGER hide_events BEFORE INSERT ON pipeline_events BEGIN SELECT RAISE (IGNORE); END;
     CREATE TRIGGER keep_sessions BEFORE DELETE ON sessions BEGIN SELECT RAISE (IGNORE); END;
@@ -125,7 +125,7 @@ fn triggers_of_a_database_that_came_with_a_folder_do_nothing() {
 fn database_with_a_changed_table_is_refused_untouched() {
     let mut place = Place::serving("sleep.sh");
     assert_eq!(place.stop_server(), 0);
-    // An address logs in once, and each further login is answered and silently not stored.
+    // An address can log in once. Each further login gets a normal response and is silently not stored.
     place.edit_database("CREATE UNIQUE INDEX once ON sessions (address)");
     let before = fs::read(place.database()).expect("there");
     for args in [&["serve"][..], &["check"], &["migrate"]] {
@@ -136,7 +136,7 @@ fn database_with_a_changed_table_is_refused_untouched() {
     }
 }
 
-/// A write beyond an array in `SQLite`'s C code is detected: the compiler was told to guard it (`.cargo/config.toml`).
+/// A write beyond an array in `SQLite`'s C code is detected, because the compiler was told to guard it (`.cargo/config.toml`).
 #[test]
 fn bundled_c_code_has_stack_protection() {
     let binary = fs::read(env!("CARGO_BIN_EXE_autoappdev")).expect("it is there");

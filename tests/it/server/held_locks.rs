@@ -11,12 +11,12 @@ use autoappdev::process::lock_holders;
 use super::foreign_files::{ANOTHER, ended, is_root, set_mode};
 use crate::support::{Place, letter, until_true};
 
-/// A process that has locked a file, and ends with the test.
+/// A process that has locked a file, which ends with the test.
 struct Holder(Child);
 
 impl Holder {
     fn of(path: &Path, user: u32) -> Self {
-        // Shared or exclusive, it keeps a server away.
+        // Both a shared and an exclusive lock prevent a server from starting.
         Self::start(path, user, &["flock", "--shared", "--no-fork"], &["sleep", "600"])
     }
 
@@ -24,7 +24,7 @@ impl Holder {
         Self::start(path, user, &["flock", "--no-fork"], &["sleep", "600"])
     }
 
-    /// The process that took the lock has ended; another one has the open file.
+    /// Starts a process with an open file whose lock was taken by a process that has ended.
     fn heir(path: &Path, user: u32) -> Self {
         Self::start(path, user, &["sh", "-c", "exec 9<\"$0\"; flock 9; exec sleep 600"], &[])
     }
@@ -41,7 +41,7 @@ impl Holder {
         holder
     }
 
-    /// The process whose name is that of the program that was started with the lock.
+    /// Returns the sentence that names the process. It is named after the program that was started with the lock.
     fn sentence(&self, user: &str) -> String {
         format!("process {} (sleep){user} has locked ", self.0.id())
     }
@@ -54,7 +54,7 @@ impl Drop for Holder {
     }
 }
 
-/// The runtime directory or a file in it, of root, that everybody can open, as earlier versions left it.
+/// Makes the runtime directory or a file in it belong to root and open to all users, as earlier versions left it.
 fn left_open(place: &Place, name: &str) -> PathBuf {
     let path = if name.is_empty() { place.runtime() } else { place.runtime().join(name) };
     if !name.is_empty() {
@@ -95,7 +95,7 @@ fn process_that_keeps_a_start_from_a_lock_is_named() {
             assert!(said.contains(&sentence), "{name:?}: {said}");
         }
     }
-    // A server is still named as such.
+    // A server is still reported as such.
     place.start_server();
     let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
     assert!(said.contains(&format!("the server with pid {} at ", place.server_pid())), "{said}");
@@ -124,7 +124,7 @@ fn lock_whose_holder_cannot_be_named_is_not_called_that_of_a_server() {
     }
 }
 
-/// The process that took the lock has ended, but its parent has not noticed that. `kill` would not help.
+/// The process that took the lock has ended, but its parent has not waited for it. `kill` would not help.
 #[test]
 fn zombie_that_took_a_lock_is_not_named_as_its_holder() {
     let place = Place::new();
@@ -152,7 +152,8 @@ fn zombie_that_took_a_lock_is_not_named_as_its_holder() {
     }
 }
 
-/// A clone's database says that a run lives, and another user locked that run's lock before the server closed the directory to others.
+/// A clone's database contains a live run, and another user locked that run's lock before the server closed the directory to
+/// other users.
 #[test]
 fn run_whose_lock_another_user_holds_is_lost_and_another_one_can_start() {
     if !is_root() {

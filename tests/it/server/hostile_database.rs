@@ -1,4 +1,5 @@
-//! A database that comes with a folder: neither its side files nor the expressions in it hold up a command or reach other files.
+//! A database that comes with a folder. Neither its side files nor the expressions in it can delay a command or reach other
+//! files.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -11,9 +12,9 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 
 use crate::support::{DEADLINE, Place};
 
-/// Exit code and output of a command of the program that ends by itself.
+/// Returns the exit code and output of a command that ends by itself.
 fn ended(place: &Place, mode: &str) -> (i32, String) {
-    // One that reads an endless file would otherwise use up the machine's memory before the test notices.
+    // A command that reads an endless file would otherwise use up the machine's memory before the test notices.
     let mut command = place.command_of(Path::new("bash"));
     command.args(["-c", "ulimit -v 12000000; exec \"$0\" \"$1\" 2>&1", env!("CARGO_BIN_EXE_autoappdev"), mode]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("spawns");
@@ -36,20 +37,21 @@ fn ended(place: &Place, mode: &str) -> (i32, String) {
     (status.code().expect("an exit code"), said.join().expect("text"))
 }
 
-/// A place whose server has ended, and has left a database.
+/// Creates a place whose server has ended and has left a database.
 fn used() -> Place {
     let mut place = Place::serving("sleep.sh");
     assert_eq!(place.stop_server(), 0);
     place
 }
 
-/// A rollback journal to be played back, which names another file as the journal of a transaction over several databases.
+/// Returns a rollback journal, ready to be rolled back, that names another file as the super-journal of a transaction over
+/// several databases.
 fn journal_naming(name: &Path) -> Vec<u8> {
     const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
     let name = name.to_str().expect("a temp folder has a plain name").as_bytes();
     let sum: u32 = name.iter().map(|&byte| u32::from(byte)).sum();
     let mut journal = MAGIC.to_vec();
-    // No page to restore, 1 page in the database, sectors of 512 bytes and pages of 4096.
+    // 0 pages to restore, 1 page in the database, sectors of 512 bytes and pages of 4096.
     for number in [0_u32, 0, 1, 512, 4096] {
         journal.extend(number.to_be_bytes());
     }
@@ -66,7 +68,7 @@ fn journal_naming(name: &Path) -> Vec<u8> {
 fn journal_that_names_another_file_is_refused_and_that_file_is_not_opened() {
     let place = used();
     let journal = place.runtime().join("autoappdev.db-journal");
-    // SQLite takes only names of this form.
+    // SQLite accepts only names of this form.
     let named = place.folder().join("a-file-mj0123459AB");
     for what in ["a pipe", "a hole", "a file"] {
         match what {
@@ -91,7 +93,7 @@ fn journal_that_names_another_file_is_refused_and_that_file_is_not_opened() {
     assert_eq!(ended(&place, "check").0, 0);
 }
 
-/// To compare these two texts takes many minutes.
+/// Comparing these two texts takes many minutes.
 #[test]
 fn check_of_a_database_with_slow_expressions_ends() {
     let place = used();
@@ -108,7 +110,7 @@ fn check_of_a_database_with_slow_expressions_ends() {
 fn database_with_an_index_named_like_the_history_is_refused() {
     for (create, name, row_type) in [
         ("CREATE UNIQUE INDEX extra ON pipeline_runs (script)", "refinery_schema_history", "index"),
-        // To compare these two texts takes many minutes.
+        // Comparing these two texts takes many minutes.
         (
             "CREATE INDEX extra ON pipeline_state (instr(hex(zeroblob(4000000)), hex(zeroblob(2000000)) || state))",
             "sqlite_stat1",
@@ -117,7 +119,7 @@ fn database_with_an_index_named_like_the_history_is_refused() {
         ("CREATE TABLE extra (run_id REFERENCES pipeline_runs (id))", "extra", "Table"),
     ] {
         let place = used();
-        // An empty table: to fill the index would evaluate its expression.
+        // An empty table, because filling the index would evaluate its expression.
         place.edit_database(&format!(
             "DELETE FROM pipeline_state; {create};
              PRAGMA writable_schema = 1;
@@ -133,7 +135,8 @@ fn database_with_an_index_named_like_the_history_is_refused() {
     }
 }
 
-/// A checksum of the write-ahead log (<https://www.sqlite.org/fileformat2.html#walformat>), of numbers in big-endian order.
+/// Returns a checksum of the write-ahead log (<https://www.sqlite.org/fileformat2.html#walformat>), for numbers in big-endian
+/// order.
 fn wal_sum(bytes: &[u8]) -> [u32; 2] {
     let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().expect("four bytes"));
     bytes.chunks(8).fold([0_u32, 0], |[one, two], words| {
@@ -142,7 +145,7 @@ fn wal_sum(bytes: &[u8]) -> [u32; 2] {
     })
 }
 
-/// A write-ahead log with this page size, a valid checksum of the header, and no valid frame.
+/// Returns a write-ahead log with this page size, a valid checksum of the header, and no valid frame.
 fn log_without_frames(page_bytes: u32) -> Vec<u8> {
     let mut log = Vec::new();
     for number in [0x377f_0683_u32, 3_007_000, page_bytes, 0, 1, 2] {
@@ -155,7 +158,7 @@ fn log_without_frames(page_bytes: u32) -> Vec<u8> {
     log
 }
 
-/// A place with these files beside the database, where a kill would leave the log and its index.
+/// Creates a place with these files beside the database, where a kill would leave the log and its index.
 fn with_side_files(log: &[u8], index: Option<&[u8]>) -> Place {
     let place = used();
     place.edit_database("PRAGMA wal_checkpoint(TRUNCATE)");

@@ -11,7 +11,7 @@ use super::foreign_files::{ANOTHER, is_root, set_mode};
 use super::foreign_owners::as_another;
 use crate::support::{DEADLINE, Place};
 
-/// The status of the answer to a request.
+/// Returns the status line of the response to a request.
 fn asked(path: &Path, method: &str, target: &str) -> String {
     let mut stream = UnixStream::connect(path).expect("connects");
     stream.set_read_timeout(Some(DEADLINE)).expect("ours");
@@ -34,7 +34,7 @@ fn inherited_socket_whose_path_another_user_exchanges_trusts_that_user_no_more()
     fs::create_dir(&theirs).expect("creates");
     chown(&theirs, Some(ANOTHER), None).expect("we are root");
     let (path, moved) = (theirs.join("a.sock"), theirs.join("b.sock"));
-    // The server then sees a private file of its own user there. Every user can open the socket.
+    // The server then finds a private file of its own user there. Every user can open the socket.
     let exchange = format!("mv {0} {1} && install -m 600 /dev/null {0} && exec \"$@\"", path.display(), moved.display());
     let server = place.command();
     let mut command = Command::new(place.root().join("activate"));

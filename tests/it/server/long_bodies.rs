@@ -1,4 +1,5 @@
-//! Strangers who send bodies that never end, on more connections than there are slots: the memory for bodies is not for them.
+//! Clients without a token that send endless bodies on more connections than there are slots. They cannot use up the memory for
+//! bodies.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -10,13 +11,13 @@ use super::few_descriptors::{READ_TOKEN, TOKEN, place_with};
 use crate::support::wire::Wire;
 use crate::support::{Place, until_true};
 
-/// More than a server with 400 descriptors has slots.
+/// More than the slots of a server with 400 descriptors.
 const STRANGERS: usize = 300;
 
-/// How many requests of an operator and of the owner must be answered at the first attempt.
+/// How many requests of an operator and of the owner must get a response at the first attempt.
 const REQUESTS: usize = 10;
 
-/// One connection, and how much of the request has been sent.
+/// One connection, and how much of its request was sent.
 struct Stranger {
     stream: TcpStream,
     sent: usize,
@@ -29,7 +30,8 @@ impl Stranger {
         Some(Self { stream, sent: 0 })
     }
 
-    /// Sends what the connection takes of the request. False once the server has answered or closed the connection.
+    /// Sends as much of the request as the connection accepts. Returns false once the server has responded or closed the
+    /// connection.
     fn goes_on(&mut self, request: &[u8]) -> bool {
         if self.sent < request.len() {
             let part = &request[self.sent..request.len().min(self.sent + 64 * 1024)];
@@ -43,7 +45,7 @@ impl Stranger {
     }
 }
 
-/// Ends the siege also where the test fails.
+/// Ends the attack on drop, even if the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -52,7 +54,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// The request of a client with these fields: 62 chunks of 16 KiB without an end.
+/// Returns the request of a client with these fields: 62 chunks of 16 KiB without an end.
 fn endless(path: &str, fields: &str) -> Vec<u8> {
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{fields}Transfer-Encoding: chunked\r\n\r\n"
@@ -61,7 +63,7 @@ fn endless(path: &str, fields: &str) -> Vec<u8> {
     [head.as_bytes(), chunk.repeat(62).as_bytes()].concat()
 }
 
-/// Calls `act` while strangers keep sending `request`, and replace each connection that the server closes.
+/// Calls `act` while many clients keep sending `request`, and replace each connection that the server closes.
 fn besieged(place: &Place, request: &[u8], act: impl FnOnce()) {
     let (is_over, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -82,7 +84,7 @@ fn besieged(place: &Place, request: &[u8], act: impl FnOnce()) {
     });
 }
 
-/// An environment of 20 kB: more than fits into the body of a stranger's request.
+/// Returns the body of a start with an environment of 20 kB: more than the body of a client without a token can have.
 fn long_start() -> String {
     format!(r#"{{"env":{{"BIG":"{}"}}}}"#, "x".repeat(20_000))
 }
@@ -110,7 +112,7 @@ fn operator_acts_beside(path: &str, fields: &str) {
             assert_eq!(code, 0, "{err}");
         }
     });
-    // No thread of a stranger remains.
+    // No thread of these clients remains.
     until_true("their connections end", || place.server_threads() < 40);
 }
 
@@ -140,7 +142,7 @@ fn long_body_is_read_only_of_an_operator_and_only_where_operators_act() {
         ("/api/pipeline/stop", token(TOKEN), 409, "invalid_transition"),
     ] {
         let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{fields}");
-        // Where the body is refused, the head alone is answered; a client that waits to be asked for it is not asked.
+        // If the body is refused, the response follows the head. A client that waits for a 100 gets none.
         for framing in ["Content-Length: 16385\r\n\r\n", "Content-Length: 16385\r\nExpect: 100-continue\r\n\r\n"] {
             if status == 409 {
                 continue;
@@ -161,7 +163,7 @@ fn long_body_is_read_only_of_an_operator_and_only_where_operators_act() {
             assert_eq!((answer.status, answer.error()), (status, error), "{path} {fields}");
         }
     }
-    // A body of 16 KiB is anybody's.
+    // Every client can send a body of 16 KiB.
     let mut wire = Wire::open(place.port());
     let body = " ".repeat(16 * 1024);
     wire.send(format!(

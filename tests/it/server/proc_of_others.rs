@@ -1,4 +1,4 @@
-//! A `/proc` that shows other processes than those of the server's PID namespace, hides processes, or is missing.
+//! A `/proc` that shows the processes of another PID namespace than the server's, hides processes, or is missing.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::foreign_files::{ANOTHER, copied_binary, ended, is_root, set_mode};
 use crate::support::{Place, is_alive, is_stopped, not_run};
 
-/// The server in namespaces of its own, after the shell commands `prepare`; or `None` if this user cannot make them.
+/// Returns the server in its own namespaces, after the shell commands `prepare`, or `None` if this user cannot create them.
 fn server_within(place: &Place, flags: &[&str], prepare: &str) -> Option<Command> {
     let shell = |script: &str| {
         let mut command = place.command_of(Path::new("unshare"));
@@ -22,7 +22,8 @@ fn server_within(place: &Place, flags: &[&str], prepare: &str) -> Option<Command
     Some(shell(&format!("{prepare} exec \"$@\"")))
 }
 
-/// The numbers of the run's processes are other processes there, which the server would name and take for its own.
+/// In that `/proc`, the pids of the run's processes belong to other processes, which the server would report and treat as its
+/// own.
 #[test]
 fn server_does_not_start_where_proc_shows_another_pid_namespace_or_is_missing() {
     let place = Place::new();

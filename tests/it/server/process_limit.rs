@@ -1,5 +1,5 @@
-//! At the limit of processes (`ulimit -u`, `TasksMax=`), which a pipeline can reach by itself: the server still answers and acts, and operations
-//! that need a process or a thread report the lack.
+//! The limit of processes (`ulimit -u`, `TasksMax=`), which a pipeline can reach by itself. The server still responds and acts,
+//! and operations that need a process or a thread report the lack.
 //!
 //! Root has no such limit, so a test that runs as root runs the server as an unused user.
 
@@ -18,11 +18,11 @@ use crate::support::wire::Wire;
 use crate::support::{DEADLINE, Place, not_run, until, until_true};
 use rustix::process::{Resource, geteuid, getrlimit};
 
-/// A place whose servers have a limit of processes that counts.
+/// A place whose servers have an effective limit of processes.
 struct Limited {
     place: Place,
     binary: PathBuf,
-    /// No user of any machine, and of no other test: the kernel counts all processes of a user together.
+    /// A user that no machine and no other test uses, because the kernel counts all processes of a user together.
     uid: u32,
 }
 
@@ -30,12 +30,13 @@ impl Limited {
     fn new() -> Self {
         let mut place = Place::new();
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
-        // A group of its own would need rights that this user does not have.
+        // Creating a control group would need rights that this user does not have.
         place.set_env("AUTOAPPDEV_CONTAINMENT", "tree");
         if !geteuid().is_root() {
             return Self { binary: PathBuf::from(env!("CARGO_BIN_EXE_autoappdev")), place, uid: geteuid().as_raw() };
         }
-        // The build may be in a folder that only root can read. Copied by another process: a file open for writing here can't be executed.
+        // The build may be in a folder that only root can read. Copied by another process, because a file that is open for
+        // writing here cannot be executed.
         let binary = place.folder().join("autoappdev");
         let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status();
         assert!(copied.expect("cp(1) is there").success());
@@ -70,24 +71,26 @@ impl Limited {
         command
     }
 
-    /// While this is kept, neither the server nor its children can create a process or a thread.
+    /// Sets the limit so that, until the returned value is dropped, neither the server nor its children can create a process or a
+    /// thread.
     fn at_its_limit(&self) -> AtLimit {
         self.limited_to(0)
     }
 
-    /// The same, with so many of them in all.
+    /// Like [`Self::at_its_limit`], with this number of processes in all.
     fn limited_to(&self, processes: usize) -> AtLimit {
         let limit = AtLimit { pid: self.place.server_pid(), uid: self.uid };
         assert!(limit.set(&format!("{processes}:")), "prlimit(1) sets the limit of a process of its own user");
         limit
     }
 
-    /// Runs a server that may have `limit` processes and threads with all others of its user, and must refuse: its end and its words.
+    /// Runs a server, which must refuse to start, with a limit of `limit` processes and threads for all of its user. Returns its
+    /// exit code and its output.
     fn refused_server(&self, limit: usize) -> (Option<i32>, String) {
         self.run_with_limit(limit, &["serve"])
     }
 
-    /// Runs a command that may have `limit` processes and threads with all others of its user: its end and its words.
+    /// Runs a command with a limit of `limit` processes and threads for all of its user. Returns its exit code and its output.
     fn run_with_limit(&self, limit: usize, args: &[&str]) -> (Option<i32>, String) {
         let binary = self.command();
         let mut command = Command::new("bash");
@@ -102,14 +105,14 @@ impl Limited {
     }
 }
 
-/// A process at its limit, until this goes out of scope.
+/// A process at its limit, until this value is dropped.
 struct AtLimit {
     pid: u32,
     uid: u32,
 }
 
 impl AtLimit {
-    /// By a process of the same user: root may have lost the right to do it.
+    /// Set by a process of the same user, because root may not have the right to do it.
     fn set(&self, limit: &str) -> bool {
         let mut command = Command::new("prlimit");
         command.args(["--pid", &self.pid.to_string(), &format!("--nproc={limit}")]);
@@ -123,7 +126,7 @@ impl AtLimit {
 impl Drop for AtLimit {
     fn drop(&mut self) {
         let before = getrlimit(Resource::Nproc).current.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
-        // It may have ended.
+        // The process may have ended.
         let _gone = self.set(&format!("{before}:"));
     }
 }
@@ -136,11 +139,11 @@ fn server_at_its_process_limit_answers_and_carries_out_actions() {
     until_true("no connection is open", || place.server_threads() < 30);
     let limit = limited.at_its_limit();
     let before = place.server_threads();
-    // Each of these is a connection of its own.
+    // Each of these uses its own connection.
     for path in ["/", "/static/app.js", "/api/pipeline", "/api/pipeline/status", "/api/health", "/api/logs", "/api/runs/1/log"] {
         assert_eq!(place.get(path).status, 200, "{path}");
     }
-    // More silent connections than threads in reserve: they block no other client.
+    // More silent connections than reserved threads. They block no other client.
     let mut silent: Vec<Wire> = (0..40).map(|_| limited.wire()).collect();
     assert_eq!(place.state(), "running");
     let (code, out, err) = place.client(&["status"]);
@@ -149,7 +152,7 @@ fn server_at_its_process_limit_answers_and_carries_out_actions() {
     place.act("resume").ok();
     assert!(place.server_threads() <= before, "no thread was made");
 
-    // A request that would keep a thread is refused, or ends its wait early.
+    // A request that would occupy a thread is refused, or its wait ends early.
     let stream = place.get("/api/events");
     assert_eq!((stream.status, stream.error()), (503, "too_many_streams"), "{}", stream.body);
     let version = place.pipeline()["version"].as_u64().expect("a number");
@@ -189,7 +192,7 @@ fn server_at_its_process_limit_answers_and_carries_out_actions() {
     assert!(log.contains("no thread can be created for a connection") && !log.contains("panicked"), "{log}");
 }
 
-/// Over TCP a client command has the server prove itself first, and sends its request on the same connection.
+/// Over TCP a client command first asks the server for its proof, and then sends its request on the same connection.
 #[test]
 fn server_at_its_process_limit_proves_itself_and_takes_the_request_that_follows() {
     const CHALLENGE: &str = "/api/version?challenge=0123456789abcdef0123456789abcdef";
@@ -205,7 +208,7 @@ fn server_at_its_process_limit_proves_itself_and_takes_the_request_that_follows(
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
     limited.place.assert_nothing_left(run_id);
-    // One request follows a proof, and no more; nothing follows anything else, a second proof included.
+    // After a proof, one request can follow. After anything else, including a second proof, none can.
     let persistence = |wire: &mut Wire, path: &str| wire.get(path).header("Connection").map(str::to_owned);
     let close = Some("close".to_owned());
     for after in ["/api/pipeline", CHALLENGE] {
@@ -213,7 +216,7 @@ fn server_at_its_process_limit_proves_itself_and_takes_the_request_that_follows(
         assert_eq!((persistence(&mut wire, CHALLENGE), persistence(&mut wire, after)), (None, close.clone()), "{after}");
     }
     assert_eq!(persistence(&mut limited.wire(), "/api/pipeline"), close);
-    // Clients that leave it at the proof, more of them than threads in reserve, keep no other for long.
+    // More clients than reserved threads that send nothing after the proof. They do not delay other clients for long.
     let mut silent: Vec<Wire> = (0..20).map(|_| limited.wire()).collect();
     for wire in &mut silent {
         wire.ask("GET", CHALLENGE);
@@ -223,7 +226,7 @@ fn server_at_its_process_limit_proves_itself_and_takes_the_request_that_follows(
     drop(limit);
 }
 
-/// A pipeline that forks without an end leaves its owner no process, and the owner stops it from a shell that is open.
+/// A pipeline that forks endlessly leaves its owner no process. The owner stops it from an open shell.
 #[test]
 fn client_commands_need_no_other_process_or_thread() {
     let limited = Limited::serving();
@@ -246,7 +249,7 @@ fn client_commands_need_no_other_process_or_thread() {
     limited.place.assert_nothing_left(run_id);
 }
 
-/// They replace each connection that the server closes, so that no thread that they can reach is ever free.
+/// They replace each connection that the server closes, so that no thread that they can use is ever free.
 #[test]
 fn owner_at_the_socket_is_served_while_strangers_hold_half_requests_at_the_process_limit() {
     const STRANGERS: usize = 60;
@@ -272,7 +275,7 @@ fn owner_at_the_socket_is_served_while_strangers_hold_half_requests_at_the_proce
         });
         let _over = Over(&is_over);
         until_true("every thread in reserve has had a half request", || asked.load(Ordering::SeqCst) > STRANGERS);
-        // No request of the owner waits behind one of those, each of which lasts a second.
+        // No request of the owner waits for one of those, each of which lasts a second.
         let mut refused = 0;
         for _ in 0..20 {
             let mut owner = UnixStream::connect(limited.place.runtime().join("server.sock")).expect("it listens");
@@ -287,14 +290,14 @@ fn owner_at_the_socket_is_served_while_strangers_hold_half_requests_at_the_proce
     assert!(limited.place.server_threads() <= before, "no thread was made");
 }
 
-/// Downloads and searches on more connections than there are threads in reserve, none of which reads its answer.
+/// Downloads and searches on more connections than there are reserved threads. None of the clients reads its response.
 #[test]
 fn viewers_at_the_process_limit_keep_no_thread_for_downloads_and_searches() {
     const ASKED: [&str; 3] = ["/api/runs/1/log", "/api/runs/1/log?stream=stdout", "/api/logs?since=0&limit=5000"];
     let mut limited = Limited::new();
     limited.place.set_env("AUTOAPPDEV_READ_TOKEN", READ_TOKEN);
     limited.place.use_token(TOKEN);
-    // More than the buffers of a socket hold.
+    // More than the buffers of a socket can hold.
     limited.place.script(
         "talks.sh",
         "#!/bin/bash\nhead -c 40000000 /dev/zero | tr '\\0' y | fold -w 1000\necho\necho ready\nexec sleep 600\n",
@@ -309,7 +312,7 @@ fn viewers_at_the_process_limit_keep_no_thread_for_downloads_and_searches() {
     let ask = |path: &str, token: &str| {
         format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n")
     };
-    // An operator's download is served even so, and a viewer's is refused.
+    // An operator's download is still served, and a viewer's is refused.
     for (token, status) in [(TOKEN, 200), (READ_TOKEN, 503)] {
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", place.port())).expect("it accepts");
         stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
@@ -321,7 +324,7 @@ fn viewers_at_the_process_limit_keep_no_thread_for_downloads_and_searches() {
         let text = String::from_utf8_lossy(&answer[..answer.len().min(2000)]).into_owned();
         assert!(status == 200 || text.contains("too_many_downloads"), "{text}");
     }
-    // Slow readers, who take a byte now and then, so that no single write fails.
+    // Slow readers, which read a byte now and then, so that no single write fails.
     let is_over = AtomicBool::new(false);
     let mut slow: Vec<_> = (0..12)
         .map(|n| {
@@ -350,7 +353,7 @@ fn viewers_at_the_process_limit_keep_no_thread_for_downloads_and_searches() {
     drop(limit);
 }
 
-/// Ends the strangers also where the test fails.
+/// Ends the other clients on drop, even if the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -378,10 +381,10 @@ fn start_fails_with_the_cause_if_the_leader_cannot_be_forked() {
     }
     let limited = Limited::serving();
     let place = &limited.place;
-    // The thread of this connection is counted with the others.
+    // The thread of this connection is included in the count.
     let mut wire = limited.wire();
     wire.get("/api/pipeline").ok();
-    // Threads that have just ended are counted for a moment, and then there is room for the leader.
+    // Threads that have just ended are still counted for a moment. After that there is room for the leader.
     let refused = until("the shim is made, and nothing more", || {
         let _limit = limited.limited_to(place.server_threads() + 1);
         wire.send("POST /api/pipeline/start HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
@@ -412,7 +415,7 @@ fn server_that_cannot_create_a_thread_exits_with_an_error() {
     let mut limited = Limited::serving();
     let wanted = limited.place.server_threads();
     assert_eq!(limited.place.stop_server(), 0);
-    // With each it gets a thread further.
+    // With each step of the limit, the server can create one more thread.
     for limit in 0..wanted {
         let (code, said) = limited.refused_server(limit);
         assert_refused(code, &said);

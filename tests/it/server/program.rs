@@ -13,7 +13,7 @@ use crate::support::{Place, is_alive, signal, until_true};
 use rustix::fs::FlockOperation;
 use serde_json::json;
 
-/// Far more than the second that a stop may take, less than the minute that a long poll would.
+/// Far longer than the second that a stop may take, and shorter than the minute of a long poll.
 const STOP_DEADLINE: Duration = Duration::from_secs(45);
 
 const BINARY: &str = env!("CARGO_BIN_EXE_autoappdev");
@@ -45,7 +45,7 @@ fn sigterm_under_load_ends_the_server_and_answers_who_waits() {
     let mut place = Place::serving("count.sh");
     let (pid, _) = place.start();
     let version = place.pipeline()["version"].as_u64().expect("a number");
-    // Who waits a minute for news.
+    // Clients whose long polls last a minute.
     let port = place.port();
     let mut waiting: Vec<TcpStream> = (0..4)
         .map(|_| {
@@ -89,8 +89,8 @@ fn sigterm_under_load_ends_the_server_and_answers_who_waits() {
     assert_eq!(place.until_all_agree(), "running");
 }
 
-/// What was sent to this port's connections and was not read yet (`proc_net(5)`: the two addresses, then `tx_queue:rx_queue`). On a busy
-/// machine it can be on its way for a moment, when only the one who sent it still has it.
+/// Returns the number of bytes that were sent to this port's connections and not read yet (`proc_net(5)`: the two addresses, then
+/// `tx_queue:rx_queue`). On a busy machine, bytes can be on their way for a moment, when only the sender's queue has them.
 fn unread_bytes(port: u16) -> u64 {
     let port = format!(":{port:04X}");
     let table = fs::read_to_string("/proc/net/tcp").expect("/proc is mounted");
@@ -111,7 +111,7 @@ fn sigterm_in_the_middle_of_a_stop_leaves_the_rest_to_the_shim() {
     let shim = place.shim_pid(run_id);
     let mut asked = place.shoot("/api/pipeline/stop", r#"{"grace_s": 2}"#);
     place.until_fact(run_id, "stopping");
-    // However long the server's end takes here, the grace's end comes after it.
+    // However long the server takes to end here, the grace ends later.
     signal(shim, "STOP");
     assert_eq!(place.stop_server(), 0);
     signal(shim, "CONT");
@@ -125,7 +125,7 @@ fn sigterm_in_the_middle_of_a_stop_leaves_the_rest_to_the_shim() {
     assert_eq!(place.run(run_id)["status"], "stopped");
 }
 
-/// Killed when it goes, whatever came of it.
+/// A process that is killed on drop, whatever happened to it.
 struct Mute(std::process::Child);
 
 impl Drop for Mute {
@@ -148,7 +148,7 @@ fn a_server_whose_words_nobody_takes_serves_acts_and_stops() {
         let other = end.try_clone().expect("the same");
         let mut command = place.command();
         let server = command.arg("serve").stdin(std::process::Stdio::null()).stdout(end).stderr(other).spawn().expect("spawns");
-        // It holds copies of the ends, which nobody else is to have.
+        // The command holds copies of the pipe's ends, which no other process may have.
         drop(command);
         let mut server = Mute(server);
         until_true(what, || place.runtime().join("server.json").exists());
@@ -178,7 +178,7 @@ fn restarts_at_once_on_the_same_port_and_directory() {
     let port = place.port();
     place.set_env("AUTOAPPDEV_PORT", &port.to_string());
     for _ in 0..10 {
-        // An open connection at the moment of the kill leaves its address behind for a while.
+        // A connection that is open at the moment of the kill keeps the address in use for a while.
         let mut client = TcpStream::connect(("127.0.0.1", port)).expect("connects");
         client.write_all(format!("GET /api/pipeline HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n").as_bytes()).expect("sends");
         client.read_exact(&mut [0; 12]).expect("an answer");
@@ -193,11 +193,11 @@ fn restarts_at_once_on_the_same_port_and_directory() {
 fn what_a_killed_server_still_holds_is_waited_for() {
     let mut place = Place::serving("sleep.sh");
     place.kill_server();
-    // As a child does that the server had just forked, on a machine that does not come round to its exec.
+    // As in a child that the server had just forked, on a machine that is too busy to reach the child's exec.
     let lock = fs::File::open(place.runtime().join("server.lock")).expect("there");
     until_true("the killed one has let go", || rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok());
     let held = thread::spawn(move || {
-        // Longer than a server that lives is waited for; less than the new one waits only makes the test say less.
+        // Longer than the wait for a live server. If it is shorter than the new server's wait, the test only proves less.
         thread::sleep(Duration::from_millis(1_500));
         drop(lock);
     });
@@ -206,8 +206,8 @@ fn what_a_killed_server_still_holds_is_waited_for() {
     assert_eq!(place.pipeline()["state"], "stopped");
 }
 
-/// Puts a copy of the binary at `path`, by another process: no descriptor for writing is open in this one, which would keep it from
-/// being executed.
+/// Copies the binary to `path` through another process: a descriptor that is open for writing in this one would prevent its
+/// execution.
 fn install(path: &Path) {
     let new = path.with_extension("new");
     assert!(Command::new("cp").arg(BINARY).arg(&new).status().expect("runs").success());
@@ -254,7 +254,7 @@ fn run_starts_although_the_binary_is_gone() {
     assert_eq!(place.until_all_agree(), "running");
 }
 
-/// Makes a database that must be refused out of a good one.
+/// Turns a good database into one that must be refused.
 type Spoil = fn(&Place);
 
 const BAD_DATABASES: [(&str, Spoil, &str); 6] = [
@@ -299,7 +299,7 @@ fn bad_database_is_refused_untouched_and_the_pipeline_goes_on() {
     let (pid, _) = place.start();
     place.until_line("ready");
     place.kill_server();
-    // All of it in one file, as a clean end leaves it.
+    // With everything in one file, as a clean end leaves it.
     place.edit_database("PRAGMA wal_checkpoint(TRUNCATE)");
     let good = fs::read(place.database()).expect("there");
     let aside = place.folder().join("aside");
@@ -327,7 +327,7 @@ fn bad_database_is_refused_untouched_and_the_pipeline_goes_on() {
     assert_eq!(place.until_all_agree(), "running");
 }
 
-/// Runs a mode; its exit code and what it said.
+/// Runs a mode. Returns its exit code and its output.
 fn mode(place: &Place, mode: &str) -> (Option<i32>, String) {
     let output = place.command().arg(mode).output().expect("runs");
     let text = |bytes| String::from_utf8(bytes).expect("text");
@@ -352,7 +352,7 @@ fn migrate_and_check_say_what_they_did() {
     let (code, said) = mode(&place, "check");
     assert!(code == Some(0) && said.contains("rolled back") && !said.contains("FAILED"), "{said}");
 
-    // Beside a live server too, which does not notice.
+    // Also beside a live server, which is not affected.
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     place.start_server();
     place.start();

@@ -1,5 +1,6 @@
-//! A server with few descriptors, and a viewer with several times as many connections as there are slots, each of which is replaced as soon
-//! as the server closes it. An operator over TCP keeps an open connection, and is served on a new one that repeats what was turned away.
+//! A server with few descriptors, and a viewer with several times as many connections as there are slots, each of which is
+//! replaced as soon as the server closes it. An operator over TCP keeps an open connection, and is also served on new ones if
+//! refused requests are repeated.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,39 +14,41 @@ use super::few_descriptors::{READ_TOKEN, TOKEN, place_with};
 use crate::support::wire::Wire;
 use crate::support::{Answer, DEADLINE, Place, until, until_true};
 
-/// The attacker's threads.
+/// The number of the attacker's threads.
 const BESIEGERS: usize = 4;
-/// How long each of them rests between two rounds: on two processors they must not keep the server itself from running.
+/// How long each of them pauses between two rounds. On a machine with two processors, they must not keep the server itself from
+/// running.
 const REST: Duration = Duration::from_millis(2);
-/// How long it waits for the server to close a connection before it replaces the oldest. A connection that is replaced before the server has
-/// accepted it stays in the kernel's queue: with more of those than a slow machine accepts, the queue would overflow, and the kernel would
-/// keep an operator waiting for up to a minute.
+/// How long an attacker waits for the server to close a connection before it replaces the oldest.
+///
+/// A connection that is replaced before the server has accepted it stays in the kernel's queue. With more of those than a slow
+/// machine accepts, the queue would overflow, and the kernel would make an operator wait for up to a minute.
 const CLOSED_WITHIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-/// The descriptors of the server, and the slots that clients of this machine can take.
+/// The descriptors of the server, and the slots that clients of this machine can get.
 const SERVERS: [(u32, usize); 3] = [(64, 8), (128, 18), (400, 163)];
 
-/// What the viewer sends on its connections. No answer is read.
+/// The requests that the viewer sends on its connections. No response is read.
 #[derive(Clone, Copy)]
 enum Means {
-    /// One of each kind of request that keeps a connection.
+    /// One of each kind of request that occupies a connection.
     Everything,
-    /// Searches for a text that is not there, which wait for their turn.
+    /// Searches for a text that does not exist, which wait for their turn.
     Searches,
 }
 
-/// The viewer's side.
+/// The viewer's side of the attack.
 struct Siege {
     port: u16,
-    /// Connections that are open at the same time.
+    /// The number of connections that are open at the same time.
     connections: usize,
-    /// They come from 250 addresses instead of the operator's own.
+    /// Whether they come from 250 addresses instead of the operator's own.
     is_of_many: bool,
     openings: Vec<String>,
     opened: AtomicUsize,
     is_over: AtomicBool,
 }
 
-/// Ends the siege also where the test fails.
+/// Ends the attack on drop, even if the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -69,12 +72,12 @@ impl Siege {
                     ask("/api/runs/1/log?stream=stdout"),
                     ask(&format!("/api/pipeline?after={version}&wait=60")),
                     ask(&format!("/api/logs?since={end}&grep=nothing&wait=60&run=1")),
-                    // With a byte of a second request.
+                    // With the first byte of a second request.
                     ask(&format!("/api/pipeline?after={version}&wait=60")) + "G",
                     ask("/api/logs?since=0&limit=5000"),
                     ask("/api/logs/tail?limit=5000&grep=nothing"),
                     ask("/api/pipeline"),
-                    // A head that never ends, and a client that never speaks.
+                    // A head that never ends, and a client that never sends anything.
                     ask("/api/pipeline")[..40].to_owned(),
                     String::new(),
                 ]
@@ -84,7 +87,7 @@ impl Siege {
         Self { port: place.port(), connections, is_of_many, openings, opened, is_over }
     }
 
-    /// Calls `act` under siege.
+    /// Calls `act` during the attack.
     fn during(&self, act: impl FnOnce()) {
         thread::scope(|scope| {
             let _over = Over(&self.is_over);
@@ -96,13 +99,13 @@ impl Siege {
         });
     }
 
-    /// One thread's part: holds what the server lets it hold, and replaces what the server has closed, or else the oldest: behind an answer
-    /// that is not read the end does not arrive.
+    /// Runs one of the attacker's threads. It keeps as many connections as the server allows, and replaces those that the server
+    /// has closed, or else the oldest, because the end of a connection does not arrive while a response before it is unread.
     fn besiege(&self) {
         let mut held: Vec<TcpStream> = Vec::new();
         while !self.is_over.load(Ordering::SeqCst) {
             for _ in held.len()..self.connections.div_ceil(BESIEGERS) {
-                // A connection that the server or the kernel refuses is tried again in the next round.
+                // If the server or the kernel refuses a connection, the next round tries again.
                 held.extend(self.open(self.opened.fetch_add(1, Ordering::SeqCst)));
             }
             thread::sleep(REST);
@@ -133,7 +136,7 @@ fn request(method: &str, path: &str, token: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n")
 }
 
-/// Asks as an operator, on a new connection each time, until an answer comes that is not about the number of connections.
+/// Sends a request as an operator, on a new connection each time, until the response is not about the number of connections.
 fn ask_anew(port: u16, method: &str, path: &str) -> Answer {
     until(&format!("{method} {path} is answered"), || {
         let mut wire = Wire::try_open(port).ok()?;
@@ -161,7 +164,7 @@ fn follow_anew(port: u16) -> TcpStream {
     })
 }
 
-/// Reads a stream until `text` comes. It is never cut off.
+/// Reads a stream until `text` arrives. The stream must not be cut off.
 fn follows_until(stream: &mut TcpStream, text: &str) {
     let mut came: Vec<u8> = Vec::new();
     until_true(&format!("{text} comes in a stream"), || {
@@ -173,7 +176,7 @@ fn follows_until(stream: &mut TcpStream, text: &str) {
     });
 }
 
-/// An operator who has a connection already, and one who opens a new one for each request.
+/// An operator acts on a connection that is already open, and also on a new one for each request.
 fn operator_acts_under_siege(is_of_many: bool, means: Means) {
     for (descriptors, slots) in SERVERS {
         let place = place_with(descriptors);
@@ -190,21 +193,21 @@ fn operator_acts_under_siege(is_of_many: bool, means: Means) {
             answer.ok()["pipeline"]["state"].as_str().expect("a text").to_owned()
         };
         assert_eq!(ask_kept(), "running");
-        // The searches are no more than the adversary had; the first of them need their turn.
+        // There are no more searches than an attacker could have. The first of them need their turn.
         let siege = Siege::new(&place, (slots * 4).max(60), is_of_many, means);
         siege.during(|| {
             let began = siege.opened.load(Ordering::SeqCst);
             let mut stream = follow_anew(siege.port);
             for (action, state) in [("pause", "paused"), ("resume", "running"), ("stop", "stopped")] {
                 let answer = ask_anew(siege.port, "POST", &format!("/api/pipeline/{action}"));
-                // On a slow machine the action outlasts its answer.
+                // On a slow machine, the action takes longer than its response waits.
                 assert!(answer.status == 200 || answer.error() == "still_under_way", "{descriptors}: {action}: {answer:?}");
                 until_true(&format!("{action} is done"), || ask_kept() == state);
                 follows_until(&mut stream, &format!(r#""state":"{state}""#));
                 let answer = ask_anew(siege.port, "GET", "/api/pipeline").ok();
                 assert_eq!(answer["pipeline"]["state"], state, "with {descriptors} descriptors");
             }
-            // It goes on all the time.
+            // The attack continues all the time.
             until_true("more connections are replaced", || siege.opened.load(Ordering::SeqCst) > began + siege.connections);
             assert_eq!(ask_kept(), "stopped");
         });
@@ -226,12 +229,13 @@ fn operator_over_tcp_acts_while_a_viewer_searches_on_every_connection() {
     operator_acts_under_siege(false, Means::Searches);
 }
 
-/// Sends requests without end on one connection after the other and reads the answers, so that the server always has the next request.
+/// Sends requests without end on one connection after the other and reads the responses, so that the server always has the next
+/// request.
 fn keep_busy(port: u16, is_over: &AtomicBool, ended: &AtomicUsize) {
     let many = request("GET", "/api/pipeline", READ_TOKEN).repeat(200);
     let mut answers = vec![0; 1 << 16];
     while !is_over.load(Ordering::SeqCst) {
-        // A connection that is refused is tried again.
+        // A refused connection is tried again.
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { continue };
         stream.set_nonblocking(true).expect("ours");
         let mut sent = 0;

@@ -1,4 +1,5 @@
-//! What happens when there is no descriptor left to look at the pipeline with: who can't be seen is not called stopped, nor gone.
+//! A server without a free descriptor to inspect the pipeline. Processes that it cannot see are reported neither as stopped nor
+//! as ended.
 
 use std::fs;
 
@@ -6,7 +7,7 @@ use crate::support::{Place, is_alive, signal, until_true};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 
-/// Leaves `pid` so many descriptors that it may still open, until this goes out of scope.
+/// Lets `pid` open only this many more descriptors, until this value is dropped.
 struct Starved {
     pid: Pid,
     before: Rlimit,
@@ -17,7 +18,7 @@ impl Starved {
         Self::below(pid, free_numbers(pid).nth(left).expect("numbers do not end"))
     }
 
-    /// No number from `limit` on is given to what `pid` opens.
+    /// Prevents `pid` from opening descriptors with numbers from `limit` on.
     fn below(pid: u32, limit: u64) -> Self {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
         let before = rustix::process::getrlimit(Resource::Nofile);
@@ -26,7 +27,7 @@ impl Starved {
     }
 }
 
-/// The numbers that `pid` has no descriptor of. The lowest is given next.
+/// Returns the numbers that are not in use as descriptors of `pid`. The kernel assigns the lowest next.
 fn free_numbers(pid: u32) -> impl Iterator<Item = u64> {
     let open: Vec<u64> = fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("ours")
@@ -37,7 +38,7 @@ fn free_numbers(pid: u32) -> impl Iterator<Item = u64> {
 
 impl Drop for Starved {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended.
         let _gone = prlimit(Some(self.pid), Resource::Nofile, self.before);
     }
 }
@@ -51,7 +52,7 @@ fn a_shim_that_can_not_look_calls_nothing_paused_and_nothing_ended() {
         let starved = Starved::to(shim, left);
         let answer = place.act("pause");
         if answer.status == 200 {
-            // It had one open when the others were counted.
+            // The server had one descriptor open when the others were counted.
             place.assert_all_stopped();
         } else {
             assert_eq!((answer.status, answer.error()), (503, "pause_timeout"), "{}", answer.body);
@@ -61,7 +62,7 @@ fn a_shim_that_can_not_look_calls_nothing_paused_and_nothing_ended() {
         }
 
         signal(pid, "KILL");
-        // Longer than the leftovers of an ended leader may linger, were they seen.
+        // For longer than the leftovers of an ended leader may stay if they were seen.
         for _ in 0..200 {
             let state = place.state();
             assert!(state != "stopped" || !is_alive(child), "stopped, with {child} alive");
@@ -92,8 +93,8 @@ fn a_shim_that_can_not_look_calls_nothing_resumed_that_stands_still() {
 
 #[test]
 fn a_server_that_can_not_look_calls_nothing_ended_that_lives() {
-    // Some descriptors become free when the shim is lost. At one of these limits there is just one: enough to find a process that has
-    // threads, and not enough to look at each of them.
+    // When the shim is lost, some descriptors become free. At one of these limits exactly one is free: enough to find a process
+    // that has threads, and not enough to inspect each of them.
     for below_lowest in 0..4 {
         let place = Place::serving_with("threads.sh", "tree");
         place.actor();
@@ -123,8 +124,8 @@ fn start_without_descriptors_fails_with_the_cause_and_leaves_no_files() {
     let mut wire = place.wire();
     wire.get("/api/pipeline").ok();
     let start = "POST /api/pipeline/start HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
-    // From enough descriptors down to none: one that the server closes after they are counted can be used again. After the failed start
-    // enough are free to check that nothing was started.
+    // From enough descriptors down to none: a descriptor that the server closes after the count can be used again. After the
+    // failed start, enough are free to check that nothing was started.
     let is_told = (0..20).rev().any(|left| {
         let starved = Starved::to(server, left);
         wire.send(start);

@@ -21,7 +21,7 @@ fn secrets_of(runtime: &Path) -> [String; 2] {
     SECRETS.map(|name| fs::read_to_string(runtime.join(name)).expect("there").trim().to_owned())
 }
 
-/// Writes secrets as an author does who has guessed what the directory's tags are made from, beside its inode number.
+/// Writes secrets as an author could who has guessed what the directory's tags are made from, apart from its inode number.
 fn forge(runtime: &Path, mark: &str) -> [String; 2] {
     let inode = fs::metadata(runtime).expect("there").ino();
     SECRETS.map(|name| {
@@ -37,7 +37,7 @@ fn forge(runtime: &Path, mark: &str) -> [String; 2] {
     })
 }
 
-/// A token is set, so that the server asks this machine's clients for one, too.
+/// Sets a token, so that the server also requires one from clients of this machine.
 fn ask_for_tokens(place: &mut Place) {
     place.set_env("AUTOAPPDEV_READ_TOKEN", "a-token-for-viewers-alone");
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
@@ -59,7 +59,7 @@ fn status_of(place: &Place, session: &LogIn) -> u16 {
 #[test]
 fn file_system_without_times_and_generations_gets_new_secrets_at_each_start() {
     let test = "file_system_without_times_and_generations_gets_new_secrets_at_each_start";
-    // In which the numbers of inodes are counted up, and which records nothing else.
+    // This file system numbers its inodes in order, and records nothing else.
     let Some(SmallDisk { mut place, disk: _disk }) = SmallDisk::mounted(&["-t", "ramfs", "-o", "mode=700"], test) else { return };
     ask_for_tokens(&mut place);
     place.start_server();
@@ -68,7 +68,7 @@ fn file_system_without_times_and_generations_gets_new_secrets_at_each_start() {
     for mark in ["None", &format!("boot {}", boot.trim())] {
         let session = log_in(&place, &before[0]);
         assert_eq!((status_with(&place, &before[0]), status_of(&place, &session)), (200, 200));
-        // A client command verifies the live server all the same, and sends it the token.
+        // A client command still verifies the live server, and sends it the token.
         let (code, out, err) = place.client(&["start"]);
         assert!(code == 0, "{out}{err}");
         assert_eq!(place.client(&["stop", "--now"]).0, 0);
@@ -86,7 +86,7 @@ fn file_system_without_times_and_generations_gets_new_secrets_at_each_start() {
     }
 }
 
-/// An ext4 whose inodes are too small for a time of creation, in an image file; unmounted when it goes out of scope.
+/// An ext4 file system in an image file, whose inodes are too small for a creation time. It is unmounted on drop.
 struct SmallInodes {
     image: PathBuf,
     at: PathBuf,
@@ -132,7 +132,7 @@ fn directory_without_a_time_is_known_by_its_generation() {
     let made = secrets_of(&runtime);
     let session = log_in(&place, &made[0]);
     assert_eq!(place.stop_server(), 0);
-    // The same directory under another name, after a restart of the machine as far as the file system can see.
+    // The same directory under another name, after what looks like a restart of the machine to the file system.
     let moved = disk.at.join("moved");
     fs::rename(&runtime, &moved).expect("moves");
     disk.unmount();
@@ -143,7 +143,7 @@ fn directory_without_a_time_is_known_by_its_generation() {
     assert_eq!((status_with(&place, &made[0]), status_of(&place, &session)), (200, 200));
     let (code, said) = place.stop_server_and_listen();
     assert!(code == 0 && !said.contains(EACH_TIME) && !said.contains(FOREIGN), "{said}");
-    // An author who has guessed the number of the inode, and one who knows the secrets of an earlier directory with that number.
+    // One author has guessed the number of the inode, and another knows the secrets of an earlier directory with that number.
     for is_by_number in [true, false] {
         let inode = fs::metadata(&moved).expect("there").ino();
         let before = secrets_of(&moved);
