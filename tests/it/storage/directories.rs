@@ -1,5 +1,5 @@
-//! The runtime directory is moved, copied, removed, put back or committed to a repository beside a live run. The run goes on, stays under
-//! control, and writes into no directory but its own.
+//! The runtime directory of a live run is moved, copied, removed, put back or committed to a repository. The run continues, stays
+//! under control, and writes only to its own directory.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::support::{Place, copy_all, is_alive, is_stopped, until_true};
 use autoappdev::run_dir::read_header;
 use serde_json::json;
 
-/// Prints a word for each file of that name, and exits with code 7 once `go` exists.
+/// A script that prints a word for each file of that name, and exits with code 7 once `go` exists.
 const WORDS: &str = "#!/bin/bash\necho ready; echo ::step words\nfor n in one two three; do\n  while [ ! -e $n ]; do sleep 0.01; done\n  echo \"word $n\"\ndone\n\
                      while [ ! -e go ]; do sleep 0.01; done\nexit 7\n";
 
@@ -55,7 +55,7 @@ fn git_ignores_the_runtime_directory() {
     assert_eq!(place.pipeline()["run_id"], run_id);
 }
 
-/// As `git stash -u` and `git stash pop` do without the `.gitignore`, or a backup that is copied back.
+/// As `git stash -u` and `git stash pop` do without the `.gitignore`, or as a restored backup does.
 #[test]
 fn directory_replaced_by_a_copy_keeps_the_run_and_its_log() {
     let (mut place, pid, run_id) = with_words();
@@ -144,7 +144,7 @@ fn copy_of_a_runtime_directory_with_a_server_of_its_own_leaves_the_run_alone() {
     let its_own = place.run_dir(run_id).canonicalize().expect("there");
     assert!(why.contains("is a copy") && why.contains(its_own.to_str().expect("text")), "{why}");
     assert_eq!((place.state(), is_alive(pid)), ("running".to_owned(), true), "it is not touched");
-    // The copy is as good as any runtime directory.
+    // The copy works like any other runtime directory.
     let (_, next) = other.start();
     assert_eq!(next, run_id + 1);
     assert_eq!(other.until_all_agree(), "running");
@@ -155,7 +155,7 @@ fn copy_of_a_runtime_directory_with_a_server_of_its_own_leaves_the_run_alone() {
 
 #[test]
 fn removed_runtime_directory_does_not_allow_a_second_run() {
-    // With the history in the directory, and with one that stays.
+    // With the history in the directory, and with a history that stays.
     for database in [None, Some("elsewhere.db")] {
         let mut place = Place::new();
         if let Some(name) = database {
@@ -253,7 +253,8 @@ fn shim_killed_in_a_copy_of_its_directory_leaves_no_process() {
     assert!(group.is_none_or(|group| !group.exists()), "its control group was named after the directory before");
 }
 
-/// A run lived when its directory was copied. Since then the numbers have begun anew, and a run with the same number lives.
+/// Creates a place where a run was live when its directory was copied. Since then the ids have begun anew, and another run with
+/// the same id is live.
 fn with_namesake(copy: &Path) -> (Place, u32) {
     let (mut place, _, run_id) = with_words();
     copy_all(&place.runtime(), copy);
@@ -271,7 +272,7 @@ fn with_namesake(copy: &Path) -> (Place, u32) {
 fn old_copy_leaves_a_later_run_with_the_same_number_alone() {
     let mut other = Place::new();
     let (place, pid) = with_namesake(&other.runtime());
-    // As it looks like left over.
+    // Removed as if it were a leftover.
     fs::remove_file(other.runtime().join("autoappdev.db-server.lock")).expect("removes");
     other.start_server();
     let run = other.run(1);
@@ -300,7 +301,7 @@ fn shim_of(runtime: &Path, run_id: i64) -> u32 {
     header.expect("a header").shim_pid
 }
 
-/// The text of a run's log.
+/// Returns the text of a run's log.
 fn log_of(run_dir: &Path) -> String {
     let files = fs::read_dir(run_dir.join("log")).into_iter().flatten().flatten();
     files.map(|file| fs::read_to_string(file.path()).unwrap_or_default()).collect()

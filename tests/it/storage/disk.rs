@@ -1,5 +1,5 @@
-//! The disk is full, and has room again: the pipeline goes on and is controlled all the same, nothing is reported that is not on record,
-//! health says what is wrong, and all is well again by itself. On a small file system of the test's own.
+//! The disk is full, and later has room again. The pipeline continues and stays under control, nothing is reported that is not
+//! recorded, health reports the problem, and everything recovers by itself. The tests use their own small file system.
 
 use std::fs;
 
@@ -28,7 +28,7 @@ fn a_pipeline_that_fills_the_disk_goes_on_and_each_line_is_kept_or_counted() {
     let place = &small.place;
     let printed = 60_000;
     let (pid, run_id) = place.start_with(json!({"script": "talk.sh", "args": [printed.to_string()]}));
-    // Its beginning is on record: it could fill the disk before that.
+    // The start is recorded first, because the run could fill the disk before that.
     small.disk.fill_but(1 << 20);
     talk_until_printed(place);
     until_degraded(place, "log");
@@ -102,7 +102,7 @@ fn a_run_that_ends_on_a_full_disk_keeps_its_exit_code_and_its_count_of_lost_line
     assert_eq!(place.until_all_agree(), "running");
 }
 
-/// Says how far it is, and goes on with the next word once a file of that name is in its folder.
+/// A script that reports its progress, and continues to the next word once a file of that name exists in its folder.
 const STEPS: &str = "#!/bin/bash\nawait() { while [ ! -e $1 ]; do sleep 0.01; done; }\n\
                      echo ::step one\nawait two\necho ::step two\nawait three\necho ::step three\nawait end\n\
                      echo ::progress 90 nearly\nexit 7\n";
@@ -132,7 +132,7 @@ fn progress_on_a_full_disk_disturbs_nothing_and_is_stored_once_there_is_room() {
     until_told(&small.place, 2, "three");
     go(&small.place, "end");
     until_true("the pipeline has ended", || !is_alive(pid));
-    // The end itself may or may not find room in what its files have already.
+    // The end itself may or may not fit into the pages that its files already have.
     until_true("what it came to is told", || small.place.pipeline()["progress"]["percent"] == 90);
     assert!(!stored().contains("nearly"), "{}", stored());
     small.disk.free();
@@ -149,7 +149,7 @@ fn progress_on_a_full_disk_disturbs_nothing_and_is_stored_once_there_is_room() {
 #[test]
 fn a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end() {
     let Some(mut small) = SmallDisk::of_kib(2048, "a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end") else { return };
-    // Elsewhere: the end is on record at once, while the log's disk is still full.
+    // The database is on another disk, so the end is recorded at once, while the log's disk is still full.
     let database = format!("sqlite:{}", small.place.root().join("autoappdev.db").display());
     small.place.set_env("DATABASE_URL", &database);
     let talk =
@@ -161,7 +161,8 @@ fn a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end() {
     place.until_line("line 00000050, and some words");
     small.disk.fill();
     until_degraded(place, "log");
-    // A mark takes 98 bytes and its count, which has six digits in the end. What the file's last page has room for is still written.
+    // A mark takes 98 bytes and its count, which has six digits in the end. If the last page of the file has room for it, it is
+    // still written.
     let log = place.run_dir(run_id).join("log").join(format!("{:020}.log", 0));
     until_true("not even a mark fits", || (4096 - fs::metadata(&log).expect("there").len() % 4096) % 4096 < 104);
     fs::write(place.root().join("go"), "").expect("an empty file takes no page");
@@ -186,8 +187,8 @@ fn a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end() {
     assert_eq!((&last["next"], &last["lines"]), (&last["end"], &json!([])), "and is behind the mark");
 }
 
-/// Goes through lines, of which the first may be any: each is the one after that before it, or a mark says how many are missing there,
-/// exactly. The number after the last, and how many are missing.
+/// Checks that each line, from any first line on, follows the one before it, or that a mark gives the exact number of missing
+/// lines. Returns the next number, and the number of missing lines.
 fn follow_numbers(lines: &[String]) -> (usize, usize) {
     let (mut next, mut missing) = (None, 0);
     for line in lines {
@@ -215,7 +216,7 @@ fn each_mark_of_a_loss_stands_where_it_was_and_counts_exactly() {
          seq -f 'line %08.0f, and some words so that a disk is full the sooner' $n $((n + 999))\n  n=$((n + 1000)); sleep 0.02\ndone\n\
          echo $n >printed.new\nmv printed.new printed\nwhile [ ! -e go ]; do sleep 0.01; done\necho last\nexit 7\n",
     );
-    // Segments come and go meanwhile, and servers.
+    // Segments and servers are replaced meanwhile.
     small.place.set_env("AUTOAPPDEV_LOG_SEGMENT_MB", "1");
     small.place.set_env("AUTOAPPDEV_LOG_RUN_MB", "4");
     small.place.start_server();
@@ -228,7 +229,7 @@ fn each_mark_of_a_loss_stands_where_it_was_and_counts_exactly() {
             small.place.restart_server_as(Place::start_server_until_it_serves);
         }
         if round == 3 {
-            // The last mark stays: nothing much comes after it.
+            // The last mark stays, because little follows it.
             fs::write(small.place.root().join("enough"), "").expect("writes");
             until_printed(&small.place);
         }
@@ -246,14 +247,14 @@ fn each_mark_of_a_loss_stands_where_it_was_and_counts_exactly() {
     assert_eq!(lines.last().map(String::as_str), Some("last"));
 }
 
-/// Prints a MiB that packs badly each time `more` exists.
+/// A script that prints 1 MiB that compresses badly each time `more` exists.
 const FLOOD: &str = "#!/bin/bash\nn=0\nwhile :; do\n  if [ -e more ]; then\n    head -c 786432 /dev/urandom | base64 -w 1023\n\
                      rm more\n  else sleep 0.002; fi\ndone\n";
 
 #[test]
 fn log_flood_leaves_a_share_of_the_disk_free() {
     const MIB: u64 = 1 << 20;
-    // By default 15 of 100 are kept free: 2.4 MiB of these.
+    // By default 15 of 100 bytes are kept free, which is 2.4 MiB here.
     let test = "log_flood_leaves_a_share_of_the_disk_free";
     let Some(mut small) = SmallDisk::of_kib(16 * 1024, test) else { return };
     small.place.set_env("AUTOAPPDEV_DISK_FREE_MB", "");
@@ -269,7 +270,7 @@ fn log_flood_leaves_a_share_of_the_disk_free() {
     for n in 0..24 {
         fs::write(place.root().join("more"), "").expect("writes");
         until_true("a MiB is printed", || !place.root().join("more").exists());
-        // The disk is checked when a segment is full: another one may have begun since.
+        // The disk is checked when a segment is full, and the next one may have begun since.
         until_true(&format!("room is made after {n} MiB"), || small.disk.free_bytes() + 3 * MIB / 2 >= share);
     }
     assert_eq!(lost(&place.lines()), 0, "no line found the disk full");

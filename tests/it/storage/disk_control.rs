@@ -1,4 +1,4 @@
-//! Control on a full disk: what a start, a pause, a stop, a killed server and an end do there, and that all of it is on record once there is room.
+//! Control on a full disk: starts, pauses, stops, ends and a killed server, and that all of it is recorded once there is room.
 
 use std::fs;
 
@@ -27,13 +27,13 @@ fn a_start_on_a_full_disk_is_refused_and_works_once_there_is_room() {
     assert_eq!(place.until_all_agree(), "running");
 }
 
-/// Whatever little room there is: the start works, or it is refused with 507, and what is on record of it is true.
+/// With any small amount of room, the start works or is refused with 507, and what is recorded of it is true.
 #[test]
 fn a_start_with_little_room_tells_the_truth_wherever_the_room_ends() {
     let Some(mut small) = serving(4096, "a_start_with_little_room_tells_the_truth_wherever_the_room_ends") else { return };
     let (mut started, mut unrecorded, mut failed, mut refused) = (0, 0, 0, 0);
     for pages in 0..40 {
-        // A database whose log is as small as it gets, so that the room ends in another place each time.
+        // The database's log is as short as possible, so that the room ends at another point each time.
         small.place.stop_server();
         small.place.start_server();
         let place = &small.place;
@@ -50,8 +50,8 @@ fn a_start_with_little_room_tells_the_truth_wherever_the_room_ends() {
         let detail = answer.body["detail"].as_str().unwrap_or_default();
         if detail.contains("was completed") {
             unrecorded += 1;
-            // It runs, and is under control.
-            // In the middle of an execve(2) it shows no environment.
+            // The run is live and under control.
+            // A process in the middle of an execve(2) shows no environment.
             until_true("its process is there", || place.processes().len() == 1);
             assert_eq!(place.pipeline()["allowed"], json!(["pause", "stop"]));
             assert_eq!(place.act("pause").status, 507);
@@ -203,7 +203,7 @@ fn a_server_that_has_no_room_to_open_its_database_says_so_and_leaves_the_pipelin
     let test = "a_server_that_has_no_room_to_open_its_database_says_so_and_leaves_the_pipeline_alone";
     let Some(mut small) = serving(2048, test) else { return };
     let (pid, _) = small.place.start();
-    // An orderly end takes the database's log and its index away, so that both have to be made anew; but where somebody still reads when
+    // An orderly end removes the database's log and its index, so that both must be created again. If a reader is still open when
     // the writer closes, they stay.
     let wal = small.place.runtime().join("autoappdev.db-wal");
     until_true("the database was closed by its writer last", || {

@@ -1,4 +1,4 @@
-//! A limit on the size of files (`ulimit -f`): it is an error like a full disk, and ends no server.
+//! A limit on the size of files (`ulimit -f`). It is an error like a full disk, and does not end the server.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -29,7 +29,7 @@ fn server_and_migrate_that_may_write_no_database_say_so() {
     for mode in ["serve", "migrate"] {
         let place = Place::new();
         let mut command = place.command_of(Path::new("bash"));
-        // 8 KiB: enough for the small files, and too little for the database. A server that went on would be ended.
+        // 8 KiB are enough for the small files, and too little for the database. The time-out would end a server that continued.
         command.args(["-c", "ulimit -f 8; exec timeout 60 \"$@\"", "bash", env!("CARGO_BIN_EXE_autoappdev"), mode]);
         let output = command.stdin(Stdio::null()).output().expect("bash runs");
         let err = String::from_utf8_lossy(&output.stderr);

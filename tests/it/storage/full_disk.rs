@@ -1,11 +1,13 @@
-//! A server on a small file system, with a script that fills it when it is told to, and what the tests ask of them.
+//! A server on a small file system, with a script that fills it on request, and the checks that tests make of both.
 
 use crate::support::disk::SmallDisk;
 use crate::support::{Place, until_true};
 
-/// Waits for `talk`, prints as many lines as it is told, says in its folder that it has printed them, and waits for `go`; then one more,
-/// and code 7. A line takes 64 bytes, so that a block of 4096, which is what `seq` writes, ends with one: where a line is cut, and the rest is
-/// long in coming, that is two records.
+/// A script that waits for `talk`, prints as many lines as requested, creates a file once it has printed them, and waits for
+/// `go`. Then it prints one more line and exits with code 7.
+///
+/// A line takes 64 bytes, so that a block of 4096 bytes, which is what `seq` writes, ends with a complete line. A line that is
+/// cut, and whose rest comes late, would become two records.
 pub(super) const TALK: &str = "#!/bin/bash\nwhile [ ! -e talk ]; do sleep 0.01; done\n\
                     seq -f 'line %08.0f, and some words so that a disk is full the sooner' 1 \"$1\"\n\
                     touch printed\nwhile [ ! -e go ]; do sleep 0.01; done\necho last\nexit 7\n";
@@ -18,7 +20,7 @@ pub(super) fn serving(kib: u32, test: &str) -> Option<SmallDisk> {
     Some(small)
 }
 
-/// How many lines the log says were lost.
+/// Returns how many lines are lost according to the log.
 pub(super) fn lost(lines: &[String]) -> usize {
     let count = |line: &String| {
         let rest = line.strip_prefix("[autoappdev: ")?;
@@ -27,7 +29,7 @@ pub(super) fn lost(lines: &[String]) -> usize {
     lines.iter().filter_map(count).sum()
 }
 
-/// Health says that something is wrong, with this word in it.
+/// Waits until health reports a problem that contains this word.
 pub(super) fn until_degraded(place: &Place, word: &str) {
     until_true(&format!("health says {word:?}"), || place.degraded().is_some_and(|why| why.contains(word)));
 }

@@ -1,7 +1,7 @@
-//! The disk fails: the database, the journal, the log or the PAUSE file can't be written, or nothing at all. The pipeline goes on and is
-//! controlled all the same, nothing is reported that is not on record, health says what is wrong, and all is well again by itself.
+//! The disk fails: the database, the journal, the log, the PAUSE file or everything cannot be written. The pipeline continues and
+//! stays under control, nothing is reported that is not recorded, health reports the problem, and everything recovers by itself.
 //!
-//! A small library in front of the C library fails the calls (`tests/programs/faults.c`).
+//! A small library in front of the C library makes the calls fail (`tests/programs/faults.c`).
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 const EIO: i32 = 5;
 const EROFS: i32 = 30;
 
-/// A place whose servers and shims run on a disk that can be told to fail.
+/// A place whose servers and shims run on a disk that can be made to fail.
 struct Failing {
     place: Place,
     switch: PathBuf,
 }
 
-/// The disk works again when this is dropped, so that the scope of a test ends whether the test fails or not.
+/// Repairs the disk on drop, so that it works again at the end of a test, whether the test fails or not.
 struct Repaired<'a>(&'a Failing);
 
 impl Drop for Repaired<'_> {
@@ -53,9 +53,9 @@ impl Failing {
         failing
     }
 
-    /// From now on these calls on files whose path has `part` in it fail.
+    /// From now on, makes these calls fail on files whose path contains `part`.
     fn fail(&self, calls: &str, error: i32, part: &str) {
-        // Whole or not at all: the library reads it at any moment.
+        // Replaced atomically, because the library can read it at any moment.
         let new = self.switch.with_extension("new");
         fs::write(&new, format!("{calls} {error} {part}\n")).expect("writes");
         fs::rename(new, &self.switch).expect("renames");
@@ -69,7 +69,7 @@ impl Failing {
         until_true(&format!("health says {word:?}"), || self.degraded().is_some_and(|why| why.contains(word)));
     }
 
-    /// What is wrong, also where health itself does not answer 200.
+    /// Returns the reported problem, even if the status of health is not 200.
     fn degraded(&self) -> Option<String> {
         self.place.get("/api/health").body["degraded"].as_str().map(str::to_owned)
     }
@@ -89,7 +89,7 @@ fn a_database_that_cannot_be_written_leaves_the_pipeline_under_control() {
         let answer = place.act("start");
         assert_eq!((answer.status, answer.error()), (503, "storage_failed"), "{}", answer.body);
         failing.until_degraded("nothing can be recorded");
-        // It is tried again meanwhile, and health says so until that succeeds.
+        // The write is retried meanwhile, and health reports the problem until it succeeds.
         let began = Instant::now();
         until_true("some attempts have failed", || {
             let why = failing.degraded().unwrap_or_default();
@@ -137,7 +137,7 @@ fn a_journal_that_cannot_be_written_says_so_and_is_whole_in_the_end() {
         failing.place.restart_server();
         assert_eq!(failing.place.state(), "running");
         if calls == "w" {
-            // The next server is told too.
+            // The next server reports it too.
             failing.until_degraded("journal");
         }
         failing.place.kill_server();
@@ -156,7 +156,7 @@ fn a_journal_that_cannot_be_written_says_so_and_is_whole_in_the_end() {
     }
 }
 
-/// The kernel forgets that a sync has failed: what it may have lost is written again.
+/// The kernel reports a failed sync only once, so the data that may be lost is written again.
 #[test]
 fn a_journal_whose_sync_failed_is_written_once_more() {
     let failing = Failing::serving();
@@ -164,7 +164,7 @@ fn a_journal_whose_sync_failed_is_written_once_more() {
     failing.fail("s", EIO, "journal.jsonl");
     let (_, run_id) = place.start();
     failing.until_degraded("journal");
-    // A sync alone would go through now.
+    // A sync alone would succeed now.
     failing.fail("w", EROFS, "journal.jsonl");
     until_true("it is written again", || failing.degraded().is_some_and(|why| why.contains("Read-only")));
     failing.repair();
@@ -179,7 +179,7 @@ fn a_log_that_cannot_be_written_counts_what_it_loses() {
     let place = &failing.place;
     place.script("pairs.sh", "#!/bin/bash\nfor n in 1 2 3; do\n  while [ ! -e go$n ]; do sleep 0.01; done\n  printf \"first $n\\nsecond $n\\n\"\n  touch done$n\ndone\nexec sleep 600\n");
     place.start_with(json!({"script": "pairs.sh"}));
-    // Both lines are one write: they are kept or lost together.
+    // Both lines are one write, so they are kept or lost together.
     let step = |n: u32| {
         fs::write(place.root().join(format!("go{n}")), "").expect("writes");
         until_true("it is printed", || place.root().join(format!("done{n}")).exists());
@@ -197,7 +197,7 @@ fn a_log_that_cannot_be_written_counts_what_it_loses() {
     assert_eq!(place.lines(), ["first 1", "second 1", mark, "first 3", "second 3"]);
 }
 
-/// The next run's log begins behind the place that is kept for the mark.
+/// The next run's log begins after the position that is reserved for the mark.
 #[test]
 fn a_log_that_fails_until_after_the_end_still_tells_what_it_lost() {
     let failing = Failing::serving();
@@ -276,7 +276,7 @@ fn a_spawn_that_failed_is_in_the_journal_before_its_shim_leaves() {
     let failing = Failing::serving();
     let place = &failing.place;
     place.script("nobody.sh", "echo a text with an execute bit and nothing that runs it\n");
-    // The header goes through.
+    // The header is written.
     failing.fail("a", EIO, "journal.jsonl");
     let answer = place.post("/api/pipeline/start", json!({"script": "nobody.sh"}));
     assert_eq!((answer.status, answer.error()), (422, "spawn_failed"), "{}", answer.body);
@@ -354,7 +354,8 @@ fn a_server_serves_although_it_cannot_say_where() {
     assert_eq!(code, 0, "{said}");
 }
 
-/// The watchdog is for a server that hangs. A disk that takes longer for a sync than the watchdog waits is no fault of the server.
+/// The watchdog is for a server that hangs. A disk that takes longer for a sync than the watchdog waits is not the server's
+/// fault.
 #[test]
 fn watchdog_is_fed_while_a_sync_takes_longer_than_the_watchdog_waits() {
     let mut failing = Failing::new();
@@ -374,7 +375,7 @@ fn watchdog_is_fed_while_a_sync_takes_longer_than_the_watchdog_waits() {
         let mut message = [0; 512];
         let mut hears = || manager.recv(&mut message).map(|count| message[..count].starts_with(b"WATCHDOG=1"));
         while hears().is_ok() {}
-        // Twice its time: it is fed each 200 ms.
+        // Twice the watchdog's time; it is notified every 200 ms.
         for feeding in 1..=5 {
             until_true(&format!("feeding {feeding}"), || hears().is_ok_and(|is_it| is_it));
         }

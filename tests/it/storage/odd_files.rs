@@ -1,5 +1,5 @@
-//! Unexpected kinds of files in a runtime directory: a pipe, a link, a directory, a socket, an endless file. Each replaces each
-//! file, before the server starts and during a run. No process blocks on it, follows it or reads it endlessly.
+//! Unexpected kinds of files in a runtime directory: a pipe, a link, a directory, a socket, an endless file. Each kind replaces
+//! each file, before the server starts and during a run. No process blocks on it, follows it or reads it endlessly.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -34,7 +34,7 @@ const FOREIGN: &str = "{\"pid\":1,\"address\":\"127.0.0.1:1\"}\n";
 /// The maximum memory that a server may use, in kB. A server that reads such a file uses more, if it survives.
 const MEMORY_KB_MAX: u64 = 400_000;
 
-/// The maximum part of an answer that is read, in bytes.
+/// The maximum part of a response that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 8 << 20;
 
 /// Replaces the file at `path` with one of this kind.
@@ -51,7 +51,7 @@ fn put(kind: Kind, path: &Path, foreign: &Path) {
     }
 }
 
-/// A server whose standard output is a file: waiting for a line of a server that hangs would hang as well.
+/// A server whose standard output is a file, because waiting for a line of a server that hangs would hang as well.
 struct Serving {
     child: Child,
     out: PathBuf,
@@ -73,7 +73,7 @@ impl Serving {
         String::from_utf8_lossy(&fs::read(&self.out).expect("there")).into_owned()
     }
 
-    /// Returns its port once it serves, or `None` if it refuses to start.
+    /// Returns the server's port once it serves, or `None` if it refuses to start.
     fn port(&mut self, what: &str) -> Option<u16> {
         until(what, || {
             let said = self.said();
@@ -91,7 +91,7 @@ impl Serving {
         line.and_then(|line| line.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
     }
 
-    /// Stops it in an orderly way.
+    /// Stops the server in an orderly way.
     fn end(&mut self, what: &str) {
         if self.child.try_wait().expect("ours").is_none() {
             signal(self.child.id(), "TERM");
@@ -108,11 +108,11 @@ impl Drop for Serving {
     }
 }
 
-/// Returns the status and the text of an answer once it has arrived completely, or up to the maximum that is read.
+/// Returns the status and the text of a response once it has arrived completely, or up to the maximum that is read.
 fn ask(port: u16, method: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connects");
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
-    // With no time between TERM and KILL, where that is asked for.
+    // Stops are sent without any time between TERM and KILL.
     let body = match path.rsplit('/').next() {
         Some("stop") => "Content-Type: application/json\r\nContent-Length: 13\r\n\r\n{\"grace_s\":0}",
         _ if method == "POST" => "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
@@ -130,7 +130,7 @@ fn get(port: u16, path: &str) -> String {
     ask(port, "GET", path).0
 }
 
-/// Acts as a client command does, without a process for it. Returns whether it was done.
+/// Acts as a client command does, without a separate process. Returns whether the action was performed.
 fn act(port: u16, action: &str, what: &str) -> bool {
     let (status, said) = ask(port, "POST", &format!("/api/pipeline/{action}"));
     assert!(!status.is_empty(), "{action}: {what}");
@@ -143,7 +143,8 @@ fn act(port: u16, action: &str, what: &str) -> bool {
     status == "200"
 }
 
-/// Waits in the kernel: hundreds of processes end here, and asking for each of them every few milliseconds costs more than they do.
+/// Waits in the kernel: hundreds of processes end here, and checking each of them every few milliseconds would cost more than
+/// they do.
 fn until_ended(child: &Child, what: &str) {
     let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).expect("it is not reaped yet");
     let limit = Timespec::try_from(DEADLINE).expect("short");
@@ -194,7 +195,7 @@ fn place_to_run() -> Place {
     place
 }
 
-/// A place whose server has ended after a run, with a log segment and the other files.
+/// Creates a place whose server has ended after a run, with a log segment and the other files.
 fn used() -> Place {
     let mut place = place_to_run();
     place.start_server();
@@ -211,7 +212,7 @@ fn log_file(place: &Place, run_id: i64) -> String {
     format!("runs/{run_id}/log/{name}")
 }
 
-/// Each of these can make the server refuse to start, and would then hide the others: one at a time.
+/// Each of these can make the server refuse to start, which would hide the others, so they are replaced one at a time.
 const MAY_REFUSE: [&str; 11] = [
     "server.lock",
     "autoappdev.db",
@@ -226,8 +227,8 @@ const MAY_REFUSE: [&str; 11] = [
     "runs/2",
 ];
 
-/// The server starts with any of these. Those in a row are read by different parts of the program, none of which keeps another from
-/// its file, so they share a boot.
+/// The server starts with any of these. Those in one row are read by different parts of the program, and none of them prevents
+/// the reading of another, so they share a boot.
 const TOGETHER: [&[&str]; 6] = [
     &["runs/1/lock", "server.json", "retention.json"],
     &["runs/1/journal.jsonl", "server.json.new", "retention.json.new"],
@@ -237,7 +238,7 @@ const TOGETHER: [&[&str]; 6] = [
     &["runs/1/ctl.sock", "PAUSE"],
 ];
 
-/// With these the log cannot be read, and `logs` asks again for five seconds.
+/// With these the log cannot be read, and `logs` retries for five seconds.
 const NO_LOG: [&str; 3] = ["runs/1/log", "runs/1", "runs"];
 
 /// The file's name says how long the table at its end is: nearly 400 GB, which fits into a sparse file of that size.
@@ -250,7 +251,7 @@ fn boots_among(kind: Kind) {
     let copied = Command::new("cp").arg("-a").args([&origin.runtime(), &aside]).status().expect("cp is there");
     assert!(copied.success());
     std::thread::scope(|scope| {
-        // They wait most of the time, so they wait together, each in a place of its own.
+        // They mostly wait, so they run at the same time, each in its own place.
         for name in NO_LOG {
             let aside = &aside;
             scope.spawn(move || boot_among(kind, &place_to_run(), aside, &[name]));
@@ -268,7 +269,7 @@ fn boots_among(kind: Kind) {
 fn boot_among(kind: Kind, place: &Place, aside: &Path, names: &[&str]) {
     let what = format!("{} is {kind:?}", names.join(" and "));
     let foreign = place.folder().join("foreign");
-    // The directory itself stays, because secrets count only in the directory that they were made for.
+    // The directory itself stays, because secrets are valid only in the directory that they were made for.
     fs::create_dir_all(place.runtime()).expect("creates");
     for entry in fs::read_dir(place.runtime()).expect("there") {
         let path = entry.expect("there").path();

@@ -1,4 +1,5 @@
-//! Somebody removes what the server and the shim have open, or has it elsewhere than usual. The pipeline goes on, and nobody lies.
+//! Another program removes files that the server and the shim have open, or they are in an unusual place. The pipeline continues,
+//! and every report stays true.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,7 +13,7 @@ use crate::support::{DEADLINE, Place, is_alive, is_stopped, signal, until, until
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
-/// Prints a number each time there is a file of that number, and waits for `go` after that.
+/// A script that prints a number once a file of that number exists, and then waits for `go`.
 const NUMBERS: &str = "#!/bin/bash\necho ready\nfor n in 1 2; do\n  while [ ! -e $n ]; do sleep 0.01; done\n  echo \"number $n\"; touch said$n\ndone\n\
                        while [ ! -e go ]; do sleep 0.01; done\nexit 7\n";
 
@@ -58,7 +59,7 @@ fn log_folder_removed_while_it_runs_loses_what_was_in_it_and_no_more() {
     fs::remove_dir_all(place.run_dir(run_id).join("log")).expect("removes");
     say(&place, 1);
     place.until_line("number 1");
-    // Once more, the file alone.
+    // Once more, only the file.
     let segment = fs::read_dir(place.run_dir(run_id).join("log")).expect("there again").next().expect("a file").expect("there");
     fs::remove_file(segment.path()).expect("removes");
     say(&place, 2);
@@ -68,7 +69,7 @@ fn log_folder_removed_while_it_runs_loses_what_was_in_it_and_no_more() {
     assert_eq!(place.until_all_agree(), "running");
 }
 
-/// The kernel's word of growth was of a folder that is not there any more.
+/// The kernel's notifications about growth were for a folder that no longer exists.
 #[test]
 fn who_follows_a_log_whose_folder_was_removed_sees_each_line_as_it_comes() {
     let place = Place::serving("sleep.sh");
@@ -76,7 +77,7 @@ fn who_follows_a_log_whose_folder_was_removed_sees_each_line_as_it_comes() {
     let (_, run_id) = place.start_with(json!({"script": "ticks.sh"}));
     let mut stream = EventStream::open(place.port(), "", None);
     stream.until("a line", |event| event.kind == "log");
-    // A stream says a comment where nothing woke it for ten seconds. Only on a machine that stood still for as long it may.
+    // A stream sends a comment if nothing woke it for ten seconds. That is valid only if the machine was suspended for that long.
     for _ in 0..4 {
         let comments = stream.comments;
         fs::remove_dir_all(place.run_dir(run_id).join("log")).expect("removes");
@@ -84,12 +85,12 @@ fn who_follows_a_log_whose_folder_was_removed_sees_each_line_as_it_comes() {
         let mut next = place.get("/api/logs/tail?limit=1").body["next"].clone();
         for _ in 0..20 {
             let page = place.get(&format!("/api/logs?since={next}&limit=1&wait=60")).body;
-            // The new folder's file may be there before its first line: then what is gone is the news.
+            // The new folder's file may exist before its first line. Then the missing bytes are what is reported.
             if page["gone"] == 0 {
                 assert_eq!(page["lines"][0]["line"], "tick", "{page}");
             }
             next = page["next"].clone();
-            // A minute, each, for who is told of none.
+            // Each wait would take a minute if the server were not notified.
             assert!(begun.elapsed() < Duration::from_secs(45), "a line came only when the wait for it was over");
         }
         stream.until("the new folder's", |event| event.kind == "log" && event.data["id"].as_u64() >= next.as_u64());
@@ -131,7 +132,7 @@ fn runtime_directory_removed_while_it_runs_is_no_reason_to_lie() {
     assert_eq!(place.act("start").status, 503, "nothing is begun that cannot be kept");
 }
 
-/// Nothing is renamed or linked from one file system to another, and a link is as good as where it leads.
+/// Nothing is renamed or linked from one file system to another, and a link works like its target.
 #[test]
 fn a_runtime_directory_on_another_disk_by_way_of_a_link_is_as_good_as_any() {
     let test = "a_runtime_directory_on_another_disk_by_way_of_a_link_is_as_good_as_any";
@@ -147,7 +148,7 @@ fn a_runtime_directory_on_another_disk_by_way_of_a_link_is_as_good_as_any() {
     assert_eq!(place.until_all_agree(), "paused");
     assert!(there.pause_file().exists());
     place.kill_server();
-    // The server after it is given the other name of the same directory.
+    // The next server is given the other name of the same directory.
     place.set_env("AUTOAPPDEV_RUNTIME_DIR", there.runtime().to_str().expect("plain"));
     place.start_server();
     assert_eq!((place.state().as_str(), &place.pipeline()["pid"]), ("paused", &json!(pid)));
@@ -166,7 +167,7 @@ fn codes(place: &Place) -> Vec<String> {
     conditions.as_array().expect("a list").iter().map(|it| it["code"].as_str().expect("a word").to_owned()).collect()
 }
 
-/// No request is made meanwhile: a client that searches for the server must find it.
+/// No request is sent meanwhile: a client that searches for the server must find it.
 #[test]
 fn server_recreates_its_info_and_lock_files() {
     let mut place = Place::serving("sleep.sh");
@@ -194,7 +195,8 @@ fn server_recreates_its_info_and_lock_files() {
     assert!(!info.exists(), "a server that stops takes it away for good");
 }
 
-/// A cleaner of temporary files takes it for left over. The accepting thread waits for clients of the socket that it has.
+/// A program that cleans up temporary files takes the socket for a leftover. The accepting thread waits for clients of the socket
+/// that it has open.
 #[test]
 fn server_recreates_its_unix_socket_and_serves_there() {
     let mut place = Place::serving("sleep.sh");
@@ -214,7 +216,7 @@ fn server_recreates_its_unix_socket_and_serves_there() {
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
     }
     assert_eq!(codes(&place), <[&str; 0]>::default());
-    // What another program has put there is left alone.
+    // A file that another program has put there is left alone.
     fs::remove_file(&path).expect("removes");
     fs::write(&path, "precious").expect("writes");
     until_true("health says so", || codes(&place) == ["socket_missing"]);
@@ -269,7 +271,7 @@ fn server_writes_nothing_into_a_directory_that_replaced_its_own() {
     assert_eq!(codes(&place), <[&str; 0]>::default());
 }
 
-/// The server's log goes on in its own directory, with the file that follows a full one, too.
+/// The server's log continues in its own directory, including the file that follows a full one.
 #[test]
 fn full_log_is_followed_by_another_in_the_servers_own_directory() {
     const FULL_BYTES: usize = 1024 * 1024;
@@ -277,7 +279,7 @@ fn full_log_is_followed_by_another_in_the_servers_own_directory() {
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "exit.sh");
     place.start_server();
     assert_eq!(place.stop_server(), 0);
-    // Nearly full: what a server says at its start is shorter than the rest.
+    // Nearly full: what a server logs at its start is shorter than the rest.
     let line = "2026-01-31T10:00:00.123Z backend said before\n";
     let before = line.repeat((FULL_BYTES - 16 * 1024) / line.len());
     fs::write(place.runtime().join("backend.log"), &before).expect("ours");
@@ -302,7 +304,7 @@ fn full_log_is_followed_by_another_in_the_servers_own_directory() {
     assert_eq!(fs::read_dir(place.runtime()).expect("there").count(), 2, "nothing was made in it");
 }
 
-/// The shim of a paused run is killed, so the server takes the PAUSE file away.
+/// The shim of a paused run is killed, so the server removes the PAUSE file.
 #[test]
 fn pause_file_is_removed_from_the_servers_own_directory() {
     let place = Place::serving("sleep.sh");

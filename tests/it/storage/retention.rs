@@ -1,4 +1,4 @@
-//! What is kept and what goes: runs, their rows and their logs stay within their limits, and what is gone is said to be.
+//! Retention: runs, their rows and their logs stay within their limits, and what was removed is reported.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use crate::support::disk::SmallDisk;
 use crate::support::{Place, not_run, signal, until, until_true};
 use serde_json::{Value, json};
 
-/// Prints that many lines of a hundred bytes, a number that goes on in each.
+/// A script that prints numbered lines of 100 bytes.
 const SAY: &str = "#!/bin/bash\nseq -f 'line %08.0f of a build that says a lot of things, all of them a hundred bytes long, and no more..' $1 $2\n";
 
-/// What is kept of a line.
+/// Returns the part of a line that the tests compare.
 fn said(line: &Value) -> String {
     line["line"].as_str().expect("text")[..13].to_owned()
 }
@@ -22,7 +22,7 @@ fn wanted(n: u64) -> String {
     format!("line {n:08}")
 }
 
-/// A place with these variables, whose script says a lot.
+/// Creates a place with these variables, whose script prints a lot.
 fn place(envs: &[(&str, &str)]) -> Place {
     let mut place = Place::new();
     place.script("say.sh", SAY);
@@ -33,7 +33,7 @@ fn place(envs: &[(&str, &str)]) -> Place {
     place
 }
 
-/// Runs it to its end.
+/// Runs the script to its end.
 fn say(place: &Place, from: u64, to: u64) -> i64 {
     let answer = until("the run before has ended", || {
         let answer = place.post("/api/pipeline/start", json!({"args": [from.to_string(), to.to_string()]}));
@@ -55,11 +55,11 @@ fn is_packed(path: &Path) -> bool {
     path.to_str().is_some_and(|path| path.ends_with(".log.gz"))
 }
 
-/// Waits until all that is worth it is packed. How long a segment gets lies with how much the shim reads at a time, so the newest may have
-/// any length; one of less than 64 KiB stays as it is.
+/// Waits until everything that is worth it is packed. The size of a segment depends on how much the shim reads at a time, so the
+/// newest can have any size; a segment under 64 KiB is not packed.
 fn until_packed(place: &Place, run_id: i64) {
     let is_small = |path: &PathBuf| path.metadata().is_ok_and(|metadata| metadata.len() < 64 * 1024);
-    // Who packs leaves the machine to everybody else: on a busy one each file takes its time.
+    // Packing gives way to all other work, so on a busy machine each file takes a while.
     let mut packed = 0;
     let mut files = log_files(place, run_id);
     let mut deadline = Instant::now() + crate::support::DEADLINE;
@@ -74,14 +74,14 @@ fn until_packed(place: &Place, run_id: i64) {
     }
 }
 
-/// Bytes of all logs on the disk.
+/// Returns the size of all logs on the disk, in bytes.
 fn log_bytes(place: &Place) -> u64 {
     let runs = fs::read_dir(place.runtime().join("runs")).expect("there").flatten();
     let logs = runs.filter_map(|run| fs::read_dir(run.path().join("log")).ok());
     logs.flat_map(|log| log.flatten().filter_map(|file| Some(file.metadata().ok()?.len()))).sum()
 }
 
-/// Every line there is, with what is gone in front of each page.
+/// Returns all lines, and the number of missing bytes before each page.
 fn read_all(place: &Place) -> (Vec<Value>, Vec<u64>) {
     let (mut since, mut lines, mut gone) = (0, Vec::new(), Vec::new());
     loop {
@@ -121,7 +121,7 @@ fn only_so_many_runs_are_kept_rows_and_folders() {
     let (lines, gone) = read_all(&place);
     assert_eq!(lines.len(), 6);
     assert_eq!(gone, [place.get("/api/logs").ok()["first"].as_u64().expect("a number")], "what is gone is said, once");
-    // Fewer with the next server: it looks when it boots. Ids are never used again.
+    // The next server keeps fewer; it checks at its boot. Ids are never reused.
     place.set_env("AUTOAPPDEV_RUNS_KEEP", "1");
     place.restart_server();
     until_true("one row is left", || run_ids(&place) == [7]);
@@ -138,13 +138,13 @@ fn what_has_ended_too_long_ago_goes_but_never_the_latest() {
         say(&place, 1, 2);
     }
     place.stop_server();
-    // Their time stamps do not count: the clock may have been wrong.
+    // Their time stamps do not count, because the clock may have been wrong.
     let database = rusqlite::Connection::open(place.database()).expect("opens");
     let stamps = "UPDATE pipeline_runs SET created_at = '1970-01-01T00:00:00.000Z', started_at = '1970-01-01T00:00:00.000Z',
                   stopped_at = '1970-01-01T00:00:00.000Z' WHERE id < 3";
     database.execute_batch(stamps).expect("changes");
     drop(database);
-    // The first ended eight days ago, the others six, in time that the server has observed.
+    // The first run ended eight days ago and the others six, in time that the server has observed.
     let file = place.runtime().join("retention.json");
     let mut memory: Value = serde_json::from_slice(&fs::read(&file).expect("there")).expect("JSON");
     let days = |count: u64| count * 86_400_000;
@@ -164,7 +164,8 @@ fn a_run_that_is_not_over_is_not_touched() {
     let mut place = place(&[("AUTOAPPDEV_RUNS_KEEP", "1")]);
     place.start_server();
     say(&place, 1, 2);
-    // Left over from a database that was removed, and nobody knows how they ended: one says so itself, one does not, one is no run.
+    // Directories that a removed database has left. The journal of run 2 records its end, nothing records the end of run 3, and
+    // the directories with other names are not runs.
     place.stop_server();
     let runs = place.runtime().join("runs");
     for (name, journal) in [("-5", true), ("0x2", true), ("notes", true)] {
@@ -197,7 +198,7 @@ fn a_run_that_is_not_over_is_not_touched() {
 fn all_logs_together_stay_within_their_limit_and_say_what_is_gone() {
     let mut place =
         place(&[("AUTOAPPDEV_LOG_SEGMENT_MB", "1"), ("AUTOAPPDEV_LOG_RUN_MB", "3"), ("AUTOAPPDEV_LOG_TOTAL_MB", "3")]);
-    // Lines that do not become much smaller: six runs of about two MiB, packed to one and a half.
+    // Lines that compress badly: six runs of about 2 MiB, packed to 1.5 MiB.
     place.script(
         "say.sh",
         "#!/bin/bash\nhead -c 1100000 /dev/urandom | base64 -w 99 | awk '{printf \"line %08d %s\\n\", NR + \"'$1'\", $0}'\n",
@@ -215,7 +216,7 @@ fn all_logs_together_stay_within_their_limit_and_say_what_is_gone() {
     let last = lines.iter().filter(|line| line["run_id"] == 6).count();
     let all_of_last = 1_100_000 * 4 / 3 / 99;
     assert!(last >= all_of_last, "the newest stay: {last} lines of the last run");
-    // All that is kept follows each other.
+    // All kept lines are consecutive.
     for pair in lines.windows(2).filter(|pair| pair[0]["run_id"] == pair[1]["run_id"]) {
         let number = |line: &Value| said(line)[5..].parse::<u64>().expect("a number");
         assert_eq!(number(&pair[0]) + 1, number(&pair[1]));
@@ -230,7 +231,7 @@ fn a_million_lines_come_back_byte_for_byte_through_three_killed_servers() {
     let (_, run_id) = place.start_with(json!({"args": ["1", total.to_string()]}));
     let (mut since, mut next) = (0, 1);
     let (mut kills, mut cursors) = (0, Vec::new());
-    // If a line's writer has to wait in the middle of it, the line is recorded in parts. This is common on a busy machine.
+    // If the writer of a line has to wait in the middle of it, the line is recorded in parts. This is common on a busy machine.
     let (mut begun, mut parts) = (String::new(), 0);
     loop {
         if next % 7 == 0 && next + 1 < total && begun.is_empty() {
@@ -261,7 +262,7 @@ fn a_million_lines_come_back_byte_for_byte_through_three_killed_servers() {
         }
     }
     assert_eq!((kills, next), (3, total + 1));
-    // What is finished is packed, and reads the same.
+    // Finished segments are packed, and read the same.
     until_packed(&place, run_id);
     assert!(log_bytes(&place) < 128 * total / 5);
     for (since, next) in cursors {
@@ -273,7 +274,7 @@ fn a_million_lines_come_back_byte_for_byte_through_three_killed_servers() {
     let tail = place.get("/api/logs/tail?limit=3&source=pipeline").ok();
     let tail: Vec<String> = tail["lines"].as_array().expect("a list").iter().map(said).collect();
     assert_eq!(tail, [wanted(total - 2), wanted(total - 1), wanted(total)]);
-    // Any tool reads it; the newest may be as it was.
+    // Any gzip tool reads it. The newest segment may not be packed.
     let output =
         std::process::Command::new("gzip").arg("-dcf").args(log_files(&place, run_id)).output().expect("gzip is everywhere");
     assert!(output.status.success());
@@ -291,12 +292,12 @@ fn a_live_run_is_packed_behind_its_newest_segment_and_bounded_by_what_is_on_the_
         let files = log_files(&place, run_id);
         files.split_last().is_some_and(|(newest, older)| !is_packed(newest) && older.iter().all(|path| is_packed(path)))
     });
-    // The shim may still have some of it to read when all is said.
+    // The shim may still have some of it to read when everything is printed.
     until_true("the last line is kept", || place.lines().last().is_some_and(|line| line.starts_with(&wanted(60_000))));
-    // The newest may have gone a little over, before the others were packed.
+    // The newest segment may have exceeded the limit slightly before the others were packed.
     until_true("it is within its limit", || log_bytes(&place) <= 3 << 20);
     let (lines, _) = read_all(&place);
-    // Killed while it packs, or before it could: the next server does it.
+    // The server was killed while it packed, or before it could: the next one does it.
     signal(place.server_pid(), "KILL");
     place.restart_server();
     assert_eq!(read_all(&place).0, lines);
