@@ -137,8 +137,8 @@ fn a_leader_that_is_continued_all_the_time_is_never_called_paused_while_it_runs(
     }
 }
 
-/// Returns whether the run is in a control group, as it must be if one can be created. If none can, reports that the test did not
-/// run.
+/// Returns whether the run is in a control group, as it must be on a machine where control groups can be created. Elsewhere,
+/// reports that the test did not run.
 fn in_a_cgroup(place: &Place) -> bool {
     let expected = can_make_cgroups();
     assert_eq!(place.pipeline()["containment"] == "cgroup", expected);

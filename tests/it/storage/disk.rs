@@ -225,7 +225,7 @@ fn each_mark_of_a_loss_stands_where_it_was_and_counts_exactly() {
         small.disk.fill();
         until_degraded(&small.place, "log");
         if round % 2 == 1 {
-            // The first connection truncates and extends SQLite's `-shm` file. The pipeline's output may fill the disk in between.
+            // The first connection truncates and extends SQLite's `-shm` file. Output may fill the disk in between.
             small.place.restart_server_as(Place::start_server_until_it_serves);
         }
         if round == 3 {
