@@ -1,4 +1,4 @@
-//! Processes that have ended, or are about to.
+//! Processes that have ended or are about to end.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use autoappdev::process;
 
 use crate::support::letter;
 
-/// Takes the dead of ended cases out of the process table, but none that a test waits for.
+/// Reaps the processes of ended cases, except those that a test waits for.
 pub(crate) fn reap_orphans() {
     for pid in process::children_of(std::process::id()).unwrap_or_default() {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -19,8 +19,8 @@ pub(crate) fn reap_orphans() {
     }
 }
 
-/// Whether a process has a KILL on it, or is in its exit: it executes nothing of its own any more (`proc_pid_status(5)`; the flag is the
-/// kernel's `PF_EXITING`).
+/// Returns whether a process has a pending KILL or is in its exit. It then executes no more of its own code
+/// (`proc_pid_status(5)`; the flag is the kernel's `PF_EXITING`).
 pub(crate) fn is_dying(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let pending = |name| {

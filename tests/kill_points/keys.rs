@@ -1,4 +1,5 @@
-//! Actions with an `Idempotency-Key`: the server is killed on the way, and the repeat is told what came of the first, which is not done twice.
+//! Actions with an `Idempotency-Key`. The server is killed on the way. The repetition gets the result of the first request, which
+//! is not performed twice.
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -11,7 +12,7 @@ use crate::support::http::Answer;
 use crate::support::wire::Wire;
 use crate::support::{Place, until, until_true};
 
-/// The points, the action, and what its repeat is answered.
+/// The kill points, each with the action and the status of its repetition.
 const CASES: &[(KillPoint, &str, u16)] = &[
     (KillPoint::ServerStartingCommitted, "start", 422),
     (KillPoint::ServerLaunchSent, "start", 200),
@@ -37,7 +38,7 @@ fn repeat(place: &Place, action: &str, body: &Value) -> Answer {
     place.request("POST", &format!("/api/pipeline/{action}"), &fields, Some(&body.to_string()))
 }
 
-/// Sends an action with the key, and waits for nothing.
+/// Sends an action with the key, without waiting for the response.
 pub(crate) fn shoot(place: &Place, action: &str, body: &Value) -> TcpStream {
     let mut wire = place.wire();
     let text = body.to_string();

@@ -1,6 +1,7 @@
-//! Every place between two durable steps: the program is killed there, started again, and API, kernel, database and journal are compared.
+//! Every point between two durable steps: the program is killed there and started again, and the API, the kernel, the database
+//! and the journal are compared.
 //!
-//! `KILL_POINT=shim.born cargo test --features faults --test kill_points` plays one point alone.
+//! `KILL_POINT=shim.born cargo test --features faults --test kill_points` runs one point alone.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -29,8 +30,8 @@ use dead_processes::{is_dying, reap_orphans};
 use plan::{Outcome, Plan, Scene, plan};
 use support::{Place, is_alive, letter, signal, until, until_true};
 
-/// A leader that ends with code 7 once there is a file `go`, a child in a session of its own, a double-forked one with a child, and one
-/// that ignores TERM.
+/// A leader that exits with code 7 once a file `go` exists, a child in its own session, a double-forked process with a child, and
+/// one that ignores TERM.
 const FAMILY: &str = "#!/bin/bash\n\
     setsid sleep 600 &\n\
     (setsid bash -c 'sleep 600 & echo apart; wait' &)\n\
@@ -40,13 +41,13 @@ const FAMILY: &str = "#!/bin/bash\n\
     while [ ! -e go ]; do sleep 0.02; done\n\
     exit 7\n";
 
-/// Says more than two log segments hold, and lives on.
+/// A script that prints more than two log segments hold, and continues to run.
 const TALK: &str = "#!/bin/bash\nhead -c 3000000 /dev/urandom | base64 -w 999\nexec sleep 600\n";
 
-/// The same, once a file called `talk` is there.
+/// The same, once a file called `talk` exists.
 const TALK_LATER: &str = "#!/bin/bash\necho ready\nwhile [ ! -e talk ]; do sleep 0.01; done\nexec ./talk.sh\n";
 
-/// How many cases of one test are played at once.
+/// How many cases of one test run at the same time.
 const PLAYERS: usize = 2;
 
 #[test]
@@ -59,14 +60,14 @@ fn killed_at_each_kill_point_with_the_other_process() {
     play_all(|case| case.play(true));
 }
 
-/// Plays each point.
+/// Runs every point.
 fn play_all(play: fn(Case)) {
     play_points(KillPoint::ALL, |point| point.name(), |&point| play(Case::of(point)));
 }
 
-/// Plays the cases on threads that bear the names of their points.
+/// Runs the cases on threads that are named after their points.
 fn play_points<T: Sync>(cases: &[T], name: fn(&T) -> &'static str, play: impl Fn(&T) + Sync) {
-    // Who loses its parent comes to this process, which takes it out of the process table after its end.
+    // Orphans become children of this process, which reaps them.
     process::adopt_orphans().expect("a right of every process");
     let chosen = std::env::var("KILL_POINT").ok();
     let cases: Vec<&T> = cases.iter().filter(|case| chosen.as_deref().is_none_or(|chosen| chosen == name(case))).collect();
@@ -89,19 +90,19 @@ fn play_points<T: Sync>(cases: &[T], name: fn(&T) -> &'static str, play: impl Fn
     assert!(failed.is_empty(), "{} of {} points failed: {failed:?}", failed.len(), cases.len());
 }
 
-/// One point, played once.
+/// One run of one point.
 struct Case {
     point: KillPoint,
     plan: Plan,
     place: Place,
     mark: PathBuf,
-    /// The run that is there, if any.
+    /// The current run, if any.
     run_id: Option<i64>,
-    /// What asked for what leads to the point.
+    /// The connection with the request that leads to the point.
     asked: Option<TcpStream>,
-    /// Who is logged in, if that is what the point is about.
+    /// The logins, if the point is about them.
     log_ins: Option<sessions::LogIns>,
-    /// A server that was armed and may never say its address.
+    /// A server that is armed and may never print its address.
     booting: Option<Child>,
 }
 
@@ -118,7 +119,7 @@ impl Case {
         Self { point, plan: plan(point), place, mark, run_id: None, asked: None, log_ins: None, booting: None }
     }
 
-    /// `both`: the other process is killed right after the one that the point is in.
+    /// Runs the case. With `both`, the other process is killed right after the one that contains the point.
     fn play(mut self, both: bool) {
         self.lead_there();
         let seen = self.place.processes();
@@ -264,20 +265,20 @@ impl Case {
         }
     }
 
-    /// The binary as `place` configures it; it and its shims die at the point.
+    /// Returns the binary as `place` configures it. It and its shims die at the point.
     fn armed(&self, place: &Place) -> std::process::Command {
         let mut command = place.command();
         command.env("AUTOAPPDEV_KILL_AT", self.point.name()).env("AUTOAPPDEV_KILL_MARK", &self.mark);
         command
     }
 
-    /// Serves, to die later.
+    /// Starts a server that dies at the point later.
     fn serve_armed(&mut self) {
         let command = self.armed(&self.place);
         self.place.start_server_with(command);
     }
 
-    /// Begins to serve, to die on the way.
+    /// Starts a server that dies at the point during its boot.
     fn boot_armed(&mut self) {
         let mut command = self.armed(&self.place);
         command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -289,7 +290,7 @@ impl Case {
         for line in ["ready", "stubborn", "apart"] {
             self.place.until_line(line);
         }
-        // The leader, the stubborn one, the one apart, and a `sleep` each for it and for the session of its own.
+        // The leader, the stubborn process, the double-forked one, and a `sleep` each for that one and for the other session.
         until_true("the whole family is there", || self.place.processes().len() >= 5);
         self.run_id = Some(run_id);
         run_id
@@ -299,7 +300,7 @@ impl Case {
         self.asked = Some(keys::shoot(&self.place, action, body));
     }
 
-    /// Waits until the point was reached and its process is dead; its pid.
+    /// Waits until the point was reached and its process is dead. Returns its pid.
     fn until_dead(&mut self) -> u32 {
         let pid: u32 = until(&format!("{} was reached", self.point.name()), || {
             fs::read_to_string(&self.mark).ok()?.strip_suffix('\n')?.parse().ok()
@@ -324,7 +325,7 @@ impl Case {
         });
     }
 
-    /// The database goes from one runtime directory to another, which it may only once nothing lives in the first.
+    /// Moves the database from one runtime directory to another, which is allowed only once no run in the first is live.
     fn move_the_database(&mut self) {
         fs::create_dir(self.place.runtime()).expect("creates");
         let mut first = Place::new();
@@ -332,7 +333,7 @@ impl Case {
         first.start_server();
         first.start_with(json!({"script": "sleep.sh"}));
         first.kill_server();
-        // While the run lives there is no moment in which its database belongs to nobody.
+        // While the run is live, the database belongs to a runtime directory at every moment.
         first.start_server_with(self.armed(&first));
         first.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
         first.kill_server();
@@ -341,8 +342,8 @@ impl Case {
 
     // ---- afterwards
 
-    /// What holds at every moment, and so at this one, before anybody has done anything about it. What may have changed since the kill is
-    /// looked at first, so that a living server or shim cannot make it look wrong.
+    /// Checks what holds at every moment, and so also now, before any process has reacted to the kill. The parts that may
+    /// have changed since the kill are read first, so that a live server or shim cannot make them look wrong.
     fn compare_at_once(&mut self, is_server: bool) {
         if is_server && let Some(stream) = self.asked.take() {
             assert!(support::wire::Wire::of(stream).ends_silently(), "nobody is answered before all is done");
@@ -351,7 +352,7 @@ impl Case {
         let alive = self.place.processes();
         let is_awake = |&pid: &u32| letter(pid).is_some_and(|letter| !matches!(letter, 'T' | 't' | 'Z' | 'X')) && !is_dying(pid);
         let mut awake: Vec<_> = alive.iter().copied().collect();
-        // Who is being killed shows a last time.
+        // A process that is being killed may be seen once more.
         for _ in 0..3 {
             awake.retain(is_awake);
         }
@@ -370,7 +371,7 @@ impl Case {
         }
     }
 
-    /// The facts of a run that are in the database: number and kind.
+    /// Returns the facts of a run that are in the database: number and kind.
     fn recorded(&self, run_id: i64) -> Vec<(i64, String)> {
         if self.plan.scene == Scene::BootWithoutDatabase {
             return Vec::new();
@@ -428,7 +429,7 @@ impl Case {
         assert_eq!(self.place.cgroups(), Vec::<std::path::PathBuf>::new(), "control groups are left");
     }
 
-    /// The run as the API tells it, with its history.
+    /// Compares the run, as the API reports it with its history, with the outcome.
     fn compare_run(&self, outcome: Outcome, run_id: i64) {
         let run = self.place.run(run_id);
         let kinds: Vec<String> =
@@ -438,7 +439,7 @@ impl Case {
         assert_eq!(ends, usize::from(!is_live), "one end or none: {kinds:?}");
         assert_eq!(run["stopped_at"].is_null(), is_live, "{run}");
         assert_eq!(run["started_at"].is_null(), !kinds.iter().any(|kind| kind == "spawned"), "{run}");
-        // Every whole line of the journal is in the history, whoever had heard it.
+        // Every complete line of the journal is in the history, whether or not a server had received it.
         let written: Vec<Value> = self.place.journal(run_id).into_iter().skip(1).map(|line| line["fact"].clone()).collect();
         let recorded: Vec<&str> =
             kinds.iter().map(String::as_str).filter(|kind| written.iter().any(|fact| fact == kind)).collect();
@@ -471,7 +472,7 @@ impl Case {
         }
     }
 
-    /// A live run does what it is told, and ends.
+    /// Checks that a live run obeys the actions, and ends.
     fn assert_in_hand(&self, run_id: i64, actions: &[&str]) {
         for action in actions {
             self.place
@@ -483,7 +484,7 @@ impl Case {
         assert_eq!(self.place.facts(run_id, "spawned").len(), 1, "it was one life");
     }
 
-    /// The next run has the next id, lives and ends as it should, and the database is whole.
+    /// Checks that the next run has the next id, begins and ends as it should, and that the database is intact.
     fn begin_anew(&self, next: i64) {
         let (_, run_id) = self.place.start_with(json!({"script": "exit.sh"}));
         assert_eq!(run_id, next);

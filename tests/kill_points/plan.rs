@@ -1,122 +1,122 @@
-//! Each kill point: what leads there, and what must be so after the next boot.
+//! Each kill point: how to reach it, and what must be true after the next boot.
 
 use autoappdev::kill_point::KillPoint;
 
 use Outcome::{Ended, Lost, NeverBegan, Nothing, Paused, Running, SpawnFailed, Stopping};
 
-/// What leads to a point.
+/// The way to a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scene {
-    /// A server on a folder in which there is nothing yet.
+    /// A server starts in an empty folder.
     FirstBoot,
-    /// The same, and it is to ask for a token: one was set, the other secrets are to be made.
+    /// The same, with a server that must require a token: one token is set, and the other secrets are to be created.
     FirstBootBehindATokenDoor,
-    /// A server with a database that belonged to one with another runtime directory.
+    /// A server with a database that belonged to a server with another runtime directory.
     MovedDatabase,
-    /// A server boots; a run goes on, and was paused while no server was there.
+    /// A server boots. A run is live, and was paused while no server was running.
     BootOnRun,
-    /// A server boots; a run was committed and never begun.
+    /// A server boots. A run was committed and never began.
     BootOnNothing,
-    /// A server boots that keeps one run; two others are there, and much output of one that goes on.
+    /// A server that keeps one run boots. There are two other runs, and a live one with much output.
     BootOnMuch,
-    /// A server boots without its database; a run goes on.
+    /// A server boots without its database. A run is live.
     BootWithoutDatabase,
-    /// A server boots on a copy of the runtime directory, which was removed; a run goes on.
+    /// A server boots on a copy of the runtime directory, which was removed. A run is live.
     DirectoryReplaced,
-    /// A server with a live run is told to end.
+    /// A server with a live run is sent SIGTERM.
     Terminate,
-    /// The shim of a paused run is killed from outside.
+    /// The shim of a paused run is killed by another process.
     ShimKilled,
     /// A start.
     Start,
-    /// A start of what cannot be executed.
+    /// A start of a file that cannot be executed.
     StartUnrunnable,
     /// More output than a log keeps.
     Talk,
-    /// A pause of what runs.
+    /// A pause of a running run.
     Pause,
     /// A resume.
     Resume,
-    /// A stop with a grace that never ends.
+    /// A stop with an endless grace.
     Stop,
-    /// The same, of what is paused.
+    /// The same for a paused run.
     StopPaused,
     /// A stop without a grace.
     StopNow,
-    /// The leader ends by itself and leaves others behind.
+    /// The leader ends by itself and leaves other processes behind.
     End,
-    /// The leader of a paused run is killed from outside.
+    /// The leader of a paused run is killed by another process.
     EndPaused,
-    /// A login, where others are logged in.
+    /// A login, while other clients are logged in.
     LogIn,
-    /// The end of one of their sessions, by its own client.
+    /// The end of one of the sessions, by its own client.
     LogOut,
     /// The end of all sessions.
     EndAll,
-    /// A renewal of one of them.
+    /// A renewal of one of the sessions.
     Renewal,
 }
 
-/// What must be so after the next boot, or, where the shim has died, what the server finds out by itself.
+/// The state that must be true after the next boot or, if the shim has died, the state that the server finds out by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// There is no run, nor was one under way.
+    /// There is no run, and none was being started.
     Nothing,
-    /// The run is `failed`: it never came to life.
+    /// The run is `failed`, because it never began.
     NeverBegan,
-    /// The run is `failed`, and it is known why.
+    /// The run is `failed`, and the reason is known.
     SpawnFailed,
-    /// It goes on.
+    /// The run continues.
     Running,
-    /// It is paused.
+    /// The run is paused.
     Paused,
-    /// It is being stopped, which can be hastened, and ends as `stopped`.
+    /// The run is being stopped, which can be speeded up, and ends as `stopped`.
     Stopping,
-    /// It ended with the status it had, and what it used is known, or is not.
+    /// The run ended with its real status. Whether its usage is known depends on the point.
     Ended { is_usage_known: bool },
-    /// Nobody can know how it ended.
+    /// It cannot be known how the run ended.
     Lost,
-    /// Whatever had got into the journal: nothing is [`NeverBegan`], a header is [`Lost`].
+    /// Depends on what is in the journal: [`NeverBegan`] if it is empty, [`Lost`] if it has a header.
     ByJournal,
 }
 
-/// A point's case.
+/// The case of a point.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) scene: Scene,
-    /// Where the other process goes on.
+    /// If the other process continues.
     pub(crate) alone: Outcome,
-    /// Where the other process is killed right after that.
+    /// If the other process is killed right afterwards.
     pub(crate) both: Outcome,
-    /// What the client is answered that asked for what led there, where the server lives.
+    /// The status of the response to the request that led to the point, if the server lives.
     pub(crate) answer: Option<u16>,
 }
 
-/// The server dies there, so nobody is answered.
+/// The server dies at the point, so no request gets a response.
 const fn server(scene: Scene, alone: Outcome, both: Outcome) -> Plan {
     Plan { scene, alone, both, answer: None }
 }
 
-/// The shim dies there. A server that dies too changes nothing about what is known.
+/// The shim dies at the point. If the server dies too, that does not change what is known.
 const fn shim(scene: Scene, outcome: Outcome, answer: u16) -> Plan {
     Plan { scene, alone: outcome, both: outcome, answer: Some(answer) }
 }
 
-/// The same, where nobody has asked for anything.
+/// Like [`shim`], without a request.
 const fn unasked(scene: Scene, outcome: Outcome) -> Plan {
     Plan { scene, alone: outcome, both: outcome, answer: None }
 }
 
-/// What the client of a start is told of a run that has failed.
+/// The status of a start whose run has failed.
 const FAILED: u16 = 422;
-/// What the client of a pause or resume is told of a run that has ended.
+/// The status of a pause or resume of a run that has ended.
 const REFUSED: u16 = 409;
 const DONE: u16 = 200;
 
 const ENDED: Outcome = Ended { is_usage_known: true };
 const ENDED_SHORT: Outcome = Ended { is_usage_known: false };
 
-/// Written out, so that a new point does not compile without its case.
+/// Returns the plan of a point. It lists all points, so that a new one does not compile without a case.
 pub(crate) const fn plan(point: KillPoint) -> Plan {
     use KillPoint as P;
     use Scene as S;
@@ -160,7 +160,7 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
         }
         P::ShimHeaderWritten | P::ShimOldPauseFileRemoved => shim(S::Start, Lost, FAILED),
         P::ShimLeaderForked | P::ShimLeaderSpawned => shim(S::Start, Lost, FAILED),
-        // What the journal holds counts, whether it was said or not: it did begin.
+        // The content of the journal counts, whether it was sent or not: the run did begin.
         P::ShimSpawnedWritten | P::ShimSpawnedSent | P::ShimNamesSynced => shim(S::Start, Lost, DONE),
         P::ShimSpawnFailedWritten | P::ShimSpawnFailedSent => shim(S::StartUnrunnable, SpawnFailed, FAILED),
 
@@ -172,7 +172,7 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
         P::ShimPauseFileRemoved | P::ShimContinuesSent | P::ShimAllContinued => shim(S::Resume, Lost, REFUSED),
         P::ShimResumedWritten | P::ShimResumedSent => shim(S::Resume, Lost, DONE),
 
-        // Who asked for the end gets it, though not as it was meant.
+        // The client that requested the end gets it, though not in the intended way.
         P::ShimStopPauseFileRemoved | P::ShimTermsSent | P::ShimInGrace => shim(S::StopPaused, Lost, DONE),
         P::ShimStoppingWritten | P::ShimStoppingSent => shim(S::Stop, Lost, DONE),
         P::ShimKillsSent => shim(S::StopNow, Lost, DONE),

@@ -1,4 +1,4 @@
-//! Sessions: what was answered before the kill holds, and what was not is there as a whole or not at all.
+//! Sessions: what was answered before the kill is still true, and everything else was done completely or not at all.
 
 use autoappdev::kill_point::KillPoint;
 use serde_json::{Value, json};
@@ -10,20 +10,20 @@ use crate::support::login::LogIn;
 
 const TOKEN: &str = "a-token-of-this-test";
 
-/// Browsers whose logins were answered before the server was killed the first time.
+/// Browsers whose logins were answered before the server was first killed.
 pub(crate) struct LogIns {
-    /// Nobody ends its session, except for the end of all.
+    /// Its session does not end, except with the end of all sessions.
     stays: LogIn,
     /// Its session is ended or renewed when the server is killed.
     chosen: LogIn,
-    /// Its session was ended, and that was answered.
+    /// Its session was ended, and the request was answered.
     ended: LogIn,
     /// When the chosen session expires.
     expires_at: Value,
 }
 
 impl Case {
-    /// Logs in, restarts the server so that it dies at the point, and does what leads there.
+    /// Logs in, restarts the server so that it dies at the point, and sends the request that leads there.
     pub(crate) fn lead_to_sessions(&mut self) {
         self.place.use_token(TOKEN);
         self.place.start_server();
@@ -54,7 +54,7 @@ impl Case {
         self.log_ins = Some(LogIns { stays, chosen, ended, expires_at });
     }
 
-    /// Compares the sessions of the next server with what was answered. Nothing, where the point is about something else.
+    /// Compares the sessions of the next server with the responses. Does nothing if the point is about something else.
     pub(crate) fn compare_sessions(&self) {
         use KillPoint as P;
         let Some(LogIns { stays, chosen, ended, expires_at }) = &self.log_ins else { return };
