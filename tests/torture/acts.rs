@@ -1,4 +1,4 @@
-//! What can be done to the pipeline and to the processes around it: by clients, and by somebody with a `kill` command.
+//! What can happen to the pipeline and the processes around it: actions of clients, and signals from other processes.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,19 +8,21 @@ use rustix::process::Signal;
 use super::dice::Dice;
 use super::model::{Script, Stands};
 
-/// The graces that a stop may give, in seconds; the longest is below the victims' patience and the driver's.
+/// The graces of stops, in seconds. The longest is below the victims' patience and the driver's.
 const GRACES_S: [f64; 4] = [0.0, 0.02, 0.1, 0.3];
 
-/// The grace of each run, for a stop that names none and for a TERM to the shim; never 0, so that `stopping` is always written.
+/// The graces of runs, in seconds, for stops that name none and for a TERM to the shim. Never 0, so that `stopping` is always
+/// recorded.
 const OWN_GRACES_S: [f64; 3] = [0.05, 0.1, 0.3];
 
-/// How long somebody is held with SIGSTOP at most. Well below the five seconds after which health speaks of silence.
+/// The longest time for which a process is held with SIGSTOP. Well below the five seconds after which health reports a silent
+/// process.
 const HOLD_MAX: Duration = Duration::from_millis(100);
 
-/// The longest wait before the next thing is done.
+/// The longest wait before the next act.
 const MOMENT_MAX: Duration = Duration::from_millis(40);
 
-/// One thing that is done.
+/// One act.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     Start {
@@ -34,10 +36,10 @@ pub(crate) enum Act {
     },
     KillServer,
     TermServer,
-    /// Started, and killed so long after that.
+    /// Starts a server and kills it after this time.
     KillBooting(Duration),
     FreezeServer(Duration),
-    /// One more on the same runtime directory.
+    /// A second server on the same runtime directory.
     SecondServer,
     KillShim,
     TermShim,
@@ -49,7 +51,7 @@ pub(crate) enum Act {
     Usr1Leader,
     StopLeader,
     ContLeader,
-    /// STOP and CONT in turns with this gap; the last one is a STOP or a CONT.
+    /// STOP and CONT in turns with this gap. The last one is a STOP or a CONT.
     Waver {
         times: usize,
         gap: Duration,
@@ -59,7 +61,7 @@ pub(crate) enum Act {
 }
 
 impl Act {
-    /// Its name for the tally and for a reader.
+    /// Returns the name for the tally and for readers.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Start { .. } => "start",
@@ -87,7 +89,7 @@ impl Act {
         }
     }
 
-    /// The path and the body, for what a client does.
+    /// Returns the path and the body, if the act is a client's request.
     pub(crate) fn request(&self) -> Option<(&'static str, String)> {
         match self {
             Self::Start { script, grace_s } => Some(("/api/pipeline/start", script.body(*grace_s).to_string())),
@@ -98,12 +100,13 @@ impl Act {
         }
     }
 
-    /// Whether no run outlives it.
+    /// Returns whether no run survives the act.
     pub(crate) fn ends_a_run(&self) -> bool {
         matches!(self, Self::KillShim | Self::KillShimThenServer | Self::KillServerThenShim | Self::TermShim | Self::KillLeader)
     }
 
-    /// The event that is in the history once it is answered with 200, one for each answer. (Several stops can be answered with one end.)
+    /// Returns the event that the history contains once the act was answered with 200, one for each response. Stops have no
+    /// such event, because several stops can be answered with one end.
     pub(crate) fn promise(&self) -> Option<&'static str> {
         match self {
             Self::Start { .. } => Some("spawned"),
@@ -113,7 +116,7 @@ impl Act {
         }
     }
 
-    /// Whether it is about the run alone.
+    /// Returns whether the act only concerns the run.
     pub(crate) fn can_do_without_server(&self) -> bool {
         match self {
             Self::Start { .. }
@@ -141,7 +144,7 @@ impl Act {
         }
     }
 
-    /// What a STOP or CONT came to in the end.
+    /// Returns the last signal of a series.
     pub(crate) fn last_signal(times: usize) -> Signal {
         if times % 2 == 1 { Signal::STOP } else { Signal::CONT }
     }
@@ -162,7 +165,7 @@ impl fmt::Display for Act {
     }
 }
 
-/// The chooser.
+/// The choices of acts.
 impl Dice {
     pub(crate) fn pause_between(&mut self) -> Duration {
         self.moment(MOMENT_MAX)
@@ -184,7 +187,7 @@ impl Dice {
         Act::Waver { times: 2 + self.roll(5), gap: self.moment(Duration::from_millis(4)) }
     }
 
-    /// One act for a quiet moment.
+    /// Returns one act for a round in which nothing else happens.
     pub(crate) fn act(&mut self, stands: Option<Stands>) -> Act {
         let (hold, boot, start, stop, waver) =
             (self.hold(), self.moment(Duration::from_millis(30)), self.start(), self.stop(), self.waver());
@@ -228,7 +231,7 @@ impl Dice {
         ])
     }
 
-    /// A request that is not waited for.
+    /// Returns a request whose response is not awaited.
     pub(crate) fn shot(&mut self, stands: Option<Stands>) -> Act {
         let (start, stop) = (self.start(), self.stop());
         match stands {
@@ -238,7 +241,7 @@ impl Dice {
         }
     }
 
-    /// Something that happens meanwhile.
+    /// Returns an act that happens meanwhile.
     pub(crate) fn fault(&mut self) -> Act {
         let (hold, waver) = (self.hold(), self.waver());
         self.weighed(&[

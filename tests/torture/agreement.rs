@@ -1,4 +1,4 @@
-//! Whether everybody says the same: the API, the database, the journal, the PAUSE file and the kernel.
+//! Whether all sources agree: the API, the database, the journal, the PAUSE file and the kernel.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -8,16 +8,16 @@ use serde_json::Value;
 use super::kernel;
 use super::support::Place;
 
-/// What all agree on.
+/// The common state of all sources.
 #[derive(Clone, Debug)]
 pub(crate) struct Sight {
     pub(crate) state: String,
     pub(crate) run_id: i64,
     pub(crate) pid: Option<u32>,
     pub(crate) version: i64,
-    /// The latest run with its events; null before the first.
+    /// The latest run with its events, or null before the first.
     pub(crate) run: Value,
-    /// Everybody who belongs to the live run, by its environment or by descent.
+    /// All processes of the live run, by environment or by descent.
     pub(crate) kin: Vec<kernel::Identity>,
 }
 
@@ -25,13 +25,13 @@ pub(crate) fn same<T: PartialEq + Debug>(what: &str, left: &T, right: &T) -> Res
     if left == right { Ok(()) } else { Err(format!("{what}: {left:?} and {right:?}")) }
 }
 
-/// Asks the server; an error where it gives no answer or another status than 200.
+/// Sends a request. Returns an error if the server does not respond, or responds with another status than 200.
 pub(crate) fn ask(place: &Place, path: &str) -> Result<Value, String> {
     let answer = place.try_request("GET", path, &[], None).ok_or_else(|| format!("the server does not answer {path}"))?;
     if answer.status == 200 { Ok(answer.body) } else { Err(format!("{path} answers {} {}", answer.status, answer.body)) }
 }
 
-/// One look at all of them.
+/// Reads all sources once.
 pub(crate) fn look(place: &Place) -> Result<Sight, String> {
     let pipeline = ask(place, "/api/pipeline")?["pipeline"].take();
     let state = pipeline["state"].as_str().unwrap_or_default().to_owned();
@@ -96,11 +96,11 @@ fn look_at_the_kernel(
     let stopped: Vec<u32> = members.iter().copied().filter(|pid| all[pid].letter == 'T').collect();
     match state {
         "paused" => {
-            // Who was continued from outside shows another letter in a control group that stands still.
+            // A process that was continued from outside shows another state letter in a frozen control group.
             let held = kernel::held(place.cgroup(run_id).as_deref());
             let awake: Vec<u32> = members.iter().copied().filter(|pid| all[pid].letter != 'T' && !held.contains(pid)).collect();
             same("all are stopped", &Vec::new(), &awake)?;
-            // Somebody who flees from one look is seen by the next.
+            // A process that escapes one scan is found by the next.
             let again = kernel::all(&place.runtime());
             let is_awake = |pid: &u32| again[pid].letter != 'T' && !held.contains(pid);
             let awake = kernel::descendants(&again, shim.unwrap_or(0)).into_iter().filter(is_awake);
@@ -112,7 +112,7 @@ fn look_at_the_kernel(
     Ok(members.iter().map(|pid| all[pid].identity()).collect())
 }
 
-/// The journal tells the same story as the events.
+/// Checks that the journal and the events agree.
 fn same_as_journal(place: &Place, run: &Value, state: &str) -> Result<(), String> {
     let run_id = run["id"].as_i64().unwrap_or(0);
     let journal = place.journal(run_id);
@@ -121,7 +121,7 @@ fn same_as_journal(place: &Place, run: &Value, state: &str) -> Result<(), String
     let written: Vec<&str> = journal.iter().skip(1).map(|line| line["fact"].as_str().unwrap_or_default()).collect();
     let unseen = match told.last() {
         Some(&"lost") => 1,
-        // Found out at boot, where there is no journal.
+        // Found out at boot, without a journal.
         Some(&"spawn_failed") if written.is_empty() => 1,
         _ => 0,
     };

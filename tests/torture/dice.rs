@@ -1,8 +1,8 @@
-//! The decisions: small, and good enough to pick with.
+//! The random decisions: a small generator, good enough for choices.
 
 use std::time::Duration;
 
-/// `SplitMix64`: any seed will do, also two that differ in one bit.
+/// `SplitMix64`. Any seed is suitable, even two that differ in one bit.
 #[derive(Clone, Debug)]
 pub(crate) struct Dice(u64);
 
@@ -19,12 +19,12 @@ impl Dice {
         bits ^ (bits >> 31)
     }
 
-    /// From 0 to `sides` - 1.
+    /// Returns a number from 0 to `sides` - 1.
     pub(crate) fn roll(&mut self, sides: usize) -> usize {
         usize::try_from(self.next() >> 11).expect("64 bits") % sides
     }
 
-    /// True in `percent` of a hundred.
+    /// Returns true in `percent` of 100 cases.
     pub(crate) fn chance(&mut self, percent: usize) -> bool {
         self.roll(100) < percent
     }
@@ -33,7 +33,7 @@ impl Dice {
         &from[self.roll(from.len())]
     }
 
-    /// One of them, each as often as its weight says.
+    /// Returns one of the values, as often as its weight says.
     pub(crate) fn weighed<T: Clone>(&mut self, from: &[(usize, T)]) -> T {
         let mut at = self.roll(from.iter().map(|(weight, _)| weight).sum());
         for (weight, what) in from {
@@ -45,7 +45,8 @@ impl Dice {
         unreachable!("the roll is below the sum of the weights")
     }
 
-    /// A moment: from nothing to `max`, the short ones as likely as the long ones, because every step of a program has its own length.
+    /// Returns a duration from nothing to `max`. Short ones are as likely as long ones, because the steps of a program differ in
+    /// length.
     pub(crate) fn moment(&mut self, max: Duration) -> Duration {
         let us = u64::try_from(max.as_micros()).expect("short");
         let magnitude = self.roll(usize::try_from(us.ilog2()).expect("small") + 1);

@@ -1,4 +1,4 @@
-//! The kernel's word, read without any help of the program that is tested; and signals to processes that are known.
+//! The kernel's view, read without code of the program under test, and signals to known processes.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A process that no other is mistaken for: pid and start time.
+/// The pid and start time of a process, which together are unique.
 pub(crate) type Identity = (u32, u64);
 
-/// One process, as one look shows it.
+/// One process, as one scan shows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
@@ -33,7 +33,7 @@ impl Process {
 
 fn read(pid: u32, mark: &[u8]) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name can hold anything; what follows the last bracket cannot.
+    // The name can contain anything. The text after the last bracket cannot.
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_whitespace().collect();
     let letter = fields.first()?.chars().next()?;
     let mut run_id = None;
@@ -48,7 +48,7 @@ fn read(pid: u32, mark: &[u8]) -> Option<Process> {
     Some(Process { pid, parent: fields.get(1)?.parse().ok()?, start_ticks: fields.get(19)?.parse().ok()?, letter, run_id })
 }
 
-/// Every process there is, zombies too.
+/// Returns every process, including zombies.
 pub(crate) fn all(runtime: &Path) -> BTreeMap<u32, Process> {
     let mark = format!("AUTOAPPDEV_RUNTIME_DIR={}", runtime.canonicalize().unwrap_or_default().display());
     let entries = fs::read_dir("/proc").expect("/proc is mounted");
@@ -56,7 +56,7 @@ pub(crate) fn all(runtime: &Path) -> BTreeMap<u32, Process> {
     pids.filter_map(|pid| Some((pid, read(pid, mark.as_bytes())?))).collect()
 }
 
-/// Who is in a control group that is frozen.
+/// Returns the processes in a frozen control group.
 pub(crate) fn held(group: Option<&Path>) -> BTreeSet<u32> {
     let is_frozen = |group: &&Path| {
         let events = fs::read_to_string(group.join("cgroup.events")).unwrap_or_default();
@@ -65,7 +65,7 @@ pub(crate) fn held(group: Option<&Path>) -> BTreeSet<u32> {
     group.filter(is_frozen).map(super::support::members).unwrap_or_default()
 }
 
-/// The living descendants of `ancestor`, itself not among them.
+/// Returns the live descendants of `ancestor`, without itself.
 pub(crate) fn descendants(all: &BTreeMap<u32, Process>, ancestor: u32) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
     let mut parents = vec![ancestor];
@@ -78,23 +78,23 @@ pub(crate) fn descendants(all: &BTreeMap<u32, Process>, ancestor: u32) -> BTreeS
     found
 }
 
-/// Whether exactly this process is there and no zombie.
+/// Returns whether exactly this process exists and is not a zombie.
 pub(crate) fn lives((pid, start_ticks): Identity) -> bool {
     read(pid, b"").is_some_and(|process| process.start_ticks == start_ticks && process.is_alive())
 }
 
-/// Whether somebody with this number is there and no zombie.
+/// Returns whether a process with this pid exists and is not a zombie.
 pub(crate) fn is_there(pid: u32) -> bool {
     read(pid, b"").is_some_and(|process| process.is_alive())
 }
 
-/// Sends a signal; whether somebody was there to get it.
+/// Sends a signal. Returns whether there was a process to receive it.
 pub(crate) fn send(pid: u32, signal: Signal) -> bool {
     i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
-/// Takes those out of the process table whose parents have died, and who have died since; the children of ours that live are told. Who is in
-/// `spared` has somebody who waits for it.
+/// Reaps orphans that have ended, and returns this process's children that are alive. Processes in `spared` are skipped, because
+/// something else waits for them.
 pub(crate) fn reap_orphans(spared: &[u32]) -> Vec<u32> {
     let mut living = Vec::new();
     for pid in autoappdev::process::children_of(std::process::id()).unwrap_or_default() {
@@ -109,7 +109,7 @@ pub(crate) fn reap_orphans(spared: &[u32]) -> Vec<u32> {
     living
 }
 
-/// Leaves nobody behind.
+/// Kills and reaps all orphans.
 pub(crate) fn end_orphans() {
     super::support::until_true("nobody is left", || {
         let living = reap_orphans(&[]);
@@ -120,7 +120,7 @@ pub(crate) fn end_orphans() {
     });
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_else(|| "a panic".to_owned())

@@ -1,4 +1,5 @@
-//! What must be right for ever: each run's history, and each line of its output, read once by a cursor that outlives every server.
+//! What must always be true: each run's history, and each line of its output, read once through a cursor that outlives every
+//! server.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,24 +10,25 @@ use super::agreement::{ask, same};
 use super::support::Place;
 use super::tally::Tally;
 
-/// Clocks are read a moment before and after what they time; a process can be put aside in between.
+/// The tolerance for times in pause: clocks are read a moment before and after what they time, and a process can be preempted in
+/// between.
 const PAUSED_SLACK_MS: u64 = 500;
 
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Ledger {
-    /// After the last line read.
+    /// The position after the last line that was read.
     cursor: u64,
-    /// The run whose lines come.
+    /// The run whose lines are being read.
     run_in_log: i64,
     /// The number that a run's next line on a stream must have.
     next: BTreeMap<(i64, String), u64>,
-    /// The runs that have ended, as they were then.
+    /// The runs that have ended, as they were at their end.
     ended: BTreeMap<i64, Value>,
 }
 
 impl Ledger {
-    /// Reads the log on, and holds each numbered line against the one before.
+    /// Continues to read the log, and compares each numbered line with the one before.
     pub(crate) fn follow_the_log(&mut self, place: &Place, tally: &mut Tally) -> Result<(), String> {
         loop {
             let page = ask(place, &format!("/api/logs?since={}&limit=5000", self.cursor))?;
@@ -60,7 +62,7 @@ impl Ledger {
             Some(("line", number)) if stream == "stdout" => number,
             Some(("oops", number)) if stream == "stderr" => number,
             _ if text == "ready" || text == "stubborn" => return Ok(()),
-            // A shell tells of its killed child.
+            // A shell reports the kill of its child.
             _ if stream == "stderr" && text.contains(": line ") && text.contains("Killed") => return Ok(()),
             _ => return Err(format!("nobody wrote this: {line}")),
         };
@@ -73,7 +75,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// After an end that was seen: what the run counted itself is there, and at most one line more, at which it was killed.
+    /// Compares the log with the run's own count, after an end that was seen. The log can have at most one more line: the one at
+    /// which the run was killed.
     pub(crate) fn compare_with_tally(&self, place: &Place, run_id: i64) -> Result<(), String> {
         let Some([_, lines, oopses]) = read_tally(place, run_id) else { return Ok(()) };
         for (stream, counted) in [("stdout", lines), ("stderr", oopses)] {
@@ -89,11 +92,11 @@ impl Ledger {
     pub(crate) fn close(&mut self, place: &Place, run: &Value) {
         let run_id = run["id"].as_i64().unwrap_or(0);
         self.ended.insert(run_id, run.clone());
-        // It may have none.
+        // The run may have no tally.
         let _none = fs::remove_file(place.root().join(format!("tally.{run_id}")));
     }
 
-    /// Every run that has ever ended is as it was at its end, and no other is there.
+    /// Checks that every run that has ever ended is as it was at its end, and that there is no other run.
     pub(crate) fn compare_with_history(&self, place: &Place) -> Result<(), String> {
         let mut told = Vec::new();
         let mut path = "/api/runs?limit=500".to_owned();
@@ -115,14 +118,14 @@ impl Ledger {
     }
 }
 
-/// The three numbers that `tests/programs/victim.c` keeps: ready, lines, oopses.
+/// Returns the three numbers that `tests/programs/victim.c` keeps: ready, lines, oopses.
 pub(crate) fn read_tally(place: &Place, run_id: i64) -> Option<[u64; 3]> {
     let bytes = fs::read(place.root().join(format!("tally.{run_id}"))).ok()?;
     let mut numbers = bytes.chunks_exact(8).map(|eight| u64::from_ne_bytes(eight.try_into().expect("eight")));
     Some([numbers.next()?, numbers.next()?, numbers.next()?])
 }
 
-/// Whether a run's events make one story, and the run's own fields tell the same.
+/// Checks that a run's events are consistent with each other and with the run's fields.
 pub(crate) fn check_story(place: &Place, run: &Value) -> Result<(), String> {
     let events = run["events"].as_array().ok_or("a run has events")?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -163,7 +166,7 @@ pub(crate) fn check_story(place: &Place, run: &Value) -> Result<(), String> {
     same("lost and its event", &(status == "lost"), &(end.as_deref() == Some("lost")))?;
     if end.as_deref() == Some("exited") {
         let cause = events.iter().rfind(|event| event["kind"] == "exited").map(|event| text(&event["cause"]));
-        // The victims never end themselves by a signal.
+        // The victims never end themselves with a signal.
         let expected = match (status.as_str(), run["signal"].is_null()) {
             ("stopped", _) => "request",
             (_, false) => "outside",
@@ -177,7 +180,7 @@ pub(crate) fn check_story(place: &Place, run: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// The time in pause is what the journal's clock says.
+/// Checks the time in pause against the clock of the journal.
 fn check_paused_ms(place: &Place, run: &Value) -> Result<(), String> {
     let mut since = None;
     let mut paused_ms = 0;

@@ -1,9 +1,9 @@
-//! The torture: the real binary and real processes, hurt at random moments, round after round. After each round the API, the database, the
-//! journal and the kernel must agree within two seconds, and the history must be what was really done.
+//! The torture test: the real binary and real processes, disturbed at random moments, round after round. After each round the
+//! API, the database, the journal and the kernel must agree within two seconds, and the history must show what was really done.
 //!
-//! `make torture N=1000` runs it against the release build; `AUTOAPPDEV_TORTURE_ROUNDS` says how many rounds (100 in `make test`), and
-//! `AUTOAPPDEV_TORTURE_SEED` brings the decisions of another time back. Only the decisions: when the kernel runs whom is not for a seed to say,
-//! and a decision that depends on what a race came to can be another one.
+//! `make torture N=1000` runs it against the release build. `AUTOAPPDEV_TORTURE_ROUNDS` sets the number of rounds (100 in
+//! `make test`), and `AUTOAPPDEV_TORTURE_SEED` repeats the decisions of an earlier test. It repeats only the decisions: a seed
+//! does not determine when the kernel runs a process, and a decision that depends on the result of a race can differ.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -24,10 +24,10 @@ use dice::Dice;
 use rounds::Torture;
 use tally::Tally;
 
-/// After so many violations enough is known.
+/// The number of violations after which the test ends, because more would add nothing.
 const VIOLATIONS_MAX: usize = 5;
 
-/// How often a line tells how far it is.
+/// The number of rounds between two lines of progress.
 const PROGRESS: u32 = 50;
 
 fn number(variable: &str) -> Option<u64> {
@@ -43,13 +43,13 @@ fn whatever_is_killed_everybody_says_the_same_two_seconds_later() {
         u64::from(now.subsec_nanos()) ^ now.as_secs()
     });
     println!("torture: {rounds} rounds, seed {seed}");
-    // Who loses its parent comes to us, to be reaped: the first process of a container often does not.
+    // Orphans become children of this process, which reaps them, because the first process of a container often does not.
     autoappdev::process::adopt_orphans().expect("a subreaper");
 
     let mut tally = Tally::new();
     let mut torture = Torture::new();
     for round in 1..=rounds {
-        // Each round has dice of its own, so that one that went another way does not change all that follow.
+        // Each round has its own dice, so that a round with another course does not change all later ones.
         let dice = Dice::new(seed ^ u64::from(round).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let outcome = catch_unwind(AssertUnwindSafe(|| torture.round(round, dice, &mut tally)));
         let violation = match outcome {
@@ -63,7 +63,7 @@ fn whatever_is_killed_everybody_says_the_same_two_seconds_later() {
             if tally.violations() >= VIOLATIONS_MAX {
                 break;
             }
-            // What was is not known any more: begun anew elsewhere.
+            // The earlier state is no longer known, so the test continues in a new place.
             torture = Torture::new();
         }
         if round % PROGRESS == 0 {

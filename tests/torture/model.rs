@@ -1,4 +1,4 @@
-//! What the driver knows: which run lives, what was done to it, and so how it may stand and how it may have ended.
+//! What the driver knows: which run is live, what was done to it, and therefore which states and ends are possible.
 
 use std::collections::BTreeSet;
 
@@ -7,23 +7,23 @@ use serde_json::{Value, json};
 use super::dice::Dice;
 use super::kernel::Identity;
 
-/// How a run ended, as the history words it.
+/// The end of a run, in the words of the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum End {
     /// By itself, with this code.
     Code(i64),
-    /// By a signal that nobody asked us for.
+    /// By a signal that the server was not asked to send.
     Signal(i64),
-    /// Because it was asked to.
+    /// Because a stop was requested.
     Asked,
-    /// Nobody can know.
+    /// It cannot be known.
     Lost,
-    /// It never came to life.
+    /// The run never began.
     NeverBegan,
 }
 
 impl End {
-    /// The end that a run's JSON tells; an error where its fields contradict each other.
+    /// Returns the end that a run's JSON reports, or an error if its fields contradict each other.
     pub(crate) fn of(run: &Value) -> Result<Self, String> {
         let (code, signal) = (run["exit_code"].as_i64(), run["signal"].as_i64());
         match (run["status"].as_str().unwrap_or_default(), code, signal) {
@@ -39,26 +39,26 @@ impl End {
 }
 
 impl End {
-    /// How the leader ended, whoever wanted that.
+    /// Returns how the leader ended, whatever the cause.
     pub(crate) fn of_leader(run: &Value) -> Option<Self> {
         run["exit_code"].as_i64().map(Self::Code).or_else(|| run["signal"].as_i64().map(Self::Signal))
     }
 }
 
-/// What the driver lets run, and what that does when it is told to end.
+/// A script that the driver runs, and what it does when it is told to end.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
     pub(crate) name: &'static str,
     pub(crate) args: Vec<String>,
-    /// What TERM does to the leader; `None`: nothing.
+    /// The end that a TERM brings to the leader, or `None` if a TERM has no effect.
     pub(crate) on_term: Option<End>,
-    /// What USR1 does to the leader.
+    /// The end that a USR1 brings to the leader.
     pub on_usr1: End,
-    /// It ends by itself, with this.
+    /// The end to which the script comes by itself, if any.
     pub(crate) by_itself: Option<End>,
-    /// Nobody in it ignores TERM.
+    /// Whether none of its processes ignores TERM.
     pub(crate) obeys: bool,
-    /// It keeps a tally (`tests/programs/victim.c`), which also says when it is ready.
+    /// Whether it keeps a tally (`tests/programs/victim.c`), which also reports when it is ready.
     pub(crate) has_tally: bool,
 }
 
@@ -79,7 +79,7 @@ impl Script {
         }
     }
 
-    /// What TERM, or else USR1, does to a program that has said nothing about it.
+    /// Returns the end of a program without handlers after a TERM or else a USR1.
     pub(crate) fn of_a_plain_program(is_term: bool) -> End {
         End::Signal(if is_term { SIGTERM } else { SIGUSR1 })
     }
@@ -150,12 +150,12 @@ impl Script {
     }
 }
 
-/// How the live run stands, as far as the driver can know.
+/// The state of the live run, as far as the driver can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stands {
     Running,
     Paused,
-    /// Two things raced.
+    /// Two acts raced, so either state is possible.
     Either,
 }
 
@@ -166,17 +166,17 @@ pub(crate) struct Live {
     pub(crate) pid: u32,
     pub(crate) script: Script,
     pub(crate) stands: Stands,
-    /// How it may end, by what was done to it. While this is empty it must live.
+    /// The ends that are possible after what was done to it. While this is empty it must live.
     pub(crate) may: BTreeSet<End>,
-    /// Something was done that must end it.
+    /// Whether something was done that must end it.
     pub(crate) must_end: bool,
-    /// Everybody who was ever seen to belong to it.
+    /// Every process that was ever seen to belong to it.
     pub(crate) kin: BTreeSet<Identity>,
-    /// It was given all the time that it wants to end by a TERM, and ends so.
+    /// The end that a TERM brings if the run gets all the time that it needs.
     pub(crate) patient_end: Option<End>,
-    /// How many events of it were seen.
+    /// The number of its events that were seen.
     pub(crate) events: usize,
-    /// How often a process of it that is not its leader was killed.
+    /// How often one of its processes other than the leader was killed.
     pub(crate) kin_killed: usize,
 }
 
@@ -197,7 +197,7 @@ impl Live {
         }
     }
 
-    /// Whether something may still happen to it that the driver does not decide.
+    /// Returns whether something that the driver does not control may still happen to it.
     pub(crate) fn is_fated(&self) -> bool {
         !self.may.is_empty()
     }

@@ -1,5 +1,5 @@
-//! The rounds: one act alone, whose whole effect is known; many clients at once; or things that race, of which only is known what they may
-//! come to. After each the witnesses are asked.
+//! The rounds: a single act, whose effect is known exactly; many clients at once; or acts that race, for which only the possible
+//! results are known. After each round all sources are compared.
 
 mod hands;
 mod judge;
@@ -22,41 +22,41 @@ use super::support::wire::Wire;
 use super::support::{DEADLINE, Place};
 use super::tally::Tally;
 
-/// How long they may take to agree.
+/// How long the sources may take to agree.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// So many looks are made within [`LIMIT`] where the machine has time for who is tortured. Where it has not, the limit is as much longer as
-/// the looks are: each asks the server, and all who are looked at, once.
+/// How many comparisons fit into [`LIMIT`] on a machine that has time for the processes under test. On a slower machine, the
+/// limit lasts as long as this many comparisons take: each of them sends requests to the server and reads all other sources once.
 const LOOKS: u32 = 150;
 
-/// How long they are watched beyond that, to tell late from never.
+/// How much longer the comparison continues, to distinguish late agreement from none.
 const WATCH: Duration = Duration::from_mins(1);
 
-/// The longest that a stop may rightly take whose answer nobody waited for.
+/// The longest time that a stop may take if its response is not awaited.
 const GRACE_MAX: Duration = Duration::from_millis(300);
 
-/// How long a condition is polled for that is only timed here, and judged elsewhere.
+/// How long a condition is polled that is only timed here, and checked elsewhere.
 const TIMED: Duration = Duration::from_secs(5);
 
-/// A grace that nobody who obeys needs: it ends by the TERM, and at once.
+/// A grace that an obedient run does not need, because it ends at the TERM.
 const PATIENT_GRACE_S: f64 = 60.0;
 
-/// What is counted with the acts although nobody did it.
+/// Counted with the acts, although it is not one.
 const BARE_OUTLIVED: &str = "(a child without environment outlived a killed shim)";
 
-/// How many acts are told with a violation.
+/// How many acts are reported with a violation.
 const RECENT: usize = 25;
 
-/// What a race may come to for a run that is born in it.
+/// The possible results of a race for a run that begins during it.
 #[derive(Default)]
 struct Newborn {
     script: Option<Script>,
     may: BTreeSet<End>,
-    /// It was there already when it got something that must end it.
+    /// Whether the run existed when something happened that must end it.
     must_end: bool,
 }
 
-/// A place that is tortured, and what is known of it.
+/// The place under test, and what is known of it.
 pub(crate) struct Torture {
     place: Place,
     is_up: bool,
@@ -66,18 +66,18 @@ pub(crate) struct Torture {
     version: i64,
     ledger: Ledger,
     recent: VecDeque<String>,
-    /// The shim is held with SIGSTOP.
+    /// The shim, if it is held with SIGSTOP.
     held_shim: Option<u32>,
-    /// What was answered with 200 in this round, and so must be in the history: kinds of events.
+    /// Kinds of events that must be in the history, because their actions were answered with 200 in this round.
     owed: Vec<&'static str>,
-    /// What the latest run's history must have gained in this round: `kind cause`, `*` for any cause.
+    /// The events that the latest run's history must have gained in this round: `kind cause`, with `*` for any cause.
     gained: Option<Vec<&'static str>>,
 }
 
 impl Torture {
     pub(crate) fn new() -> Self {
         let mut place = Place::new();
-        // What is checked to be right for ever has to be there.
+        // All runs are kept, so that all of them can be compared at the end.
         place.set_env("AUTOAPPDEV_RUNS_KEEP", "1000000");
         place.compile("victim");
         place.actor();
@@ -115,7 +115,7 @@ impl Torture {
         Ok(())
     }
 
-    /// The last looks: the run that still lives is ended, and all that ever was is as it was.
+    /// Ends the run that is still live, and checks that every run that ever existed is unchanged.
     pub(crate) fn finish(&mut self, tally: &mut Tally) -> Result<(), String> {
         self.note("--- the end");
         self.newborn = Newborn::default();
@@ -150,7 +150,7 @@ impl Torture {
     /// Returns how much longer than [`LIMIT`] the end may rightly take.
     fn exact(&mut self, dice: &mut Dice, tally: &mut Tally) -> Result<Duration, String> {
         let mut act = dice.act(self.stands());
-        // Only a victim that has come so far does as it is told.
+        // Only a ready victim reacts to these signals as expected.
         if matches!(act, Act::TermLeader | Act::Usr1Leader) && !self.is_ready() {
             act = Act::Pause;
         }
@@ -167,7 +167,7 @@ impl Torture {
             return self.exact_request(&act).map(|()| Duration::ZERO);
         }
         if matches!(act, Act::KillBooting(_)) || act.can_do_without_server() && dice.chance(30) {
-            // What happens while nobody looks is to be in the history all the same.
+            // Events without a server must be in the history too.
             let by_term = dice.chance(30);
             self.note(if by_term { "TERM server before that" } else { "KILL server before that" });
             tally.did(if by_term { "TERM server" } else { "KILL server" });
@@ -209,7 +209,7 @@ impl Torture {
         tally.took(if wanted == "stopped" { "end to `stopped`" } else { "outside signal to state" }, at.elapsed());
     }
 
-    /// What an act of somebody else, alone, makes of the live run.
+    /// Records what a single act from outside does to the live run.
     fn expect(&mut self, act: &Act) {
         const ENDED: [&str; 2] = ["exited *", "usage -"];
         let Some(live) = &mut self.live else { return };
@@ -247,7 +247,7 @@ impl Torture {
             Act::TermLeader | Act::Usr1Leader => {
                 let on_it = if matches!(act, Act::TermLeader) { live.script.on_term } else { Some(live.script.on_usr1) };
                 if was == Stands::Paused {
-                    // It comes into effect when the run goes on.
+                    // It takes effect when the run is resumed.
                     live.may.extend(on_it);
                 } else if on_it.is_some() {
                     end = on_it;
@@ -312,7 +312,7 @@ impl Torture {
         Ok(())
     }
 
-    /// So that signals find a victim that does as it is told. One that ends by itself may have done so.
+    /// Waits until the victim reacts to signals as expected. A victim that ends by itself may already have ended.
     fn until_ready(&self) {
         let begun = Instant::now();
         while !self.is_ready() && begun.elapsed() < TIMED && self.live.as_ref().is_some_and(|live| kernel::is_there(live.pid)) {
@@ -321,7 +321,7 @@ impl Torture {
     }
 }
 
-/// What a stop adds to the history. Of a paused run the end can be seen before it is seen to go on.
+/// Returns the events that a stop adds to the history. For a paused run, the end can be recorded before the resume.
 fn told_by_a_stop(has_grace: bool, stands: Stands) -> Option<Vec<&'static str>> {
     match (has_grace, stands) {
         (true, Stands::Paused | Stands::Either) => None,
@@ -330,7 +330,7 @@ fn told_by_a_stop(has_grace: bool, stands: Stands) -> Option<Vec<&'static str>> 
     }
 }
 
-/// Asks again and again; whether it came in a time that is only a stopwatch's limit.
+/// Sends requests until the condition holds. Returns whether that happened within the limit, which is only for timing.
 fn until_told(wire: &mut Wire, holds: impl Fn(&Value) -> bool) -> bool {
     let begun = Instant::now();
     wire.read_within(DEADLINE);

@@ -1,4 +1,4 @@
-//! The counts and the times, and the lines at the end.
+//! The counts and times, and the summary at the end.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Doing it: servers started and taken down, requests, and signals to whoever is there.
+//! How acts are performed: starting and ending servers, requests, and signals to whatever processes exist.
 
 use std::process::{Child, Stdio};
 use std::thread;
@@ -18,7 +18,7 @@ impl Torture {
     // ---- servers
 
     pub(super) fn boot(&mut self, dice: &mut Dice, tally: &mut Tally) {
-        // Either way of keeping the tree together is to hold, and each server to find a run that began under the other.
+        // Both ways to keep the tree together must work, and each server must find a run that began under the other.
         if dice.chance(50) {
             self.place.set_env("AUTOAPPDEV_CONTAINMENT", "tree");
         } else {
@@ -27,7 +27,7 @@ impl Torture {
         let begun = Instant::now();
         self.place.start_server();
         self.is_up = true;
-        // Only where nothing else is going on the time is that of an adoption.
+        // The time is that of an adoption only if nothing else is going on.
         let adopted = self.live.as_ref().filter(|live| !live.is_fated() && self.held_shim.is_none()).map(|live| live.pid);
         if let Some(pid) = adopted {
             let wire = &mut self.place.wire();
@@ -61,8 +61,8 @@ impl Torture {
         }
     }
 
-    /// Takes care of those who have come to us because their parent died: the dead are reaped; the living, but for the live run's shim, are
-    /// what nothing tells whose they were once their shim was killed: neither a cookie nor a parent.
+    /// Reaps the orphans that have ended, and kills those that are alive, except the live run's shim. After the kill of a shim,
+    /// neither a cookie nor a parent shows to which run such a process belonged.
     pub(super) fn reap(&mut self, tally: &mut Tally) {
         let mut ours: Vec<u32> = self.place.shims().into_iter().collect();
         if self.is_up {
@@ -83,29 +83,29 @@ impl Torture {
         Ok((answer.status, answer.body))
     }
 
-    /// The live run's shim, or that of the run that is being born.
+    /// Returns the shim of the live run, or of the run that is being started.
     pub(super) fn shim(&self) -> Option<u32> {
         self.place.shims().first().copied()
     }
 
-    /// The live run's leader, or that of the run that is being born.
+    /// Returns the leader of the live run, or of the run that is being started.
     pub(super) fn leader(&self) -> Option<u32> {
         let run_id = self.live.as_ref().map_or(self.last_run + 1, |live| live.run_id);
         let pid = self.place.facts(run_id, "spawned").pop()?["pid"].as_u64()?;
         let pid = u32::try_from(pid).ok()?;
-        // Its number can be another's by now.
+        // The pid can belong to another process by now.
         kernel::all(&self.place.runtime()).get(&pid).filter(|process| process.run_id == Some(run_id) && process.is_alive())?;
         Some(pid)
     }
 
-    /// Whether the live run's leader has come so far that it takes TERM and USR1 as its script says.
+    /// Returns whether the live run's leader is ready, so that it reacts to TERM and USR1 as its script says.
     pub(super) fn is_ready(&self) -> bool {
         self.live.as_ref().is_some_and(|live| {
             !live.script.has_tally || ledger::read_tally(&self.place, live.run_id).is_some_and(|tally| tally[0] == 1)
         })
     }
 
-    /// Does what somebody with a `kill` command does. Returns whether anybody was there to get it.
+    /// Sends what a user with a `kill` command could send. Returns whether there was a process to receive it.
     pub(super) fn do_fault(&mut self, act: &Act, dice: &mut Dice) -> Result<bool, String> {
         let send = |pid: Option<u32>, signal| pid.is_some_and(|pid| kernel::send(pid, signal));
         Ok(match act {
@@ -176,7 +176,7 @@ impl Torture {
         })
     }
 
-    /// A process of the live run that is not its leader, if there is one that it can do without.
+    /// Returns a process of the live run other than its leader, if there is one that the run does not need.
     pub(super) fn some_kin(&self, dice: &mut Dice) -> Option<u32> {
         let live = self.live.as_ref()?;
         let kin: Vec<u32> = live
@@ -186,7 +186,7 @@ impl Torture {
             .filter(|&identity| identity.0 != live.pid && kernel::lives(identity))
             .map(|(pid, _)| pid)
             .collect();
-        // Those of the shell scripts end when the last of their children has.
+        // The shell scripts end when the last of their children has ended.
         let can_spare = live.script.has_tally || live.script.name == "tree.sh" && live.kin_killed < 2;
         (can_spare && !kin.is_empty()).then(|| *dice.pick(&kin))
     }

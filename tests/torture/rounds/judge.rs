@@ -1,4 +1,5 @@
-//! Judging: whether all agree in time, on what the driver expects, and whether every run that was there is there or rightly ended.
+//! The checks: whether all sources agree in time and on what the driver expects, and whether every known run is still live or has
+//! ended correctly.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -17,7 +18,7 @@ use crate::{kernel, ledger};
 impl Torture {
     // ---- judging
 
-    /// Waits until all agree, and on what the driver expects. The time for that is [`LIMIT`] and `slack`.
+    /// Waits until all sources agree, and on what the driver expects. The time limit is [`LIMIT`] plus `slack`.
     pub(super) fn settle(&mut self, slack: Duration, tally: &mut Tally) -> Result<(), String> {
         let begun = Instant::now();
         let mut looks = 0;
@@ -42,7 +43,7 @@ impl Torture {
         self.take_over(&sight, tally)
     }
 
-    /// What may take its time: an end that must come, a state that a signal brings.
+    /// Checks what may take a while: an end that must come, or a state that a signal causes.
     pub(super) fn is_as_expected(&self, sight: &Sight) -> Result<(), String> {
         if self.newborn.must_end && sight.run_id > self.last_run && sight.state != "stopped" {
             return Err(format!("run {} is {} and must have ended", sight.run_id, sight.state));
@@ -77,7 +78,7 @@ impl Torture {
         same("what the history gained", &new, &gained.iter().map(|&event| event.to_owned()).collect())
     }
 
-    /// Every run that was there in this round: still there, or rightly ended.
+    /// Checks each run that existed in this round: it is still live, or ended correctly.
     pub(super) fn take_over(&mut self, sight: &Sight, tally: &mut Tally) -> Result<(), String> {
         let known: Vec<i64> = self.live.iter().map(|live| live.run_id).collect();
         let mut news: Vec<String> = Vec::new();
@@ -115,7 +116,7 @@ impl Torture {
             live.stands = if sight.state == "paused" { Stands::Paused } else { Stands::Running };
             live.events = events.len();
             live.kin.extend(&sight.kin);
-            // A signal can wait in a process that is stopped or takes its time. Everything else has come or never will.
+            // A signal can be pending in a process that is stopped or slow. Everything else has happened by now or never will.
             live.may.retain(|end| matches!(end, End::Code(_) | End::Signal(_)));
             self.live = Some(live);
         }
@@ -130,7 +131,7 @@ impl Torture {
         Ok(())
     }
 
-    /// A run that nobody told the driver of.
+    /// Creates the record of a run whose start was not confirmed to the driver.
     pub(super) fn born(&self, run_id: i64, run: &Value) -> Result<Live, String> {
         let script = self.newborn.script.clone().ok_or_else(|| format!("nobody started run {run_id}: {run}"))?;
         let mut live = Live::new(run_id, run["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0), script);
@@ -139,8 +140,9 @@ impl Torture {
     }
 
     pub(super) fn judge_the_dead(&self, live: &Live, end: End) -> Result<(), String> {
-        // Of a lost run those are gone who carry its cookie: all have agreed on that. Who has shed it is known by descent only, which
-        // died with the shim; such ones have come to us, and are killed with the orphans.
+        // All processes with the cookie of a lost run have ended: all sources have agreed on that. Processes that removed the
+        // cookie were known only by descent, which the end of the shim erased. They have become our children, and are killed with
+        // the orphans.
         let known = if end == End::Lost { BTreeSet::new() } else { live.kin.clone() };
         if let Some(alive) = known.into_iter().find(|&identity| kernel::lives(identity)) {
             return Err(format!("run {} has ended, and this is alive: {}", live.run_id, describe(alive.0)));
@@ -151,7 +153,7 @@ impl Torture {
         }
     }
 
-    /// Everything that helps to understand a violation.
+    /// Returns everything that helps to understand a violation.
     pub(crate) fn context(&self) -> String {
         let mut text = String::from("what was done:\n");
         for line in &self.recent {

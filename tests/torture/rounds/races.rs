@@ -1,4 +1,4 @@
-//! Rounds of which only is known what they may come to: many clients at once, and actions that race with faults.
+//! Rounds for which only the possible results are known: many clients at once, and actions that race with faults.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
@@ -91,7 +91,7 @@ impl Torture {
             }
             self.blur(&act);
             if dice.chance(25) {
-                // Whatever is killed now: what was answered is so.
+                // A response that was received stays true, whatever is killed later.
                 self.hear(&act, &mut wire, false)?;
             } else {
                 stream = Some((act, wire));
@@ -137,7 +137,7 @@ impl Torture {
         thread::sleep(pause);
     }
 
-    /// What an answer to a request that raced must be, and what it binds the future to.
+    /// Checks the response to a request that raced, and records what must follow from it.
     fn hear(&mut self, act: &Act, wire: &mut Wire, was_down: bool) -> Result<(), String> {
         let answer = match wire.try_answer(false) {
             Ok(answer) => answer,
@@ -163,7 +163,7 @@ impl Torture {
         Ok(())
     }
 
-    /// What an act may come to, for the run that lives and for one that is being born.
+    /// Records the possible results of an act, for the live run and for one that is being started.
     fn blur(&mut self, act: &Act) {
         let is_ready = self.is_ready();
         let mut may: BTreeSet<End> = BTreeSet::new();
@@ -193,7 +193,7 @@ impl Torture {
             Act::TermShim => {
                 moves = true;
                 may.insert(End::Asked);
-                // Before it has a handler for it, it dies of it.
+                // Before the shim has its handler, the signal kills it.
                 may_newborn.extend([End::Lost, End::NeverBegan]);
                 must_end = true;
             }
@@ -223,7 +223,7 @@ impl Torture {
     }
 }
 
-/// A request as bytes.
+/// Returns a request as bytes.
 fn post(path: &str, body: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
