@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 #
-# Fuzzes every target, one after another, for so many seconds in all; `make fuzz SECONDS=600` calls it. Fails where anything was found.
+# Fuzzes every target, one after another, for this number of seconds in all; `make fuzz SECONDS=600` calls it. Fails if anything was found.
 #
-#   tests/fuzz/run.sh 600 [target…]     all targets, or those that are named
-#   tests/fuzz/run.sh keep [target…]    packs anew into corpus/TARGET.tgz the few of all inputs that were found, there and by earlier runs, that the
-#                                       same coverage needs beside those with names of their own in corpus/TARGET/
+#   tests/fuzz/run.sh 600 [target…]     fuzzes all targets, or the named ones
+#   tests/fuzz/run.sh keep [target…]    rewrites corpus/TARGET.tgz with the few inputs, from the archive and from earlier runs, that the same
+#                                       coverage needs beside the named ones in corpus/TARGET/
 #
-# What is found on the way is kept below tests/fuzz/target/corpus, for the next run; an input that breaks a property goes to tests/fuzz/artifacts.
+# Inputs that are found on the way are kept below tests/fuzz/target/corpus, for the next run. An input that breaks a property goes to
+# tests/fuzz/artifacts.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -26,11 +27,12 @@ targets=("$@")
 targets=("${targets[@]#corpus/}")
 targets=("${targets[@]%/}")
 
-# No sanitizer: there is no unsafe code in what is fuzzed, and without one it is twice as fast. Overflows and debug assertions are checked.
+# Without a sanitizer, because the fuzzed code contains no unsafe code and runs twice as fast without one. Overflows and debug
+# assertions are checked.
 cargo +nightly fuzz build --fuzz-dir . --sanitizer none
 bin=target/$(rustup run nightly rustc -vV | sed -n 's/^host: //p')/release
 
-# Longer inputs find no more, only later; a head's limits lie higher than the others'.
+# Longer inputs find nothing more and take longer. The limits of a head are higher than the others.
 length_max() {
   case $1 in
   head) echo 20000 ;;
@@ -39,15 +41,15 @@ length_max() {
   esac
 }
 
-# Unpacks what was found earlier for a target to target/found/TARGET.
+# Unpacks the inputs that were found earlier for a target to target/found/TARGET.
 unpack() {
   rm -rf "target/found/$1"
   mkdir -p "target/found/$1"
-  # A new target has none.
+  # A new target has no archive.
   [[ ! -f corpus/$1.tgz ]] || tar -xzf "corpus/$1.tgz" -C "target/found/$1"
 }
 
-# How many edges the inputs in these folders reach.
+# Prints how many edges the inputs in these folders reach.
 edges() {
   "$bin/$1" -runs=0 -max_len="$(length_max "$1")" "${@:2}" 2>&1 | grep -ao 'cov: [0-9]*' | tail -n 1 | cut -d ' ' -f 2
 }
@@ -60,8 +62,8 @@ if [[ $what == keep ]]; then
     rm -rf "$kept"
     mkdir -p "${all[@]}" "$kept"
     cp "corpus/$target"/* "$kept"
-    # By edges alone: how often each was passed makes ten times as many inputs, which the next run finds again in seconds. Twice, because some
-    # edges also depend on the inputs before: what the first time missed is added.
+    # By edges alone: with hit counts, ten times as many inputs would be kept, which the next run finds again in seconds. Run
+    # twice, because some edges also depend on the inputs before, so the second run adds what the first one missed.
     for _ in 1 2; do
       if ! "$bin/$target" -set_cover_merge=1 -use_counters=0 -max_len="$(length_max "$target")" "$kept" "${all[@]}" >"target/$target.log" 2>&1; then
         echo "fuzz: the fuzzer failed, corpus/$target.tgz is as it was; what it says is in tests/fuzz/target/$target.log" >&2

@@ -1,4 +1,4 @@
-//! The decoder of a chunked body. The first byte says how the rest is cut.
+//! The decoder of a chunked body. The first byte determines how the rest is cut.
 
 use autoappdev::transport::BODY_BYTES_MAX;
 use autoappdev::transport::fuzzing::Chunks;
@@ -21,7 +21,7 @@ pub fn run(bytes: &[u8]) {
         (Some(Some(ours)), Err(why)) => panic!("a strict reading refuses it, {why}; here it is {ours:?}"),
         (None | Some(None), _) => {}
     }
-    // Whatever the bytes are, coded they come through.
+    // Any bytes can be encoded and decoded again.
     let mut recoded = Vec::new();
     for piece in pieces(coded, how) {
         if !piece.is_empty() {
@@ -38,7 +38,8 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// The body and how many bytes the coding took; `None` inside while it is not all there, outside where it is refused.
+/// Returns the body and the number of encoded bytes. The inner value is `None` while the body is incomplete, and the outer one if
+/// it is refused.
 #[expect(clippy::option_option, reason = "three answers, and each is compared with another reading's")]
 fn decode(pieces: &[&[u8]]) -> Option<Option<(Vec<u8>, usize)>> {
     let mut chunks = Chunks::default();

@@ -1,7 +1,8 @@
-//! A whole connection through the real server on a real socket: bytes in, answers out.
+//! A whole connection through the real server on a real socket: bytes in, responses out.
 //!
-//! The first byte says how the rest is cut on its way. The handler sees exactly the requests that a strict reading sees, unless the
-//! server refused one on the way, which it may for few reasons; and each gets one answer, well formed and in order.
+//! The first byte determines how the rest is cut on its way. The handler must receive exactly the requests that a strict parser
+//! finds, unless the server refused one on the way, which it may for few reasons. Each request gets one response, well formed and
+//! in order.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,13 +16,13 @@ use rouille::{Request, Response, ResponseBody};
 use super::cut::{choices, pieces};
 use super::strict::{self, StrictRequest, Tail};
 
-/// More than this would be answered before it is sent, and lost in a reset.
+/// More than this would get its response before it is sent, and the response would be lost in a reset.
 const INPUT_BYTES_MAX: usize = 6 * 1024;
 
-/// A hang is a finding. On a machine that does ten other things a second is no hang.
+/// A hang is a finding. On a machine that is busy otherwise, a delay is not a hang.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// What the handler was asked.
+/// A request that the handler received, or a refusal.
 #[derive(Debug)]
 enum Seen {
     Handled { method: String, target: String, fields: usize, body: Vec<u8> },
@@ -48,7 +49,7 @@ impl Handler for Recorder {
             fields: request.headers().count(),
             body,
         });
-        // All ways of ending a body, and a field that tries to be two.
+        // All ways to end a body, and a field value that tries to become a second field.
         let text = format!("answer {number}");
         let response = match number % 3 {
             0 => Response { data: ResponseBody::from_reader(std::io::Cursor::new(text)), ..Response::text("") },
@@ -66,7 +67,7 @@ impl Handler for Recorder {
 struct Harness {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
-    /// Held while a connection is under way, so that what was seen is this one's.
+    /// Held during a connection, so that the recorded requests belong to it.
     turn: Mutex<()>,
 }
 
@@ -99,7 +100,7 @@ pub fn run(bytes: &[u8]) {
     stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
     stream.set_nodelay(true).expect("no delay");
     for piece in pieces(sent, how % 16) {
-        // The server may have closed already: what it said until then is what counts.
+        // The server may have closed the connection already. Only what it sent until then matters.
         if stream.write_all(piece).is_err() {
             break;
         }
@@ -115,7 +116,7 @@ pub fn run(bytes: &[u8]) {
     check_answers(&received, &seen, sent);
 }
 
-/// What was handled is what a strict reading sees, from the first on.
+/// Checks that the handled requests are those that a strict parser finds, from the first on.
 fn check_seen(seen: &[Seen], wanted: &[StrictRequest], tail: Tail, sent: &[u8]) {
     let mut handled = 0_usize;
     let mut refused = None;
@@ -132,16 +133,17 @@ fn check_seen(seen: &[Seen], wanted: &[StrictRequest], tail: Tail, sent: &[u8]) 
         }
     }
     let Some(broken) = refused else {
-        // An answer of unknown length to a client that knows no chunks is ended by the end of the connection.
+        // To a client that does not know chunks, the end of the connection ends a response of unknown length.
         if handled.is_multiple_of(3) && handled.checked_sub(1).is_some_and(|last| wanted[last].head.is_http_1_0) {
             return;
         }
         assert_eq!(handled, wanted.len(), "a request was not handled, {tail:?}: {}", sent.escape_ascii());
-        // Behind the last one there is nothing that had to be refused. What is not whole may be refused later, with what would follow.
+        // After the last request, nothing had to be refused. An incomplete request may be refused later, depending on what
+        // follows.
         assert!(!matches!(tail, Tail::Broken(_)), "it was not refused, {tail:?}: {}", sent.escape_ascii());
         return;
     };
-    // What a strict reading takes is refused for its size or for what is not served, and never as broken.
+    // A request that a strict parser accepts is refused only for its size or because it is not supported, and never as malformed.
     if let Some(next) = wanted.get(handled) {
         let why = may_be_refused(next);
         assert!(why, "it was refused as {broken:?}, and is good: {}", sent.escape_ascii());
@@ -150,7 +152,8 @@ fn check_seen(seen: &[Seen], wanted: &[StrictRequest], tail: Tail, sent: &[u8]) 
     }
 }
 
-/// Good by the grammar, and not taken here all the same: its target or its size, an expectation, a chunk's size with too many zeros.
+/// Returns whether a grammatical request may be refused: for its target, its size, an expectation, or a chunk size with too many
+/// zeros.
 fn may_be_refused(request: &StrictRequest) -> bool {
     let target = &request.head.target;
     let is_path = target == "*" || target.starts_with('/');
@@ -161,7 +164,7 @@ fn may_be_refused(request: &StrictRequest) -> bool {
     !is_path || expects || is_big || request.head.body == Ok(Framing::Chunked)
 }
 
-/// The answers are whole and in order, one for each that was seen.
+/// Checks that the responses are complete and in order, one for each request.
 fn check_answers(received: &[u8], seen: &[Seen], sent: &[u8]) {
     let (mut rest, count) = (received, seen.len());
     for (n, seen) in seen.iter().enumerate() {
@@ -194,7 +197,7 @@ fn check_answers(received: &[u8], seen: &[Seen], sent: &[u8]) {
         }
         assert!(!(is_chunked && length.is_some()));
         let is_head = matches!(seen, Seen::Handled { method, .. } if method == "HEAD");
-        // A refusal of a HEAD request has no body either; which method it was, the refusal does not say here.
+        // The refusal of a HEAD request has no body either. The refusal does not show which method it was.
         let text = format!("answer {}", n + 1);
         let body = if is_chunked { format!("{:x}\r\n{text}\r\n0\r\n\r\n", text.len()) } else { text };
         if let (Some(length), false) = (length, is_chunked) {

@@ -1,6 +1,6 @@
-//! Bytes in pieces, as a network or a pipe brings them.
+//! Bytes in pieces, as they arrive from a network or a pipe.
 
-/// `bytes` cut as `how` says: 0 leaves them whole, 1 makes single bytes of them, any other number is the seed of uneven pieces.
+/// Cuts `bytes` as `how` says: 0 leaves them whole, 1 makes single bytes, and any other number is the seed of uneven pieces.
 pub fn pieces(bytes: &[u8], how: u8) -> Vec<&[u8]> {
     match how {
         0 => vec![bytes],
@@ -10,7 +10,7 @@ pub fn pieces(bytes: &[u8], how: u8) -> Vec<&[u8]> {
             let mut rest = bytes;
             let mut pieces = Vec::new();
             while !rest.is_empty() {
-                // Knuth's multiplier; the high bits are the good ones.
+                // Knuth's multiplier. The high bits are the good ones.
                 state = state.wrapping_mul(2_654_435_761).wrapping_add(12_345);
                 let (piece, behind) = rest.split_at(((state >> 24) as usize % 40 + 1).min(rest.len()));
                 pieces.push(piece);
@@ -21,7 +21,7 @@ pub fn pieces(bytes: &[u8], how: u8) -> Vec<&[u8]> {
     }
 }
 
-/// The first `N` bytes as numbers to decide by, and the rest. Where there are fewer, the missing ones are 0.
+/// Returns the first `N` bytes as numbers for decisions, and the rest. Missing bytes are 0.
 pub fn choices<const N: usize>(bytes: &[u8]) -> ([u8; N], &[u8]) {
     let (front, rest) = bytes.split_at(bytes.len().min(N));
     let mut choices = [0; N];

@@ -15,7 +15,7 @@ pub fn run(bytes: &[u8]) {
     for (name, value) in &pairs {
         assert!(name == "PORT" || name == "DATABASE_URL" || name.starts_with("AUTOAPPDEV_"), "{name:?} is not ours");
         assert!(!value.as_bytes().contains(&0));
-        // In double quotes anything but what ends a line can be written. A lone CR stays what it is.
+        // Double quotes can contain anything except the end of a line. A lone CR is unchanged.
         let mut line = format!("export {name} = \"").into_bytes();
         for &byte in value.as_bytes() {
             match byte {
@@ -28,7 +28,7 @@ pub fn run(bytes: &[u8]) {
         line.extend(b"\" # as it was");
         assert_eq!(parse_dotenv(&line).expect("well formed"), [(name.clone(), value.clone())], "{line:?}");
     }
-    // Each value of ours is on one line: whatever other values span, no line yields more than it yields alone.
+    // Each of our values is on one line. No line yields more than it does alone, whatever the other values span.
     let alone = without_mark.split(|byte| *byte == b'\n').filter_map(|line| parse_dotenv(&[b"\n", line].concat()).ok()).flatten();
     let mut alone = alone.collect::<Vec<_>>().into_iter();
     assert!(pairs.iter().all(|pair| alone.any(|other| other == *pair)), "{pairs:?} are not all there line by line");

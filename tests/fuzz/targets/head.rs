@@ -5,7 +5,7 @@ use autoappdev::transport::fuzzing::{FIELDS_MAX, Framing, HEAD_BYTES_MAX, Head, 
 
 use super::strict;
 
-/// Every cut of a head up to this length is tried; of a longer one some.
+/// The maximum length of a head for which every cut is tried. For a longer one, some cuts are.
 const EVERY_CUT_BYTES: usize = 400;
 
 pub fn run(bytes: &[u8]) {
@@ -27,11 +27,11 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// An accepted head is within the limits, and a strict reading sees the same in it.
+/// Checks that an accepted head is within the limits, and that a strict parser reads the same.
 fn check(bytes: &[u8], head: &Head) {
     assert!(head.length <= HEAD_BYTES_MAX && head.fields.len() <= FIELDS_MAX && head.target.len() <= TARGET_BYTES_MAX + 1);
     assert!(head.target == "*" || head.target.starts_with('/'), "{:?}", head.target);
-    // The connection takes empty lines away; the parser takes those that are left.
+    // The connection removes empty lines. The parser removes those that remain.
     let blanks = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     let strict = strict::head(&bytes[blanks..])
         .unwrap_or_else(|why| panic!("a strict reading refuses it, {why}: {}", bytes.escape_ascii()));
@@ -48,7 +48,7 @@ fn check(bytes: &[u8], head: &Head) {
             assert_eq!(strict::keeps_alive(strict_fields(&fields), head.is_http_1_0), head.keep_alive);
         }
         (Err(why), Ok(ours)) => panic!("a strict reading knows no end of its body, {why}; here it is {ours:?}"),
-        // Refusing is always allowed here; what may not be refused is for the target `connection`.
+        // Refusing is always allowed here. The target `connection` checks what must not be refused.
         (_, Err(_)) => {}
     }
 }
@@ -57,14 +57,14 @@ fn strict_fields(fields: &[(String, String)]) -> impl Iterator<Item = (&str, &[u
     fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
 }
 
-/// Written from what was read, it reads the same.
+/// Checks that a head that is written from the parsed one is parsed as the same.
 fn written_again(head: &Head) {
     let mut text = format!("{} {} HTTP/1.{}\r\n", head.method, head.target, u8::from(!head.is_http_1_0));
     for (name, value) in &head.fields {
         text.extend([name, ": ", value, "\r\n"]);
     }
     text.push_str("\r\n");
-    // Blanks that were left out before may not fit now.
+    // With blanks that the original omitted, the head may be too long now.
     if text.len() <= HEAD_BYTES_MAX && head.target.len() <= TARGET_BYTES_MAX {
         assert_eq!(parse(text.as_bytes()), Ok(Some(Head { length: text.len(), ..head.clone() })), "{text:?}");
     }

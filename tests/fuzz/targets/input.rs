@@ -1,4 +1,4 @@
-//! The JSON bodies of start, stop and the actions that say nothing.
+//! The JSON bodies of a start, of a stop, and of the actions without parameters.
 
 use autoappdev::pipeline::Action;
 use autoappdev::supervisor::{Ask, StartRequest};
@@ -6,7 +6,7 @@ use autoappdev::web::fuzzing::ask;
 use rouille::Response;
 use serde_json::{Map, Value, json};
 
-/// The longest argument and the most of them.
+/// The maximum length of an argument, and the maximum number of arguments.
 const TEXT_BYTES_MAX: usize = 128 * 1024 - 1;
 const ENTRIES_MAX: usize = 10_000;
 
@@ -20,14 +20,14 @@ pub fn run(bytes: &[u8]) {
     });
     let empty = ask(Action::Pause, bytes).map_err(is_refusal);
     assert_eq!(empty.is_ok(), ask(Action::Resume, bytes).is_ok());
-    // What is no object is taken by none.
+    // All three parsers refuse a body that is not an object.
     let object = match &read {
         Some(Value::Object(object)) => Some(object.clone()),
         _ if is_nothing => Some(Map::new()),
         _ => None,
     };
     assert!(object.is_some() || (start.is_err() && stop.is_err() && empty.is_err()));
-    // Each takes all that the one before it takes, and means the same by it.
+    // Each parser accepts everything that the one before accepts, with the same meaning.
     let is_for_any = |object: &Map<String, Value>| object.keys().all(|key| key == "if_run_id");
     assert!(empty.is_err() || object.as_ref().is_some_and(is_for_any));
     assert!(empty.is_ok() || !object.as_ref().is_some_and(Map::is_empty));
@@ -46,7 +46,7 @@ pub fn run(bytes: &[u8]) {
         for name in start.env.keys() {
             assert!(!name.is_empty() && !name.contains(['=', '\0']) && !name.starts_with("AUTOAPPDEV_"), "{name:?}");
         }
-        // It holds what the object holds.
+        // The request contains what the object contains.
         assert_eq!(object.get("script").and_then(Value::as_str), start.script.as_deref());
         assert_eq!(object.get("cwd").and_then(Value::as_str), start.cwd.as_deref());
         assert_eq!(object.get("args").cloned().unwrap_or_else(|| json!([])), json!(start.args));
@@ -65,7 +65,7 @@ fn start_request(bytes: &[u8]) -> Result<StartRequest, Response> {
     })
 }
 
-/// A refusal is a 4xx with a word and a sentence in one line of text.
+/// Checks that a refusal is a 4xx with a code and a sentence on one line.
 fn is_refusal(response: Response) {
     assert!((400..500).contains(&response.status_code), "{}", response.status_code);
     let (mut reader, _) = response.data.into_reader_and_size();

@@ -7,7 +7,7 @@ use autoappdev::run_dir::{Journal, JournalError, ReadJournal, read_header, read_
 
 use super::scratch::in_empty_folder;
 
-/// How many cuts of a journal are looked at.
+/// How many cuts of a journal are tried.
 const CUTS: usize = 12;
 
 pub fn run(bytes: &[u8]) {
@@ -28,7 +28,7 @@ pub fn run(bytes: &[u8]) {
                 assert_eq!(std::mem::discriminant(why), std::mem::discriminant(&header), "{why}; the header alone: {header}");
             }
         }
-        // Torn anywhere it reads as a beginning of itself.
+        // A journal that is torn anywhere reads as its own beginning.
         for n in 0..CUTS {
             let cut = bytes.len() * n / CUTS;
             match (self::read(&path, &bytes[..cut]), &read) {
@@ -48,7 +48,7 @@ fn read(path: &Path, bytes: &[u8]) -> Result<ReadJournal, JournalError> {
     read_journal(path)
 }
 
-/// What the writer makes of it the reader reads.
+/// Checks that the reader reads what the writer writes.
 fn written_again(folder: &Path, read: &ReadJournal) {
     let path = folder.join("again.jsonl");
     let mut journal = Journal::create(&path, &read.header).expect("creates");

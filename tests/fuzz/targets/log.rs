@@ -1,4 +1,4 @@
-//! The log: the reader over whatever lies on the disk, torn anywhere; and what the writer wrote, read again.
+//! The log: reading whatever is on the disk, torn anywhere, and reading what the writer wrote.
 
 use std::fs;
 use std::io::{self, Read};
@@ -14,13 +14,13 @@ use autoappdev::log::{
 use super::cut::{choices, pieces};
 use super::scratch::in_empty_folder;
 
-/// More than any log here has.
+/// More lines than any log here has.
 const ALL: usize = 100_000;
-/// A page ends after 1 MiB; what is read here stays well below.
+/// A page ends after 1 MiB. The input here stays well below that.
 const INPUT_BYTES_MAX: usize = 64 * 1024;
 const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
 
-/// Everything behind a position.
+/// Returns everything after a position.
 fn part_since(since: u64) -> Part<'static> {
     Part { since, up_to: u64::MAX, end: None, needle: None, stream: None }
 }
@@ -47,9 +47,9 @@ pub fn run(bytes: &[u8]) {
     });
 }
 
-/// `content` as up to four segments, cut wherever the choices say.
+/// Checks the reader with `content` as up to four segments, cut wherever the choices say.
 fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]: [u8; 6], content: &[u8]) {
-    // A line longer than any record of ours, as somebody else may have left it.
+    // A line that is longer than any of our records, as another program may have left it.
     let mut content = content.to_vec();
     let is_stretched = mode & 2 != 0;
     if is_stretched {
@@ -62,7 +62,7 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
     let mut segments = Vec::new();
     let mut from = 0;
     for (n, to) in cuts.into_iter().chain([content.len()]).enumerate() {
-        // Two of a kind would have the same position; a log has an empty one at its end at most.
+        // Two empty segments would have the same position. A log has at most one empty segment, at its end.
         if n < 3 && to == from {
             continue;
         }
@@ -80,7 +80,7 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
     let whole = read_since(&segments, 0, ALL).expect("reads");
     assert_eq!((whole.first, whole.gone), (segments[0].start, begin));
     if is_stretched {
-        // Nothing of ours is that long: it is shown in pieces, and what a cursor says that points into it is not fixed.
+        // No line of ours is that long. It is shown in pieces, and the result for a cursor within it is not defined.
         assert!(whole.lines.len() >= expected.len(), "{} lines, at least {} expected", whole.lines.len(), expected.len());
         for since in whole.lines.iter().rev().take(8).map(|line| line.id) {
             read_since(&segments, since, usize::from(lines) + 1).expect("reads");
@@ -94,7 +94,7 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
         assert!(String::from_utf8_lossy(record).ends_with(&line.line), "{:?} is not in the log", line.line);
     }
 
-    // From any cursor, in pages of any size: each line once.
+    // From any cursor, in pages of any size, each line appears once.
     let end = begin + content.len() as u64;
     let any = (0..16).map(|n| begin + (content.len() as u64 * n / 15) + u64::from(how) % 7);
     for since in any.chain(whole.lines.iter().rev().take(8).map(|line| line.id)).chain([end, end + 9]) {
@@ -111,7 +111,7 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
         got.extend(page.lines);
         assert!(whole.lines.starts_with(&got));
     }
-    // What holds a text, from both ends; and before any place.
+    // The lines that contain a text, from both ends, and up to any position.
     let wanted = whole.lines.get(usize::from(how) % whole.lines.len().max(1)).map_or("x", |line| &line.line);
     let needle = Needle::new(wanted.to_owned());
     let cut = begin + content.len() as u64 * u64::from(how) / 255;
@@ -124,7 +124,7 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
         let tail = read_last(&segments, part, begin, last).expect("reads");
         assert_eq!(tail.lines, matching[matching.len().saturating_sub(last)..], "the last {last} up to {up_to}");
     }
-    // A time leads to the first line from then on, where times do not go back.
+    // A time leads to the first line from then on, if the times do not go back.
     let times: Vec<_> = whole.lines.iter().filter_map(|line| line.at).collect();
     if times.is_sorted() {
         for at in times.iter().step_by(times.len() / 4 + 1) {
@@ -133,7 +133,7 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
             assert_eq!(found.first(), whole.lines.iter().find(|line| line.at >= Some(*at)));
         }
     }
-    // As text it is what lies there, as far as it is whole.
+    // As text, the log is what the disk contains, up to the last complete line.
     let log = RunLogs::new(folder.to_owned());
     let log_dir = folder.join("runs/7/log");
     std::fs::create_dir_all(&log_dir).expect("creates");
@@ -145,14 +145,14 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
     let len = looked.byte_count();
     looked.into_reader().read_to_end(&mut text).expect("reads");
     assert!(text.len() as u64 == len && content.starts_with(&text) && !content[text.len()..].contains(&b'\n'));
-    // The tail is the end of it.
+    // The tail is the end of the log.
     for lines in [1, usize::from(lines), ALL] {
         let tail = read_tail(&segments, lines).expect("reads");
         assert_eq!(tail.lines, whole.lines[whole.lines.len().saturating_sub(lines)..], "{lines} lines");
     }
 }
 
-/// The records by hand: position behind each, and its bytes. A torn one counts where a segment follows.
+/// Returns the records, parsed by hand: the position after each, and its bytes. A torn record counts if another segment follows.
 fn expected<'c>(segments: &[(Segment, std::ops::Range<usize>)], content: &'c [u8]) -> Vec<(u64, &'c [u8])> {
     let mut records = Vec::new();
     for (n, (segment, range)) in segments.iter().enumerate() {
@@ -169,9 +169,10 @@ fn expected<'c>(segments: &[(Segment, std::ops::Range<usize>)], content: &'c [u8
     records
 }
 
-/// `content` as a pipeline's output: cut on its way, written at times before its line is whole, spread over segments.
+/// Checks the reader with `content` as a pipeline's output: cut on its way, sometimes written before its line is complete, and
+/// distributed over segments.
 fn read_what_was_written(folder: &Path, [_, how, segment_bytes, waits, _, lines]: [u8; 6], content: &[u8]) {
-    // Of bad UTF-8 the reader replaces what each record holds of it, so where it is cut shows.
+    // The reader replaces invalid UTF-8 in each record separately, so the result would depend on the cuts.
     let output = String::from_utf8_lossy(content);
     let limits = Limits { segment_bytes: u64::from(segment_bytes) * 16 + 1, run_bytes: 1 << 40 };
     let mut writer = SegmentWriter::create(folder, 77, limits).expect("creates");

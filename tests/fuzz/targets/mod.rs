@@ -1,8 +1,8 @@
-//! What the fuzzer runs: one function a target, bytes in, a panic where a property does not hold.
+//! The targets of the fuzzer: each is a function that takes bytes and panics if a property does not hold.
 //!
-//! `tests/corpora.rs` runs the same functions over the inputs in `../corpus` on stable Rust. A target is a file here with a `run`, a row in
-//! [`ALL`], a line in `../fuzz_targets`, a `[[bin]]` in `../Cargo.toml`, a folder of seeds, and the archive beside it that `../run.sh keep` makes;
-//! that test fails where one of them is missing.
+//! `tests/corpora.rs` runs the same functions over the inputs in `../corpus` on stable Rust. A target consists of a file here
+//! with a `run`, a row in [`ALL`], a line in `../fuzz_targets`, a `[[bin]]` in `../Cargo.toml`, a folder of seeds, and the
+//! archive beside it that `../run.sh keep` creates. That test fails if one of them is missing.
 
 pub mod body;
 pub mod connection;
@@ -18,10 +18,10 @@ pub mod query;
 mod scratch;
 pub mod strict;
 
-/// A target: takes bytes and panics where they break a property.
+/// A target. It takes bytes and panics if they break a property.
 pub type Target = fn(&[u8]);
 
-/// Every target by its name.
+/// Every target with its name.
 pub const ALL: [(&str, Target); 10] = [
     ("body", body::run),
     ("connection", connection::run),

@@ -1,4 +1,5 @@
-//! What a pipeline says of how far it is: the lines however they come, what they come to, and a stored one that anybody could have written.
+//! The progress that a pipeline reports: its lines, however they arrive, what they result in, and a stored progress that any
+//! program could have written.
 
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// What the splitter finds. `waits`: how many milliseconds pass between two pieces.
+/// Returns what the splitter finds. `waits` is the number of milliseconds between two pieces.
 fn found(pieces: &[&[u8]], waits: u8) -> Vec<Mark> {
     let (mut splitter, mut marks, mut now) = (LineSplitter::new(Stream::Stdout), Vec::new(), Duration::ZERO);
     for piece in pieces {
@@ -52,7 +53,7 @@ fn found(pieces: &[&[u8]], waits: u8) -> Vec<Mark> {
     marks
 }
 
-/// What it says, written by the grammar.
+/// Returns what is found in a line that the grammar makes of a mark.
 fn said_again(mark: &Mark) -> Option<Mark> {
     let line = match mark {
         Mark::Progress { percent, text: None } => format!("::progress {percent}"),

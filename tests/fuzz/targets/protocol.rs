@@ -1,4 +1,4 @@
-//! What server and shim say to each other. The first byte says how the rest is cut.
+//! The messages between server and shim. The first byte determines how the rest is cut.
 
 use std::fmt::Debug;
 
@@ -29,7 +29,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// A message holds the key that tells its kind: what no version of this knows is taken for none.
+/// Checks that a message contains the key of its kind: an unknown message is not taken for a known one.
 fn tells_what_it_is(line: &[u8]) {
     let Ok(message) = from_line::<Message>(line) else { return };
     let Ok(Value::Object(said)) = serde_json::from_slice(line) else { panic!("a message is no object") };
@@ -55,7 +55,7 @@ fn cut(pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Vec<u8>) {
     (lines, reader.into_rest())
 }
 
-/// What is understood is one line again, and means the same.
+/// Checks that a parsed message is one line again, with the same meaning.
 fn said_again<T: DeserializeOwned + Serialize + PartialEq + Debug>(line: &[u8]) {
     let Ok(said) = from_line::<T>(line) else { return };
     let again = to_line(&said);

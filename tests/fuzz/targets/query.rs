@@ -1,15 +1,15 @@
-//! A request's target: its path and the numbers and texts in its query.
+//! A request's target: its path, and the numbers and texts in its query.
 
 use autoappdev::api::logs::StreamName;
 use autoappdev::web::fuzzing::{logs_query, route_path};
 
 pub fn run(bytes: &[u8]) {
-    // The head's parser lets nothing else through.
+    // The parser of the head accepts nothing else.
     let text: String = bytes.iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| char::from(*byte)).collect();
     let target = format!("/{text}");
     let path = route_path(&target);
     assert!(path.starts_with('/'), "{path:?}");
-    // By hand: what stands between the first `?` and a `#` is the query; the first pair of each name counts.
+    // Parsed by hand: the query is between the first `?` and a `#`, and the first pair of each name counts.
     let query = target.split_once('?').map_or("", |(_, query)| query);
     let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let first = |name: &str| pairs.clone().find(|(key, _)| *key == name).map(|(_, value)| value);
@@ -43,13 +43,13 @@ pub fn run(bytes: &[u8]) {
                 && is_number("wait", 0, 60)
                 && first("stream").is_none_or(is_stream)
                 && first("grep").is_none_or(|value| decoded(value).is_some());
-            // What is left to be wrong with are the keys that are not read by hand here.
+            // The only other reasons for a refusal are the keys that are not parsed by hand here.
             assert!(!is_good || ["source", "at", "run"].iter().any(|name| first(name).is_some()), "{target} was refused");
         }
     }
 }
 
-/// The text to look for: by hand, byte by byte.
+/// Decodes the text to search for by hand, byte by byte.
 fn decoded(value: &str) -> Option<String> {
     let (mut bytes, mut rest) = (Vec::new(), value.chars());
     while let Some(next) = rest.next() {

@@ -1,4 +1,4 @@
-//! Files to read and write, in memory where there is a file system for that.
+//! Files for reading and writing, in memory if a file system exists for that.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -7,11 +7,11 @@ use tempfile::TempDir;
 
 static SCRATCH: Mutex<Option<TempDir>> = Mutex::new(None);
 
-/// Runs `work` in a folder that is empty before and after it. One at a time.
+/// Runs `work` in a folder that is empty before and after it, one at a time.
 pub fn in_empty_folder(work: impl FnOnce(&Path)) {
     let mut scratch = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
     let memory = Path::new("/dev/shm");
-    // Taken out while it works: where that panics, the folder goes and the next one begins anew.
+    // The folder is taken while `work` runs. If `work` panics, the folder is dropped, and the next call creates a new one.
     let folder = scratch.take().unwrap_or_else(|| {
         let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         made.expect("a temp folder")

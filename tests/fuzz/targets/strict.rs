@@ -1,9 +1,10 @@
-//! A second reading of requests, by the grammar of RFC 9112 and nothing else: slow, plain, and without a line of the program's or its
-//! parser's. It takes all that the RFC lets a server take, so whatever the server takes has to be here as well.
+//! A second parser of requests, which follows the grammar of RFC 9112 and nothing else. It is slow and simple, and shares no code
+//! with the program. It accepts everything that the RFC allows a server to accept, so whatever the server accepts must be
+//! accepted here too.
 
 use autoappdev::transport::fuzzing::Framing;
 
-/// A head by the grammar.
+/// A head, parsed by the grammar.
 #[derive(Debug)]
 pub struct StrictHead {
     pub length: usize,
@@ -15,7 +16,7 @@ pub struct StrictHead {
 }
 
 impl StrictHead {
-    /// The target as an origin server routes it (section 3.2.2).
+    /// Returns the target as an origin server routes it (section 3.2.2).
     pub fn route(&self) -> String {
         let Some((_, address)) = self.target.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https")) else {
             return self.target.clone();
@@ -25,32 +26,32 @@ impl StrictHead {
     }
 }
 
-/// A whole request.
+/// A complete request.
 #[derive(Debug)]
 pub struct StrictRequest {
     pub head: StrictHead,
     pub body: Vec<u8>,
 }
 
-/// What follows the last request.
+/// The bytes after the last request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tail {
-    /// Nothing, or what may become a request.
+    /// Nothing, or the beginning of a request.
     Open,
-    /// What is none, and why.
+    /// Bytes that are not a request, and the reason.
     Broken(&'static str),
-    /// Whatever: the last request ended the connection.
+    /// Anything, because the last request ended the connection.
     Closed,
 }
 
 const INCOMPLETE: &str = "it is not all there";
 
-/// The requests in all that a client sent.
+/// Returns the requests in everything that a client sent.
 pub fn requests(mut bytes: &[u8]) -> (Vec<StrictRequest>, Tail) {
     let mut requests = Vec::new();
     let tail = |why| if why == INCOMPLETE { Tail::Open } else { Tail::Broken(why) };
     loop {
-        // Section 2.2: empty lines in front of a request are no part of it.
+        // Section 2.2: empty lines before a request are not part of it.
         while let Some(rest) = bytes.strip_prefix(b"\r\n").or_else(|| bytes.strip_prefix(b"\n")) {
             bytes = rest;
         }
@@ -78,7 +79,7 @@ pub fn requests(mut bytes: &[u8]) -> (Vec<StrictRequest>, Tail) {
     }
 }
 
-/// Section 9.3.
+/// Returns whether the connection stays open (section 9.3).
 pub fn keeps_alive<'f>(fields: impl Iterator<Item = (&'f str, &'f [u8])>, is_http_1_0: bool) -> bool {
     let (mut close, mut keep) = (false, false);
     for (_, value) in fields.filter(|(name, _)| name.eq_ignore_ascii_case("connection")) {
@@ -90,14 +91,14 @@ pub fn keeps_alive<'f>(fields: impl Iterator<Item = (&'f str, &'f [u8])>, is_htt
     !close && (keep || !is_http_1_0)
 }
 
-/// Sections 2 to 6.
+/// Parses a head (sections 2 to 6).
 pub fn head(bytes: &[u8]) -> Result<StrictHead, &'static str> {
     let mut at = 0;
     let mut line = || -> Result<&[u8], &'static str> {
         let rest = &bytes[at..];
         let end = rest.iter().position(|byte| *byte == b'\n').ok_or(INCOMPLETE)?;
         at += end + 1;
-        // Section 2.2 lets a lone LF end a line.
+        // Section 2.2 allows a lone LF to end a line.
         let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
         if line.iter().all(|byte| is_text(*byte)) { Ok(line) } else { Err("a control stands in a line") }
     };
@@ -134,7 +135,7 @@ pub fn head(bytes: &[u8]) -> Result<StrictHead, &'static str> {
     Ok(StrictHead { length: at, method: text(method), target: text(target), is_http_1_0, fields, body })
 }
 
-/// Section 6.3.
+/// Returns where the body ends (section 6.3).
 fn body_end(fields: &[(String, Vec<u8>)], is_http_1_0: bool) -> Result<Framing, &'static str> {
     let all = |wanted: &str| -> Vec<&[u8]> {
         fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.as_slice()).collect()
@@ -150,7 +151,7 @@ fn body_end(fields: &[(String, Vec<u8>)], is_http_1_0: bool) -> Result<Framing, 
     }
 }
 
-/// Section 7.1: what the chunks carry, and how many bytes the coding took.
+/// Decodes chunks (section 7.1). Returns their data and the number of encoded bytes.
 pub fn chunks(bytes: &[u8]) -> Result<(Vec<u8>, usize), &'static str> {
     let mut at = 0;
     let line = |at: &mut usize| -> Result<&[u8], &'static str> {
@@ -175,7 +176,7 @@ pub fn chunks(bytes: &[u8]) -> Result<(Vec<u8>, usize), &'static str> {
         }
         let rest = &bytes[at..];
         if rest.len() < size.saturating_add(2) {
-            // What is there of the line break behind the chunk may be wrong already.
+            // The part of the line break after the chunk that has arrived may already be wrong.
             let is_wrong = rest.get(size).is_some_and(|byte| *byte != b'\r');
             return Err(if is_wrong { "a chunk does not have the length that it states" } else { INCOMPLETE });
         }
@@ -208,7 +209,7 @@ fn blanks_off(bytes: &[u8]) -> &[u8] {
     &bytes[begin..end]
 }
 
-/// RFC 9110, section 5.5: visible characters, blanks, and what is not ASCII.
+/// RFC 9110, section 5.5: visible characters, blanks, and bytes that are not ASCII.
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
