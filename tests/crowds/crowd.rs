@@ -1,4 +1,4 @@
-//! The crowds: many connections that stay, or one that asks for much. Each is there until it is dropped.
+//! The crowds: many connections that stay open, or one that sends many requests. Each crowd exists until it is dropped.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,12 +16,12 @@ use crate::support::{DEADLINE, until_true};
 const START: &str =
     "POST /api/pipeline/start HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
 const ENDLESS_HEAD: &[u8] = b"GET /api/pipeline HTTP/1.1\r\nHost: localhost\r\nX: ";
-/// More than a megabyte of log.
+/// The request for a page of more than 1 MB of log.
 const PAGE: &str = "GET /api/logs?since=0&limit=5000 HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// Between two bytes of a slow client.
+/// The time between two bytes of a slow client.
 const BYTE_EVERY: Duration = Duration::from_secs(1);
-/// How often its thread looks whether the crowd is to go.
+/// How often the crowd's thread checks whether the crowd must end.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A crowd.
@@ -30,11 +30,12 @@ pub(crate) struct Crowd {
     idle: Vec<TcpStream>,
     hand: Option<JoinHandle<()>>,
     is_over: Arc<AtomicBool>,
-    /// So many threads the server has at least while it is there.
+    /// The minimum number of server threads while the crowd exists.
     threads_min: u64,
-    /// Whether it asks for more pages of a log than the server makes and holds: then one asked for beside it may be refused or given up.
+    /// Whether the crowd requests more pages of a log than the server prepares and holds. Then another such request may be
+    /// refused or cut off.
     wants_pages: bool,
-    /// What came of an answer that was cut off.
+    /// The part of a response that was cut off.
     torn: Arc<Mutex<Option<String>>>,
 }
 
@@ -43,7 +44,7 @@ impl Crowd {
         Self { idle, hand: None, is_over: Arc::default(), threads_min, wants_pages: false, torn: Arc::default() }
     }
 
-    /// A crowd whose members need a hand to do something now and then.
+    /// Creates a crowd with a thread that acts for its members now and then.
     fn with_hand(threads_min: u64, hand: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = is_over.clone();
@@ -55,7 +56,7 @@ impl Crowd {
         self.wants_pages
     }
 
-    /// Waits until all that was sent has been read. Then returns what came of an answer that was cut off.
+    /// Waits until everything that was sent has been read. Returns the received part of a response that was cut off.
     pub(crate) fn torn(&mut self) -> Option<String> {
         self.end();
         self.torn.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -71,7 +72,7 @@ impl Crowd {
         }
     }
 
-    /// For a crowd that comes to an end by itself.
+    /// Waits for a crowd that ends by itself.
     pub(crate) fn until_answered(mut self) -> Self {
         if let Some(hand) = self.hand.take() {
             hand.join().expect("it was answered");
@@ -80,7 +81,7 @@ impl Crowd {
         self
     }
 
-    /// Both at once.
+    /// Joins two crowds.
     pub(crate) fn and(mut self, mut other: Self) -> Self {
         other.idle.append(&mut self.idle);
         other.wants_pages |= self.wants_pages;
@@ -88,8 +89,8 @@ impl Crowd {
         other
     }
 
-    /// A crowd that the server turned away at the door would prove nothing. Looked at as soon as it has gathered: who stalls is let go after
-    /// some seconds, whatever else a slow machine has done by then.
+    /// Waits until the server serves the crowd: a crowd that was refused would prove nothing. Must be called as soon as the crowd
+    /// has gathered, because stalled connections are closed after some seconds, however slow the machine is.
     pub(crate) fn until_there(&self, footprint: impl Fn() -> Footprint) {
         let wanted = self.threads_min;
         until_true(&format!("the server has the {wanted} threads that the crowd needs"), || footprint().threads >= wanted);
@@ -108,13 +109,13 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Connections that say nothing.
+/// Opens connections that send nothing.
 pub(crate) fn idle(address: SocketAddr, count: usize) -> Crowd {
     let threads_min = if count >= 512 { 500 } else { 0 };
     Crowd::of((0..count).map(|_| connect(address)).collect(), threads_min)
 }
 
-/// Connections that say a little and then nothing.
+/// Opens connections that send a little and then nothing.
 pub(crate) fn stalled_bodies(address: SocketAddr, count: usize) -> Crowd {
     let stall = |_| {
         let mut stream = connect(address);
@@ -124,7 +125,8 @@ pub(crate) fn stalled_bodies(address: SocketAddr, count: usize) -> Crowd {
     Crowd::of((0..count).map(stall).collect(), count as u64 - 20)
 }
 
-/// Connections that say as much as they may: every other one all but the last byte of a body, the others all of it, and then stay.
+/// Opens connections that send as much as allowed, and then stay open: every other one all but the last byte of a body, the
+/// others all of it.
 pub(crate) fn heavy_bodies(address: SocketAddr, count: usize) -> Crowd {
     const BODY_BYTES: usize = 1024 * 1024;
     let request = format!(
@@ -133,14 +135,14 @@ pub(crate) fn heavy_bodies(address: SocketAddr, count: usize) -> Crowd {
     );
     let send = |n: usize| {
         let mut stream = connect(address);
-        // One that has to give way is cut off.
+        // A connection that has to give up its slot is cut off.
         let _cut_off = stream.write_all(&request.as_bytes()[..request.len() - n % 2]);
         stream
     };
     Crowd::of((0..count).map(send).collect(), count as u64 / 3)
 }
 
-/// Those that wait for news of `version`.
+/// Opens connections that wait for a change of `version`.
 pub(crate) fn long_polls(address: SocketAddr, count: usize, version: u64) -> Crowd {
     let poll = |_| {
         let mut stream = connect(address);
@@ -151,7 +153,7 @@ pub(crate) fn long_polls(address: SocketAddr, count: usize, version: u64) -> Cro
     Crowd::of((0..count).map(poll).collect(), 0)
 }
 
-/// Heads of which a byte comes each second. One that the server has given up is followed by another.
+/// Opens connections that send one byte of a head each second. A connection that the server closes is replaced.
 pub(crate) fn slow_heads(address: SocketAddr, count: usize) -> Crowd {
     let begin = move || {
         let mut stream = connect(address);
@@ -173,17 +175,17 @@ pub(crate) fn slow_heads(address: SocketAddr, count: usize) -> Crowd {
     })
 }
 
-/// Those that ask for a long answer and read nothing of it, or a byte a second.
+/// Opens connections that request a long response and read nothing of it, or a byte a second.
 pub(crate) fn slow_readers(address: SocketAddr, count: usize) -> Crowd {
     let mut readers: Vec<TcpStream> = (0..count)
         .map(|_| {
             let mut stream = connect_narrow(address);
-            // More of it than the kernel takes on its way, 4 MiB by default.
+            // More than the kernel buffers on its way, which is 4 MiB by default.
             stream.write_all(PAGE.repeat(5).as_bytes()).expect("it is taken");
             stream
         })
         .collect();
-    // Only one that has begun to be answered is a slow reader.
+    // A connection is a slow reader only once its response has begun.
     for reader in &readers {
         let _it_may_give_way = reader.peek(&mut [0]);
     }
@@ -198,7 +200,7 @@ pub(crate) fn slow_readers(address: SocketAddr, count: usize) -> Crowd {
     crowd
 }
 
-/// A connection into which little fits, so that the answer waits on the server's side.
+/// Opens a connection with a small receive buffer, so that the response waits on the server's side.
 fn connect_narrow(address: SocketAddr) -> TcpStream {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
     rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4096).expect("an option");
@@ -208,7 +210,7 @@ fn connect_narrow(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// One connection that sends `count` requests as fast as they are taken, and reads every answer.
+/// Opens one connection that sends `count` requests as fast as the server accepts them, and reads every response.
 pub(crate) fn pipelined(address: SocketAddr, count: usize) -> Crowd {
     const AT_ONCE: usize = 100;
     let torn: Arc<Mutex<Option<String>>> = Arc::default();
@@ -237,11 +239,12 @@ pub(crate) fn pipelined(address: SocketAddr, count: usize) -> Crowd {
                 }
                 answered += take_answers(&mut bytes);
             }
-            // A stop may come before the last of them, but not in the middle of one, unless this reader was slower than a stop can wait.
+            // A stop may come before the last response, but not in the middle of one, unless this reader was slower than a stop
+            // can wait.
             if !bytes.is_empty() {
                 *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(String::from_utf8_lossy(&bytes).into_owned());
             }
-            // Its listener closes a moment after its last answer.
+            // The listener closes a moment after the last response.
             until_true(&format!("{answered} answers are all, or the server stops"), || {
                 answered == count || is_over.load(Ordering::SeqCst) || TcpStream::connect(address).is_err()
             });
@@ -251,7 +254,7 @@ pub(crate) fn pipelined(address: SocketAddr, count: usize) -> Crowd {
     crowd
 }
 
-/// Takes whole answers off the front; how many.
+/// Removes complete responses from the front. Returns their number.
 fn take_answers(bytes: &mut Vec<u8>) -> usize {
     let (mut taken, mut answers) = (0, 0);
     while let Some(head) = memchr::memmem::find(&bytes[taken..], b"\r\n\r\n") {
@@ -268,14 +271,14 @@ fn take_answers(bytes: &mut Vec<u8>) -> usize {
     answers
 }
 
-/// Clients that come, say something, nothing or half of it, and go without a farewell.
+/// Opens connections that send a request, nothing or half a request, and end with a reset.
 pub(crate) fn resets(address: SocketAddr, count: usize) -> Crowd {
     let came = Arc::new(AtomicUsize::new(0));
     let so_far = came.clone();
     let crowd = Crowd::with_hand(0, move |is_over| {
         for n in 0..count {
             let Ok(mut wire) = Wire::try_open(address.port()) else {
-                // The server stops.
+                // The server has stopped.
                 return;
             };
             match n % 4 {
@@ -295,7 +298,7 @@ pub(crate) fn resets(address: SocketAddr, count: usize) -> Crowd {
     crowd
 }
 
-/// Does something each second until it is over.
+/// Calls `act` each second until the crowd ends.
 fn each_second(is_over: &AtomicBool, mut act: impl FnMut()) {
     loop {
         act();

@@ -1,7 +1,8 @@
-//! Crowds of clients that mean no good, or no harm: whoever comes new is answered, memory stays bounded, the pipeline notices nothing, and a
-//! stop ends.
+//! Crowds of hostile or harmless clients. New clients are still served, memory stays limited, the pipeline is not affected, and a
+//! stop completes.
 //!
-//! `make crowds` plays the same on a release build with more questions, and prints how long newcomers waited. Nothing here judges a time.
+//! `make crowds` runs the same on a release build with more requests, and prints how long the new clients waited. No test here
+//! checks a time.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -27,23 +28,24 @@ use crowd::Crowd;
 
 use newcomers::{ask, ask_until};
 
-/// What a server may use at any time in any of these crowds. The frames of an unoptimised build take more, for each of its threads.
+/// The maximum memory of a server at any time in any of these crowds. The stack frames of an unoptimised build need more, for
+/// each of its threads.
 const MEMORY_KB_MAX: u64 = if cfg!(debug_assertions) { 48 * 1024 } else { 40 * 1024 };
-/// What may be left of that afterwards, above what it was before: what the allocator keeps for the next time.
+/// The maximum increase that may remain afterwards, because the allocator keeps memory for later use.
 const MEMORY_LEFT_KB_MAX: u64 = 16 * 1024;
-/// Descriptors of this test's own: both ends of its crowds lie on one machine, one of them here.
+/// Descriptors of this test, because both ends of its crowds are on one machine, and one end is in this process.
 const OWN_DESCRIPTORS: u64 = 4096;
-/// What a login gives a server where nobody has raised it.
+/// The descriptors that a login gives a server if the limit was not raised.
 const SERVER_DESCRIPTORS: u64 = 1024;
 
-/// How long the server waits at a stop for a client to take its answers.
+/// How long a stopping server waits for a client to read its responses.
 const LINGER_LIMIT: Duration = Duration::from_millis(500);
 
-/// One crowd at a time: they share a machine, and each is measured.
+/// Allows one crowd at a time, because they share a machine and each is measured.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
-    // One that failed says so itself.
+    // A crowd that failed reports that itself.
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < OWN_DESCRIPTORS) {
@@ -53,7 +55,8 @@ fn alone() -> MutexGuard<'static, ()> {
     guard
 }
 
-/// A server with a live run that says a lot and then counts, so that there is something to notice and something to read slowly.
+/// A server with a live run that prints a lot and then counts, so that disturbances are visible and there is something to read
+/// slowly.
 struct Scene {
     place: Place,
     leader: u32,
@@ -93,8 +96,8 @@ impl Scene {
         Footprint::of(self.place.server_pid())
     }
 
-    /// How far the pipeline has counted, read by a client that is new each time. Where hundreds ask for long answers at the same time it
-    /// may be told to try again, and does.
+    /// Returns how far the pipeline has counted, read by a new client each time. While hundreds of clients request long
+    /// responses, the server may tell the client to retry, which it does.
     fn counted(&self) -> u64 {
         let tail = until("the log can be read", || {
             let answer = self.place.get("/api/logs/tail?limit=1");
@@ -104,7 +107,7 @@ impl Scene {
         line.strip_prefix("line ").and_then(|number| number.parse().ok()).expect("it counts")
     }
 
-    /// The run goes on under the same shim, and can be commanded.
+    /// Checks that the run continues under the same shim and can be controlled.
     fn assert_unnoticed(&self) {
         let before = self.counted();
         until_true("the pipeline goes on counting", || self.counted() > before);
@@ -117,7 +120,7 @@ impl Scene {
     }
 }
 
-/// A crowd comes, stays while newcomers ask, and goes.
+/// Opens a crowd, sends requests of new clients while it exists, and ends it.
 fn endures(name: &str, gather: impl FnOnce(&Scene) -> Crowd) {
     let _alone = alone();
     let scene = Scene::new();
@@ -146,13 +149,13 @@ fn endures(name: &str, gather: impl FnOnce(&Scene) -> Crowd) {
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// SIGTERM in the middle of a crowd: what is under way is answered, nothing new is, and the run goes on.
+/// Sends SIGTERM in the middle of a crowd. Pending requests are answered, new ones are not, and the run continues.
 fn stops(name: &str, gather: impl FnOnce(&Scene) -> Crowd) {
     let _alone = alone();
     let mut scene = Scene::new();
     let address = scene.address();
     let mut crowd = gather(&scene);
-    // Two requests that are under way: one that waits for news, and one whose answer is long.
+    // Two pending requests: one that waits for a change, and one with a long response.
     let version = scene.place.pipeline()["version"].as_u64().expect("a number");
     let mut waiting = scene.place.wire();
     waiting.ask("GET", &format!("/api/pipeline?after={version}&wait=60"));
@@ -185,7 +188,7 @@ fn stops(name: &str, gather: impl FnOnce(&Scene) -> Crowd) {
     let refused = TcpStream::connect(address).expect_err("nobody listens");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     assert!(!scene.place.runtime().join("server.json").exists());
-    // A client that the machine does not let read is waited for, but not for ever.
+    // The server waits for a client that the machine does not let read, but not forever.
     let torn = crowd.torn();
     assert!(torn.is_none() || took >= LINGER_LIMIT, "half an answer, and a stop that waited for {took:?} only: {torn:?}");
     drop(crowd);
@@ -261,7 +264,7 @@ fn five_hundred_and_twelve_that_wait_for_news() {
 
 #[test]
 fn connections_that_are_all_busy_give_way_to_a_newcomer() {
-    // More than are let in, and none of them waits for its next request: half wait for news, half do not read.
+    // More connections than slots, none of which waits for its next request: half wait for a change, half do not read.
     let busy = |scene: &Scene| {
         let version = scene.place.pipeline()["version"].as_u64().expect("a number");
         crowd::long_polls(scene.address(), 256, version).and(crowd::slow_readers(scene.address(), 400))
@@ -277,8 +280,8 @@ fn a_thousand_that_come_while_the_server_can_not_run_are_all_answered() {
     let server = scene.place.server_pid();
     signal(server, "STOP");
     until_true("it stands still", || support::is_stopped(server));
-    // The kernel takes them in as long as its queue has room; beyond that a connect is not answered at all. Where it allows nobody a queue
-    // of a thousand (`net.core.somaxconn`) there are fewer.
+    // The kernel accepts connections while its queue has room. Beyond that, a connect gets no reply at all. If the kernel does
+    // not allow a queue of 1,000 (`net.core.somaxconn`), there are fewer.
     let allowed = fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
     let wires: Vec<_> = (0..allowed.unwrap_or(1_000).min(1_000))
         .map(|_| {

@@ -1,4 +1,4 @@
-//! Those who come while a crowd is there: each a new connection, one question, and how long its answer took.
+//! New clients that come during a crowd: each opens a new connection, sends one request, and measures the time to its response.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 use crate::support::DEADLINE;
 use crate::support::wire::Wire;
 
-/// Between two questions: newcomers, not a crowd of their own.
+/// The pause between two requests, so that new clients are not a crowd themselves.
 const PAUSE: Duration = Duration::from_millis(2);
-/// How often a newcomer comes that is turned away, or whose connection ends without an answer. Where no connection gave way, all of these
-/// would fail.
+/// How often a new client tries that is refused, or whose connection ends without a response. If no connection gave up its slot,
+/// all of these tries would fail.
 const TRIES: usize = 10;
 /// Far more than any crowd here takes to gather.
 const QUESTIONS_MAX: usize = 50_000;
 
-/// How often a newcomer asks; `AUTOAPPDEV_CROWDS_QUESTIONS` sets it for figures.
+/// Returns how many requests new clients send. `AUTOAPPDEV_CROWDS_QUESTIONS` sets it for measurements.
 pub(crate) fn questions() -> usize {
     std::env::var("AUTOAPPDEV_CROWDS_QUESTIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(50)
 }
 
-/// How long each waited, from before its connect to the end of its answer.
+/// How long each client waited, from before its connect to the end of its response.
 pub(crate) struct Waits(Vec<Duration>);
 
 impl fmt::Display for Waits {
@@ -48,9 +48,9 @@ impl fmt::Display for Waits {
 
 fn wait(address: SocketAddr) -> Duration {
     let began = Instant::now();
-    // A connection that was put aside between its connect and its question while the crowd came in has waited longest, and gives way. And on
-    // a busy machine those that give way may not run for two seconds, after which a newcomer is told to come again (503). So it does, as
-    // every client would, but not for ever.
+    // A connection that was delayed between its connect and its request while the crowd arrived has waited longest, and loses its
+    // slot. On a busy machine, the threads that lose their slots may not run for two seconds, after which a new client is told to
+    // retry (503). So it retries, as every client would, but not forever.
     let once = |_| {
         let mut wire = Wire::open(address.port());
         wire.ask("GET", "/api/pipeline");
@@ -63,7 +63,7 @@ fn wait(address: SocketAddr) -> Duration {
     took
 }
 
-/// So many newcomers, one after another.
+/// Sends the requests of `count` new clients, one after the other.
 pub(crate) fn ask(address: SocketAddr, count: usize) -> Waits {
     let ask = |_| {
         thread::sleep(PAUSE);
@@ -72,7 +72,7 @@ pub(crate) fn ask(address: SocketAddr, count: usize) -> Waits {
     Waits((0..count).map(ask).collect())
 }
 
-/// Newcomers while `act` acts, and so many more after it.
+/// Sends requests of new clients while `act` runs, and `count` more after it.
 pub(crate) fn ask_until<T>(address: SocketAddr, act: impl FnOnce() -> T) -> (T, Waits) {
     let is_done = AtomicBool::new(false);
     let deadline = Instant::now() + 2 * DEADLINE;
