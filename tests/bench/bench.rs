@@ -1,9 +1,11 @@
-//! What `make bench` runs: how fast the front door and the life cycle are, beside floors and peers that are measured in the same run.
+//! `make bench`: how fast requests and the life cycle are, compared with lower bounds and other programs that are measured in the
+//! same run.
 //!
-//! Absolute times belong to a machine and its mood; a ratio within one round travels. So each round gives everybody a short slice, the
-//! order turns from round to round, and what is reported are medians over the rounds and the spread of the ratios. Nothing is asserted.
+//! Absolute times depend on the machine and its load; a ratio within one round is portable. So each round gives every contender a
+//! short slice, the order changes from round to round, and the report contains medians over the rounds and the spread of the
+//! ratios. Nothing is asserted.
 //!
-//! The program starts itself again for those contenders that are no programs of their own: see [`contenders`].
+//! The program starts itself again for the contenders that are not separate programs: see [`contenders`].
 
 mod contenders;
 mod counted;
@@ -20,11 +22,11 @@ mod support;
 
 use std::env;
 
-/// How many rounds, unless `BENCH_ROUNDS` says otherwise: enough for medians, and the whole stays below five minutes.
+/// How many rounds, unless `BENCH_ROUNDS` sets another number. Enough for medians, and the whole takes less than five minutes.
 const ROUNDS: usize = 20;
 
 fn main() {
-    // Cargo adds `--bench`; the contenders' roles are ours.
+    // Cargo adds `--bench`. The roles of the contenders are our own arguments.
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["floor"] => contenders::be_the_floor(),

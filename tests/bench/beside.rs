@@ -1,7 +1,9 @@
-//! `GET /api/pipeline`, quiet and while output pours in, beside a responder that does nothing else.
+//! `GET /api/pipeline`, while the pipeline is quiet and during a flood of output, compared with a responder that does nothing
+//! else.
 //!
-//! What a flood does to an answer is for the most part the machine's doing: the pipeline and who takes its output keep two processors
-//! busy. So the bare responder is asked in turns with the server, beside the same flood, and beside one into `cat > file`.
+//! The effect of a flood on a response is mostly the machine's: the pipeline and the reader of its output keep two processors
+//! busy. So requests go to the bare responder and the server in turns, during the same flood, and to the bare responder during a
+//! flood into `cat > file`.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -16,14 +18,14 @@ use crate::support::Place;
 use crate::support::wire::Wire;
 use crate::{LINE_BYTES, flood, floor, report};
 
-/// How many are asked for in a slice.
+/// The number of requests in a slice.
 const QUESTIONS: usize = 700;
 
 /// Measures and prints.
 pub(crate) fn bench(rounds: usize) {
     println!("## An answer beside a flood\n");
     for (name, block) in [("64 KiB writes", 65_500), ("one write a line", LINE_BYTES)] {
-        // What is asked in one round: ours and the floor, quiet, beside our capture, and the floor beside cat.
+        // The measurements of one round: ours and the floor while quiet, both during our capture, and the floor during cat.
         let mut p99s: [Vec<f64>; 5] = Default::default();
         let mut p50s: [Vec<f64>; 5] = Default::default();
         for round in 0..rounds {
@@ -63,7 +65,7 @@ pub(crate) fn bench(rounds: usize) {
     }
 }
 
-/// The median and the 99th percentile of a slice, in milliseconds.
+/// Returns the median and the 99th percentile of a slice, in milliseconds.
 fn ask(wire: &mut Wire) -> (f64, f64) {
     let mut took = Vec::with_capacity(QUESTIONS);
     for _ in 0..QUESTIONS {
@@ -76,7 +78,7 @@ fn ask(wire: &mut Wire) -> (f64, f64) {
     (quantile(&took, 0.5), quantile(&took, 0.99))
 }
 
-/// The role of the bare responder: answers what it reads on its standard input, and says its port.
+/// The role of the bare responder: sends what it has read on its standard input, and prints its port.
 pub(crate) fn be_the_floor() -> io::Result<()> {
     let mut body = String::new();
     io::stdin().read_to_string(&mut body)?;
@@ -118,7 +120,7 @@ impl Owned {
         let began: &Path = &dir.path().join("began");
         fs::write(began.with_extension("go"), "").expect("writes");
         let mut producer = Command::new(std::env::current_exe().expect("it runs"));
-        // Ended long before it is through.
+        // Ended long before it has printed everything.
         let producer = producer.args(["produce", &block.to_string(), "10000"]).arg(began).stderr(Stdio::null());
         let mut producer = producer.stdout(Stdio::piped()).spawn().expect("spawns");
         let out = File::create(dir.path().join("out")).expect("creates");

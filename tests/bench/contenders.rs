@@ -1,4 +1,4 @@
-//! Who answers: each a process of its own, on a port that the kernel picked, gone when it goes out of scope.
+//! The contenders. Each is a separate process on a port that the kernel picked, which ends on drop.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -24,26 +24,26 @@ use autoappdev::web::{App, Authenticator, Guard, Trust};
 use crate::floor;
 use crate::support::{Place, signal, stat_field};
 
-/// How long a contender may take to come up.
+/// The time limit for a contender's start.
 const COMING_UP: Duration = Duration::from_secs(10);
-/// How often a port is tried for nginx, which cannot be told to take any.
+/// How often a port is tried for nginx, which cannot pick one itself.
 const PORTS: usize = 5;
 
-/// Somebody who answers `GET /api/pipeline`.
+/// A program that responds to `GET /api/pipeline`.
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
     process: Process,
 }
 
-/// What has to be ended.
+/// The process that must be ended.
 enum Process {
     Ours(Place),
     Role { child: Owned, _stdin: ChildStdin },
     Nginx { child: Owned, _dir: tempfile::TempDir },
 }
 
-/// A child that ends with its owner: by TERM, for the sake of nginx, whose workers would outlive a KILL.
+/// A child that ends with its owner. It is sent TERM because of nginx, whose workers would survive a KILL of their master.
 struct Owned(Child);
 
 impl Drop for Owned {
@@ -54,7 +54,7 @@ impl Drop for Owned {
 }
 
 impl Contender {
-    /// How much processor time it has had, in seconds: its own, its ended threads', and that of nginx's workers.
+    /// Returns the processor time so far, in seconds: of the process, its ended threads, and nginx's workers.
     pub(crate) fn cpu_s(&self) -> f64 {
         let pid = match &self.process {
             Process::Ours(place) => place.server_pid(),
@@ -62,7 +62,7 @@ impl Contender {
         };
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-        // User and system time, in ticks, of which Linux tells a hundred a second on every architecture (`proc_pid_stat(5)`).
+        // User and system time in ticks. Linux reports 100 a second on every architecture (`proc_pid_stat(5)`).
         let ticks: i64 = children.chain([pid]).map(|pid| stat_field(pid, 14) + stat_field(pid, 15)).sum();
         #[expect(clippy::cast_precision_loss, reason = "a count of ticks")]
         let seconds = ticks as f64 / 100.0;
@@ -78,17 +78,18 @@ pub(crate) fn ours() -> Contender {
     Contender { name: "autoappdev", address, process: Process::Ours(place) }
 }
 
-/// The bare responder, which answers `bytes`.
+/// Starts the bare responder, which sends `bytes`.
 pub(crate) fn floor(bytes: &[u8]) -> io::Result<Contender> {
     role("bare responder (the floor)", &["floor"], bytes)
 }
 
-/// rouille's own server with our handler.
+/// Starts rouille's own server with our handler.
 pub(crate) fn rouille(dir: &Path) -> io::Result<Contender> {
     role("rouille's own server, pool of 4", &["rouille".as_ref(), dir.as_os_str()], b"")
 }
 
-/// Starts this program again; it gets `bytes` with their number in front, says its address, and ends when its stdin does.
+/// Starts this program again. The child reads the length of `bytes` and then `bytes`, prints its address, and ends when its stdin
+/// does.
 fn role<S: AsRef<std::ffi::OsStr>>(name: &'static str, arguments: &[S], bytes: &[u8]) -> io::Result<Contender> {
     let mut command = Command::new(std::env::current_exe()?);
     let mut child = Owned(command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
@@ -101,13 +102,13 @@ fn role<S: AsRef<std::ffi::OsStr>>(name: &'static str, arguments: &[S], bytes: &
     Ok(Contender { name, address, process: Process::Role { child, _stdin: stdin } })
 }
 
-/// nginx with the same body in a file, configured for speed; `None` where it is not installed.
+/// Starts nginx with the same body in a file, configured for speed. Returns `None` if it is not installed.
 pub(crate) fn nginx(body: &[u8]) -> io::Result<Option<Contender>> {
     for _ in 0..PORTS {
         let dir = tempfile::tempdir()?;
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let path = dir.path().display();
-        // As root it would give its workers another user, who cannot read a folder of ours.
+        // As root it would run its workers as another user, who cannot read our folder.
         let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
         let conf = format!(
             "daemon off; {user} worker_processes auto; pid {path}/pid; error_log {path}/error.log;
@@ -140,12 +141,12 @@ pub(crate) fn nginx(body: &[u8]) -> io::Result<Option<Contender>> {
             }
             thread::sleep(Duration::from_millis(5));
         }
-        // Somebody took that port meanwhile, or it does not come up: its own words are on stderr.
+        // Another process took that port meanwhile, or nginx did not start: its messages are on stderr.
     }
     Err(io::Error::other("nginx is installed and does not come up"))
 }
 
-/// The process of [`floor`].
+/// Runs the process of [`floor`].
 pub(crate) fn be_the_floor() {
     let bytes = what_to_say().expect("the bench says what to answer");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
@@ -154,7 +155,7 @@ pub(crate) fn be_the_floor() {
     until_the_bench_ends();
 }
 
-/// The process of [`rouille`]: the same state, the same handler, and rouille's server in front of it.
+/// Runs the process of [`rouille`]: the same state and the same handler, behind rouille's server.
 pub(crate) fn be_rouille(dir: &Path) {
     what_to_say().expect("nothing is said to this one");
     let dir = dir.canonicalize().expect("a folder");
@@ -220,7 +221,7 @@ fn what_to_say() -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// However it ends: its end of the pipe is closed then.
+/// Waits until the bench ends. However it ends, that closes its end of the pipe.
 fn until_the_bench_ends() {
     let _ended = io::copy(&mut io::stdin(), &mut io::sink());
 }

@@ -1,8 +1,8 @@
-//! What the kernel counts of a process.
+//! The kernel's counts for a process.
 
 use std::fs;
 
-/// How often its threads went to sleep, which is how often they woke up.
+/// Returns how often its threads went to sleep, which is how often they woke up.
 pub(crate) fn wake_ups(pid: u32) -> u64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let statuses = threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());

@@ -1,4 +1,4 @@
-//! The life cycle: how long each action takes until it is so, beside the same thing done with bare system calls, in turn.
+//! The life cycle: how long each action takes to complete, compared in turns with the same steps by bare system calls.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -17,19 +17,19 @@ use crate::report;
 use crate::support::wire::Wire;
 use crate::support::{Place, until};
 
-/// Nothing takes that long unless it is broken.
+/// A time limit that is reached only if something is broken.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The script says that it runs, and then sleeps as the same process. It is what the bare system calls run too.
+/// A script that reports that it runs, and then sleeps as the same process. The bare system calls run it too.
 const SCRIPT: &str = "#!/bin/bash\necho > first-action\nexec sleep 1000\n";
 
-/// What a cycle took, in milliseconds.
+/// The times of one step, in milliseconds.
 #[derive(Default)]
 struct Column {
     name: &'static str,
     ours: Vec<f64>,
     floor: Vec<f64>,
-    /// The floor and one write that is on the disk: what an answer that is on record takes at least.
+    /// The floor and one synced write, which is the minimum for a response about something recorded.
     durable: Vec<f64>,
     floor_is: &'static str,
 }
@@ -58,7 +58,7 @@ pub(crate) fn bench(rounds: usize) {
     let mut syncs = Vec::new();
     let mut containment = None;
     for round in 0..rounds {
-        // The bare calls first in one round, last in the next.
+        // The bare calls come first in one round and last in the next.
         let before = (round % 2 == 0).then(|| bare(&place.root(), &fifo).expect("system calls"));
         let synced = sync(&disk).expect("a disk");
         let mut note = |at: usize, ours: Duration, floor: Duration| {
@@ -68,7 +68,7 @@ pub(crate) fn bench(rounds: usize) {
         };
         syncs.push(synced.as_secs_f64() * 1e3);
         let nothing = bare_start().expect("`true` is there");
-        // A new folder for the very first start; otherwise the same one for all.
+        // A new folder for the very first start, and otherwise the same one for all.
         if round % 10 == 0 {
             let mut fresh = Place::new();
             note(6, first_answer(&mut fresh), nothing);
@@ -76,7 +76,7 @@ pub(crate) fn bench(rounds: usize) {
         note(7, first_answer(&mut place), nothing);
         let run = controlled(&place, &fifo);
         place.kill_server();
-        // Nothing of the killed one may be in the next one's way.
+        // No process of the killed server may delay the next one.
         note(8, adopted(&mut place, run.pid), nothing);
         let (gone, stopped) = stopped(&place, run.pid);
         containment = place.pipeline()["containment"].as_str().map(str::to_owned);
@@ -110,7 +110,7 @@ pub(crate) fn bench(rounds: usize) {
     report::table(&["", "ms (middle half)", "floor ms", "ratio", "ratio to floor + one sync", "the floor is"], &rows);
 }
 
-/// The pipe on which the script says that it runs, held open at both ends.
+/// Creates the pipe on which the script reports that it runs, open at both ends.
 fn first_action(root: &Path) -> io::Result<File> {
     let path = root.join("first-action");
     mkfifoat(rustix::fs::CWD, &path, Mode::from_raw_mode(0o600))?;
@@ -118,7 +118,7 @@ fn first_action(root: &Path) -> io::Result<File> {
     fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
 }
 
-/// When each of these became readable, from `since` on.
+/// Returns when each of these became readable, measured from `since`.
 fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], since: Instant) -> [Duration; N] {
     let mut at = [None; N];
     while at.contains(&None) {
@@ -154,7 +154,7 @@ fn post(wire: &mut Wire, action: &str) {
     wire.send(format!("POST /api/pipeline/{action} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
 }
 
-/// Start, pause, resume, over HTTP on one connection.
+/// Starts, pauses and resumes over HTTP on one connection.
 fn controlled(place: &Place, fifo: &File) -> Run {
     let mut wire = Wire::open(place.port());
     let socket = wire.writer();
@@ -173,7 +173,7 @@ fn controlled(place: &Place, fifo: &File) -> Run {
     Run { pid, first_action, started, paused: timed("pause"), resumed: timed("resume") }
 }
 
-/// Stop: when the process was gone, and when that was answered.
+/// Stops the run. Returns when the process had ended, and when the response arrived.
 fn stopped(place: &Place, pid: u32) -> (Duration, Duration) {
     let mut wire = Wire::open(place.port());
     let socket = wire.writer();
@@ -186,7 +186,7 @@ fn stopped(place: &Place, pid: u32) -> (Duration, Duration) {
     (gone, answered)
 }
 
-/// From the start of the server to its first answer.
+/// Returns the time from the start of the server to its first response.
 fn first_answer(place: &mut Place) -> Duration {
     let began = Instant::now();
     place.start_server();
@@ -194,7 +194,7 @@ fn first_answer(place: &mut Place) -> Duration {
     began.elapsed()
 }
 
-/// The same, after a kill, until it says that it has the run.
+/// Returns the time from the start of a server after a kill until it reports the run.
 fn adopted(place: &mut Place, pid: u32) -> Duration {
     let began = Instant::now();
     place.start_server();
@@ -210,7 +210,7 @@ struct Bare {
     gone: Duration,
 }
 
-/// The same script with nothing in between: what no supervisor can beat.
+/// Runs the same script with no supervisor, which is the lower bound for any supervisor.
 fn bare(root: &Path, fifo: &File) -> io::Result<Bare> {
     let began = Instant::now();
     let mut child = Command::new(root.join("bench.sh")).current_dir(root).stdin(Stdio::null()).spawn()?;

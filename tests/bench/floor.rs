@@ -1,12 +1,12 @@
-//! The bare responder: this program's thread model and nothing else. A thread for each connection reads until a blank line and writes fixed
-//! bytes, one system call each. What a real answer costs beyond that is what our code costs.
+//! The bare responder: this program's thread model and nothing else. A thread for each connection reads until a blank line and
+//! writes fixed bytes, with one system call each. The rest of a real response's cost is the cost of our code.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
-/// Answers `bytes` to whatever asks, for as long as the process lives.
+/// Sends `bytes` in response to every request, for as long as the process lives.
 pub(crate) fn serve(listener: &TcpListener, bytes: Vec<u8>) -> io::Result<()> {
     let bytes: Arc<[u8]> = bytes.into();
     loop {
@@ -17,7 +17,7 @@ pub(crate) fn serve(listener: &TcpListener, bytes: Vec<u8>) -> io::Result<()> {
     }
 }
 
-/// Ends with the connection, whoever ends that.
+/// Serves one connection, until either side ends it.
 fn answer(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
     let mut buffer = [0; 8 * 1024];
     let mut filled = 0;

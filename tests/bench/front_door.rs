@@ -12,9 +12,9 @@ use crate::numbers::{Spread, quantile};
 use crate::report;
 use crate::support::{Place, signal};
 
-/// How many connections ask at once.
+/// How many connections send requests at the same time.
 const CONNECTIONS: [usize; 2] = [1, 32];
-/// Of each slice this is not counted: threads start, caches fill.
+/// The beginning of each slice, which is not counted: threads start and caches fill.
 const WARM_UP: Duration = Duration::from_millis(100);
 const SLICE: Duration = Duration::from_millis(600);
 
@@ -28,7 +28,7 @@ pub(crate) fn bench(rounds: usize) {
     for round in 0..rounds {
         for (at, &connections) in CONNECTIONS.iter().enumerate() {
             for place in 0..everybody.contenders.len() {
-                // Whoever comes after whom has its heat and its left-over work; so everybody comes everywhere.
+                // A contender is affected by the heat and the unfinished work of the one before it, so the order rotates.
                 let who = (place + round) % everybody.contenders.len();
                 let contender = &everybody.contenders[who];
                 let cpu_before_s = contender.cpu_s();
@@ -52,7 +52,7 @@ struct Everybody {
     _dir: tempfile::TempDir,
 }
 
-/// Where the contenders stand in the list.
+/// The positions of contenders in the list.
 const OURS: usize = 0;
 const FLOOR: usize = 1;
 
@@ -110,7 +110,7 @@ fn print(connections: usize, contenders: &[Contender], slices: &[Vec<Slice>], cp
     }
 }
 
-/// Asks for a while with strace on the server. Slows everything down, so nothing is timed here.
+/// Sends requests for a while with strace attached to the server. That slows everything down, so nothing is timed here.
 fn count_system_calls() {
     if !machine::has("strace", "-V") {
         println!("strace is not installed here: system calls were not counted (tests/system_calls.rs does so without it).\n");
@@ -137,7 +137,7 @@ fn traced() -> io::Result<(u32, Vec<(String, u64)>)> {
     let mut strace = Command::new("strace");
     strace.args(["-c", "-f", "-o"]).arg(&counts).arg("-p").arg(place.server_pid().to_string());
     let mut strace = strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    // It is there once every thread of the server has a tracer.
+    // strace is ready once it traces every thread of the server.
     let deadline = Instant::now() + Duration::from_secs(10);
     while !is_traced(place.server_pid()) {
         if Instant::now() > deadline || strace.try_wait()?.is_some() {

@@ -1,7 +1,8 @@
-//! How long a line is on its way: from before `write(2)` in the pipeline until a client of the event stream has read it.
+//! The latency of a line: from before `write(2)` in the pipeline until a client of the event stream has read it.
 //!
-//! The pipeline is this program in a role: each line says when it is printed, by the clock that all processes of a machine share. The
-//! floor is the same lines through the same kinds of pipe and connections, with nothing in between but a read and a write for each client.
+//! The pipeline is this program in another role. Each line contains the time when it is printed, by the clock that all processes
+//! of a machine share. The floor is the same lines through the same kinds of pipe and connections, with only a read and a write
+//! for each client in between.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -21,7 +22,7 @@ use crate::{monotonic, report};
 
 /// How often the pipeline prints.
 const EVERY: Duration = Duration::from_millis(20);
-/// How often in a slice.
+/// How many times it prints in a slice.
 const TIMES: usize = 60;
 
 /// Measures and prints.
@@ -60,9 +61,9 @@ pub(crate) fn bench(rounds: usize) {
     report::table(&head, &rows);
 }
 
-/// The pipeline: after the file `go` is there, prints `lines` lines each time, one write for each.
+/// The role of the pipeline: once the file `go` exists, prints `lines` lines each time, with one write for each.
 pub(crate) fn produce(lines: usize, go: &Path) {
-    // Past the buffer that would make one write of many.
+    // Bypasses the buffer, which would combine the writes.
     let mut out = File::from(io::stdout().as_fd().try_clone_to_owned().expect("a descriptor"));
     while !go.exists() {
         thread::sleep(Duration::from_millis(1));
@@ -83,7 +84,7 @@ pub(crate) fn produce(lines: usize, go: &Path) {
     thread::sleep(DEADLINE);
 }
 
-/// The floor: what comes on standard input goes to each of so many clients.
+/// The role of the floor: sends everything from standard input to each of `clients` clients.
 pub(crate) fn relay(clients: usize) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     println!("{}", listener.local_addr()?.port());
@@ -116,7 +117,7 @@ fn through_us(lines: usize, clients: usize) -> Vec<f64> {
     until_arrived(streams, lines * TIMES, || place.script("go", ""))
 }
 
-/// A stream that has begun: from here on it is sent whatever is printed.
+/// Opens a stream that has begun: from here on it receives everything that is printed.
 pub(crate) fn follow(port: u16) -> TcpStream {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
@@ -162,15 +163,15 @@ fn through_a_relay(lines: usize, clients: usize) -> Vec<f64> {
     until_arrived(streams, lines * TIMES, || File::create(&go).expect("creates"))
 }
 
-/// One client, and the digits that came of a time whose end has not come.
+/// One client, and the digits so far of a time that has not arrived completely.
 struct Client {
     stream: TcpStream,
     digits: Option<u64>,
     arrived: usize,
 }
 
-/// Says `go`, and how long each line was under way to each client, in milliseconds. One thread for all clients, as they would fight for the
-/// processors.
+/// Calls `go`. Returns how long each line took to reach each client, in milliseconds. One thread serves all clients, because
+/// several would compete for the processors.
 fn until_arrived<G>(streams: Vec<TcpStream>, lines: usize, go: impl FnOnce() -> G) -> Vec<f64> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("a poll");
     let mut clients = Vec::new();
@@ -199,7 +200,7 @@ fn until_arrived<G>(streams: Vec<TcpStream>, lines: usize, go: impl FnOnce() -> 
             assert!(count > 0, "the stream ended after {} lines", client.arrived);
             let now = monotonic();
             for &byte in &buffer[..count] {
-                // A time stands between two of them; nothing else that is sent has any.
+                // A time is between two of these bytes, which nothing else contains.
                 client.digits = match (byte, client.digits) {
                     (b'@', None) => Some(0),
                     (b'@', Some(nanos)) => {
@@ -216,14 +217,14 @@ fn until_arrived<G>(streams: Vec<TcpStream>, lines: usize, go: impl FnOnce() -> 
     took
 }
 
-/// Reads whatever comes on all of them until `is_over`; how many bytes that were.
+/// Reads everything that arrives on all of them until `is_over`. Returns the number of bytes.
 pub(crate) fn swallow(streams: &[TcpStream], is_over: impl Fn() -> bool) -> usize {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("a poll");
     for (number, stream) in streams.iter().enumerate() {
         stream.set_nonblocking(true).expect("ours");
         epoll::add(&poll, stream, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN).expect("room");
     }
-    // The kernel takes no room for none.
+    // The kernel does not accept an empty buffer.
     let mut events = Vec::with_capacity(streams.len().max(1));
     let mut buffer = vec![0; 64 * 1024];
     let mut bytes = 0;

@@ -1,7 +1,7 @@
-//! The load generator: one thread, an epoll loop, some keep-alive connections that each have one request under way.
+//! The load generator: one thread with an epoll loop, and some keep-alive connections with one pending request each.
 //!
-//! One thread, because a thread for each of 32 connections would fight with the server for two cores and be measured itself. Every latency is
-//! kept and sorted: no histogram that rounds.
+//! It has one thread, because a thread for each of 32 connections would compete with the server for two cores and be measured
+//! itself. Every latency is kept and sorted, instead of a histogram that rounds.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
-/// How long an answer may take before the measuring begins, and how long a connection's making.
+/// The time limit for a response before the measurement begins, and for opening a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What one slice of time brought.
+/// The result of one slice of time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slice {
     pub(crate) per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
-    /// Answers in all, the unmeasured ones too.
+    /// The number of responses, including the unmeasured ones.
     pub(crate) answers: u32,
-    /// Connections that were closed, or answered with something else than a 200.
+    /// Connections that were closed, or got a response with another status than 200.
     pub(crate) broken: usize,
-    /// Connections that got no answer for as long as the slice was.
+    /// Connections that got no response during the slice.
     pub(crate) unanswered: usize,
 }
 
@@ -34,12 +34,12 @@ struct Connection {
     is_broken: bool,
 }
 
-/// The request that everybody answers.
+/// Returns the request that every contender serves.
 fn request(address: SocketAddr) -> Vec<u8> {
     format!("GET /api/pipeline HTTP/1.1\r\nHost: {address}\r\n\r\n").into_bytes()
 }
 
-/// One answer, head and body.
+/// Returns one response, head and body.
 pub(crate) fn one_answer(address: SocketAddr) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -58,7 +58,7 @@ pub(crate) fn one_answer(address: SocketAddr) -> io::Result<Vec<u8>> {
     }
 }
 
-/// How long an answer is, by what its head says.
+/// Returns the length of a response according to its head.
 fn whole_length(answer: &[u8]) -> Option<usize> {
     let head_ends = answer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
     let head = std::str::from_utf8(&answer[..head_ends]).ok()?;
@@ -67,10 +67,10 @@ fn whole_length(answer: &[u8]) -> Option<usize> {
     Some(head_ends + field.1.trim().parse::<usize>().ok()?)
 }
 
-/// Asks over and over on `connections` connections: first unmeasured for `warm_up`, then for `slice`.
+/// Sends requests continuously on `connections` connections: first unmeasured for `warm_up`, then for `slice`.
 pub(crate) fn load(address: SocketAddr, connections: usize, warm_up: Duration, slice: Duration) -> io::Result<Slice> {
     let request = request(address);
-    // Every answer here is as long as the first.
+    // Every response here is as long as the first.
     let length = one_answer(address)?.len();
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut open = Vec::with_capacity(connections);

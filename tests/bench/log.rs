@@ -1,7 +1,8 @@
-//! How fast output is taken in, and what that costs others, beside floors of the same minute: `make bench-log`.
+//! How fast output is captured, and what that costs other parts, compared with lower bounds that are measured at the same time:
+//! `make bench-log`.
 //!
-//! Ratios travel, times do not: each figure is taken in turns with its floor, and the medians are compared. No test: nothing here
-//! fails for being slow.
+//! Ratios are portable, times are not: each figure is measured in turns with its floor, and the medians are compared. This is not
+//! a test, and nothing here fails because it is slow.
 
 mod beside;
 mod counted;
@@ -23,15 +24,15 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use support::{DEADLINE, Place};
 
-/// What is printed: one million lines of 100 bytes, newline included.
+/// The output: one million lines of 100 bytes, including the newline.
 const LINES: u64 = 1_000_000;
 const LINE_BYTES: u64 = 100;
-/// What a record adds to a line.
+/// The bytes that a record adds to a line.
 const HEAD_BYTES: u64 = 28;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    // What a process of this program's is told that is not the bench itself.
+    // The arguments of processes that have another role than the bench itself.
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["produce", block, times, began] => {
             return produce(block.parse().expect("bytes"), times.parse().expect("a number"), Path::new(began));
@@ -63,16 +64,16 @@ fn main() {
     }
 }
 
-/// The pipeline: prints the lines, `block` bytes a write, and then waits to be ended.
+/// The role of the pipeline: prints the lines, `block` bytes a write, and then waits to be ended.
 fn produce(block: u64, times: u64, began: &Path) {
     let line = "a line of a build, long enough to be one of a hundred bytes. ".repeat(2);
     let lines: Vec<String> = (0..block / LINE_BYTES).map(|n| format!("{n:09} {}\n", &line[..89])).collect();
     let text = lines.concat();
     let block = text.as_bytes();
     let mut left = LINES * LINE_BYTES * times;
-    // Past the buffer that would make lines of it.
+    // Bypasses the buffer, which would write line by line.
     let mut out = File::from(std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned().expect("a descriptor"));
-    // The start is on the disk by then: what a busy disk needs for that is no matter of the output.
+    // The start is synced by then. The time that a busy disk needs for it is not part of the measurement.
     while !began.with_extension("go").exists() {
         thread::sleep(Duration::from_micros(200));
     }
@@ -98,7 +99,7 @@ fn place(block: u64, times: u64) -> Place {
     place
 }
 
-/// A pipeline that prints as fast as it is read, for longer than anybody here looks.
+/// Creates a place with a pipeline that prints as fast as it is read, for longer than any measurement here.
 fn flood(block: u64) -> Place {
     let place = place(block, 10_000);
     place.start();
@@ -106,13 +107,14 @@ fn flood(block: u64) -> Place {
     place
 }
 
-/// All bytes in the files of a folder.
+/// Returns the number of bytes in the files of a folder.
 fn bytes_in(dir: &Path) -> u64 {
     let sizes = fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| Some(entry.metadata().ok()?.len()));
     sizes.sum()
 }
 
-/// Until that many bytes are there; how long after the first of them was printed, which the file `began` tells.
+/// Waits until `bytes` bytes exist. Returns how long that took after the first of them was printed, whose time is in the file
+/// `began`.
 fn until_bytes(there: impl Fn() -> u64, bytes: u64, began: &Path) -> Duration {
     let deadline = Instant::now() + DEADLINE;
     while there() < bytes {
@@ -155,7 +157,7 @@ fn capture(name: &str, block: u64, rounds: usize) {
     );
 }
 
-/// The floor: `cat > file`.
+/// Measures the floor: `cat > file`.
 fn cat(block: u64) -> Duration {
     let (dir, other) = (tempfile::tempdir().expect("a temp folder"), tempfile::tempdir().expect("a temp folder"));
     let file = File::create(dir.path().join("out")).expect("creates");
@@ -172,7 +174,8 @@ fn cat(block: u64) -> Duration {
     took
 }
 
-/// The tail and a page near the end, of a small log and of one of 5 GB: plain, and with all but the newest segment packed.
+/// Measures the tail and a page near the end, of a small log and of one of 5 GB: plain, and with all but the newest segment
+/// packed.
 fn seek() {
     for is_packed in [false, true] {
         let small = with_log(1 << 20, 1, 1, is_packed);
@@ -211,8 +214,8 @@ fn seek() {
     }
 }
 
-/// A server on a log of that many runs of that many segments each, and where it ends. The files are one file with many names. Another, of
-/// a mebibyte, follows them.
+/// Creates a server on a log of `runs` runs with `segments` segments each. Returns the end of the log too. The files are one file
+/// with many names, followed by another one of 1 MiB.
 fn with_log(segment_bytes: u64, segments: u64, runs: u64, is_packed: bool) -> (Place, u64) {
     let mut place = Place::new();
     let record =
@@ -270,7 +273,7 @@ fn status_kb(pid: u32, key: &str) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// User and system time, in clock ticks of 10 ms.
+/// Returns user and system time in ms, from clock ticks of 10 ms.
 fn cpu_ms(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it is alive");
     let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name").1.split(' ').collect();

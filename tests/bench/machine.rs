@@ -1,4 +1,4 @@
-//! Where and when it was measured.
+//! The place and time of the measurement.
 
 use std::fs;
 use std::process::Command;
@@ -6,11 +6,11 @@ use std::thread;
 
 use time::OffsetDateTime;
 
-/// One line: cores, processor, kernel, day.
+/// Returns one line with cores, processor, kernel and day.
 pub(crate) fn describe() -> String {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    // Not every architecture names its model there.
+    // Some architectures do not name their model there.
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let model = model.map_or(std::env::consts::ARCH, |(_, model)| model);
     let uname = rustix::system::uname();
@@ -23,7 +23,7 @@ pub(crate) fn describe() -> String {
     )
 }
 
-/// Whether a program can be started at all.
+/// Returns whether a program can be started.
 pub(crate) fn has(program: &str, harmless: &str) -> bool {
     Command::new(program).arg(harmless).output().is_ok()
 }

@@ -1,6 +1,6 @@
-//! Tables as Markdown, which reads as well in a terminal.
+//! Tables in Markdown, which are also readable in a terminal.
 
-/// Prints a table; each row has as many cells as the head.
+/// Prints a table. Each row has as many cells as the head.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());

@@ -1,4 +1,4 @@
-//! What it costs when nothing happens: wake-ups, memory, bytes on the disk.
+//! The cost of idling: wake-ups, memory, and bytes on the disk.
 
 use std::fs;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::counted::wake_ups;
 use crate::report;
 use crate::support::{Place, until};
 
-/// Over how long wake-ups are counted.
+/// The time for which wake-ups are counted.
 const WATCHED: Duration = Duration::from_secs(30);
 
 /// Measures and prints.
@@ -17,7 +17,7 @@ pub(crate) fn bench() {
     place.start();
     let server = place.server_pid();
     let shim = until("the shim is there", || parent(u32::try_from(place.pipeline()["pid"].as_u64()?).ok()?));
-    // What the start leaves to be done is over once both have not run for a second.
+    // The work after the start is complete once neither process has run for a second.
     let mut before = [server, shim].map(wake_ups);
     until("they have settled", || {
         std::thread::sleep(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! What event streams cost the server: while nothing is printed, and while more is printed than anybody can read.
+//! The cost of event streams for the server: while nothing is printed, and while more is printed than any client can read.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use crate::latency::{follow, swallow};
 use crate::support::Place;
 use crate::{cpu_ms, flood, report, status_kb};
 
-/// Over how long what is idle is looked at.
+/// How long the idle streams are measured.
 const IDLE: Duration = Duration::from_secs(30);
-/// And the flood.
+/// How long the flood is measured.
 const FLOOD: Duration = Duration::from_secs(10);
-/// As many streams as there may be.
+/// The maximum number of streams.
 const STREAMS: usize = 64;
 
 /// Measures and prints.
@@ -29,7 +29,7 @@ fn idle() {
     place.start();
     let streams: Vec<_> = (0..50).map(|_| follow(place.port())).collect();
     let server = place.server_pid();
-    // The first comment comes when what the start left to be done is over.
+    // By the first comment, the work after the start is complete.
     let began = Instant::now();
     swallow(&streams, || began.elapsed() > Duration::from_secs(11));
     let before = (wake_ups(server), cpu_ms(server));
