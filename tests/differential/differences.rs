@@ -1,19 +1,19 @@
-//! Where we read a request otherwise than h11, and the section that says so.
+//! The cases in which we read a request differently from h11, and the section that explains each.
 
 use super::{End, Read, Reading};
 
-/// A difference that is meant.
+/// An intended difference.
 pub(crate) struct Difference {
-    /// What differs, and why.
+    /// The difference, and the reason for it.
     pub(crate) what: &'static str,
-    /// How often it comes in the generated streams.
+    /// How often it occurs in the generated streams.
     pub(crate) seen: usize,
     applies: fn(&Seen<'_>) -> bool,
 }
 
-/// The first request that is not read alike.
+/// The first request that is read differently.
 struct Seen<'b> {
-    /// From where it begins.
+    /// The bytes from its beginning on.
     bytes: &'b [u8],
     ours: Option<&'b Read>,
     theirs: Option<&'b Read>,
@@ -22,7 +22,7 @@ struct Seen<'b> {
 }
 
 impl Seen<'_> {
-    /// We refuse what h11 takes or would still take.
+    /// Returns whether we refuse what h11 accepts or may still accept.
     fn we_refuse(&self) -> bool {
         self.ours.is_none() && self.our_end == End::Refused
     }
@@ -31,7 +31,7 @@ impl Seen<'_> {
         self.theirs.is_none() && self.their_end == End::Refused
     }
 
-    /// Whether both take it, and `change` is all that lies between them.
+    /// Returns whether both accept it, and `change` is the only difference.
     fn differs_in(&self, change: impl FnOnce(&mut Read, &Read)) -> bool {
         let (Some(ours), Some(theirs)) = (self.ours, self.theirs) else { return false };
         let mut changed = ours.clone();
@@ -39,14 +39,14 @@ impl Seen<'_> {
         changed == *theirs
     }
 
-    /// Its head, as far as it is there, without the empty line.
+    /// Returns its head, as far as it has arrived, without the empty line.
     fn head(&self) -> &[u8] {
         let ends = [&b"\n\r\n"[..], b"\n\n"].map(|end| self.bytes.windows(end.len()).position(|at| at == end));
         let end = ends.into_iter().flatten().min();
         end.map_or(self.bytes, |end| &self.bytes[..=end])
     }
 
-    /// What stands behind the head.
+    /// Returns what follows the head.
     fn behind(&self) -> &[u8] {
         let rest = &self.bytes[self.head().len()..];
         rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")).unwrap_or(rest)
@@ -67,7 +67,7 @@ impl Seen<'_> {
             .unwrap_or_default()
     }
 
-    /// The values of a field.
+    /// Returns the values of a field.
     fn values(&self, name: &str) -> Vec<&[u8]> {
         let lines = self.head().split(|byte| *byte == b'\n').skip(1);
         lines
@@ -82,18 +82,18 @@ impl Seen<'_> {
         !self.values("transfer-encoding").is_empty()
     }
 
-    /// Some line with a chunk's size.
+    /// Returns whether some line with a chunk size satisfies `is`.
     fn some_size(&self, is: impl FnMut(&[u8]) -> bool) -> bool {
         self.is_chunked() && coding(self.behind()).0.into_iter().any(is)
     }
 
-    /// Some line of the trailers.
+    /// Returns whether some line of the trailers satisfies `is`.
     fn some_trailer(&self, is: impl FnMut(&[u8]) -> bool) -> bool {
         self.is_chunked() && coding(self.behind()).1.into_iter().any(is)
     }
 }
 
-/// The lines with sizes, as far as they can be followed, and those of the trailers, the empty one included.
+/// Returns the lines with sizes, as far as they can be followed, and those of the trailers, including the empty one.
 fn coding(mut bytes: &[u8]) -> (Vec<&[u8]>, Vec<&[u8]>) {
     let (mut sizes, mut trailers) = (Vec::new(), Vec::new());
     let mut is_over = false;
@@ -119,18 +119,18 @@ fn coding(mut bytes: &[u8]) -> (Vec<&[u8]>, Vec<&[u8]>) {
     (sizes, trailers)
 }
 
-/// A control that no line may hold.
+/// Returns whether a byte is a control character that no line may contain.
 fn is_control(byte: u8) -> bool {
     byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r' | b'\n')
 }
 
-/// A number beyond 1 MiB, decimal or hexadecimal.
+/// Returns whether a number, decimal or hexadecimal, is over 1 MiB.
 fn is_beyond(digits: &[u8], radix: u32) -> bool {
     let text: String = digits.iter().map(|digit| char::from(*digit)).take_while(|digit| digit.is_digit(radix)).collect();
     !text.is_empty() && u128::from_str_radix(&text, radix).unwrap_or(u128::MAX) > 1024 * 1024
 }
 
-/// The digits of a chunk's size and what stands behind them in its line.
+/// Splits a line into the digits of a chunk size and what follows them.
 fn size(line: &[u8]) -> (&[u8], &[u8]) {
     line.split_at(line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count())
 }
@@ -271,7 +271,8 @@ pub(crate) const LIST: &[Difference] = &[
     },
 ];
 
-/// The row for the first request on which the readings differ; `None` where they do not, an error where there is no row.
+/// Returns the row for the first request that is read differently, `None` if there is none, or an error if there is no row for
+/// it.
 pub(crate) fn explain(bytes: &[u8], ours: &Reading, theirs: &Reading) -> Result<Option<&'static str>, String> {
     if ours == theirs {
         return Ok(None);

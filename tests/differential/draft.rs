@@ -1,14 +1,14 @@
-//! One request before it is written, and all that is done to it.
+//! One request before it is written, and everything that is changed in it.
 
 use super::generate::Dice;
 
-/// A request in the parts that are put together as they are.
+/// The parts of a request, which are joined unchanged.
 pub(crate) struct Draft {
     before: Vec<u8>,
     first: [Vec<u8>; 3],
     gaps: [&'static str; 2],
     fields: Vec<Vec<u8>>,
-    /// What ends the first line and each field.
+    /// The ends of the first line and of each field.
     line_ends: Vec<&'static str>,
     head_end: &'static str,
     body: Vec<u8>,
@@ -53,7 +53,7 @@ impl Draft {
         self.line_ends.push("\r\n");
     }
 
-    /// Takes the fields of that name away.
+    /// Removes the fields of that name.
     fn take(&mut self, name: &str) {
         let is_other = |field: &Vec<u8>| !field.to_ascii_lowercase().starts_with(name.as_bytes());
         self.fields.retain(is_other);
@@ -66,7 +66,7 @@ impl Draft {
         self.body.clear();
     }
 
-    /// With a body of this framing and no other.
+    /// Replaces the body and its framing.
     fn with_body(&mut self, field: &str, body: impl Into<Vec<u8>>) {
         self.take_body();
         self.put(field);
@@ -93,7 +93,7 @@ impl Draft {
     }
 }
 
-/// A few chunks, with what stands behind each size, what ends size lines and chunks, and trailers.
+/// Returns a few chunks, with these extensions, ends of size lines and of chunks, and trailers.
 fn chunked(dice: &mut Dice, extension: &str, size_end: &str, data_end: &str, trailers: &str) -> Vec<u8> {
     let mut body = String::new();
     for _ in 0..=dice.below(2) {
@@ -109,7 +109,7 @@ const CHUNKED: &str = "Transfer-Encoding: chunked";
 
 pub(crate) type Mutate = fn(&mut Draft, &mut Dice);
 
-/// One thing wrong, or only odd. Each is used dozens of times.
+/// Changes that make a request wrong, or only odd. Each is used dozens of times.
 pub(crate) const MUTATIONS: &[(&str, Mutate)] = &[
     ("none", |_, _| {}),
     ("method: odd token", |r, d| r.first[0] = d.one_of(&["get", "M-SEARCH", "!#$%&'*+-.^_`|~9", "CONNECT", "PRI"]).into()),

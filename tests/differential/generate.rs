@@ -1,15 +1,15 @@
-//! Streams of requests from a seed: good ones, and good ones with one thing wrong that another reader may see otherwise.
+//! Streams of requests from a seed: valid ones, and valid ones with one error that another parser may read differently.
 
 use super::draft::{Draft, MUTATIONS};
 
-/// Changes the requests, and makes the recorded verdicts stale.
+/// Another seed changes the requests, and makes the recorded verdicts stale.
 const SEED: u64 = 9112;
-/// How many streams of requests are made.
+/// How many streams of requests are generated.
 pub(crate) const CASES: usize = 6_000;
 
-/// What a client sent on one connection.
+/// The bytes that a client sent on one connection.
 pub(crate) struct Case {
-    /// What was done to it.
+    /// The name of the change.
     pub(crate) mutation: &'static str,
     pub(crate) bytes: Vec<u8>,
 }
@@ -35,7 +35,7 @@ impl Dice {
     }
 }
 
-/// Bytes that mean something somewhere, or should not.
+/// Bytes that have a meaning somewhere, or should not have one.
 const BYTES: &[u8] = b"\r\n\t :;,0159afA/\0\x01\x7f\x80\xff-+x?#%*.";
 
 /// Every case, in order.
@@ -47,7 +47,7 @@ pub(crate) fn cases() -> Vec<Case> {
 fn case(n: usize, dice: &mut Dice) -> Case {
     let count = 1 + dice.below(3);
     let wrong = dice.below(count);
-    // A third has a byte changed anywhere instead.
+    // In every third case a byte is changed anywhere instead.
     let is_random = n % 3 == 2;
     let (mutation, mutate) = MUTATIONS[(n / 3 * 2 + n % 3) % MUTATIONS.len()];
     let mut bytes = Vec::new();

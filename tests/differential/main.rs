@@ -1,9 +1,9 @@
-//! Our reading of requests against another's: h11, whose verdicts on the same bytes `record_h11.py` has written into `h11.txt`.
+//! Compares how this parser and h11 read requests. `record_h11.py` has written h11's verdicts on the same bytes to `h11.txt`.
 //!
-//! Compared are, for each request of a stream, whether it is taken, its method, target, fields, body, whether the connection goes on,
-//! and where the next one begins: where two readers of one connection disagree about the last, requests are smuggled. Where we differ
-//! from h11 a row in [`differences::LIST`] says so, with the section that says why; a difference without a row fails, and a row
-//! without one as well.
+//! For each request of a stream, the comparison covers whether it is accepted, its method, target, fields and body, whether the
+//! connection stays open, and where the next request begins. If two readers of one connection disagree about the last, requests
+//! can be smuggled. Each difference from h11 has a row in [`differences::LIST`] with the section that explains it. A difference
+//! without a row fails the test, and so does a row without a difference.
 
 mod differences;
 mod draft;
@@ -17,7 +17,7 @@ use std::path::Path;
 use autoappdev::transport::BODY_BYTES_MAX;
 use autoappdev::transport::fuzzing::{Chunks, Framing, parse};
 
-/// One request as somebody read it. What is compared only is a number of it.
+/// One request as a parser read it. Parts that are only compared are stored as hashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Read {
     pub(crate) method: u16,
@@ -25,11 +25,11 @@ pub(crate) struct Read {
     pub(crate) fields: u16,
     pub(crate) body: u16,
     pub(crate) goes_on: bool,
-    /// Where the next one begins.
+    /// The position at which the next request begins.
     pub(crate) next: usize,
 }
 
-/// What followed the last request.
+/// The end of the reading, after the last request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Refused,
@@ -37,20 +37,20 @@ pub(crate) enum End {
     Closed,
 }
 
-/// A reading of all that came on a connection.
+/// The reading of everything that arrived on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reading {
     pub(crate) requests: Vec<Read>,
     pub(crate) end: End,
 }
 
-/// FNV-1a, folded to 16 bits, as `record_h11.py` has it.
+/// FNV-1a, folded to 16 bits, as in `record_h11.py`.
 fn fnv(bytes: &[u8]) -> u16 {
     let value = bytes.iter().fold(0x811c_9dc5_u32, |value, byte| (value ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
     u16::try_from((value >> 16) ^ (value & 0xffff)).expect("sixteen bits")
 }
 
-/// What our parser and decoder make of it, as the connection calls them.
+/// Reads the bytes with our parser and decoder, as a connection calls them.
 fn ours(bytes: &[u8]) -> Reading {
     let mut requests = Vec::new();
     let mut at = 0;
@@ -108,7 +108,7 @@ fn ours(bytes: &[u8]) -> Reading {
     Reading { requests, end }
 }
 
-/// A line of `h11.txt`.
+/// Parses a line of `h11.txt`.
 fn recorded(line: &str) -> Reading {
     let number = |text: &str| u16::from_str_radix(text, 16).expect("four digits");
     let mut words: Vec<&str> = line.split(' ').collect();
@@ -129,7 +129,7 @@ fn recorded(line: &str) -> Reading {
     Reading { requests: words.into_iter().map(read).collect(), end }
 }
 
-/// All cases in one sequence of bytes, each with its length in front.
+/// Returns all cases as one sequence of bytes, each preceded by its length.
 fn all_bytes(cases: &[generate::Case]) -> Vec<u8> {
     let mut all = Vec::new();
     for case in cases {
@@ -176,7 +176,7 @@ fn where_we_read_requests_otherwise_than_h11_the_rfc_says_so() {
     assert!(unlisted.is_empty(), "{} differences have no row (`record_h11.py --show N` says more):\n  {shown}", unlisted.len());
     let listed: BTreeMap<&str, usize> = differences::LIST.iter().map(|row| (row.what, row.seen)).collect();
     assert_eq!(counts, listed, "what was seen, and what the list says");
-    // Not hollow: most is read alike, and there is enough of both kinds.
+    // The test is not vacuous: most requests are read alike, and there are enough of both kinds.
     assert!(agreed * 2 > cases.len() && taken > cases.len() / 2 && refused > cases.len() / 4);
 }
 
@@ -185,7 +185,7 @@ fn requests_are_the_same_each_time() {
     assert_eq!(all_bytes(&generate::cases()), all_bytes(&generate::cases()));
 }
 
-/// For `record_h11.py`.
+/// Writes the input of `record_h11.py`.
 #[test]
 #[ignore = "writes the requests for record_h11.py"]
 fn write_the_requests() {

@@ -61,7 +61,7 @@ def verdict(data, show=False):
             body += bytes(event.data)
         elif isinstance(event, h11.EndOfMessage):
             next_at = len(data) - len(connection.trailing_data[0])
-            # Said before the answer, which is never the acceptance of another protocol.
+            # Sent before the real response, which never accepts another protocol.
             connection.send(h11.Response(status_code=404, headers=[("Content-Length", "0")]))
             connection.send(h11.EndOfMessage())
             goes_on = connection.our_state is h11.DONE
