@@ -1,5 +1,5 @@
-//! Every input of the fuzzer's corpora through its target, without the fuzzer: the files with names of their own in a target's folder, and what the
-//! fuzzer found, in the archive beside the folder. A file that is added is run with nothing else to be done.
+//! Runs every input of the fuzzer's corpora through its target, without the fuzzer: the named files in a target's folder, and the
+//! inputs that the fuzzer found, in the archive beside the folder. A file that is added is run without further changes.
 
 #[path = "fuzz/targets/mod.rs"]
 #[expect(unreachable_pub, reason = "in the fuzzer's crate they are a library")]
@@ -17,13 +17,13 @@ fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz")
 }
 
-/// The names in a folder, without what the name ends in.
+/// Returns the names in a folder, without their extensions.
 fn names(dir: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     entries.map(|entry| entry.expect("there").path().file_stem().expect("a name").to_string_lossy().into_owned()).collect()
 }
 
-/// How many files a target's corpus has. Panics with the names of those that break a property.
+/// Returns how many files a target's corpus has. Panics with the names of those that break a property.
 fn run_corpus(name: &str, target: targets::Target, corpus: &Path) -> usize {
     let mut files: Vec<PathBuf> = fs::read_dir(corpus).expect("a folder").map(|entry| entry.expect("there").path()).collect();
     files.sort();
@@ -38,7 +38,7 @@ fn run_corpus(name: &str, target: targets::Target, corpus: &Path) -> usize {
     files.len()
 }
 
-/// What the fuzzer found, out of the archive.
+/// Unpacks the inputs that the fuzzer found.
 fn unpacked(archive: &Path) -> TempDir {
     let dir = tempfile::tempdir().expect("a temp folder");
     let tar = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(dir.path()).status().expect("runs tar");

@@ -1,8 +1,8 @@
-//! The wall clock is set an hour back and forth, and the machine is suspended for an hour, under the real binary: stamps within a run
-//! never go back, durations are right, and no wait hangs or is over early.
+//! The wall clock of the real binary is set back and forth by an hour, and its machine is suspended for an hour. Time stamps
+//! within a run never go back, durations are right, and no wait hangs or ends early.
 //!
-//! With the feature `faults` the binary reads how far its clocks are from the machine's from a file. Awake time goes on as it is: a
-//! suspended machine has none.
+//! With the feature `faults`, the binary reads from a file how far its clocks differ from the machine's. Awake time is not
+//! changed, because it does not advance while a machine is suspended.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -18,10 +18,10 @@ use support::{Place, is_alive, is_stopped, until, until_true};
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// More than any test here takes, in milliseconds, and far below an hour.
+/// Longer than any test here takes, in milliseconds, and far below an hour.
 const MEANWHILE_MS: i64 = 300_000;
 
-/// A place whose clocks are in the test's hand.
+/// A place whose clocks the test sets.
 struct Timed {
     place: Place,
     clocks: PathBuf,
@@ -40,25 +40,26 @@ impl Timed {
         timed
     }
 
-    /// From now on the wall clock is `wall_ms` away from the machine's, which was suspended for `suspended_ms` in all.
+    /// From now on, the wall clock differs from the machine's by `wall_ms`, and the machine has been suspended for `suspended_ms`
+    /// in all.
     fn set(&self, wall_ms: i64, suspended_ms: i64) {
         let new = self.clocks.with_extension("new");
         fs::write(&new, format!("{wall_ms} {suspended_ms}\n")).expect("writes");
         fs::rename(new, &self.clocks).expect("renames");
     }
 
-    /// A suspend moves the wall clock too.
+    /// A suspend also moves the wall clock.
     fn suspend_for_an_hour(&self) {
         self.set(HOUR_MS, HOUR_MS);
     }
 
-    /// Waits until the log has a line more, all of it written after this was called.
+    /// Waits until the log has another line that was written completely after this call.
     fn until_ticked(&self) {
         let before = self.place.lines().len();
         until_true("two lines more", || self.place.lines().len() >= before + 2);
     }
 
-    /// Waits until the shim of this run has woken up some times.
+    /// Waits until the shim of this run has woken up a few times.
     fn until_looked(&self, run_id: i64) {
         let shim = self.place.shim_pid(run_id);
         let wakes = || {
@@ -70,7 +71,7 @@ impl Timed {
         until_true("the shim has looked again", || wakes() >= before + 3);
     }
 
-    /// No stamp of the run is earlier than what happened before it.
+    /// Checks that no time stamp of the run is earlier than what happened before it.
     fn assert_in_order(&self, run_id: i64) {
         let sorted = |what: &str, stamps: Vec<Value>| {
             let stamps: Vec<String> = stamps.iter().filter_map(Value::as_str).map(str::to_owned).collect();
@@ -90,7 +91,7 @@ impl Timed {
 
 #[test]
 fn a_clock_set_back_and_forth_turns_no_stamp_and_no_duration_of_a_run() {
-    // Where the clock stands at the pause, the resume, the restart of the server and the stop.
+    // The wall clock at the pause, the resume, the restart of the server and the stop.
     for [paused, resumed, restarted, stopped] in
         [[HOUR_MS, 0, -HOUR_MS, HOUR_MS], [-HOUR_MS, HOUR_MS, 0, -HOUR_MS], [-HOUR_MS, -2 * HOUR_MS, -HOUR_MS, 0]]
     {
@@ -217,7 +218,7 @@ fn who_waits_for_news_waits_as_long_as_was_asked_for() {
         let answer = scope.spawn(|| timed.place.get(&format!("/api/pipeline?after={version}&wait=1")));
         let mut suspended_ms = 0;
         until_true("it is answered", || {
-            // All the while, so that some of it falls into the wait.
+            // Repeatedly, so that some of it happens during the wait.
             suspended_ms += HOUR_MS;
             timed.set(if suspended_ms % (2 * HOUR_MS) == 0 { HOUR_MS } else { -HOUR_MS }, suspended_ms);
             answer.is_finished()
@@ -227,7 +228,7 @@ fn who_waits_for_news_waits_as_long_as_was_asked_for() {
     });
 }
 
-/// The history as ids, newest first.
+/// Returns the ids of the history, newest first.
 fn history(place: &Place) -> Vec<i64> {
     let runs = place.get("/api/runs").ok();
     runs["runs"].as_array().expect("a list").iter().map(|run| run["id"].as_i64().expect("a number")).collect()
@@ -251,7 +252,7 @@ fn clock_jump_removes_no_history_and_elapsed_days_do() {
     };
     let mut ids = vec![run(&timed)];
     let mut suspended_ms = 0;
-    // Under a live server, before one begins, and after one that was killed: forward, and back to before all of it.
+    // Under a live server, before one starts, and after one was killed: forward, and back to before all runs.
     for wall_ms in [YEAR_MS, -56 * YEAR_MS, 30 * YEAR_MS, 0] {
         timed.set(wall_ms, suspended_ms);
         ids.insert(0, run(&timed));
@@ -263,7 +264,7 @@ fn clock_jump_removes_no_history_and_elapsed_days_do() {
         ids.insert(0, run(&timed));
         assert_eq!(history(&timed.place), ids, "{wall_ms} ms");
     }
-    // Only a noted end grows old, and retention notes it when the processor has nothing else to do.
+    // Only an end that retention has recorded ages, and it does so when the processor has nothing else to do.
     until_true("retention has noted the end of the latest run", || {
         assert_eq!(timed.place.stop_server(), 0);
         let notes = fs::read_to_string(timed.place.runtime().join("retention.json")).unwrap_or_default();
@@ -271,7 +272,7 @@ fn clock_jump_removes_no_history_and_elapsed_days_do() {
         let notes: Value = serde_json::from_str(&notes).unwrap_or_default();
         notes["witness"]["ended"].as_array().and_then(|ended| ended.last()).is_some_and(|last| last[1] == ids[0])
     });
-    // Six days and another two in which the machine is on: these count, regardless of the wall clock.
+    // Six days, and two more, during which the machine is on. These count, whatever the wall clock shows.
     for (days, kept) in [(6, ids.len() + 1), (2, 2)] {
         suspended_ms += days * DAY_MS;
         timed.set(-YEAR_MS, suspended_ms);

@@ -1,4 +1,4 @@
-//! A session expires while its client waits for an answer: the wall clock goes past its end.
+//! A session that expires while its client waits for a response, because the wall clock passes its end.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -26,7 +26,7 @@ fn log_in(timed: &Timed) -> LogIn {
     LogIn::of(&timed.place.post("/api/login", json!({"token": TOKEN})))
 }
 
-/// Sends a request with these header fields alone.
+/// Sends a request with exactly these header fields.
 fn ask(timed: &Timed, target: &str, fields: &[(&str, &str)]) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", timed.place.port())).expect("it accepts");
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
@@ -35,7 +35,7 @@ fn ask(timed: &Timed, target: &str, fields: &[(&str, &str)]) -> TcpStream {
     stream
 }
 
-/// Reads up to one of these marks, or to the end; what was read.
+/// Reads up to one of these marks, or to the end. Returns what was read.
 fn read_until(stream: &mut TcpStream, marks: &[&str]) -> String {
     let (mut seen, begun) = (Vec::new(), Instant::now());
     loop {
@@ -63,7 +63,7 @@ fn stream_of_a_session_that_expires_ends_without_what_happens_afterwards() {
     timed.set(LONG_MS, 0);
     timed.place.start();
     assert!(read_until(&mut staying, &["\"running\""]).contains("\"running\""));
-    // It ends as one that logs out does, with a chunk of length zero.
+    // The stream ends as after a logout, with a chunk of length zero.
     let rest = read_until(&mut expiring, &["0\r\n\r\n", "event: "]);
     assert!(rest.ends_with("0\r\n\r\n") && !rest.contains("event: "), "{rest}");
 }
@@ -71,7 +71,7 @@ fn stream_of_a_session_that_expires_ends_without_what_happens_afterwards() {
 #[test]
 fn download_of_a_session_that_expires_breaks_off() {
     let timed = closed("much.sh");
-    // More than the socket buffers hold.
+    // More than the socket buffers can hold.
     timed.place.script("much.sh", "#!/bin/bash\nhead -c 48000000 /dev/zero | tr '\\0' 'x' | fold -w 1000\n");
     let (_, run_id) = timed.place.start();
     timed.place.until_settled(run_id);
@@ -81,7 +81,7 @@ fn download_of_a_session_that_expires_breaks_off() {
     assert!(read_until(&mut stream, &["xxx"]).contains("200 OK"));
     timed.set(LONG_MS, 0);
     let mut rest = Vec::new();
-    // A broken connection is an error or an early end; either way the download is incomplete.
+    // A broken connection is an error or an early end. Either way, the download is incomplete.
     let _may_break = stream.read_to_end(&mut rest);
     assert!(rest.len() < 40_000_000, "{} bytes came", rest.len());
 }
