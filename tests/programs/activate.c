@@ -1,8 +1,8 @@
-/* Opens sockets and becomes another program that finds them as a service manager hands them over (sd_listen_fds(3)). For the tests.
+/* Opens sockets and executes another program, which finds them as a service manager would pass them (sd_listen_fds(3)). For the tests.
  *
  *   activate [tcp | unix=PATH:MODE | bound | fresh | fresh-unix]... -- PROGRAM ARGS...
  *
- * The last three do not listen; a fresh one is not even bound.
+ * The last three do not listen; the fresh ones are not even bound.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -40,7 +40,7 @@ static int on_path(char *path) {
 int main(int argc, char **argv) {
     char number[16];
     int count = 0, at = 1;
-    /* The numbers from 3 on are for the sockets; what is open there now is a stranger's. */
+    /* The numbers from 3 on are for the sockets. Inherited descriptors there are closed. */
     for (int fd = 3; fd < 16; fd++) close(fd);
     for (; at < argc && strcmp(argv[at], "--"); at++) {
         int is_fresh = !strncmp(argv[at], "fresh", 5), listens = !is_fresh && strcmp(argv[at], "bound");

@@ -1,23 +1,23 @@
-/* One process that behaves as its first argument says: what no shell script can do. For the tests, which compile it.
+/* One process that behaves as its first argument says, in ways that no shell script can. For the tests, which compile it.
  *
- * Says `ready` once it is so, and then goes on for ever, or for as long as it is told.
+ * Prints `ready` once it behaves so, and then continues without end, or for the given amount.
  *
- *   hop              hands its life over to a child and exits, again and again: never the same process for longer than a moment.
- *                    Once it has got away, to another reaper, it stays where it is for a while, for somebody to see, and ends
+ *   hop              forks a child that continues and exits, again and again: never the same process for longer than a moment.
+ *                    Once another reaper adopts it, it stays for a while as one process, so that a test can see it, and exits
  *   fork-storm N     N workers, each of which forks children that exit at once, and reaps them
- *   vfork-storm N    N workers, each of which lets vforked children execute /bin/true, and reaps them
- *   vfork-hang       a child between vfork and exec until there is a file called `go`: until then its parent cannot be stopped
+ *   vfork-storm N    N workers, each of which vforks children that execute /bin/true, and reaps them
+ *   vfork-hang       a child between vfork and exec until a file `go` exists: until then its parent cannot be stopped
  *   bomb DEPTH       a tree that grows to 2^DEPTH processes, all of which ignore TERM
  *   threads N        N threads that compute beside the leading one
- *   mainless         a thread that works on after the leading one has ended, until there is a file called `go`
+ *   mainless         a thread that continues after the leading one has ended, until a file `go` exists
  *   crowd N          N children that wait
  *   zombies N        N children that have ended and are never reaped
- *   burn MS          uses MS milliseconds of CPU time in user mode, and ends
- *   hold MB          fills MB megabytes, and ends
+ *   burn MS          uses MS milliseconds of CPU time in user mode, and exits
+ *   hold MB          fills MB megabytes, and exits
  *   keep MB          fills MB megabytes, and keeps them
- *   terminal         opens a terminal as a program opens a serial port, sends it a byte 3, and hangs it up; the exit code says what went wrong
- *   other-user       becomes its file's owner, whose file must have the set-user-ID bit, until there is a file called `go`
- *   deaf PROGRAM..   blocks and ignores every signal that can be, and executes PROGRAM
+ *   terminal         opens a terminal as a program opens a serial port, sends it a byte 3, and hangs it up; the exit code says what failed
+ *   other-user       becomes the owner of its file, which must have the set-user-ID bit, until a file `go` exists
+ *   deaf PROGRAM..   blocks and ignores every signal that it can, and executes PROGRAM
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -50,7 +50,7 @@ static void hop(void) {
         if (reaper != 0 && parent != reaper) break;
         reaper = parent;
     }
-    /* Longer than any test: whoever is still under control is looked for in each of its rounds. */
+    /* Longer than any test. Each round of the test checks for processes that are still under control. */
     sleep(600);
     _exit(0);
 }
@@ -74,7 +74,7 @@ static void storm(int workers, int with_vfork) {
 
 static void vfork_hang(void) {
     if (vfork() == 0) {
-        /* Said by the child: until its parent waits for it, that one can be stopped like any other. */
+        /* Printed by the child, because until the parent waits for it, the parent can be stopped like any other process. */
         say("ready\n");
         while (access("go", F_OK) != 0) usleep(1000);
         _exit(0);
@@ -117,7 +117,7 @@ static void fill(long megabytes) {
     char *memory = malloc(size);
     if (memory == NULL) _exit(98);
     memset(memory, 1, size);
-    /* The compiler must not leave it out. */
+    /* The compiler must not remove the writes. */
     __asm__ volatile("" : : "r"(memory) : "memory");
 }
 
@@ -128,7 +128,7 @@ static int terminal(void) {
     /* Without O_NOCTTY, as most programs do. */
     int slave = open(ptsname(master), O_RDWR);
     if (slave < 0) return 11;
-    /* Once the line has come through, so has the signal that the byte before it can bring. */
+    /* Once the line has arrived, a signal that the byte before it may cause has arrived too. */
     if (write(master, "\003x\n", 3) != 3) return 12;
     if (read(slave, line, sizeof line) != 2) return 13;
     if (open("/dev/tty", O_RDWR) >= 0 || errno != ENXIO) return 14;

@@ -1,8 +1,9 @@
-/* A disk that fails when it is told to. For the tests, which compile it and load it into the server and its shims (LD_PRELOAD).
+/* A disk that fails on request. For the tests, which compile it and load it into the server and its shims (LD_PRELOAD).
  *
- * AUTOAPPDEV_TEST_FAULTS names a file. While that is there, each of its lines fails some calls: `CALLS ERRNO PART`. CALLS is a word of
- * the letters w (write, truncate), a (write behind the first byte), s (sync), h (a sync that hangs while the line is there) and o (open for writing, make, rename, remove), ERRNO a number, and PART a piece of the
- * path of the file in question. Everything else goes on to the kernel.
+ * AUTOAPPDEV_TEST_FAULTS names a file. While it exists, each of its lines makes some calls fail: `CALLS ERRNO PART`. CALLS is a word of
+ * the letters w (write, truncate), a (write after the first byte), s (sync), h (a sync that hangs while the line exists) and o (open for
+ * writing, create, rename, remove), ERRNO is a number, and PART is a part of the path of the file in question. All other calls go to the
+ * kernel.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -18,7 +19,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* The errno with which this call fails, or 0. */
+/* Returns the errno with which this call fails, or 0. */
 static int verdict(char call, const char *path) {
     const char *name = getenv("AUTOAPPDEV_TEST_FAULTS");
     char text[1024];
@@ -39,7 +40,7 @@ static int verdict(char call, const char *path) {
     return 0;
 }
 
-/* The whole of a path that begins at the working directory or at an open one. */
+/* Returns the absolute form of a path that begins at the working directory or at an open one. */
 static const char *whole(const char *path, char *text, size_t size) {
     char dir[4096];
     long count;

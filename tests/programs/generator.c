@@ -1,11 +1,11 @@
-/* Prints a stream that is the same for the same arguments, byte for byte: for the tests, which compile it, run it by itself for what is
- * expected, and as a pipeline for what is kept.
+/* Prints a stream that is the same, byte for byte, for the same arguments. For the tests, which compile it and run it twice: by itself
+ * for the expected output, and as a pipeline for the output that is kept.
  *
- *   any SEED LINES GO    lines of all that lines are made of, on standard output and standard error, written in pieces of any length: a
- *                        piece ends anywhere in a line. The last line of each stream has no newline. The quarters wait, each for a
- *                        file of its own: GO.0, GO.1, GO.2, and the last one for GO
- *   numbered LINES GO    lines of a hundred bytes with a number that goes on in each, twenty in a write: one in four milliseconds, until
- *                        there is a file called GO, which the last tenth waits for; then as fast as they are taken
+ *   any SEED LINES GO    lines with all kinds of contents, on standard output and standard error, written in pieces of any length: a
+ *                        piece can end anywhere in a line. The last line of each stream has no newline. Each quarter waits for its
+ *                        own file: GO.0, GO.1, GO.2, and the last one for GO
+ *   numbered LINES GO    numbered lines of 100 bytes, 20 in a write: one write every 4 ms until a file GO exists, for which the last
+ *                        tenth waits; then as fast as they are read
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -20,7 +20,7 @@
 
 static uint64_t state;
 
-/* xorshift64*: any number below `limit`. */
+/* xorshift64*: returns any number below `limit`. */
 static uint64_t below(uint64_t limit) {
     state ^= state >> 12;
     state ^= state << 25;
@@ -43,7 +43,7 @@ static void write_all(int fd, const char *bytes, size_t len) {
 static char buffers[2][BUFFER_BYTES];
 static size_t lens[2];
 
-/* In pieces whose lengths have nothing to do with lines. */
+/* Writes in pieces whose lengths are independent of the lines. */
 static void flush_stream(int n) {
     size_t at = 0;
     while (at < lens[n]) {
@@ -60,7 +60,7 @@ static void put(int n, const void *bytes, size_t len) {
     lens[n] += len;
 }
 
-/* Waits until there is a file of this name. */
+/* Waits until a file of this name exists. */
 static void await_file(const char *name) {
     while (access(name, F_OK) != 0) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
@@ -69,7 +69,7 @@ static void any(uint64_t seed, uint64_t lines, const char *go) {
     static char line[LONG_LINE_BYTES];
     int has_line[2] = {0, 0};
     for (uint64_t number = 0; number < lines; number++) {
-        /* Of the line's own seed, so that how the pieces are cut changes nothing. */
+        /* From the line's own seed, so that the lengths of the pieces have no influence. */
         uint64_t cutting = state;
         state = (seed + number) * 0x9E3779B97F4A7C15ULL | 1;
         for (int i = 0; i < 4; i++) below(2);
@@ -89,7 +89,7 @@ static void any(uint64_t seed, uint64_t lines, const char *go) {
         case 2: /* colours, and characters of several bytes */
             len = (size_t)sprintf(line, "\033[1;31mgr\303\266\303\237er \342\230\203 \360\237\222\241\033[0m");
             break;
-        case 3: /* the beginnings of characters that never end */
+        case 3: /* incomplete characters */
             len = (size_t)sprintf(line, "\303\342\230\360\237\222");
             break;
         case 4:
@@ -106,7 +106,7 @@ static void any(uint64_t seed, uint64_t lines, const char *go) {
                                   (unsigned long long)below(1000000));
         }
         state = cutting;
-        /* In front of a line, so that none is behind the last. */
+        /* Before each line, so that the last one has no newline. */
         if (has_line[n]) put(n, "\n", 1);
         has_line[n] = 1;
         put(n, line, len);

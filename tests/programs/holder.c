@@ -1,13 +1,13 @@
-/* A process of any user that keeps or burdens whoever reads its arguments or its environment. For the tests, which compile it. It says on
- * standard output what it is ready for, goes on for a minute and a half, and exits with 1 at once where the kernel does not let it.
+/* A process of any user that blocks or slows down the readers of its arguments or its environment. For the tests, which compile it. It
+ * reports on standard output when it is ready, runs for 90 seconds, and exits with 1 at once if the kernel does not allow it.
  *
- *   stuck DEVICE DIR   holds the lock of its memory for as long as it runs: mounts a file system at DIR in a user namespace of its own, by
- *                      DEVICE, a node of FUSE. One thread reads memory of a file there, which is never answered; the other waits for the lock
- *                      to map something, and every reader waits behind that one. Says the pid of the process
+ *   stuck DEVICE DIR   holds the lock of its memory for as long as it runs: mounts a file system at DIR in its own user namespace, through
+ *                      DEVICE, a FUSE device. One thread reads memory of a file there and gets no response. The other waits for the lock
+ *                      to map something, and every reader waits behind it. Prints the pid of the process
  *   apart DEVICE DIR EMPTY TARGET ERROR
- *                      sees an overlay of such a file system and the directory EMPTY at TARGET. A look for a file there is answered with the
- *                      error of this number, or never, if it is 0. Says its pid
- *   big MB             claims MB megabytes, which are not there, as its environment. Says its pid
+ *                      sees an overlay of such a file system and the directory EMPTY at TARGET. A lookup of a file there fails with the
+ *                      error of this number or, if it is 0, gets no response. Prints its pid
+ *   big MB             claims MB megabytes that do not exist as its environment. Prints its pid
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -133,7 +133,7 @@ static void serve(const char *device, const char *dir, const char *empty, const 
         case FUSE_OPENDIR:
         case FUSE_OPEN: parts[1] = (struct iovec){&opened, sizeof opened}; break;
         case FUSE_READ:
-            /* Never answered. */
+            /* Gets no response. */
             if (write(ends[1], "x", 1) != 1) fail("write");
             printf("%d\n", (int)holder);
             fflush(stdout);
@@ -151,7 +151,7 @@ static void serve(const char *device, const char *dir, const char *empty, const 
 static void big(size_t bytes) {
     char *memory = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) fail("mmap");
-    /* One page of zeros for all of it. */
+    /* One page of zeros backs all of it. */
     madvise(memory, bytes, MADV_HUGEPAGE);
     char stat[4096] = {0};
     unsigned long long fields[64] = {0};

@@ -1,22 +1,22 @@
-/* The pipeline that the torture (tests/torture/) tortures: it does what its words say until somebody ends it, and keeps a tally that
- * outlives it, so that what came out of it can be compared with what it said.
+/* The pipeline of the torture test (tests/torture/). It does what its arguments say until it is ended, and keeps a tally that outlives it,
+ * so that its recorded output can be compared with what it printed.
  *
  *   every=USEC    a line `line N` on standard output, and after each eighth one `oops N` on standard error, with this pause (2000)
  *   burst=N       the first N lines without any pause
  *   kids=N        N children that sleep
- *   setsid        one more, in a session of its own
- *   daemon        one that was double-forked, in a session of its own, which has a child itself
+ *   setsid        another one, in its own session
+ *   daemon        a double-forked one in its own session, which has a child itself
  *   deaf          the children ignore TERM
  *   bare          one that has executed this program again with an empty environment
- *   hold=MB       fills so much memory: it takes its time to die
- *   forks=USEC    a child that is born, ends, and is reaped, again and again, with this pause
- *   term=ignore   TERM is ignored; term=N: it ends with code N; term=late: it takes 60 ms to end, with code 0
- *   exit=CODE     what USR1 makes it end with (0)
- *   after=MS      it ends with that code by itself after this time
- *   last=N        before it ends in any of these ways it writes N more lines without any pause
+ *   hold=MB       fills MB megabytes, so that its end takes a while
+ *   forks=USEC    a child that starts, exits, and is reaped, again and again, with this pause
+ *   term=ignore   TERM is ignored; term=N: it exits with code N; term=late: it takes 60 ms to exit, with code 0
+ *   exit=CODE     the code with which it exits after USR1 (0)
+ *   after=MS      it exits with that code by itself after this time
+ *   last=N        before it exits in any of these ways it writes N more lines without any pause
  *
- * The tally is the file `tally.<run>`: three numbers of eight bytes, 1 once it is ready, the lines and the oopses written. It is mapped: the
- * numbers are in the file whatever kills the process.
+ * The tally is the file `tally.<run>`: three numbers of eight bytes, which are 1 once it is ready, the lines written, and the oopses
+ * written. The file is mapped, so the numbers are in it whatever kills the process.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -30,12 +30,12 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Longer than any torture: nothing that escapes lives for ever. */
+/* Longer than any torture test. A process that escapes ends after this time. */
 #define LIFE_S 1800
 
 static int exit_code, term_code;
 
-/* One more than the code to end with; 0 until somebody wants an end. */
+/* The exit code plus 1, or 0 until an end is requested. */
 static volatile sig_atomic_t ending;
 
 static void on_usr1(int signo) {
@@ -137,7 +137,7 @@ int main(int argc, char **argv) {
         char *all = malloc((size_t)hold << 20);
         if (all == NULL) return 95;
         memset(all, 1, (size_t)hold << 20);
-        /* So that nobody takes it for useless. */
+        /* Reads the memory, so that the compiler does not remove it. */
         tally[2] = all[hold] - 1;
     }
     tally[0] = 1;
