@@ -28,9 +28,9 @@ const KEEPER: &str = r#"
 ( setsid "$3" --port=0 "--log-path=$2/errors.log" > "$2/driver.log" &
   driver=$!
   while [ -e "$2/wanted" ] && kill -0 "$1" && kill -0 "$driver"; do sleep 0.2; done
-  # The driver alone where it has no group yet.
+  # Also the driver itself, which may not have its group yet.
   kill -KILL "$driver" "-$driver"
-  # What is dying may still write.
+  # A dying process may still write.
   for round in {1..200}; do
     rm -rf "$2" && break
     sleep 0.02

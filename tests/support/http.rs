@@ -21,7 +21,7 @@ pub fn reads() -> Vec<String> {
     reads.map(|&route| example(route)).collect()
 }
 
-/// Returns every path that acts: on the pipeline, on sessions, or by making a code.
+/// Returns every path that acts: on the pipeline, on sessions, or by creating a code.
 pub fn acts() -> Vec<String> {
     let acts = Route::ALL.iter().filter(|route| route.spec().access == Access::Operator && route.spec().method == Method::Post);
     acts.map(|&route| example(route)).collect()

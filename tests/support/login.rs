@@ -1,4 +1,4 @@
-//! Logs in as the page does: with the cookie and the matching proof.
+//! Logins as the page makes them: with the cookie and the matching proof.
 
 use serde_json::json;
 
@@ -14,7 +14,7 @@ pub struct LogIn {
 }
 
 impl LogIn {
-    /// Takes the login from the answer of `POST /api/login`.
+    /// Takes the login from the response to `POST /api/login`.
     pub fn of(answer: &Answer) -> Self {
         assert_eq!(answer.status, 200, "{}", answer.body);
         let cookie = answer.header("Set-Cookie").expect("a cookie");

@@ -14,7 +14,7 @@ use super::tally::Tally;
 /// between.
 const PAUSED_SLACK_MS: u64 = 500;
 
-/// See the module.
+/// The position in the log, and the runs that have ended.
 #[derive(Default)]
 pub(crate) struct Ledger {
     /// The position after the last line that was read.

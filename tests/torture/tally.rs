@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// See the module.
+/// The counts and times of a test.
 pub(crate) struct Tally {
     began: Instant,
     done: BTreeMap<String, usize>,

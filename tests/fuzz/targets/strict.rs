@@ -209,12 +209,12 @@ fn blanks_off(bytes: &[u8]) -> &[u8] {
     &bytes[begin..end]
 }
 
-/// RFC 9110, section 5.5: visible characters, blanks, and bytes that are not ASCII.
+/// Returns whether a field may contain this byte (RFC 9110, section 5.5): visible characters, blanks, and bytes that are not ASCII.
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
-/// RFC 9110, section 5.6.2.
+/// Returns whether these bytes are a token (RFC 9110, section 5.6.2).
 fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }

@@ -131,7 +131,7 @@ fn furnish(place: &Place) -> UnixListener {
     UnixListener::bind(root.join("socket")).expect("binds")
 }
 
-/// Creates and removes entries until `end` is set.
+/// Creates and removes entries until `is_over` is set.
 fn flicker(root: &Path, is_over: &AtomicBool) {
     let (path, folder) = (root.join("flicker"), root.join("flicker.d"));
     let mut turn = 0;

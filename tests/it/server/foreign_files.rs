@@ -281,7 +281,7 @@ fn runtime_directory_in_a_directory_of_another_user_is_refused() {
     }
 }
 
-/// Turning the link later would lead the server elsewhere.
+/// A later change of the link would lead the server elsewhere.
 #[test]
 fn runtime_directory_by_a_link_of_another_user_is_refused() {
     if !is_root() {
