@@ -209,7 +209,7 @@ fn blanks_off(bytes: &[u8]) -> &[u8] {
     &bytes[begin..end]
 }
 
-/// Returns whether a field may contain this byte (RFC 9110, section 5.5): visible characters, blanks, and bytes that are not ASCII.
+/// Returns whether a field may contain this byte: a visible character, a blank, or not ASCII (RFC 9110, section 5.5).
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
