@@ -334,7 +334,7 @@ fn a_way_in_that_is_closed_is_told_with_what_to_do() {
     assert_eq!(code, 4, "{err}");
 }
 
-/// Opens all connections that one address can have, each with a waiting request that keeps its slot.
+/// One address opens as many connections as it can have, with requests that wait.
 #[test]
 fn long_polls_of_one_address_delay_no_other_client() {
     const TOKEN: &str = "test-token-of-a-crowd-8Hw";

@@ -147,7 +147,7 @@ fn another_origin_can_neither_read_nor_act() {
         }
         let answer = place.request("POST", "/api/pipeline/start", &[("Sec-Fetch-Site", "cross-site"), JSON], Some("{}"));
         assert_eq!(answer.error(), "origin_not_allowed");
-        // A header field's value cannot become another field, whether it is the client's or is repeated to it.
+        // The value of a header field cannot become another field, neither in a request nor in a response that repeats it.
         let mut wire = place.wire();
         wire.send(format!("GET /api/version HTTP/1.1\r\nHost: localhost\r\nOrigin: {FRIEND}\rSet-Cookie: a=b\r\n\r\n"));
         let answer = wire.answer();

@@ -96,7 +96,7 @@ fn a_get_on_a_kept_connection_is_one_read_and_one_write() {
     );
 }
 
-/// Counts the system calls that a thread begins until the returned handle is joined.
+/// Counts the system calls that a thread begins from now until it ends. Joining the returned handle yields the count.
 fn calls_of(server: u32, tid: Pid) -> thread::JoinHandle<usize> {
     let (tell, told) = std::sync::mpsc::channel();
     // Only the thread that traces another can resume it.

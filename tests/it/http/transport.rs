@@ -371,8 +371,8 @@ fn head_says_what_get_would_and_no_more() {
         let full = wire.get(path);
         wire.ask("HEAD", path);
         let head = wire.answer_to_head();
-        // The clock and the counters may have changed. Compared are the names of the header fields, and the values that do not
-        // change.
+        // The clock and the counters may have changed, so the test compares the names of the header fields, and the values that
+        // do not change.
         let names = |answer: &Answer| answer.headers.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         assert_eq!((head.status, names(&head)), (full.status, names(&full)), "{path}");
         for name in ["Content-Type", "ETag", "Cache-Control", "Content-Security-Policy"] {

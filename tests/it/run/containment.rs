@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 /// Set on machines where control groups must be available.
 const REQUIRE_CGROUPS: &str = "AUTOAPPDEV_REQUIRE_CGROUPS";
 
-/// The user `nobody` in every system call.
+/// The user `nobody`.
 const NOBODY: u32 = 65534;
 
 fn detail(place: &Place) -> String {

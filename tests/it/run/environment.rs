@@ -123,7 +123,7 @@ fn script_does_not_get_settings_of_the_server() {
     place.set_env("MAKEFLAGS", "-j8");
     fs::write(place.folder().join(".env"), "AUTOAPPDEV_RUNS_KEEP=7\nAUTOAPPDEV_READ_TOKEN=not-for-scripts-either\n")
         .expect("writes");
-    // A port and a database under names that the pipeline may use too. The server uses them and does not pass them on.
+    // A port and a database under names that the pipeline may use too. The server passes on only those that it does not use.
     let database = format!("sqlite:{}", place.folder().join("its.db").display());
     let serve = |place: &mut Place, envs: &[(&str, &str)]| {
         let mut command = place.command();

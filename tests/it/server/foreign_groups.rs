@@ -99,7 +99,7 @@ fn directory_that_a_group_can_write_to_is_refused_above_the_runtime_directory() 
         command.env(SETTING, "7");
         command
     });
-    // The directory, the database and the socket are elsewhere, except for one of them.
+    // One of the runtime directory, the database and the socket is in the shared folder, and the others are elsewhere.
     let own = place.folder().join("own");
     fs::create_dir(&own).expect("creates");
     chown(&own, Some(THIRD), Some(THIRD)).expect("we are root");

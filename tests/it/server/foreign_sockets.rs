@@ -112,7 +112,7 @@ fn squatted_socket_names_delay_no_boot_and_count_as_no_run() {
     place.act("resume").ok();
     let (code, _, err) = place.client(&["stop", "--grace", "0"]);
     assert_eq!(code, 0, "{err}");
-    // A run that has ended, and neither a run nor a database that knows one.
+    // With a run that has ended, and then without a database that knows a run.
     place.restart_server();
     assert_eq!(place.until_all_agree(), "stopped");
     assert_eq!(place.start().1, run_id + 1);

@@ -193,7 +193,7 @@ fn operator_acts_under_siege(is_of_many: bool, means: Means) {
             answer.ok()["pipeline"]["state"].as_str().expect("a text").to_owned()
         };
         assert_eq!(ask_kept(), "running");
-        // There are no more searches than an attacker could have. The first of them need their turn.
+        // At least 60 connections, so that searches wait for their turn on a small server too.
         let siege = Siege::new(&place, (slots * 4).max(60), is_of_many, means);
         siege.during(|| {
             let began = siege.opened.load(Ordering::SeqCst);
