@@ -152,7 +152,7 @@ fn pending_stop_shows_the_remaining_grace() {
         assert!((3500..=3601).contains(&seconds(&place)), "{}", seconds(&place));
         let (_, out, _) = place.client(&["status"]);
         assert!(out.contains("(stop under way, ") && out.ends_with(" left until KILL)\n"), "{out}");
-        // A second stop with a shorter grace moves `kill_at` forward.
+        // A second stop with a shorter grace moves `kill_at` to an earlier time.
         scope.spawn(|| place.post("/api/pipeline/stop", json!({"grace_s": 1800})));
         until_true("it is sooner", || seconds(&place) < 1900);
         place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();

@@ -88,7 +88,7 @@ fn a_database_in_another_servers_runtime_directory_is_not_shared_with_it() {
     assert!(said.contains(&format!("run {run_id} is still running in")), "{said}");
 }
 
-/// Returns every path below `dir` with its content, or without any if a live server removes the file meanwhile.
+/// Returns every path below `dir` with its content, or without content if a live server removes the file meanwhile.
 fn everything(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("there").flatten() {

@@ -303,7 +303,7 @@ fn runtime_directory_by_a_link_of_another_user_is_refused() {
         assert!(err.contains("theirs belongs to another user (uid 65534), who could make it lead elsewhere"), "{path:?}: {err}");
         assert_eq!(entries(&own), Vec::<PathBuf>::new(), "nothing was made in it");
     }
-    // A link of the server's own user counts as its decision. The files that it creates there stay there if the link is changed.
+    // A link of the server's own user is that user's decision. The server's files stay there if the link is changed later.
     fs::remove_file(&by_own).expect("ours");
     symlink(&own, &by_own).expect("links");
     place.set_env("AUTOAPPDEV_RUNTIME_DIR", by_own.to_str().expect("text"));

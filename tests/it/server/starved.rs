@@ -1,5 +1,5 @@
-//! A server without a free descriptor to inspect the pipeline. Processes that it cannot see are reported neither as stopped nor
-//! as ended.
+//! A shim or a server without a free descriptor to inspect the pipeline. Processes that it cannot see are reported neither as
+//! stopped nor as ended.
 
 use std::fs;
 
@@ -52,7 +52,7 @@ fn a_shim_that_can_not_look_calls_nothing_paused_and_nothing_ended() {
         let starved = Starved::to(shim, left);
         let answer = place.act("pause");
         if answer.status == 200 {
-            // The server had one descriptor open when the others were counted.
+            // The shim had one descriptor open when the others were counted.
             place.assert_all_stopped();
         } else {
             assert_eq!((answer.status, answer.error()), (503, "pause_timeout"), "{}", answer.body);
