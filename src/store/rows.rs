@@ -145,7 +145,10 @@ pub(super) fn stored(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// A count from a column whose CHECK keeps it from being negative.
+// A database from another machine can have any number in a column. One that does not fit is read as the nearest one that does: nothing
+// depends on it, so it must not make the row unreadable.
+
+/// A count; 0 if it is null.
 pub(super) fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
     Ok(optional_count(row, column)?.unwrap_or(0))
 }
@@ -156,9 +159,18 @@ pub(super) fn bytes(row: &Row<'_>, column: &str) -> rusqlite::Result<usize> {
 }
 
 fn optional_count(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
-    let index = row.as_ref().column_index(column)?;
-    let number: Option<i64> = row.get(index)?;
-    number.map(|n| u64::try_from(n).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(index, n))).transpose()
+    Ok(row.get::<_, Option<i64>>(column)?.map(|number| u64::try_from(number).unwrap_or(0)))
+}
+
+/// The process id of a leader.
+fn pid(row: &Row<'_>) -> rusqlite::Result<Option<u32>> {
+    Ok(optional_count(row, "pid")?.map(|pid| u32::try_from(pid).unwrap_or(u32::MAX)))
+}
+
+/// An exit code, or the number of a signal.
+pub(super) fn code(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<i32>> {
+    let nearest = |number: i64| i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX });
+    Ok(row.get::<_, Option<i64>>(column)?.map(nearest))
 }
 
 /// The JSON value of a column; none if it is null.
@@ -183,7 +195,9 @@ pub(super) fn args(row: &Row<'_>) -> rusqlite::Result<Vec<String>> {
 }
 
 fn killed(row: &Row<'_>) -> rusqlite::Result<Killed> {
-    Ok(Killed { named: json(row, "killed")?.unwrap_or_default(), count: count(row, "killed_count")? })
+    // With a number in it that does not fit, none is named.
+    let named = json(row, "killed").unwrap_or_default().unwrap_or_default();
+    Ok(Killed { named, count: count(row, "killed_count")? })
 }
 
 /// An origin as its column.
@@ -203,7 +217,7 @@ impl PipelineRow {
         conn.prepare_cached("SELECT * FROM pipeline_state WHERE id = 1")?.query_row([], |row| {
             Ok(Self {
                 state: row.get("state")?,
-                pid: row.get("pid")?,
+                pid: pid(row)?,
                 run_id: row.get("run_id")?,
                 started_at: row.get("started_at")?,
                 paused_at: row.get("paused_at")?,
@@ -220,8 +234,8 @@ impl RunRow {
     pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         let ending = Ending {
             status: row.get("status")?,
-            exit_code: row.get("exit_code")?,
-            signal: row.get("signal")?,
+            exit_code: code(row, "exit_code")?,
+            signal: code(row, "signal")?,
             stopped_by: origin(row, "stopped_by")?,
             started_at: row.get("started_at")?,
             stopped_at: row.get("stopped_at")?,
@@ -231,7 +245,7 @@ impl RunRow {
             id: row.get("id")?,
             status,
             outcome: Outcome::of(ending),
-            pid: row.get("pid")?,
+            pid: pid(row)?,
             script: row.get("script")?,
             cwd: row.get("cwd")?,
             args: args(row)?,
@@ -362,7 +376,7 @@ pub(super) fn events_of(conn: &Connection, run_id: i64) -> rusqlite::Result<Vec<
 
 /// An event.
 pub(super) fn event_of_row(row: &Row<'_>) -> rusqlite::Result<Event> {
-    let signal: Option<i32> = row.get("signal")?;
+    let signal = code(row, "signal")?;
     let cause: Option<Cause> = row.get("cause")?;
     Ok(Event {
         seq: count(row, "seq")?,
@@ -372,8 +386,8 @@ pub(super) fn event_of_row(row: &Row<'_>) -> rusqlite::Result<Event> {
         to_state: row.get("to_state")?,
         cause: cause.map(|cause| cause.to_string()),
         origin: origin(row, "origin")?,
-        pid: row.get("pid")?,
-        exit_code: row.get("exit_code")?,
+        pid: pid(row)?,
+        exit_code: code(row, "exit_code")?,
         signal,
         signal_name: signal.and_then(signal_name).map(str::to_owned),
         grace_ms: optional_count(row, "grace_ms")?,

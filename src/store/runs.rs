@@ -52,7 +52,7 @@ impl RunFilter {
 
     fn selects(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
         if let Some(outcomes) = &self.outcomes {
-            let kind = OutcomeKind::of(row.get("status")?, row.get("exit_code")?, row.get("signal")?);
+            let kind = OutcomeKind::of(row.get("status")?, rows::code(row, "exit_code")?, rows::code(row, "signal")?);
             if !outcomes.contains(&OutcomeFilter::that_selects(kind)) {
                 return Ok(false);
             }
