@@ -124,7 +124,13 @@ impl Runs {
             let error = format!("{} is a symbolic link or belongs to another user; remove it, or move it away", path.display());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, error));
         }
-        DirBuilder::new().mode(0o700).create(&run.path)?;
+        DirBuilder::new().mode(0o700).create(&run.path).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                let path = run.path.display();
+                io::Error::new(error.kind(), format!("{path} exists already, and no server made it for this run; move it away"))
+            }
+            _ => error,
+        })?;
         KillPoint::ServerRunDirUnlocked.reach();
         let lock = private_file().create_new(true).open(run.lock_path())?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;

@@ -15,6 +15,7 @@ mod error;
 mod file;
 mod hardening;
 mod history;
+mod index;
 mod known;
 mod open;
 mod reader;

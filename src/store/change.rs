@@ -100,9 +100,16 @@ pub(super) fn begin(
 /// Why a run could not be inserted. `SQLite` reports a full disk when there is no next id: <https://www.sqlite.org/autoinc.html>.
 /// No machine starts that many runs, but a database or a run directory from another machine can claim any number.
 pub(super) fn why_no_run(conn: &Connection, error: rusqlite::Error) -> rusqlite::Result<StoreErrorKind> {
-    let sql = "SELECT coalesce(max(seq) = ?1, 0) FROM sqlite_sequence WHERE name = 'pipeline_runs'";
-    let are_ids_used_up: bool = conn.query_row(sql, [i64::MAX], |row| row.get(0))?;
-    Ok(if are_ids_used_up { no_next_id() } else { error.into() })
+    Ok(if highest_id(conn, "pipeline_runs")? == i64::MAX { no_next_id() } else { error.into() })
+}
+
+/// The highest id that a table has given: the next row gets its successor. As `SQLite` itself reads it, from the first line of the table
+/// and from the rows: a database from another machine can have any value in both. 0 before the first row.
+pub(super) fn highest_id(conn: &Connection, table: &str) -> rusqlite::Result<i64> {
+    let given = "SELECT coalesce((SELECT CAST(seq AS INTEGER) FROM sqlite_sequence WHERE name = ?1 ORDER BY rowid LIMIT 1), 0)";
+    let given: i64 = conn.prepare_cached(given)?.query_row([table], |row| row.get(0))?;
+    let used: i64 = conn.prepare_cached(&format!("SELECT coalesce(max(id), 0) FROM {table}"))?.query_row([], |row| row.get(0))?;
+    Ok(given.max(used))
 }
 
 /// The highest id itself is not given to a run, because much is looked up by the id after a run's.

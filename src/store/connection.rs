@@ -4,12 +4,13 @@ use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::change::{self, KIND_LOST, KIND_SPAWN_FAILED, KIND_STARTING, NewRun, UnseenEnd};
 use super::error::{StoreError, StoreErrorKind};
 use super::file::DatabaseFile;
 use super::history;
+use super::index::Index;
 use super::open::{self, BUSY_TIMEOUT};
 use super::rows::{self, PipelineRow, RunRow, StopRow};
 use crate::clock::Timestamp;
@@ -28,6 +29,8 @@ const PATIENCE_OF_A_TRIAL: Duration = Duration::from_millis(20);
 pub struct Store {
     pub(super) conn: Connection,
     pub(super) file: DatabaseFile,
+    /// Behind the connection, which is closed first.
+    pub(super) index: Index,
     /// Whether the last commit was not synced, so that the next one must ask for that again.
     pub(super) is_relaxed: bool,
     /// How long to wait for a lock of another process now.
@@ -54,7 +57,7 @@ impl Store {
     pub fn open(path: &Path) -> Result<Opened, StoreError> {
         let (conn, applied) = open::open(path).map_err(|kind| StoreError::new(path, kind.found()))?;
         let patience = Cell::new(BUSY_TIMEOUT);
-        let store = Self { conn, file: DatabaseFile::at(path), is_relaxed: false, patience };
+        let store = Self { conn, file: DatabaseFile::at(path), index: Index::of(path), is_relaxed: false, patience };
         store.be_patient_for(PATIENCE);
         Ok(Opened { store, applied })
     }
@@ -100,22 +103,19 @@ impl Store {
         self.read(|conn| conn.prepare_cached(sql)?.query_row([], |row| rows::count(row, "position")))
     }
 
-    /// Keeps every id up to `highest` from being given to a new run: folders of these ids exist, perhaps from before the database was
+    /// The id that the next run gets.
+    pub fn next_run_id(&self) -> Result<i64, StoreError> {
+        self.read(|conn| Ok(change::highest_id(conn, "pipeline_runs")?.saturating_add(1)))
+    }
+
+    /// Keeps every id up to `highest` from being given to a new run: directories of these ids exist, or existed before the database was
     /// removed. No change of the pipeline, so `version` stays.
     pub fn reserve_run_ids(&mut self, highest: i64) -> Result<(), StoreError> {
         self.write(|tx| {
-            // AUTOINCREMENT takes the successor of what stands here: https://www.sqlite.org/autoinc.html
-            let given: Option<i64> =
-                tx.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'pipeline_runs'", [], |row| row.get(0)).optional()?;
-            match given {
-                Some(given) if given >= highest => {}
-                Some(_) => {
-                    tx.execute("UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'pipeline_runs'", [highest])?;
-                }
-                None if highest <= 0 => {}
-                None => {
-                    tx.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('pipeline_runs', ?1)", [highest])?;
-                }
+            if change::highest_id(tx, "pipeline_runs")? < highest {
+                // AUTOINCREMENT takes the successor of what stands here: https://www.sqlite.org/autoinc.html
+                tx.execute("DELETE FROM sqlite_sequence WHERE name = 'pipeline_runs'", [])?;
+                tx.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('pipeline_runs', ?1)", [highest])?;
             }
             Ok(())
         })
@@ -198,7 +198,13 @@ impl Store {
     }
 
     pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        read(&self.conn).map_err(|e| StoreError::new(self.file.path(), e)).inspect_err(|error| self.learn_of_failure(error))
+        let done = self.let_in().and_then(|()| Ok(read(&self.conn)?));
+        done.map_err(|kind| StoreError::new(self.file.path(), kind)).inspect_err(|error| self.learn_of_failure(error))
+    }
+
+    /// Refuses where another process keeps readers out, and with them the writer.
+    fn let_in(&self) -> Result<(), StoreErrorKind> {
+        if self.index.keeps_readers_out() { Err(StoreErrorKind::Busy) } else { Ok(()) }
     }
 
     /// After one failed wait for a lock, no caller waits for the same lock again: the next successful change shows that it is released.
@@ -240,8 +246,9 @@ impl Store {
     /// Runs `change` as one transaction. IMMEDIATE takes the write lock at once, so nobody writes between what it reads and what it
     /// writes, and a busy file is known before anything was done. Dropping the transaction rolls it back.
     fn change<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, StoreErrorKind>) -> Result<T, StoreError> {
+        let let_in = self.let_in();
         let Self { conn, file, .. } = &mut *self;
-        let done = file.check().and_then(|()| {
+        let done = let_in.and_then(|()| file.check()).and_then(|()| {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = change(&tx)?;
             tx.commit()?;

@@ -20,7 +20,7 @@ use super::error::StoreErrorKind;
 use super::hardening::{harden, with_limits};
 use super::history::{lacking, schema_version};
 use super::known::{self, runner};
-use super::schema;
+use super::{change, schema};
 use crate::absent::if_there;
 use crate::kill_point::KillPoint;
 use crate::private;
@@ -35,6 +35,9 @@ const CHECKED_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The maximum number of sessions, and of request keys, in a file. The server stores at most 32 sessions of each role, and 1,000 keys.
 const ROWS_MAX: i64 = 4096;
+
+/// The highest id of a request key that is believed.
+const KEY_ID_MAX: i64 = 1 << 53;
 
 /// The head of a write-ahead log, before its first frame: <https://www.sqlite.org/fileformat2.html#walformat>.
 const WAL_HEADER_BYTES: usize = 32;
@@ -66,7 +69,20 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreErrorK
     KillPoint::ServerDatabaseMigrated.reach();
     name_inert(&conn)?;
     prove_writable(&conn)?;
+    forget_claimed_keys(&mut conn)?;
     Ok((conn, applied))
+}
+
+/// Forgets all request keys of a database whose ids for them are used up, or soon will be. No server gives that many, but a database from
+/// another machine can claim any number. Keys are kept for a day only, so their ids can begin again.
+fn forget_claimed_keys(conn: &mut Connection) -> rusqlite::Result<()> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if change::highest_id(&tx, "request_keys")? <= KEY_ID_MAX {
+        return Ok(());
+    }
+    tx.execute_batch("DELETE FROM request_keys; DELETE FROM sqlite_sequence WHERE name = 'request_keys'")?;
+    ::log::warn!("the request keys in the database have ids that no server gives; they are forgotten");
+    tx.commit()
 }
 
 /// Refuses what is no file, and what has lost its file: `SQLite` would silently delete the write-ahead log of one that is missing or empty.
@@ -131,7 +147,7 @@ fn only_our_journal(journal: &Path) -> Result<(), StoreErrorKind> {
 }
 
 /// The file that `SQLite` keeps next to the database, with symbolic links resolved as `SQLite` resolves them.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name: OsString = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).into();
     name.push(suffix);
     name.into()

@@ -24,7 +24,7 @@ use super::settings::Settings;
 use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 use super::strays::{self, Whereabouts};
 use crate::abstract_socket;
-use crate::held_dir::HeldDir;
+use crate::held_dir::{HeldDir, has_entry};
 use crate::kill_point::KillPoint;
 use crate::log::{Listing, RunLogs};
 use crate::pipeline::{Found, Killed};
@@ -293,6 +293,11 @@ impl Shims for RealShims {
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
+    }
+
+    fn has_run(&self, run_id: i64) -> bool {
+        let _noted = self.pulse.begin_storage();
+        has_entry(self.runs.run(run_id).path()) || self.strays.contains(&run_id)
     }
 
     fn latest_run_id(&self) -> io::Result<Option<i64>> {

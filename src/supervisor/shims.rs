@@ -50,6 +50,8 @@ pub(super) trait Shims {
     fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError>;
     /// The runs that have a directory, ascending.
     fn run_ids(&self) -> io::Result<Vec<i64>>;
+    /// Whether there is a directory with this run's name, or anything else, or a process that claims to be its shim.
+    fn has_run(&self, run_id: i64) -> bool;
     /// The latest run that has a directory, or had one.
     fn latest_run_id(&self) -> io::Result<Option<i64>>;
     /// The position after the last byte of any log.

@@ -138,6 +138,10 @@ impl Shims for FakeShims {
         Ok(self.0.borrow().found.keys().copied().collect())
     }
 
+    fn has_run(&self, run_id: i64) -> bool {
+        self.0.borrow().found.contains_key(&run_id)
+    }
+
     fn latest_run_id(&self) -> io::Result<Option<i64>> {
         match self.0.borrow().link {
             Some(id) => Ok(Some(id)),

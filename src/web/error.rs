@@ -77,10 +77,6 @@ pub(super) enum ApiError {
     NotFound,
     #[error("send one Idempotency-Key of 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters, such as a UUID")]
     BadIdempotencyKey,
-    #[error(
-        "this Idempotency-Key was used for another request before: the route or the body differs; use a new key. Nothing was done"
-    )]
-    IdempotencyKeyReused,
     #[error("too many repeats are waiting for the response to the first request with this Idempotency-Key; try again")]
     IdempotencyKeyInUse,
     #[error("there is no run {0}; GET /api/runs (`autoappdev runs`) lists the runs")]
@@ -189,7 +185,6 @@ impl ApiError {
             Self::NotFound | Self::NoSuchRun(_) | Self::NoSuchSession(_) => ErrorCode::NotFound,
             Self::NotRepeatable { .. } => ErrorCode::NotRepeatable,
             Self::BadIdempotencyKey => ErrorCode::InvalidIdempotencyKey,
-            Self::IdempotencyKeyReused => ErrorCode::IdempotencyKeyReused,
             Self::IdempotencyKeyInUse => ErrorCode::IdempotencyKeyInUse,
             Self::MethodNotAllowed(_) => ErrorCode::MethodNotAllowed,
             Self::NotSentAsJson | Self::NotMarkedAsJson => ErrorCode::UnsupportedMediaType,
@@ -212,6 +207,7 @@ impl ApiError {
             Self::Action(error) => match error {
                 ActionError::Refused(_) => ErrorCode::InvalidTransition,
                 ActionError::RunChanged { .. } => ErrorCode::RunChanged,
+                ActionError::KeyReused => ErrorCode::IdempotencyKeyReused,
                 ActionError::Script(error) => match error {
                     ScriptError::Unnamed | ScriptError::Unusable(_) | ScriptError::Unrunnable(_) => ErrorCode::InvalidScript,
                     ScriptError::BadName(_) => ErrorCode::InvalidBody,

@@ -9,6 +9,7 @@ use super::error::ApiError;
 use crate::api::pipeline::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_CHARS_MAX};
 use crate::lock::lock;
 use crate::store::RequestKey;
+use crate::supervisor::ActionError;
 
 /// The most repeats that wait. Each of them holds a connection.
 const WAITING_MAX: usize = 16;
@@ -51,7 +52,7 @@ impl KeysInUse {
         let mut keys = lock(&self.keys);
         if let Some(first) = keys.in_use.get(key) {
             if first != request {
-                return Err(ApiError::IdempotencyKeyReused);
+                return Err(ActionError::KeyReused.into());
             }
             if keys.waiting >= WAITING_MAX {
                 return Err(ApiError::IdempotencyKeyInUse);
@@ -125,7 +126,7 @@ mod tests {
         assert!(matches!(keys.enter(&key("a")).map(drop), Err(ApiError::IdempotencyKeyInUse)));
         let other = RequestKey { request: "1".repeat(64), ..key("a") };
         assert!(
-            matches!(keys.enter(&other).map(drop), Err(ApiError::IdempotencyKeyReused)),
+            matches!(keys.enter(&other).map(drop), Err(ApiError::Action(ActionError::KeyReused))),
             "it waits for no end of another request"
         );
         assert!(ends.try_recv().is_err(), "the first is being served");

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use crate::pipeline::{Entry, Transition};
+use crate::store::index::Index;
 use crate::store::{DatabaseFile, PipelineRow, Store, StoreError, known};
 
 impl Store {
@@ -17,7 +18,13 @@ impl Store {
         conn.pragma_update(None, "foreign_keys", 1).expect("SQLite has foreign keys");
         conn.set_prepared_statement_cache_capacity(64);
         known::runner().run(&mut conn).expect("the migrations fit");
-        Self { conn, file: DatabaseFile::at(Path::new("memory")), is_relaxed: false, patience: Cell::new(Duration::ZERO) }
+        Self {
+            conn,
+            file: DatabaseFile::at(Path::new("memory")),
+            index: Index::none(),
+            is_relaxed: false,
+            patience: Cell::new(Duration::ZERO),
+        }
     }
 
     /// Takes everything out, as if the file had been removed.

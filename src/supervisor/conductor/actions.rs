@@ -47,10 +47,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         };
         // There may be room by now.
         let unrecorded = self.record_unrecorded();
-        // The answer must come from what is stored.
+        // The answer must come from what is stored. A live run is controlled all the same.
         if let Err(error) = self.catch_up() {
             self.note_store_failure(&error);
-            return answer(reply_to, Err(error.into()));
+            if action == Action::Start || self.live_run().is_none() {
+                return answer(reply_to, Err(error.into()));
+            }
         }
         let limit = match &ask {
             Ask::Stop { .. } => grace + STOP_ANSWER_LIMIT,
@@ -58,7 +60,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         };
         let waiter = Waiter { reply_to: reply_to.clone(), until: now + limit };
         let mut new_key = key;
-        if let Some(begun) = key.and_then(|key| self.begun_under(key)) {
+        let begun = match key.map_or(Ok(None), |key| self.begun_under(key)) {
+            Ok(begun) => begun,
+            Err(error) => return answer(reply_to, Err(error)),
+        };
+        if let Some(begun) = begun {
             match self.look_back(action, begun, &unrecorded) {
                 Ok(Earlier::Over(result)) => return answer(reply_to, result),
                 Ok(Earlier::UnderWay) => return self.in_flight.join(waiter),
@@ -189,6 +195,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// Commits the run. If that fails it may be kept all the same, and never launched: then the next look ends it.
     fn begin_run(&mut self, new: &NewRun, key: Option<&RequestKey>, at: Timestamp) -> Result<i64, StoreError> {
+        self.skip_taken_ids()?;
         let run_id = self.ledger.begin_run(new, key, at)?;
         self.link.await_nothing();
         self.signs.begin_run();
@@ -196,6 +203,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.ledger.enter()?;
         self.ledger.note_success();
         Ok(run_id)
+    }
+
+    /// An id that has an entry in `runs/` is given to no run: a directory that came from another machine would be in its way, and the
+    /// journal in it would be taken for the run's. Only ids that are directly in the way are passed over, because a name can claim any id.
+    fn skip_taken_ids(&mut self) -> Result<(), StoreError> {
+        let next = self.ledger.next_run_id()?;
+        let free = (next..i64::MAX).find(|&id| !self.link.shims.has_run(id)).unwrap_or(i64::MAX);
+        if free > next { self.ledger.reserve_run_ids(free - 1) } else { Ok(()) }
     }
 
     /// Sends a command down, and notes that its fact is awaited.

@@ -19,6 +19,10 @@ use crate::supervisor::settings::Settings;
 use crate::supervisor::shims::{Finding, Shims};
 use crate::supervisor::snapshot::{Snapshot, Watch};
 
+/// The highest id that the directory of a run that does not live can claim. It can come from another machine with any name, and ids must be
+/// left for new runs. One above it is not given either while its directory exists, see [`Conductor::skip_taken_ids`].
+const CLAIMED_ID_MAX: i64 = i64::MAX / 2;
+
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// When this returns, what is published is true.
     pub(in crate::supervisor) fn boot(store: R, shims: S, clock: C, settings: Settings) -> Result<Self, BootError> {
@@ -54,15 +58,22 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         Ok(conductor)
     }
 
-    /// Run directories that the database knows nothing of: it was removed or replaced. Their ids are not given again, and the latest, if
-    /// it lives or may have left something alive, is taken in.
+    /// Run directories that the database knows nothing of: it was removed or replaced. No id up to the highest of them is given again, and
+    /// the latest, if it lives or may have left something alive, is taken in.
     fn take_in_unknown_runs(&mut self) -> Result<(), BootError> {
         let known = self.ledger.run().map_or(0, |run| run.id);
         // The usual case, without reading each of them. A database without any run may be new.
         if known > 0 && self.link.shims.latest_run_id().map_err(BootError::Runs)?.is_some_and(|latest| latest <= known) {
             return Ok(());
         }
-        let ids = self.link.shims.run_ids().map_err(BootError::Runs)?;
+        let mut ids = self.link.shims.run_ids().map_err(BootError::Runs)?;
+        let believed = known.max(CLAIMED_ID_MAX);
+        if let Some(id) = ids.last().copied().filter(|&id| id > believed)
+            && self.link.shims.find(id).map_err(BootError::Runs)?.found != Found::ShimAlive
+        {
+            ::log::warn!("a directory claims to be of run {id}, which no server has reached; the claim is ignored");
+            ids.retain(|&id| id <= believed);
+        }
         // Only the latest can live: none begins before the one before it is recorded as ended. To clean up after an older one would take
         // the PAUSE file of one that lives.
         let Some(id) = ids.last().copied().filter(|&id| id > known) else { return Ok(()) };

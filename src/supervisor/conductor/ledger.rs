@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{ConditionCode, Entry, Exit, Fact, Killed, State, Transition, observe};
-use crate::store::{Begun, NewRun, PipelineRow, RequestKey, RunRow, Store, StoreError, UnseenEnd};
+use crate::store::{Begun, KeyedRequest, NewRun, PipelineRow, RequestKey, RunRow, Store, StoreError, UnseenEnd};
 use crate::supervisor::error::{condition_of, unrecorded_because};
 use crate::supervisor::kill_points;
 use crate::supervisor::records::Records;
@@ -133,9 +133,10 @@ impl<R: Records> Ledger<R> {
         Ok(())
     }
 
-    /// The action that was begun under this key, if the database has not taken the key yet.
-    pub(super) fn begun_under_unrecorded(&self, wanted: &RequestKey) -> Option<Begun> {
-        self.unrecorded_keys.iter().find(|(key, _)| key == wanted).map(|(_, begun)| *begun)
+    /// What is known of a key that the database has not taken yet.
+    pub(super) fn unrecorded_request(&self, wanted: &RequestKey) -> Option<KeyedRequest> {
+        let (key, begun) = self.unrecorded_keys.iter().find(|(key, _)| key.key == wanted.key)?;
+        Some(if key == wanted { KeyedRequest::Begun(*begun) } else { KeyedRequest::Other })
     }
 
     /// Commits a run that is known from its directory alone.
@@ -150,6 +151,11 @@ impl<R: Records> Ledger<R> {
     pub(super) fn enter(&mut self) -> Result<(), StoreError> {
         self.last_seq = 0;
         self.read_again()
+    }
+
+    /// The id that the next run gets, if it is free.
+    pub(super) fn next_run_id(&self) -> Result<i64, StoreError> {
+        self.store.read("next_run_id", Store::next_run_id)
     }
 
     /// No run gets an id up to `highest` any more.

@@ -2,6 +2,7 @@
 //!
 //! If killed here: recovery begins anew at the next boot, and records nothing twice.
 
+use std::io;
 use std::time::Duration;
 
 use super::parts::Conductor;
@@ -10,7 +11,7 @@ use crate::kill_point::KillPoint;
 use crate::pipeline::{Containment, Entry, Fact, Found, Killed, Origin, Pending, Plan, Refusal, RunStatus, State, recover};
 use crate::process::{UNKNOWN_BOOT, is_shortage};
 use crate::run_dir::Command;
-use crate::store::{StopRow, StoreError, UnseenEnd};
+use crate::store::{RunRow, StopRow, StoreError, UnseenEnd};
 use crate::supervisor::error::ActionError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::{Finding, Shims};
@@ -27,20 +28,21 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     pub(super) fn settle(&mut self, why_it_never_began: &str) -> Result<(), StoreError> {
         self.read_again()?;
         self.link.await_nothing();
-        let Some((run_id, status)) = self.ledger.run().map(|run| (run.id, run.status)) else { return Ok(()) };
+        let Some(run) = self.ledger.run().cloned() else { return Ok(()) };
+        let (run_id, status) = (run.id, run.status);
         self.ledger.read_last_seq(run_id)?;
         self.in_flight.skip_to(self.ledger.last_seq);
         if !status.is_live() {
             self.look_at_progress(run_id);
             // A server can be killed, or its connection break, between the end and what its shim has to add.
-            match self.record_what_followed_the_end(run_id, status)? {
+            match self.record_what_followed_the_end(&run)? {
                 Some(Found::ShimAlive) => self.hear_out(run_id)?,
                 Some(_) => self.tidy_up(run_id),
                 None => {}
             }
             return Ok(());
         }
-        let finding = match self.link.shims.find(run_id) {
+        let finding = match self.find(&run) {
             Ok(finding) => finding,
             Err(error) => {
                 if self.link.look_again_later(self.clock.awake(), true) {
@@ -94,8 +96,10 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             // The shim kills by then at the latest: how long the machine was awake since the journal does not tell.
             self.in_flight.adopt_stop(self.clock.awake() + Duration::from_millis(stop.grace_ms), stop.origin);
         }
-        // Nothing of it can be alive, but its control group can be there.
+        // Nothing of it can be alive, but its control group can be there. A directory that is not its own tells of other processes.
+        let is_of_another = plan == Plan::FailSpawn && damage.is_some();
         if matches!(plan, Plan::FailSpawn | Plan::Lose)
+            && !is_of_another
             && let Err(error) = self.link.shims.kill_leftovers(run_id)
         {
             ::log::warn!("run {run_id}: failed to clean up after it: {error}");
@@ -111,7 +115,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Plan::RecordEnd => "its journal is damaged, so how it ended is unknown".to_owned(),
             Plan::FailSpawn => {
                 end = UnseenEnd::NeverBegan;
-                self.signs.last_words().unwrap_or_else(|| why_it_never_began.to_owned())
+                self.signs.last_words().or(damage).unwrap_or_else(|| why_it_never_began.to_owned())
             }
             Plan::KillAndLose => {
                 let mut why = match (&journal, &damage) {
@@ -199,8 +203,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     fn hear_out(&mut self, run_id: i64) -> Result<(), StoreError> {
         let attached = self.link.attach(run_id, &[Command::Attach { tag: 0, after: self.ledger.last_seq }]);
         // It may have closed its socket: then its journal is whole once its lock has fallen.
-        if let (Err(_), Some(status)) = (attached, self.ledger.run().map(|run| run.status)) {
-            match self.record_what_followed_the_end(run_id, status)? {
+        if let (Err(_), Some(run)) = (attached, self.ledger.run().cloned()) {
+            match self.record_what_followed_the_end(&run)? {
                 Some(Found::ShimAlive) => self.link.await_leave(self.clock.awake()),
                 Some(_) => self.tidy_up(run_id),
                 None => {}
@@ -222,13 +226,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 
     /// What its journal holds after the end that is recorded. Returns what was found of a run that may have more to add.
-    fn record_what_followed_the_end(&mut self, run_id: i64, status: RunStatus) -> Result<Option<Found>, StoreError> {
-        match status {
+    fn record_what_followed_the_end(&mut self, run: &RunRow) -> Result<Option<Found>, StoreError> {
+        let run_id = run.id;
+        match run.status {
             RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped => {}
             // A live run has no end yet, and of a lost one nothing more can come.
             RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Lost => return Ok(None),
         }
-        match self.link.shims.find(run_id) {
+        match self.find(run) {
             Ok(Finding { found, journal, .. }) => {
                 self.record(journal.map_or_else(Vec::new, |journal| journal.entries))?;
                 Ok(Some(found))
@@ -239,6 +244,21 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 }
                 Ok(None)
             }
+        }
+    }
+
+    /// What is found of a run on record. Before it was seen to run, a directory with its name can be one that no server made for it: it
+    /// appeared between the run's commit and its start, which then failed. Its journal was begun at another time, and is not the run's.
+    fn find(&self, run: &RunRow) -> io::Result<Finding> {
+        let finding = self.link.shims.find(run.id)?;
+        // Of a run that was taken in without its journal neither the time nor the folder is known.
+        let is_known = run.started_at.is_none() && !run.cwd.is_empty();
+        match &finding.journal {
+            Some(journal) if is_known && journal.header.created_at != run.created_at => {
+                let damage = format!("the directory runs/{} is that of another run; move it away, and start again", run.id);
+                Ok(Finding { found: Found::NeverBegan, journal: None, damage: Some(damage) })
+            }
+            Some(_) | None => Ok(finding),
         }
     }
 

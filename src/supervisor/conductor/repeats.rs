@@ -27,16 +27,18 @@ pub(super) enum Earlier {
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// The action that was begun under a key and not answered; none also where that cannot be read: a start is refused then, because its key
     /// cannot be committed twice, and anything else can be done without the database.
-    pub(super) fn begun_under(&mut self, key: &RequestKey) -> Option<Begun> {
-        if let Some(begun) = self.ledger.begun_under_unrecorded(key) {
-            return Some(begun);
-        }
-        match self.ledger.store.read("keyed_request", |store| store.keyed_request(key)) {
-            Ok(Some(KeyedRequest::Begun(begun))) => Some(begun),
-            Ok(Some(KeyedRequest::Answered { .. } | KeyedRequest::Other) | None) => None,
+    ///
+    /// # Errors
+    /// [`ActionError::KeyReused`]
+    pub(super) fn begun_under(&mut self, key: &RequestKey) -> Result<Option<Begun>, ActionError> {
+        let stored = || self.ledger.store.read("keyed_request", |store| store.keyed_request(key));
+        match self.ledger.unrecorded_request(key).map_or_else(stored, |known| Ok(Some(known))) {
+            Ok(Some(KeyedRequest::Begun(begun))) => Ok(Some(begun)),
+            Ok(Some(KeyedRequest::Other)) => Err(ActionError::KeyReused),
+            Ok(Some(KeyedRequest::Answered { .. }) | None) => Ok(None),
             Err(error) => {
                 self.note_store_failure(&error);
-                None
+                Ok(None)
             }
         }
     }

@@ -213,6 +213,7 @@ pub(super) fn kind(error: &ActionError) -> &'static str {
     match error {
         ActionError::Refused(_) => "refused",
         ActionError::RunChanged { .. } => "run changed",
+        ActionError::KeyReused => "key reused",
         ActionError::Script(_) => "bad script",
         ActionError::SpawnFailed { .. } => "spawn failed",
         ActionError::PauseTimeout(_) => "pause timeout",

@@ -197,6 +197,11 @@ impl Shims for SimShims {
         Ok(self.world.borrow().runs.keys().copied().collect())
     }
 
+    fn has_run(&self, run_id: i64) -> bool {
+        moment(&self.world, "before", "a look for a run");
+        self.world.borrow().runs.contains_key(&run_id)
+    }
+
     fn latest_run_id(&self) -> io::Result<Option<i64>> {
         Ok(self.run_ids()?.last().copied())
     }

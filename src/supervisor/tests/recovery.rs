@@ -321,3 +321,22 @@ fn who_started_a_run_is_known_while_it_starts_and_to_a_database_that_has_lost_it
     let store = Store::open(&stage.dir.path().join("db")).expect("opens").store;
     assert_eq!(store.run(1).expect("readable").expect("taken in").started_by, Some(Origin::Schedule));
 }
+
+/// It appeared, with the journal of another run, between the commit of this one and the making of its directory.
+#[test]
+fn journal_of_another_run_is_not_taken_for_that_of_a_run_that_never_began() {
+    for found in [Found::Ended, Found::Vanished { same_boot: true }, Found::ShimAlive] {
+        let mut stage = Stage::new();
+        drop(stage.ask(Ask::Start(StartRequest::default())));
+        stage.finds(1, found, &[(1, spawned()), (2, exited(0, false))]);
+        let mut world = stage.world.0.borrow_mut();
+        let journal = world.found.get_mut(&1).and_then(|(_, journal)| journal.as_mut()).expect("set above");
+        journal.header.created_at = Timestamp::from_unix_ms(1_600_000_000_000);
+        drop(world);
+        let stage = stage.reboot();
+        assert_eq!(stage.stored(), (State::Stopped, "failed".into()), "{found:?}");
+        assert!(stage.world.0.borrow().killed_leftovers_of.is_empty(), "nothing of the other run is killed");
+        let version = stage.snapshot().version;
+        assert_eq!(stage.reboot().snapshot().version, version, "nor is its journal read later");
+    }
+}

@@ -154,3 +154,18 @@ fn repeat_under_a_key_that_cannot_be_stored_yet_does_nothing_twice() {
     got(&stage.ask_keyed("a", Ask::Pause)).expect("it was done");
     assert_eq!(stage.snapshot().state, State::Running, "it is not done again");
 }
+
+#[test]
+fn key_that_is_not_stored_yet_refuses_another_request() {
+    let mut stage = Stage::running();
+    without_database(&mut stage, |stage| {
+        let _pause = stage.ask_keyed("a", Ask::Pause);
+        stage.hear(&[(2, paused())]);
+        let sent = stage.world.0.borrow().sent.len();
+        let other = RequestKey { key: "a".to_owned(), request: "1".repeat(64) };
+        let (reply_to, waiting) = sync_channel(1);
+        stage.conductor.act(Ask::Resume, IfRun::Any, Some(&other), CLIENT, &reply_to);
+        assert!(matches!(got(&waiting), Err(ActionError::KeyReused)));
+        assert_eq!(stage.world.0.borrow().sent.len(), sent, "nothing is sent");
+    });
+}

@@ -28,7 +28,7 @@ impl App {
                 let response = Response::from_data("application/json", body).with_status_code(status);
                 return Ok(response.with_unique_header(IDEMPOTENT_REPLAY, "true"));
             }
-            Ok(Some(KeyedRequest::Other)) => return Err(ApiError::IdempotencyKeyReused),
+            Ok(Some(KeyedRequest::Other)) => return Err(ActionError::KeyReused.into()),
             Ok(Some(KeyedRequest::Begun(_)) | None) => {}
             Err(WorkError::Stopping) => return Err(ActionError::Stopping.into()),
             // A start is refused for the same reason. Anything else can be done without the database.

@@ -1,12 +1,14 @@
 //! The database, or a file beside it, is not what the last server left. The next server still never starts a second live run, and
 //! never assigns an id twice.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use crate::support::{Place, is_alive, is_stopped, signal, until_true};
 use autoappdev::run_dir::RunDir;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use rusqlite::Connection;
 use serde_json::json;
 
@@ -256,6 +258,10 @@ fn action_under_a_key_is_done_once_while_the_database_is_locked_and_after_a_rest
     assert!(!is_stopped(pid));
     let again = pause(&place);
     assert!(!is_stopped(pid), "{}", again.body);
+    let fields = [("Content-Type", "application/json"), ("Idempotency-Key", "a")];
+    let stop = place.request("POST", "/api/pipeline/stop", &fields, Some("{}"));
+    assert_eq!(stop.error(), "idempotency_key_reused");
+    assert!(is_alive(pid));
     other.execute_batch("ROLLBACK").expect("unlocks");
     until_true("nothing is wrong any more", || codes(&place).is_empty());
     place.kill_server();
@@ -264,4 +270,34 @@ fn action_under_a_key_is_done_once_while_the_database_is_locked_and_after_a_rest
     assert!(!is_stopped(pid));
     assert_eq!(pause(&place).header("Idempotent-Replay"), Some("true"));
     assert_eq!(place.until_all_agree(), "running");
+}
+
+/// `SQLite` tries for ten seconds to read beside such a lock.
+#[test]
+fn actions_under_keys_do_not_wait_for_a_lock_that_keeps_readers_out() {
+    let place = Place::serving("sleep.sh");
+    let (pid, _) = place.start();
+    let act = |action: &str, key: &str| {
+        let fields = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
+        place.request("POST", &format!("/api/pipeline/{action}"), &fields, Some("{}"))
+    };
+    let index = File::options().read(true).write(true).open(place.runtime().join("autoappdev.db-shm")).expect("there");
+    let kind = |kind: libc::c_int| libc::c_short::try_from(kind).expect("small");
+    let mut lock = libc::flock { l_type: kind(libc::F_WRLCK), l_whence: kind(libc::SEEK_SET), l_start: 123, l_len: 5, l_pid: 0 };
+    until_true("no reader is at work", || fcntl(&index, FcntlArg::F_OFD_SETLK(&lock)).is_ok());
+    for (round, is_resumed) in [(1, false), (2, true), (3, false)] {
+        let (action, key) = (if is_resumed { "resume" } else { "pause" }, round.to_string());
+        assert_eq!(act(action, &key).error(), "database_locked");
+        assert_eq!(is_stopped(pid), !is_resumed);
+        let other = if is_resumed { "pause" } else { "resume" };
+        assert_eq!(act(other, &key).error(), "idempotency_key_reused");
+        assert_eq!(is_stopped(pid), !is_resumed);
+    }
+    assert_eq!(act("stop", "4").error(), "database_locked");
+    assert!(!is_alive(pid));
+    lock.l_type = kind(libc::F_UNLCK);
+    fcntl(&index, FcntlArg::F_OFD_SETLK(&lock)).expect("unlocks");
+    until_true("nothing is wrong any more", || codes(&place).is_empty());
+    assert_eq!(place.until_all_agree(), "stopped");
+    act("stop", "4").ok();
 }

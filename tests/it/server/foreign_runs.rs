@@ -197,3 +197,34 @@ fn latest_run_that_the_server_may_not_read_is_named_with_the_remedy() {
     place.start_server_with(command);
     assert_eq!(place.stop_server(), 0);
 }
+
+/// Directories come with an archive under any names: one that claims an id near the highest, those of the next runs, and a file.
+#[test]
+fn directories_in_the_way_of_new_runs_are_passed_over_and_take_no_ids_from_them() {
+    for has_database in [false, true] {
+        let mut place = if has_database { used(3) } else { Place::new() };
+        place.script("sleep.sh", "#!/bin/sh\nexec sleep 600\n");
+        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+        place.start_server();
+        let (_, first) = place.start();
+        place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+        let runs = place.runtime().join("runs");
+        for id in (first + 1..first + 20).chain([i64::MAX - 1]) {
+            let copied = Command::new("cp").arg("-a").args([place.run_dir(first), runs.join(id.to_string())]).status();
+            assert!(copied.expect("cp is there").success());
+        }
+        fs::write(runs.join((first + 20).to_string()), "a file").expect("writes");
+        for next in first + 21..first + 24 {
+            assert_eq!(place.start().1, next);
+            place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+            assert_eq!(place.run(next)["status"], "stopped");
+            assert_eq!(place.stop_server(), 0);
+            place.start_server();
+        }
+        // Without the database what is there is in the way again.
+        assert_eq!(place.stop_server(), 0);
+        place.move_database(&place.folder().join("aside"));
+        place.start_server();
+        place.assert_startable(first + 23);
+    }
+}

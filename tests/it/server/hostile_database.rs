@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, mkfifoat};
+use serde_json::json;
 
 use crate::support::{DEADLINE, Place};
 
@@ -198,4 +199,49 @@ fn run_with_the_highest_id_is_refused_and_leaves_no_row() {
     assert_eq!(place.sql().query_row("SELECT count(*) FROM pipeline_runs", [], |row| row.get::<_, i64>(0)), Ok(0));
     assert!(place.is_serving());
     assert_eq!(place.stop_server(), 0);
+}
+
+/// The page and the commands send a key with each start.
+#[test]
+fn database_that_has_used_all_ids_of_request_keys_keeps_no_start_with_a_key_from_succeeding() {
+    let highest = i64::MAX;
+    let row = format!(
+        "INSERT INTO request_keys (id, key, request, status, body) VALUES ({highest}, 'a', '{}', 200, '{{}}')",
+        "0".repeat(64)
+    );
+    let noted = format!("INSERT INTO sqlite_sequence VALUES ('request_keys', '{highest}')");
+    for claim in [noted, row, "INSERT INTO sqlite_sequence VALUES ('request_keys', 1e300)".to_owned()] {
+        let mut place = used();
+        place.edit_database(&claim);
+        assert_eq!(ended(&place, "check").0, 0, "{claim}");
+        place.start_server();
+        let (code, _, error) = place.client(&["start", "sleep.sh"]);
+        assert_eq!((code, &*error), (0, ""), "{claim}");
+        place.act("stop").ok();
+    }
+}
+
+#[test]
+fn numbers_in_a_database_that_do_not_fit_keep_no_server_from_serving_and_no_run_from_being_read() {
+    let mut place = Place::serving("sleep.sh");
+    let (_, run_id) = place.start();
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    assert_eq!(place.stop_server(), 0);
+    let (high, low) = (i64::MAX, i64::MIN);
+    place.edit_database(&format!(
+        "UPDATE pipeline_events SET pid = {high}; UPDATE pipeline_events SET signal = {high} WHERE exit_code IS NULL;
+         UPDATE pipeline_events SET killed = '[{{\"pid\": {high}, \"name\": \"a\"}}]', killed_count = {high}, grace_ms = {high};
+         UPDATE pipeline_events SET paused_ms = {high}, oom_kills = {high};
+         UPDATE pipeline_runs SET pid = {high}, signal = NULL, exit_code = {low}, paused_ms = {high}, cpu_user_ms = {high},
+                max_rss_kb = {high}, oom_kills = {high}, memory_peak_bytes = {high}, grace_ms = {high}"
+    ));
+    place.start_server();
+    for path in [format!("/api/runs/{run_id}"), "/api/runs".to_owned(), "/api/pipeline".to_owned()] {
+        place.get(&path).ok();
+    }
+    let run = place.run(run_id);
+    assert_eq!((&run["pid"], &run["exit_code"]), (&json!(u32::MAX), &json!(i32::MIN)), "{run}");
+    let (code, _, error) = place.client(&["runs", &run_id.to_string()]);
+    assert_eq!((code, &*error), (0, ""));
+    place.assert_startable(run_id);
 }

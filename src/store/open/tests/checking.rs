@@ -83,8 +83,16 @@ fn a_check_tells_what_opening_overlooks() {
 #[test]
 fn check_of_a_database_without_a_next_run_id_says_so() {
     // The highest id is left, and is given to no run; or none is left.
-    for latest in [i64::MAX - 1, i64::MAX] {
-        let folder = changed(&format!("UPDATE sqlite_sequence SET seq = {latest} WHERE name = 'pipeline_runs'"));
+    let noted =
+        [i64::MAX - 1, i64::MAX].map(|latest| format!("UPDATE sqlite_sequence SET seq = {latest} WHERE name = 'pipeline_runs'"));
+    let highest = i64::MAX;
+    let row = format!(
+        "INSERT INTO pipeline_runs (id, status, script, cwd, args, created_at, stopped_at, error, log_start)
+         VALUES ({highest}, 'lost', '', '', '[]', '2000-01-01T00:00:00.000Z', '2000-01-01T00:00:00.000Z', '', 0);
+         UPDATE sqlite_sequence SET seq = 1 WHERE name = 'pipeline_runs'"
+    );
+    for claim in noted.into_iter().chain([row]) {
+        let folder = changed(&claim);
         let report = check(&folder.path().join(NAME)).expect("it can be read");
         let write = report.last().expect("steps");
         let reason = write.result.as_ref().expect_err("no run can begin");
