@@ -106,7 +106,7 @@ impl OldShim {
         let boot_id = boot_id().expect("/proc is mounted");
         let mut journal = File::create(dir.journal_path()).expect("creates");
         let header = format!(
-            r#"{{"format":1,"run_id":{run_id},"boot_id":"{boot_id}","shim_pid":{},"shim_start_ticks":{},"runtime_dir":{},"created_at":"2026-01-31T10:00:00.000Z","script":"sleep.sh","args":[],"cwd":"/srv","grace_ms":10000,"log_start":0}}"#,
+            r#"{{"format":1,"run_id":{run_id},"boot_id":"{boot_id}","shim_pid":{},"shim_start_ticks":{},"runtime_dir":{},"created_at":"2023-11-14T22:13:20.000Z","script":"sleep.sh","args":[],"cwd":"/srv","grace_ms":10000,"log_start":0}}"#,
             std::process::id(),
             read_stat(std::process::id()).expect("it lives").identity.start_ticks,
             json!(place.runtime())
