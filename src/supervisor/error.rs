@@ -19,9 +19,9 @@ pub enum ActionError {
         /// The latest run, if there is one.
         latest: Option<i64>,
     },
-    /// Another request was sent with the same key before.
+    /// The key was used for another request before.
     #[error(
-        "this Idempotency-Key was sent with another request before: the route or the body is not the same; use a new key. Nothing was done"
+        "this Idempotency-Key was used for another request before: the route or the body differs; use a new key. Nothing was done"
     )]
     KeyReused,
     /// The script or the working directory is no good.

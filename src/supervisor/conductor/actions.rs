@@ -205,8 +205,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         Ok(run_id)
     }
 
-    /// An id that has an entry in `runs/` is given to no run: a directory that came from another machine would be in its way, and the
-    /// journal in it would be taken for the run's. Only ids that are directly in the way are passed over, because a name can claim any id.
+    /// Reserves the ids that have an entry in `runs/`, up to the first free one. A directory that came from another machine would make the
+    /// start fail, and its journal would be taken for the run's. Only consecutive ids are skipped, because a directory can have any name.
     fn skip_taken_ids(&mut self) -> Result<(), StoreError> {
         let next = self.ledger.next_run_id()?;
         let free = (next..i64::MAX).find(|&id| !self.link.shims.has_run(id)).unwrap_or(i64::MAX);
