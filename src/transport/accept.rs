@@ -1,7 +1,7 @@
-//! The accepting thread: accepts connections, finds each a slot and a thread, and turns the others away.
+//! The accepting thread: accepts connections, gives each a slot and a thread, and refuses those that cannot get both in time.
 //!
-//! Any wait of this thread would delay every client at every listener. So it waits only in poll(2), for a new
-//! connection or for the time of the next check. A new connection without a slot, or without a thread, waits in a list meanwhile.
+//! If this thread blocked, it would delay every client of every listener. So it waits only in poll(2), for a new connection or
+//! until the next check. Meanwhile, a new connection without a slot or a thread waits in a list.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,27 +21,29 @@ use super::slots::{Full, Slots};
 use super::workers::{Job, Task, Workers};
 use super::writer::last_answer;
 
-/// How many are accepted at one listener before the others get their turn.
+/// How many connections are accepted at one listener before the next listener gets its turn.
 const ACCEPTED_IN_A_TURN: usize = 64;
 
-/// The longest wait of a new connection for a slot, or of a connection for a thread. Both usually come at once, but on a busy machine
-/// the threads that hold them may not run for a while, and waiting is better than a refusal.
+/// The longest time that a new connection waits for a slot, or a connection for a thread. Both are usually free at once, but on a
+/// busy machine the threads that hold them may not run for a while, and waiting is better than a refusal.
 const WAIT_LIMIT: Duration = Duration::from_secs(2);
-/// Where all slots are taken, this bounds how many new connections can be served in a second.
+/// How often waiting connections are checked. While all slots are taken, this limits how many new connections can be served per
+/// second.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// For how long nothing is accepted after accept(2) failed for lack of descriptors or memory. Doubles with each failure.
+/// The pause after accept(2) has failed for lack of descriptors or memory. Doubles with each failure.
 const REST: Duration = Duration::from_millis(2);
 const REST_MAX: Duration = Duration::from_millis(20);
 
-/// How often a shortage is logged: with many clients it can occur a thousand times a second.
+/// The shortest time between two log messages about a shortage. With many clients, a shortage can occur a thousand times a
+/// second.
 const WARN_EVERY: Duration = Duration::from_secs(1);
 
-/// How many bytes of a refused client are read and discarded: unread bytes at the close would destroy the answer on its
-/// way (RFC 9112, section 9.6).
+/// How many bytes from a refused client are read and discarded. If any were left unread at the close, the response could be lost
+/// on its way (RFC 9112, section 9.6).
 const UNREAD_BYTES: usize = 16 * 1024;
 
-/// A connection without a slot.
+/// A new connection that has no slot yet.
 struct Newcomer<'a> {
     number: u64,
     stream: Arc<Stream>,
@@ -55,11 +57,12 @@ struct Acceptor<'a> {
     slots: &'a Arc<Slots>,
     workers: &'a Workers,
     waiting: Vec<Newcomer<'a>>,
-    /// Connections without a thread whose request has not arrived yet.
+    /// Connections that have a slot but no thread, and whose request has not arrived yet.
     silent: Vec<Job>,
-    /// Those whose request has arrived, and when each is refused.
+    /// Connections that have a slot but no thread, and whose request has arrived. Each is refused at the time beside it.
     parked: Vec<(Job, Instant)>,
-    /// More clients of this machine can arrive at once than may wait here, and slots will become free for them: the others wait in the kernel.
+    /// The clients of this machine from which nothing is accepted until the next check. More of them can arrive at once than may
+    /// wait here. Slots will become free for them, so the others wait in the kernel.
     held_back: Vec<Peer>,
     rest_until: Option<Instant>,
     rest: Duration,
@@ -67,13 +70,13 @@ struct Acceptor<'a> {
     number: u64,
 }
 
-/// Accepts until the server stops. `woken` is readable then.
+/// Accepts connections until the server stops; `woken` then becomes readable.
 pub(super) fn accept(slots: &Arc<Slots>, workers: &Workers, entrances: &[Entrance], woken: &UnixStream, idle_limit: Duration) {
     let mut acceptor = Acceptor::new(slots, workers);
     while !slots.is_stopping() {
         let idle = slots.close_idle(Instant::now(), idle_limit);
         acceptor.look();
-        // Before this thread sleeps: the next connection may be long in coming.
+        // Before this thread sleeps, because the next connection may not arrive for a long time.
         if slots.has_hurried() {
             for entrance in entrances {
                 entrance.handler.hurry();
@@ -152,13 +155,13 @@ impl<'a> Acceptor<'a> {
         }
     }
 
-    /// Finds a new connection a slot, or lets it wait behind those of its kind, or refuses it.
+    /// Gives a new connection a slot, makes it wait behind others of the same peer, or refuses it.
     fn take(&mut self, newcomer: Newcomer<'a>) {
         if has_left_unheard(&newcomer.stream) {
             return;
         }
         let peer = newcomer.peer;
-        // Other addresses of other machines can still get a slot.
+        // Only connections of the same peer are ahead of it: other remote addresses can still get a slot.
         let is_behind = self.waiting.iter().any(|other| other.peer == peer);
         let tried = if is_behind { Err((newcomer, Full { is_passing: true })) } else { self.slot(newcomer) };
         let Err((newcomer, Full { is_passing })) = tried else { return };
@@ -167,7 +170,7 @@ impl<'a> Acceptor<'a> {
         let of_kind = self.waiting_of_kind(peer);
         if of_address < of_address_max && of_kind < of_kind_max {
             self.waiting.push(newcomer);
-            // The last one that may wait. The next check shows whether there will be a slot.
+            // This is the last one of its kind that may wait. The next check shows whether there will be a slot.
             if is_passing && of_kind + 1 == of_kind_max {
                 self.hold_back(peer);
             }
@@ -180,14 +183,16 @@ impl<'a> Acceptor<'a> {
         self.waiting.iter().filter(|other| other.peer.kind() == peer.kind()).count()
     }
 
-    /// Only clients of this machine, whose kind has its own slots: other clients must not wait for one of many addresses.
+    /// Stops accepting from clients of this machine, whose kind has its own slots, until the next check. Does nothing for a
+    /// remote peer: one of many addresses must not make the others wait.
     fn hold_back(&mut self, peer: Peer) {
         if !matches!(peer, Peer::Remote(_)) {
             self.held_back.push(peer);
         }
     }
 
-    /// Whether the clients of this machine at a listener are held back, and all others there with them.
+    /// Checks whether the clients of this machine at a listener are held back. If so, all other clients of that listener are held
+    /// back too.
     fn is_held_back(&self, entrance: &Entrance) -> bool {
         self.held_back.contains(&Peer::at(entrance.listener.reach(), Ipv4Addr::LOCALHOST.into()))
     }
@@ -216,7 +221,7 @@ impl<'a> Acceptor<'a> {
                 self.hold_back(peer);
             }
         }
-        // First come, first served, but the owner's need not wait for others.
+        // First come, first served, except that the owner's connections do not wait for others.
         let (mut is_busy, mut is_busy_for_owner) = (false, false);
         for (job, until) in std::mem::take(&mut self.parked) {
             let is_busy = if job.slot.is_owner() { &mut is_busy_for_owner } else { &mut is_busy };
@@ -235,7 +240,7 @@ impl<'a> Acceptor<'a> {
         }
     }
 
-    /// Gives a new connection a slot, and a thread if one can be created.
+    /// Gives a new connection a slot and, if possible, a thread.
     fn slot(&mut self, newcomer: Newcomer<'a>) -> Result<(), (Newcomer<'a>, Full)> {
         let Newcomer { number, ref stream, from, peer, handler, .. } = newcomer;
         let slot = match self.slots.take(number, stream, peer) {
@@ -257,25 +262,26 @@ impl<'a> Acceptor<'a> {
     fn warn(&mut self, what: String) {
         if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             self.warned = Some(Instant::now());
-            // If all are busy, one becomes free within a second.
+            // If all threads of the reserve are busy, the message is dropped. One becomes free within a second.
             let _all_are_at_work = self.workers.hand_over(Task::Warn(what));
         }
     }
 }
 
-/// Whether the client has closed the connection without a request. A slot and a thread would be spent on nothing, and a flood of such connections
-/// would keep the others in the kernel's queue, or out of it.
+/// Checks whether the client has closed the connection without sending a request. Such a connection would use a slot and a thread
+/// for nothing, and a flood of them would keep the others in the kernel's queue, or out of it.
 fn has_left_unheard(stream: &Stream) -> bool {
     stream.is_left() && ioctl_fionread(stream).is_ok_and(|bytes| bytes == 0)
 }
 
-/// Whether it is for want of something of this machine's that nobody was accepted. A socket can lack buffers as well (`accept(2)`).
+/// Checks whether accept(2) failed because this machine has run out of a resource. A socket can lack buffers as well
+/// (`accept(2)`).
 fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
     Errno::from_io_error(error).is_some_and(|errno| shortages.contains(&errno))
 }
 
-/// Sends a refusal to a client. Best effort, and never waits: a client that does not read it still sees the end.
+/// Sends a refusal to a client. Best effort, and never waits: a client that does not read it still sees the connection close.
 fn turn_away(mut stream: &Stream, handler: &dyn Handler, broken: &Broken) {
     let response = handler.refuse(broken, None);
     if rustix::io::ioctl_fionbio(stream, true).is_ok() {
@@ -307,7 +313,7 @@ mod tests {
         }
     }
 
-    /// A connection on loopback: the server's end of it, and the client's.
+    /// Opens a connection on loopback. Returns the server's end and the client's end.
     fn connection(listener: &TcpListener) -> (Arc<Stream>, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
         (Arc::new(OwnedFd::from(listener.accept().expect("a client has connected").0).into()), client)
@@ -334,7 +340,7 @@ mod tests {
         };
         let leave = |client: TcpStream, server: &Stream| {
             drop(client);
-            // The end arrives at once on loopback, but by another thread of the kernel.
+            // On loopback the end arrives at once, but another thread of the kernel delivers it.
             while !server.is_left() {
                 std::thread::yield_now();
             }

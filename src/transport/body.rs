@@ -1,30 +1,31 @@
-//! A chunked body, from bytes to what it carries (RFC 9112, section 7.1). Pure: the connection reads, this decides.
+//! The decoder of chunked bodies (RFC 9112, section 7.1). Pure: the connection reads the bytes, this module interprets them.
 //!
-//! Where a body ends is where the next request begins. A reader that is lenient here takes part of a body for a request as soon as
-//! another one in front of it is not, so each line break is a CR LF and each line follows the grammar.
+//! The next request begins where a body ends. If this decoder were more lenient than a proxy in front of the server, it would
+//! take part of a body for a request. So each line break must be CR LF, and each line must follow the grammar.
 
 use super::head::{BODY_BYTES_MAX, Broken, FIELDS_MAX, HEAD_BYTES_MAX};
 
-/// The longest line with a chunk's size, in bytes, its line break included.
+/// The maximum length of a chunk-size line, in bytes, including its line break.
 const SIZE_LINE_BYTES_MAX: usize = 8 * 1024;
-/// The most bytes of chunk extensions in one body: they mean nothing here, and without a limit they would not end (section 7.1.1).
+/// The maximum number of bytes of chunk extensions in one body. They mean nothing here, and without a limit they could go on for
+/// ever (section 7.1.1).
 const EXTENSION_BYTES_MAX: usize = 16 * 1024;
 
-/// What comes next in the coding.
+/// The part of the coding that comes next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Next {
-    /// A line with a chunk's size.
+    /// A chunk-size line.
     #[default]
     Size,
     /// This many bytes of a chunk.
     Data(usize),
-    /// The line break behind a chunk.
+    /// The line break after a chunk.
     DataEnd,
-    /// The trailer section, read and thrown away.
+    /// The trailer section, which is read and discarded.
     Trailers,
 }
 
-/// Undoes the chunked coding of one body.
+/// The decoder of one chunked body.
 #[derive(Debug, Default)]
 pub struct Chunks {
     body: Vec<u8>,
@@ -33,8 +34,8 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    /// Takes what it can off the front of `bytes`: how many those are, and whether the body is whole. What was not taken belongs in front
-    /// of what comes next.
+    /// Decodes as much as possible of the beginning of `bytes`. Returns how many bytes it used, and whether the body is complete.
+    /// The caller passes the unused bytes again, followed by those that arrive next.
     pub fn take(&mut self, bytes: &[u8]) -> Result<(usize, bool), Broken> {
         let mut used = 0;
         loop {
@@ -81,24 +82,24 @@ impl Chunks {
         }
     }
 
-    /// How many bytes of the body there are.
+    /// Returns how many bytes of the body have been decoded.
     pub fn body_bytes(&self) -> usize {
         self.body.len()
     }
 
-    /// Takes the room for the longest body in one piece, which the kernel gets back whole: one that grows leaves its smaller selves to
-    /// the allocator. What is not used of it is not there.
+    /// Reserves memory for the longest body in one allocation, which the kernel gets back as a whole. A buffer that grows would
+    /// leave its smaller predecessors to the allocator. The part that is not used occupies no memory.
     pub fn grow_no_more(&mut self) {
         self.body.reserve_exact(BODY_BYTES_MAX - self.body.len());
     }
 
-    /// What the chunks carried.
+    /// Returns the decoded body.
     pub fn into_body(self) -> Vec<u8> {
         self.body
     }
 }
 
-/// The line at the front of `bytes`, with its line break; `None` while it is not all there.
+/// Returns the line at the beginning of `bytes`, with its line break, or `None` if it is not complete yet.
 fn size_line(bytes: &[u8]) -> Result<Option<&[u8]>, Broken> {
     let near = &bytes[..bytes.len().min(SIZE_LINE_BYTES_MAX)];
     match memchr::memchr(b'\n', near) {
@@ -108,12 +109,12 @@ fn size_line(bytes: &[u8]) -> Result<Option<&[u8]>, Broken> {
     }
 }
 
-/// The size that a line says, and how many bytes of it are extensions.
+/// Returns the size in a chunk-size line, and how many bytes of the line are extensions.
 fn chunk_size(line: &[u8]) -> Result<(usize, usize), Broken> {
     let broken = Err(Broken::Malformed("a chunk's size is not a number"));
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let Some(extension) = line[digits..].strip_suffix(b"\r\n") else { return broken };
-    // The parser would take no digit at all for a 0, blanks for an extension, and any byte in one.
+    // The parser would read a missing number as 0, take blanks for an extension, and accept any byte in an extension.
     let is_extension = extension.is_empty() || extension.trim_ascii_start().starts_with(b";");
     let is_text = extension.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..));
     if digits == 0 || !is_extension || !is_text {
@@ -121,14 +122,14 @@ fn chunk_size(line: &[u8]) -> Result<(usize, usize), Broken> {
     }
     match httparse::parse_chunk_size(line) {
         Ok(httparse::Status::Complete((length, size))) if length == line.len() => {
-            // A number beyond counting is a body beyond the limit.
+            // A number that does not fit is a body over the limit.
             Ok((usize::try_from(size).unwrap_or(usize::MAX), extension.len()))
         }
         Ok(_) | Err(_) => broken,
     }
 }
 
-/// The length of the trailer section at the front of `bytes`; `None` while it is not all there.
+/// Returns the length of the trailer section at the beginning of `bytes`, or `None` if it is not complete yet.
 fn trailers(bytes: &[u8]) -> Result<Option<usize>, Broken> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let length = match httparse::parse_headers(bytes, &mut fields) {
@@ -137,7 +138,7 @@ fn trailers(bytes: &[u8]) -> Result<Option<usize>, Broken> {
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Broken::HeadTooLarge),
         Err(_) => return Err(Broken::Malformed("its trailers are not fields")),
     };
-    // The parser takes a lone LF. Nobody is kept waiting for the rest of what is wrong already.
+    // The parser accepts a lone LF. A section that is already wrong is refused without waiting for its rest.
     let section = &bytes[..length.unwrap_or(bytes.len())];
     let is_lone_lf = |at: usize| at.checked_sub(1).is_none_or(|before| section[before] != b'\r');
     let is_lone_cr = |at: usize| section.get(at + 1).is_some_and(|behind| *behind != b'\n');
@@ -151,7 +152,7 @@ fn trailers(bytes: &[u8]) -> Result<Option<usize>, Broken> {
 mod tests {
     use super::*;
 
-    /// The body and what is left behind it.
+    /// Returns the body and the number of bytes that follow it, or `None` if the body is not complete.
     fn decode(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, Broken> {
         let mut chunks = Chunks::default();
         let (used, is_whole) = chunks.take(bytes)?;

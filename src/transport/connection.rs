@@ -1,4 +1,4 @@
-//! One connection, on its own thread: read a request, have it answered, write the answer, again.
+//! One connection, on its own thread: reads a request, has it answered, writes the response, and starts over.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -17,29 +17,30 @@ use super::listener::Stream;
 use super::slots::{Slot, Works};
 use super::writer;
 
-/// How long the machine of one that is sent what happens may be out of reach.
+/// How long the client's machine may acknowledge nothing while a response of unknown length is sent.
 const UNHEARD_LIMIT: Duration = Duration::from_secs(30);
 
 const READ_BYTES: usize = 4 * 1024;
-/// How much of a head is read while other servers' cookies account for its length. A browser keeps up to 180 cookies of 4 KiB for
-/// a host.
+/// The maximum number of bytes of a head that are read while cookies of other servers account for its length. A browser keeps up
+/// to 180 cookies of 4 KiB for a host.
 const TAKEN_BYTES_MAX: usize = 1024 * 1024;
-/// How many bytes of empty lines can come before a head.
+/// The maximum number of bytes of empty lines before a head.
 const BLANK_BYTES_MAX: usize = 64;
-/// An answer up to this size goes out in one write with its head; a longer one follows in pieces of this size.
+/// A response up to this size is sent in one write with its head. A longer one follows in pieces of this size.
 const ONE_WRITE_BYTES: usize = 16 * 1024;
 
-/// After the last answer the client may still be sending, and those before it may be on their way; closing at once would destroy them
-/// (RFC 9112, section 9.6). At most this many bytes are discarded, for [`Terms::linger`]: three megabytes of requests can be queued at a stop.
+/// The maximum number of bytes that are discarded after the last response, within [`Terms::linger`]. The client may still be
+/// sending, and earlier responses may still be on their way; closing at once would destroy them (RFC 9112, section 9.6). Three
+/// megabytes of requests can be queued at a stop.
 const LINGER_BYTES: usize = 16 * BODY_BYTES_MAX;
 
-/// Why a connection ends.
+/// The reason why a connection ends.
 enum End {
-    /// The other side closed, or reading or writing failed: there is nobody to tell.
+    /// The client has closed the connection, or reading or writing failed. No response can be sent.
     Silent,
-    /// The request was not one that can be answered; this can. With its head if only its body went wrong.
+    /// The request cannot be handled, and is refused for this reason. Contains its head if only its body was wrong.
     Refused(Broken, Option<Box<Head>>),
-    /// The handler answered by the head alone, instead of having the body read.
+    /// The handler responded to the head alone, so the body is not read.
     Answered { response: Response, is_head: bool },
 }
 
@@ -55,24 +56,25 @@ impl From<Broken> for End {
     }
 }
 
-/// How long things may take on a connection: by a thread of its own, and by one that others wait for.
+/// The time limits of a connection. They depend on whether it has its own thread or one for which others wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
-    /// How long a head may take: from its first byte on, or from the beginning where the thread is lent.
+    /// How long a head may take, from its first byte, or from the beginning if the thread is lent.
     pub(super) head: Duration,
     pub(super) body: Duration,
-    /// How long a client may take to read what is written at once, a piece of an answer at most.
+    /// How long a client may take to receive one write, which is at most a piece of a response.
     pub(super) write: Duration,
-    /// How long the whole of an answer may take, unless it is an operator's.
+    /// How long a whole response may take, unless it is an operator's.
     pub(super) answer: Option<Duration>,
-    /// How long what a client still sends is read after its last answer.
+    /// How long the server reads what a client still sends after its last response.
     pub(super) linger: Duration,
-    /// The thread is one of few that serve everybody, and serves one request, or one and the one that it announced.
+    /// True if the thread is one of the few that serve all clients. It serves one request, or one and the request that it
+    /// announced.
     pub(super) is_lent: bool,
 }
 
 impl Terms {
-    /// By a thread of its own.
+    /// The limits of a connection with its own thread.
     pub(super) const OWN: Self = Self {
         head: Duration::from_secs(10),
         body: Duration::from_secs(30),
@@ -81,7 +83,7 @@ impl Terms {
         linger: Duration::from_millis(500),
         is_lent: false,
     };
-    /// By one of the reserve: others wait for it.
+    /// The limits of a connection with a thread of the reserve, for which others wait.
     pub(super) const LENT: Self = Self {
         head: Duration::from_secs(1),
         body: Duration::from_secs(2),
@@ -92,7 +94,7 @@ impl Terms {
     };
 }
 
-/// Serves until either side ends it.
+/// Serves a connection until either side ends it.
 pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dyn Handler, terms: &Terms) {
     let mut wire = Wire {
         stream,
@@ -113,7 +115,8 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
         if !slot.waits() {
             return;
         }
-        // What has arrived is answered even so, also where this thread runs only now; nothing more is waited for.
+        // A stopping server still answers a request that has arrived, even if this thread starts only now. It waits for no
+        // further data.
         if slot.is_stopping() && rustix::net::shutdown(stream, Shutdown::Read).is_err() {
             return;
         }
@@ -141,7 +144,7 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
         let announced = AtomicBool::new(false);
         let client = Client::new(stream, slot, !terms.is_lent, &announced);
         let response = caught(handler, &request, || handler.handle(&request, &client)).unwrap_or_else(|fault| fault);
-        // An answer that goes on for hours does not keep what was asked.
+        // The request is freed first, because a response can go on for hours.
         drop(request);
         slot.has_no_body();
         let keeps_thread = !terms.is_lent || is_first && announced.load(Ordering::Relaxed);
@@ -163,7 +166,7 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
     }
 }
 
-/// Calls the handler. A panic in it is an answer too, and does not end the thread.
+/// Calls the handler. A panic in it produces a response too, and does not end the thread.
 fn caught<T>(handler: &dyn Handler, request: &Request, call: impl FnOnce() -> T) -> Result<T, Response> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|_| {
         // Logged without the query, which may contain the proof of a session.
@@ -176,7 +179,7 @@ fn caught<T>(handler: &dyn Handler, request: &Request, call: impl FnOnce() -> T)
     })
 }
 
-/// A stream with what was read from it too early.
+/// A stream, with the bytes that were read from it ahead of time.
 struct Wire<'a> {
     stream: &'a Stream,
     from: SocketAddr,
@@ -184,12 +187,14 @@ struct Wire<'a> {
     handler: &'a dyn Handler,
     terms: &'a Terms,
     unread: Vec<u8>,
-    /// The read time-out that is set, so that it is set again only when another is wanted: it costs a system call. None while the next
-    /// request is waited for, which the accepting thread bounds: a timer for each read costs a fourteenth of all that a small request does.
+    /// The current read timeout. It is set again only if it changes, because that costs a system call. `None` while the
+    /// connection waits for the next request: the accepting thread limits that wait, because a timer for each read would cost a
+    /// fourteenth of everything that a small request costs.
     limit: Option<Duration>,
-    /// When the answer must have been written, if there is a limit.
+    /// The time by which the response must have been written, if there is a limit.
     written_by: Option<Instant>,
-    /// Where reading reads to. Kept, for to clear it anew for each read costs more than all else that is done for a small request.
+    /// The buffer for reading. It is kept, because clearing it again for each read costs more than everything else that is done
+    /// for a small request.
     buffer: Vec<u8>,
 }
 
@@ -208,7 +213,8 @@ impl Wire<'_> {
         let mut deadline = self.terms.is_lent.then(|| Instant::now() + self.terms.head);
         let (mut taken, mut blank) = (0, 0);
         loop {
-            // Some clients send an empty line after a body (RFC 9112, section 2.2). With many, they would hold the slot without a request.
+            // Some clients send an empty line after a body (RFC 9112, section 2.2). With many of them, a client could hold the
+            // slot without a request.
             let lines = blank_lines(&self.unread);
             self.unread.drain(..lines);
             blank += lines;
@@ -225,12 +231,13 @@ impl Wire<'_> {
                     return Ok(head);
                 }
                 if deadline.is_none() {
-                    // It has begun to speak: from here on it has the limits of a head and of a body, and no more those of who is silent.
+                    // The request has begun. The idle time is counted anew, so from here on the shorter limits of a head and of a
+                    // body apply.
                     self.slot.waits();
                     deadline = Some(Instant::now() + self.terms.head);
                 }
             }
-            // A head that other servers' cookies make long is read only while its slot is not wanted.
+            // A head that is long because of other servers' cookies is read only while no other connection needs its slot.
             if taken > HEAD_BYTES_MAX && self.slot.is_at_last_answer() && !self.slot.is_operator() {
                 return Err(Broken::TooManyConnections.into());
             }
@@ -257,7 +264,7 @@ impl Wire<'_> {
         }
     }
 
-    /// Has the handler decide by the head whether more of the body is read than is read of every client.
+    /// Lets the handler decide by the head whether a body over [`SMALL_BODY_BYTES`] is read.
     fn admit_long_body(&self, head: &Head) -> Result<(), End> {
         let request = head.clone().into_request(self.from, Vec::new());
         let announced = AtomicBool::new(false);
@@ -271,14 +278,15 @@ impl Wire<'_> {
     fn read_length(&mut self, length: usize) -> Result<Vec<u8>, End> {
         if length > SMALL_BODY_BYTES {
             self.slot.takes(length)?;
-            // In one piece, which the kernel gets back whole: one that grows leaves its smaller selves to the allocator.
+            // In one allocation, which the kernel gets back as a whole. A buffer that grows would leave its smaller predecessors
+            // to the allocator.
             self.unread.reserve_exact(length.saturating_sub(self.unread.len()) + READ_BYTES);
         }
         let deadline = Instant::now() + self.terms.body;
         while self.unread.len() < length {
             self.read_more(Some(left_until(deadline)?))?;
         }
-        // The connection does not keep the room that a long body took.
+        // The connection does not keep the memory of a long body.
         let rest = self.unread.split_off(length);
         Ok(std::mem::replace(&mut self.unread, rest))
     }
@@ -306,7 +314,8 @@ impl Wire<'_> {
         }
     }
 
-    /// Reads what there is, waiting at most `limit` for the first of it, where there is one. How many bytes that was.
+    /// Reads the available bytes, and waits for the first of them, at most for `limit` if there is one. Returns how many bytes it
+    /// read.
     fn read_more(&mut self, limit: Option<Duration>) -> Result<usize, End> {
         if self.limit != limit {
             self.stream.set_read_timeout(limit)?;
@@ -328,26 +337,27 @@ impl Wire<'_> {
         }
     }
 
-    /// Writes the answer that ends the connection.
+    /// Writes the response that ends the connection.
     fn write_last(&mut self, response: Response, is_head: bool) {
         if self.write(response, is_head, false, false).is_ok() {
             self.linger();
         }
     }
 
-    /// Writes an answer. Whether the connection can go on after it.
+    /// Writes a response. Returns whether the connection can continue after it.
     fn write(&mut self, response: Response, is_head: bool, is_http_1_0: bool, keep_alive: bool) -> io::Result<bool> {
         self.written_by = self.terms.answer.filter(|_| !self.slot.is_operator()).map(|limit| Instant::now() + limit);
         let Response { status_code, headers, data, .. } = response;
         let (mut reader, length) = data.into_reader_and_size();
         let has_body = !matches!(status_code, 100..=199 | 204 | 304);
-        // Without a length the end is told by chunks, or by the end of the connection where the client knows no chunks.
+        // Without a length, the last chunk marks the end of the response. For a client that does not know chunks, the end of the
+        // connection does.
         let is_chunked = has_body && length.is_none() && !is_http_1_0;
         let keep_alive = keep_alive && (length.is_some() || is_chunked || !has_body);
         let framing = if is_chunked { "\r\nTransfer-Encoding: chunked" } else { "" };
         let persistence = match (keep_alive, is_http_1_0) {
             (false, _) => "\r\nConnection: close",
-            // HTTP/1.1 stays open by default; an HTTP/1.0 client has to be told.
+            // HTTP/1.1 connections stay open by default. An HTTP/1.0 client needs the field.
             (true, true) => "\r\nConnection: keep-alive",
             (true, false) => "",
         };
@@ -368,21 +378,23 @@ impl Wire<'_> {
                     break;
                 }
                 if read == 0 {
-                    // Less than was promised: only the end of the connection can say so.
+                    // The body is shorter than its announced length. Only the end of the connection can say so.
                     return Ok(false);
                 }
             }
         } else {
             let began = Instant::now();
             self.stream.end_when_unheard(UNHEARD_LIMIT)?;
-            // Where no chunk tells the answer's end, the connection's end does: one that comes before that, of a killed server too, is no end.
+            // Without chunks, the end of the connection marks the end of the response. A connection that ends earlier is reset,
+            // even if the server is killed, so that the client does not take that for the end of the response.
             self.stream.set_broken_at_end(!is_chunked)?;
-            // If it gave way, the head goes out all the same: so the client learns that the answer is not whole.
+            // The head is sent even if the connection has given way, so that the client learns that the response is not complete.
             let _gave_way = self.slot.follows(began);
             self.send(&out)?;
             let mut piece = vec![0; ONE_WRITE_BYTES];
             loop {
-                // A client that is sent what happens waits for that. The end is missing, so that no client takes a part for the whole.
+                // The connection may have to give way while it waits for more to send. The last chunk is then missing, so that no
+                // client takes a part of the response for the whole.
                 if !self.slot.follows(began) {
                     return Ok(false);
                 }
@@ -409,7 +421,7 @@ impl Wire<'_> {
         Ok(keep_alive)
     }
 
-    /// Writes all of it, or fails once the client has not taken it in time.
+    /// Writes all bytes, or fails if the client does not receive them in time.
     fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
         let now = self.slot.writes();
         let deadline = self.written_by.map_or(now + self.terms.write, |by| by.min(now + self.terms.write));
@@ -425,7 +437,7 @@ impl Wire<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            // The kernel's time-out is one of a call: who takes a byte now and then would never meet it.
+            // The kernel's timeout applies to one call. A client that receives a byte now and then would never reach it.
             if !bytes.is_empty() {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
@@ -439,7 +451,8 @@ impl Wire<'_> {
     }
 
     fn linger(&mut self) {
-        // All of this is best effort: the answer is out, the rest is courtesy. It gives way like any other that nothing is done for.
+        // All of this is best effort, because the response has been sent. The connection gives way like any other that does no
+        // work.
         if !self.slot.yields() || rustix::net::shutdown(self.stream, Shutdown::Write).is_err() {
             return;
         }
@@ -448,7 +461,8 @@ impl Wire<'_> {
         while let Ok(limit) = left_until(deadline) {
             self.unread.clear();
             match self.read_more(Some(limit)) {
-                // Where it gives way, what had come is discarded, and no more is waited for.
+                // Once the connection gives way, no further data is waited for, and only a little of what has arrived is
+                // discarded.
                 Ok(count) if thrown_away < if self.slot.gives_way() { SMALL_BODY_BYTES } else { LINGER_BYTES } => {
                     thrown_away += count;
                 }
@@ -458,7 +472,7 @@ impl Wire<'_> {
     }
 }
 
-/// The length of the empty lines at the beginning.
+/// Returns the length of the empty lines at the beginning, in bytes.
 fn blank_lines(bytes: &[u8]) -> usize {
     let mut rest = bytes;
     while let Some(after) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")) {

@@ -4,9 +4,9 @@
 //! the limit is refused, so the owner could no longer open the page. Only the values of complete `Cookie` fields are shortened,
 //! so lines and framing do not change.
 
-/// Heads shorter than this are not changed. Nearly all heads are shorter.
+/// Heads shorter than this many bytes are not changed. Nearly all heads are shorter.
 pub(super) const THIN_FROM: usize = 8 * 1024;
-/// How much is kept of a cookie whose end has not arrived, in bytes. Longer than any wanted cookie.
+/// How many bytes are kept of a cookie whose end has not arrived. Longer than any wanted cookie.
 const UNFINISHED_BYTES: usize = 256;
 
 /// Removes unwanted cookies from the head at the start of `bytes`, which may be incomplete.
@@ -86,7 +86,7 @@ mod tests {
             (format!("cookie: a={long}; ours=1; ours={long};ours=2 ; b\r\n"), "cookie: ours=1; ours=2 \r\n"),
             ("COOKIE:ours=1\n".to_owned(), "COOKIE: ours=1\n"),
             ("Cookies: a=b\r\n".to_owned(), "Cookies: a=b\r\n"),
-            // A head that is refused anyway stays as it is.
+            // A head that is refused anyway is not changed.
             ("Cookie: a=b\rc; d=e\r\n".to_owned(), "Cookie: a=b\rc; d=e\r\n"),
             ("Cookie: a=\0b\r\n".to_owned(), "Cookie: a=\0b\r\n"),
         ] {

@@ -1,4 +1,5 @@
-//! What reads a client's bytes, opened to the fuzzer and to the tests that share its targets (`tests/fuzz`). No part of any release.
+//! The parsers of a client's bytes, public for the fuzzer and for the tests that share its targets (`tests/fuzz`). Not part of
+//! any release.
 
 #[cfg(all(feature = "fuzzing", not(debug_assertions)))]
 compile_error!("the feature `fuzzing` opens what is private: it is for tests and the fuzzer alone, never for a release");

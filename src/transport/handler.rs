@@ -1,4 +1,4 @@
-//! The seam between the sockets and the rest of the program.
+//! The interface between the sockets and the rest of the program.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,27 +11,28 @@ use super::limits::Rank;
 use super::listener::{Listener, Stream};
 use super::slots::Slot;
 
-/// What answers requests.
+/// The part of the program that answers requests.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers a request. May wait, may panic. Long work can be abandoned when the client has left, or not be begun.
+    /// Answers a request. May wait and may panic. If the client has disconnected, long work can be abandoned or skipped.
     fn handle(&self, request: &Request, client: &Client<'_>) -> Response;
-    /// True if a cookie, `name=value`, may be one of this server's. The others are removed from a long head.
+    /// Checks whether a cookie, `name=value`, may belong to this server. All others are removed from a long head.
     fn takes_cookie(&self, _cookie: &[u8]) -> bool {
         true
     }
-    /// Answers a request with a body over [`SMALL_BODY_BYTES`](super::SMALL_BODY_BYTES) by its head alone, so that its body is not read. `None` if the body is to be
-    /// read: it then takes up memory that all clients share. May panic, must not wait.
+    /// Answers a request with a body over [`SMALL_BODY_BYTES`](super::SMALL_BODY_BYTES) by its head alone, so that its body is
+    /// not read. Returns `None` to have the body read; it then takes up memory that all clients share. May panic, must not wait.
     fn refuse_long_body(&self, _request: &Request, _client: &Client<'_>) -> Option<Response> {
         None
     }
-    /// Wakes the requests that wait and the answers without an end, because one of them gives way ([`Client::gives_way`]). Never waits.
+    /// Wakes requests that wait and responses that wait for more to send, because one of them has to give way
+    /// ([`Client::gives_way`]). Never waits.
     fn hurry(&self) {}
-    /// Answers what is no request that [`Handler::handle`] may see. `request` is its head if that could be read. Called on the accepting
-    /// thread for [`Broken::TooManyConnections`] and [`Broken::NoThread`], so it must not wait.
+    /// Answers a request that [`Handler::handle`] must not see. `request` is its head, if that could be read. Called on the
+    /// accepting thread for [`Broken::TooManyConnections`] and [`Broken::NoThread`], so it must not wait.
     fn refuse(&self, broken: &Broken, request: Option<&Request>) -> Response;
 }
 
-/// A client while its request is answered.
+/// A client whose request is being answered.
 #[derive(Clone, Copy)]
 pub struct Client<'a> {
     connection: Option<(&'a Stream, &'a Slot)>,
@@ -43,7 +44,7 @@ pub struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// Creates a client of this user that stays connected and has a thread of its own.
+    /// Creates a client of this user that stays connected and has its own thread.
     pub const fn patient(uid: Option<u32>) -> Self {
         Self { connection: None, has_thread: true, announced: None, uid }
     }
@@ -52,40 +53,42 @@ impl<'a> Client<'a> {
         Self { connection: Some((stream, slot)), has_thread, announced: Some(announced), uid: None }
     }
 
-    /// The user whose process is at the other end, if it is on this machine and the kernel can identify it.
+    /// Returns the user whose process is at the other end, if it is on this machine and the kernel can identify it.
     pub fn uid(&self) -> Option<u32> {
         self.connection.map_or(self.uid, |(stream, _)| stream.uid())
     }
 
-    /// True if the client has an address of this machine's own, other than loopback's, and its socket is on this machine. Never a reason to trust
-    /// it. Asks the kernel at most once for each connection.
+    /// Checks whether the client has an address of this machine, loopback or not, and its socket is on this machine. Never a
+    /// reason to trust the client. Asks the kernel at most once per connection.
     pub fn is_on_this_machine(&self) -> bool {
         self.connection.is_some_and(|(stream, _)| stream.is_on_this_machine())
     }
 
-    /// The address that the client has connected to, which is the server's end of the connection; `None` on a Unix socket.
+    /// Returns the address that the client has connected to, which is the server's end of the connection, or `None` on a Unix
+    /// socket.
     pub fn reached_address(&self) -> Option<SocketAddr> {
         self.connection.and_then(|(stream, _)| stream.local_address())
     }
 
-    /// Which places it gets where they are few.
+    /// Returns the rank of the client, which decides whether it gets one of the last places for long requests.
     pub fn rank(&self) -> Rank {
         self.connection.map_or(Rank::Viewer, |(_, slot)| slot.rank())
     }
 
-    /// Notes whether its latest request comes from an operator, whose connection does not give way to those of others.
+    /// Records whether the client's latest request comes from an operator, whose connection does not give way to those of others.
     pub fn set_operator(&self, is_operator: bool) {
         if let Some((_, slot)) = self.connection {
             slot.set_operator(is_operator);
         }
     }
 
-    /// Whether it has gone.
+    /// Checks whether the client has disconnected.
     pub fn is_left(&self) -> bool {
         self.connection.is_some_and(|(stream, _)| stream.is_left())
     }
 
-    /// Waits for a change or a turn on its behalf, and lets it give way meanwhile: then [`Handler::hurry`] is called.
+    /// Calls `wait`, which waits for a change or a turn on the client's behalf. The client can be made to give way meanwhile;
+    /// [`Handler::hurry`] is then called.
     pub fn idle<T>(&self, wait: impl FnOnce() -> T) -> T {
         let Some((_, slot)) = self.connection else { return wait() };
         slot.idles();
@@ -94,19 +97,19 @@ impl<'a> Client<'a> {
         outcome
     }
 
-    /// Whether a new connection needs its slot: it is then answered at once.
+    /// Checks whether a new connection needs this client's slot. The request is then answered at once.
     pub fn gives_way(&self) -> bool {
         self.connection.is_some_and(|(_, slot)| slot.gives_way())
     }
 
-    /// Whether the thread serves this client alone. Otherwise it is one of the few in reserve, because no other can be
+    /// Checks whether the thread serves this client alone. Otherwise it is one of the few in reserve, because no other can be
     /// created, and must not wait for long.
     pub const fn has_thread(&self) -> bool {
         self.has_thread
     }
 
-    /// Announces that this request only prepares another one on the same connection, which then stays open for that one even if
-    /// its thread is one of the reserve.
+    /// Announces that this request only prepares another one on the same connection. The connection then stays open for that one,
+    /// even if its thread is one of the reserve.
     pub fn announce_request(&self) {
         if let Some(announced) = self.announced {
             announced.store(true, Ordering::Relaxed);
@@ -116,7 +119,7 @@ impl<'a> Client<'a> {
 
 #[cfg(test)]
 impl Client<'_> {
-    /// Calls `act` with a client on a connection, and with what makes that connection give way if its request waits.
+    /// Calls `act` with a client on a connection, and with a function that makes that connection give way if its request waits.
     pub fn with_connection<T>(act: impl FnOnce(&Client<'_>, &(dyn Fn() + Sync)) -> T) -> T {
         let slots = Arc::<super::slots::Slots>::default();
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
@@ -127,10 +130,10 @@ impl Client<'_> {
     }
 }
 
-/// A listener, and what answers the requests that arrive there: so the handler knows by which listener a request came.
+/// A listener, and the handler of the requests that arrive there. A handler thus knows by which listener a request came.
 pub struct Entrance {
-    /// Where clients connect.
+    /// The listener to which clients connect.
     pub listener: Listener,
-    /// Answers them.
+    /// The handler that answers them.
     pub handler: Arc<dyn Handler>,
 }

@@ -1,103 +1,104 @@
-//! A request's head, from bytes to what it means for the connection: what RFC 9112 demands to be refused is refused here.
+//! The parser of request heads. Refuses what RFC 9112 requires to be refused.
 
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 
 use rouille::Request;
 
-/// The longest head, in bytes.
+/// The maximum length of a head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// The most header fields.
+/// The maximum number of header fields.
 pub const FIELDS_MAX: usize = 100;
-/// The longest request target, in bytes.
+/// The maximum length of a request target, in bytes.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
-/// The longest body, in bytes.
+/// The maximum length of a body, in bytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// A body up to this size is read of every client, and is not counted; a chunked one is counted anew each time that it has grown by so much.
+/// The size up to which a body is read from every client and not counted, in bytes. A chunked body is counted anew each time that
+/// it has grown by this much.
 pub const SMALL_BODY_BYTES: usize = 16 * 1024;
 
-/// Why a request never reaches the handler.
+/// The reason why the handler does not answer a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
-    /// It is not HTTP, or not as RFC 9112 wants it.
+    /// The request is not HTTP, or does not follow RFC 9112.
     #[error("the request is broken: {0}")]
     Malformed(&'static str),
-    /// Its head is too long or has too many fields.
+    /// The head is too long or has too many fields.
     #[error("the request's head is over 16 KiB or has over 100 fields")]
     HeadTooLarge,
-    /// Its target is too long.
+    /// The target is too long.
     #[error("the request's target is over 8 KiB")]
     TargetTooLong,
-    /// Its body is too long. It was not read.
+    /// The body is too long. It was not read.
     #[error("the request's body is over 1 MiB")]
     BodyTooLarge,
-    /// Its body is longer than [`SMALL_BODY_BYTES`], and no request to this path needs that. It was not read.
+    /// The body is longer than [`SMALL_BODY_BYTES`], and no request to this path needs that. It was not read.
     #[error("the request's body is over 16 KiB, the limit for this path")]
     LongBody,
-    /// It did not arrive in time.
+    /// The request did not arrive in time.
     #[error("the request did not arrive in time")]
     TimedOut,
-    /// Too many others send long bodies at the same time.
+    /// Too many other clients send long bodies at the same time.
     #[error("too many long requests at once; try again")]
     TooManyBodies,
     /// All connection slots are taken.
     #[error("too many connections; try again")]
     TooManyConnections,
-    /// No thread can be created for the connection, and those in reserve are busy.
+    /// No thread can be created for the connection, and the threads in reserve are busy.
     #[error(
         "the server cannot create another thread: this user or service is at its limit of processes; end some, or raise it \
             (ulimit -u, TasksMax=)"
     )]
     NoThread,
-    /// It has an encoding or an expectation that is not served here.
-    #[error("{0} is not supported")]
+    /// The request has an encoding or an expectation that is not supported.
+    #[error("{0} is not served here")]
     NotServed(&'static str),
-    /// The handler panicked: a fault of ours.
-    #[error("internal error; see the server's log (backend.log)")]
+    /// The handler panicked, which is a bug in this program.
+    #[error("a fault of ours; the server's log has it")]
     Fault,
 }
 
-/// How a body's end is known (RFC 9112, section 6).
+/// How the end of a body is determined (RFC 9112, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// This many bytes; 0 where nothing is said.
+    /// This many bytes; 0 if the head does not mention a body.
     Length(usize),
     /// Chunked transfer coding.
     Chunked,
 }
 
-/// A head, read whole.
+/// A complete request head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// How many bytes it took.
+    /// Its length in bytes.
     pub length: usize,
-    /// The method as sent.
+    /// The method, as sent.
     pub method: String,
-    /// The target as it is routed.
+    /// The target, as it is routed.
     pub target: String,
-    /// The fields in their order.
+    /// The fields, in their order.
     pub fields: Vec<(String, String)>,
-    /// How its body ends, or why no body is read.
+    /// How the end of its body is determined, or why no body is read.
     pub framing: Result<Framing, Broken>,
-    /// Whether the client waits for a word before it sends the body.
+    /// Whether the client waits for a `100 Continue` before it sends the body.
     pub expects_continue: bool,
     /// Whether the client lets the connection stay open.
     pub keep_alive: bool,
-    /// An HTTP/1.0 client understands no chunked coding.
+    /// Whether the client speaks HTTP/1.0, and so does not understand chunked coding.
     pub is_http_1_0: bool,
 }
 
 impl Head {
-    /// The request as the handler sees it.
+    /// Returns the request in the form that the handler receives.
     pub(super) fn into_request(self, from: SocketAddr, body: Vec<u8>) -> Request {
         Request::fake_http_from(from, self.method, self.target, self.fields, body)
     }
 }
 
-/// Reads the head at the front of `bytes`. `Ok(None)` while it is not all there.
+/// Parses the head at the beginning of `bytes`. Returns `Ok(None)` if it is not complete yet.
 pub fn parse(bytes: &[u8]) -> Result<Option<Head>, Broken> {
-    // Not filled in before: to clear room for a hundred fields costs more than to parse the few that there are.
+    // Uninitialized, because clearing memory for a hundred fields costs more than parsing the few that are sent.
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let length = match request.parse_with_uninit_headers(bytes, &mut fields) {
@@ -111,7 +112,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Head>, Broken> {
         Err(httparse::Error::Version) => return Err(Broken::Malformed("its version is neither HTTP/1.0 nor HTTP/1.1")),
         Err(_) => return Err(Broken::Malformed("its head does not follow RFC 9112")),
     };
-    // A bare CR can end a line for one reader and not for another: where they differ, requests are smuggled.
+    // A bare CR ends a line for some parsers and not for others. If two of them differ, requests can be smuggled.
     let head = &bytes[..length];
     if memchr::memchr_iter(b'\r', head).any(|at| head.get(at + 1) != Some(&b'\n')) {
         return Err(Broken::Malformed("a CR has no LF after it"));
@@ -120,7 +121,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Head>, Broken> {
     if target.len() > TARGET_BYTES_MAX {
         return Err(Broken::TargetTooLong);
     }
-    // The parser takes any text for a target; a URI is of visible ASCII (RFC 9112, section 3.2; RFC 3986, section 2).
+    // The parser accepts any text as a target, but a URI consists of visible ASCII (RFC 9112, section 3.2; RFC 3986, section 2).
     if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Broken::Malformed("its target is not a URI"));
     }
@@ -147,32 +148,33 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Head>, Broken> {
     Ok(Some(head))
 }
 
-/// A value as text. Nearly every one is ASCII, for which this is one look and one copy.
+/// Returns a value as text. Nearly all values are ASCII, for which this is one scan and one copy.
 fn text(value: &[u8]) -> String {
     std::str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value).into_owned(), str::to_owned)
 }
 
-/// A target as this server routes it. A proxy's form is an address in front of the same thing (RFC 9112, section 3.2.2).
+/// Returns a target in the form in which this server routes it. The form for proxies has the scheme and the host in front (RFC
+/// 9112, section 3.2.2).
 fn origin_form(target: &str, host: &[u8]) -> Result<String, Broken> {
     let no_target = Broken::Malformed("its target is not a path");
     let Some(address) = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://")) else {
         return if target.starts_with('/') || target == "*" { Ok(target.to_owned()) } else { Err(no_target) };
     };
     let (authority, path) = address.split_at(address.find(['/', '?', '#']).unwrap_or(address.len()));
-    // Two names for one request: the one that is asked for is the target's, the one that was looked at is the Host's.
+    // The request is for the target's host, but the checks use the `Host` field. So the two must be equal.
     if !authority.as_bytes().eq_ignore_ascii_case(host) {
         return Err(Broken::Malformed("its target and its Host name different hosts"));
     }
     Ok(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
 }
 
-/// What the fields say about the connection and the body.
+/// The parts of the header fields that concern the connection and the body.
 #[derive(Default)]
 struct Fields<'h> {
     length: Option<usize>,
     is_chunked: bool,
     has_encoding: bool,
-    /// False where something else is expected.
+    /// `Some(false)` if the client expects anything else.
     expects_continue: Option<bool>,
     keep_alive: Option<bool>,
     hosts: usize,
@@ -183,13 +185,13 @@ impl<'h> Fields<'h> {
     fn note(&mut self, name: &str, value: &'h [u8]) -> Result<(), Broken> {
         let value = value.trim_ascii();
         if name.eq_ignore_ascii_case("content-length") {
-            // Digits and nothing else: no sign, no list (RFC 9112, section 6.3).
+            // Only digits: no sign, and no list (RFC 9112, section 6.3).
             let text = std::str::from_utf8(value).unwrap_or_default();
             let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
             if !is_number || self.length.is_some() {
                 return Err(Broken::Malformed("its Content-Length is not a single number"));
             }
-            // A number beyond counting is a body beyond the limit.
+            // A number that does not fit is a body over the limit.
             self.length = Some(text.parse().unwrap_or(usize::MAX));
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             if self.has_encoding {

@@ -1,4 +1,4 @@
-//! The listeners, on TCP, on a Unix socket or on a socket that the service manager holds, and the streams that they accept.
+//! The listeners, on TCP, on a Unix socket or on a socket of the service manager, and the streams that they accept.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -22,7 +22,7 @@ use crate::socket_path::SocketPath;
 use crate::unix_connect::connect_within;
 use crate::user;
 
-/// What a client of a Unix socket has for an address: it has none, and comes from this machine.
+/// The address that stands for a client of a Unix socket, which has no address and is on this machine.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A listening socket.
@@ -35,14 +35,14 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Socket {
-    /// The same for as long as the server runs.
+    /// A socket that stays the same as long as the server runs.
     Lasting(Arc<OwnedFd>),
-    /// A Unix socket that this server has made.
+    /// A Unix socket that this server has created.
     Own(Arc<OwnSocket>),
 }
 
 impl Listener {
-    /// Listens on an address; port 0 lets the kernel pick one.
+    /// Listens on an address. For port 0, the kernel picks a port.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
         Self::from_tcp(TcpListener::bind(address)?)
     }
@@ -50,13 +50,13 @@ impl Listener {
     fn from_tcp(listener: TcpListener) -> io::Result<Self> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
-        // Once more, for a longer queue than the library's.
+        // A second call, for a longer queue than the standard library's.
         rustix::net::listen(&listener, BACKLOG)?;
         let socket = Socket::Lasting(Arc::new(listener.into()));
         Ok(Self { socket, way_in: WayIn::Tcp(address), reach: Reach::at(address) })
     }
 
-    /// Listens on a Unix socket at `path`, which only this user may use. One that a killed server left is taken away.
+    /// Listens on a Unix socket at `path` that only this user can use. A socket that a killed server left is removed.
     ///
     /// # Errors
     /// `AddrInUse` if a server answers there, or if something else has that name.
@@ -65,12 +65,13 @@ impl Listener {
         Ok(Self { socket, way_in: WayIn::Unix(path.to_owned()), reach: Reach::Socket })
     }
 
-    /// The sockets that the service manager holds for this process (`LISTEN_FDS`, `sd_listen_fds(3)`), none where it holds none.
+    /// Returns listeners for the sockets that the service manager has passed to this process (`LISTEN_FDS`, `sd_listen_fds(3)`).
+    /// The list is empty if there are none.
     pub fn inherited() -> io::Result<Vec<Self>> {
         let mut held = ListenFd::from_env();
         let mut listeners = Vec::new();
         for index in 0..held.len() {
-            // A socket that is not TCP is asked for as the other kind, and refused there by name if it is neither.
+            // A socket that is not TCP is taken as a Unix socket. If it is neither, that call returns an error that says so.
             let listener = match held.take_tcp_listener(index) {
                 Ok(listener) => listener.map(|listener| check_listens(&listener, index).and_then(|()| Self::from_tcp(listener))),
                 Err(_) => held
@@ -85,8 +86,8 @@ impl Listener {
     fn from_unix(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        // Its file has the mode that the unit gave it, which is 0666 where that says nothing (`systemd.socket(5)`, `SocketMode=`).
-        // One without a file, or whose file is out of sight, may be anybody's to open.
+        // The mode of its file is set by the unit, and is 0666 by default (`systemd.socket(5)`, `SocketMode=`). A socket without
+        // a file, or whose file cannot be found, may be open to every user.
         let found = address.as_pathname().and_then(|path| fs::metadata(path).ok());
         let is_private = found.is_some_and(|found| found.mode() & 0o022 == 0 && user::is_own_or_root(found.uid()));
         let reach = if is_private { Reach::Socket } else { Reach::Network };
@@ -94,12 +95,12 @@ impl Listener {
         Ok(Self { socket: Socket::Lasting(Arc::new(listener.into())), way_in, reach })
     }
 
-    /// Who can reach it.
+    /// Returns who can reach the listener.
     pub fn reach(&self) -> Reach {
         self.reach
     }
 
-    /// The address, where it has one.
+    /// Returns the TCP address, or `None` for a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self.way_in {
             WayIn::Tcp(address) => Some(address),
@@ -107,7 +108,7 @@ impl Listener {
         }
     }
 
-    /// Recreates the file of this server's own Unix socket; `None` for other listeners.
+    /// Returns this server's own Unix socket, whose file can be recreated, or `None` for other listeners.
     pub fn own_socket(&self) -> Option<Arc<OwnSocket>> {
         match &self.socket {
             Socket::Own(socket) => Some(socket.clone()),
@@ -115,7 +116,7 @@ impl Listener {
         }
     }
 
-    /// What clients of today come in by, held open while it is waited for.
+    /// Returns the socket at which new clients arrive. It stays open while a caller waits for it.
     pub(super) fn latest(&self) -> Arc<OwnedFd> {
         match &self.socket {
             Socket::Lasting(socket) => socket.clone(),
@@ -123,19 +124,20 @@ impl Listener {
         }
     }
 
-    /// Takes the next connection. Never waits for one.
+    /// Accepts the next connection. Never waits for one.
     pub(super) fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         let (stream, from) = rustix::net::acceptfrom_with(self.latest(), SocketFlags::CLOEXEC)?;
         let Some(from) = from.and_then(|from| SocketAddr::try_from(from).ok()) else { return Ok((stream.into(), NO_ADDRESS)) };
-        // An answer is one write; waiting for more to send would only delay it.
-        // This fails if the client has reset the connection meanwhile; the next read reports that.
+        // A response is one write, and waiting for more to send would only delay it. This fails if the client has already reset
+        // the connection; the next read reports that.
         let _already_gone = sockopt::set_tcp_nodelay(&stream, true);
         let stream = Stream { from: Some(from), ..stream.into() };
         Ok((stream, SocketAddr::new(from.ip().to_canonical(), from.port())))
     }
 }
 
-/// Checks that an inherited socket listens. Listening on one that is not bound would pick a port that clients do not know.
+/// Checks that an inherited socket is listening. Calling listen(2) on an unbound socket would pick a port that clients do not
+/// know.
 fn check_listens(socket: impl AsFd, index: usize) -> io::Result<()> {
     if sockopt::socket_acceptconn(socket)? {
         return Ok(());
@@ -153,12 +155,12 @@ impl Drop for Listener {
     }
 }
 
-/// The other side of a listener.
+/// The address by which clients reach a listener.
 #[derive(Clone, Debug)]
 pub(super) enum WayIn {
     Tcp(SocketAddr),
     Unix(PathBuf),
-    /// A Unix socket of the service manager's, with or without a file.
+    /// A Unix socket of the service manager, with or without a file.
     Inherited(SocketAddrUnix),
 }
 
@@ -172,8 +174,8 @@ impl WayIn {
         Ok(socket.into())
     }
 
-    /// Whether this connection error says nothing about whether this server answers: the service manager may hold a socket for others
-    /// than this user, and another program may have removed the file of a socket. That is a condition, and no reason to end the server.
+    /// Checks whether a connection error says nothing about this server. The service manager's socket may be closed to this user,
+    /// and another program may have removed a socket's file. That is a problem to report, but no reason to end the server.
     pub(super) fn is_for_others(&self, error: &io::Error) -> bool {
         match self {
             Self::Tcp(_) => false,
@@ -186,7 +188,7 @@ impl WayIn {
 #[derive(Debug)]
 pub(super) struct Stream {
     socket: OwnedFd,
-    /// Where an accepted TCP connection came from.
+    /// The address that an accepted TCP connection came from.
     from: Option<SocketAddr>,
     /// Looked up once, because the lookup makes the kernel search for the socket.
     holder: OnceLock<Holder>,
@@ -208,15 +210,16 @@ impl Stream {
         Ok(sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, Some(limit))?)
     }
 
-    /// Whether the other side says nothing more, as one that has closed does. One that has only ended its own direction may still read.
+    /// Checks whether the other side has finished sending, as a closed one has. If it has only shut down its own direction, it
+    /// may still read.
     pub(super) fn is_left(&self) -> bool {
         let mut fds = [PollFd::new(self, PollFlags::RDHUP)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
     }
 
-    /// From here on the connection ends where the other side's machine has not even acknowledged something for so long. Without this the
-    /// kernel sends it again for a quarter of an hour.
+    /// Ends the connection once the other machine has acknowledged nothing for `limit`. Otherwise the kernel retransmits its
+    /// packets for a quarter of an hour. Does nothing on a Unix socket.
     pub(super) fn end_when_unheard(&self, limit: Duration) -> io::Result<()> {
         if self.is_unix()? {
             return Ok(());
@@ -225,13 +228,13 @@ impl Stream {
         Ok(sockopt::set_tcp_user_timeout(&self.socket, limit_ms)?)
     }
 
-    /// Whether the other side is told that the connection broke, however it is closed (`SO_LINGER`, `socket(7)`). On a Unix socket nothing can
-    /// say that.
+    /// Sets whether the other side sees the connection as broken, however it is closed (`SO_LINGER`, `socket(7)`). A Unix socket
+    /// has no such signal.
     pub(super) fn set_broken_at_end(&self, is_broken: bool) -> io::Result<()> {
         Ok(sockopt::set_socket_linger(&self.socket, is_broken.then_some(Duration::ZERO))?)
     }
 
-    /// The user at the other end, if it is on this machine and can be identified.
+    /// Returns the user at the other end, if it is on this machine and can be identified.
     pub(super) fn uid(&self) -> Option<u32> {
         match self.holder() {
             Some(Holder::User(uid)) => Some(uid),
@@ -239,8 +242,8 @@ impl Stream {
         }
     }
 
-    /// Whether the other end has an address of this machine's own, by a socket of this machine. A client in a network namespace of its own can
-    /// have such an address too, if it is translated.
+    /// Checks whether the other end has an address and a socket of this machine. A client in its own network namespace can have
+    /// such an address too, if it is translated.
     pub(super) fn is_on_this_machine(&self) -> bool {
         let is_own = self.has_own_address.get().copied().or_else(|| {
             let found = is_own_address(self.from?, &self.socket).ok()?;
@@ -265,7 +268,7 @@ impl Stream {
         found.ok().map(|found| *self.holder.get_or_init(|| found))
     }
 
-    /// The address of this end; `None` on a Unix socket.
+    /// Returns the address of this end, or `None` on a Unix socket.
     pub(super) fn local_address(&self) -> Option<SocketAddr> {
         SocketAddr::try_from(rustix::net::getsockname(&self.socket).ok()?).ok()
     }

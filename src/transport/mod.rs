@@ -1,8 +1,9 @@
-//! HTTP/1.1 over sockets: listeners, connections, the parser, the writer. Knows nothing of this product.
+//! HTTP/1.1 over sockets: listeners, connections, the parser and the writer. Knows nothing about this product.
 //!
-//! Level 1. [`Handler`] is the one seam: rouille's `Request` in, its `Response` out. A thread for each connection reads, calls the
-//! handler and answers. `accept` admits connections, `slots` decides which of them give way when there are too many, `workers` holds their
-//! threads, and `connection` speaks HTTP.
+//! Level 1. The only interface to the rest of the program is [`Handler`]: it takes rouille's `Request` and returns rouille's
+//! `Response`. Each connection has a thread that reads requests, calls the handler and writes the responses. `accept` admits
+//! connections, `slots` decides which of them give way when there are too many, `workers` holds their threads, and `connection`
+//! speaks HTTP.
 
 mod accept;
 #[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "the feature `fuzzing` opens it"))]

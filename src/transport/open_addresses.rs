@@ -1,4 +1,5 @@
-//! The addresses by which other machines reach a server that listens here: the one rule for the links of `autoappdev pair` and the page.
+//! The addresses at which other machines reach a server on this machine. The links of `autoappdev pair` and of the page both
+//! follow this rule.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -8,8 +9,8 @@ use nix::net::if_::InterfaceFlags;
 
 use super::reach::Reach;
 
-/// The addresses that lead from other machines to a server that listens at these, the likeliest first. A wildcard address stands for
-/// all addresses of this machine.
+/// Returns the addresses at which other machines can reach a server that listens at `listening`, the likeliest first. A wildcard
+/// address stands for all addresses of this machine.
 pub fn open_addresses(listening: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut found = Vec::new();
     for &address in listening.iter().filter(|address| Reach::at(**address).is_open()) {
@@ -27,7 +28,8 @@ pub fn open_addresses(listening: &[SocketAddr]) -> Vec<SocketAddr> {
     found
 }
 
-/// This machine's addresses that others may reach, and whether each belongs to a bridge of containers or virtual machines.
+/// Returns this machine's addresses that others may reach, and whether each belongs to a bridge of containers or virtual
+/// machines.
 fn own_addresses() -> Vec<(bool, IpAddr)> {
     let address_of = |interface: InterfaceAddress| {
         let is_used = interface.flags.contains(InterfaceFlags::IFF_UP) && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK);

@@ -1,4 +1,4 @@
-//! The server's own Unix socket: made with a mode for this user alone, and recreated if its file is removed.
+//! The server's own Unix socket, which only this user can open. It is recreated if its file is removed.
 
 use std::fs;
 use std::io;
@@ -16,11 +16,12 @@ use crate::lock::lock;
 use crate::socket_path::SocketPath;
 use crate::user;
 
-/// How many connections may wait while the accepting thread does not run. Beyond that the kernel lets a newcomer try again after a second.
+/// How many connections may wait while the accepting thread does not run. Beyond that, the kernel lets a new client try again
+/// after a second.
 pub(super) const BACKLOG: i32 = 1024;
 
-/// A socket without a file cannot get one again, so another socket takes its place. The one before is closed once the accepting thread, which
-/// may wait for it just now, has let go of it.
+/// The server's own Unix socket. A socket whose file was removed cannot get a new one, so another socket replaces it. The old
+/// socket is closed once the accepting thread, which may be waiting for it, has released it.
 #[derive(Debug)]
 pub struct OwnSocket {
     path: PathBuf,
@@ -30,7 +31,7 @@ pub struct OwnSocket {
 #[derive(Debug)]
 struct Bound {
     socket: Arc<OwnedFd>,
-    /// Another server may have another one by that name meanwhile.
+    /// The identity of its file, because another server may have created a file with the same name meanwhile.
     file: Option<FileId>,
 }
 
@@ -40,7 +41,7 @@ impl OwnSocket {
         Ok(Self { path: path.to_owned(), latest: Mutex::new(bind(path)?) })
     }
 
-    /// Where it is.
+    /// Returns the path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -53,16 +54,16 @@ impl OwnSocket {
     pub fn renew(&self) -> io::Result<()> {
         let renewed = bind(&self.path)?;
         let before = std::mem::replace(&mut *lock(&self.latest), renewed);
-        // Whoever waits for clients of the one before wakes up, and waits for those of this one.
+        // A thread that waits for clients of the old socket wakes up, and then waits for those of the new one.
         let _nobody_waits = rustix::net::shutdown(&before.socket, Shutdown::Both);
         Ok(())
     }
 
-    /// Removes the file, if it is this socket's.
+    /// Removes the file, if it belongs to this socket.
     pub(super) fn remove(&self) {
         let file = lock(&self.latest).file;
         if file.is_some() && file == FileId::of_name(&self.path).ok() {
-            // One that stays is taken away by the next server.
+            // If this fails, the next server removes the file.
             let _stays = fs::remove_file(&self.path);
         }
     }
@@ -73,7 +74,7 @@ fn bind(path: &Path) -> io::Result<Bound> {
     let bind = || -> io::Result<OwnedFd> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        // The file gets the mode that the socket has: there is no moment in which it is open to others (`unix(7)`).
+        // The file gets the mode of the socket, so it is never open to other users (`unix(7)`).
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(place.address())?)?;
         rustix::net::listen(&socket, BACKLOG)?;
@@ -83,7 +84,8 @@ fn bind(path: &Path) -> io::Result<Bound> {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let found = fs::symlink_metadata(path);
             let is_socket = found.is_ok_and(|found| found.file_type().is_socket() && user::is_own(found.uid()));
-            // A listener that accepts nothing is a listener all the same, of this user or another one.
+            // A listener that does not accept connections is still a listener, of this user or of another one. Only a refused
+            // connection proves that the socket was left over.
             let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
             let is_left_over = is_socket && place.connect(Duration::ZERO).is_err_and(|error| is_refused(&error));
             if !is_left_over {
@@ -110,7 +112,7 @@ mod tests {
         assert_eq!(socket.renew().expect_err("it answers there").kind(), io::ErrorKind::AddrInUse);
         fs::remove_file(&path).expect("removes");
         socket.renew().expect("binds again");
-        // It waits for clients no more: whoever polls it is woken for good.
+        // The old socket no longer listens: every poll of it returns at once.
         let mut fds = [rustix::event::PollFd::new(&before, rustix::event::PollFlags::IN)];
         assert_eq!(rustix::event::poll(&mut fds, None), Ok(1));
         assert_eq!(Arc::strong_count(&before), 1, "its descriptor is closed once nobody waits for it");

@@ -1,11 +1,11 @@
 //! Identifies the user of this machine at the other end of a TCP connection.
 //!
 //! Both ends of a connection within one machine are sockets of the same kernel, which records the user of each. The kernel is
-//! asked for the one socket (`sock_diag(7)`). If it was built without that, its table of all sockets is read (`proc_net(5)`),
-//! which takes longer. This works at every address of the machine, not only on loopback.
+//! asked for the one socket (`sock_diag(7)`). If it was built without that interface, its table of all sockets is read
+//! (`proc_net(5)`), which takes longer. This works at every address of the machine, not only on loopback.
 //!
-//! The kernel reports user 0 for a socket that its process has closed. So that a client cannot pass for root by closing its
-//! socket after sending a request, only a socket with an inode counts; a closed socket has none.
+//! The kernel reports user 0 for a socket that its process has closed, so a client could pass for root by closing its socket
+//! after sending a request. For this reason only a socket with an inode counts; a closed socket has no inode.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -49,16 +49,16 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 pub(super) enum Holder {
     /// A process of this user of this machine.
     User(u32),
-    /// A socket of this machine whose process has closed it, or whose user has no number in this server's user namespace.
+    /// A socket of this machine whose process has closed it, or whose user has no id in this server's user namespace.
     Unknown,
-    /// No socket here: the client is on another machine, or in a network namespace of its own.
+    /// No socket was found here: the client is on another machine, or in its own network namespace.
     Elsewhere,
 }
 
-/// Returns who holds the other end of an established TCP connection.
+/// Returns the holder of the other end of an established TCP connection.
 ///
 /// # Errors
-/// The kernel could not be asked, for example for lack of descriptors; a later try may succeed.
+/// The kernel could not be asked, for example because no descriptor is free. A later attempt may succeed.
 pub(super) fn holder_of_peer(stream: &impl AsFd) -> io::Result<Holder> {
     let ours = SocketAddr::try_from(rustix::net::getsockname(stream)?)?;
     let theirs = match rustix::net::getpeername(stream) {
@@ -70,26 +70,28 @@ pub(super) fn holder_of_peer(stream: &impl AsFd) -> io::Result<Holder> {
     let [ours, theirs] = [ours, theirs].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
     let found = ask_kernel(theirs, ours).or_else(|_| find_in_table(theirs, ours))?;
     Ok(match found {
-        // While this end is connected, only a socket whose own connection cannot be made can have the same pair of addresses.
+        // While this end is connected, any other socket with the same pair of addresses cannot complete its connection.
         Holder::User(uid) if is_connected(stream, PollFlags::empty()) && user::has_number(uid) => Holder::User(uid),
-        // A closed socket vanishes after a while, or at once after a reset. What has not said that it ends is not closed.
+        // A closed socket vanishes after a while, or at once after a reset. A peer that has not shut down its direction has not
+        // closed its socket.
         Holder::Elsewhere if is_connected(stream, PollFlags::RDHUP) => Holder::Elsewhere,
         Holder::User(_) | Holder::Unknown | Holder::Elsewhere => Holder::Unknown,
     })
 }
 
-/// True if `theirs`, where a connection came from, is an address of this machine's own. Not asked of the socket: after a reset it no longer
-/// knows its other end.
+/// Checks whether `theirs`, the address that a connection came from, is an address of this machine. The socket itself is not
+/// asked, because after a reset it no longer knows its other end.
 ///
 /// # Errors
-/// The kernel could not be asked, for example for lack of descriptors; a later try may succeed.
+/// The kernel could not be asked, for example because no descriptor is free. A later attempt may succeed.
 pub(super) fn is_own_address(theirs: SocketAddr, stream: &impl AsFd) -> io::Result<bool> {
     let ours = SocketAddr::try_from(rustix::net::getsockname(stream)?)?;
-    // The usual case. The kernel takes no packet from another machine whose source is an address of this one.
+    // The usual case. The kernel accepts no packet from another machine whose source is an address of this one.
     if theirs.ip().to_canonical() == ours.ip().to_canonical() {
         return Ok(true);
     }
-    // One of several addresses. The kernel lets a socket have only an address of this machine, unless it was told otherwise.
+    // The machine may have several addresses. The kernel binds a socket only to an address of this machine, unless it is
+    // configured otherwise.
     let (at, lets_any) = match theirs {
         SocketAddr::V6(six) if six.ip().to_canonical().is_ipv6() => {
             (SocketAddrV6::new(*six.ip(), 0, 0, six.scope_id()).into(), "/proc/sys/net/ipv6/ip_nonlocal_bind")
@@ -107,18 +109,18 @@ pub(super) fn is_own_address(theirs: SocketAddr, stream: &impl AsFd) -> io::Resu
     }
 }
 
-/// True if neither direction has failed and none of these events has come.
+/// Checks that neither direction has failed and that none of these events has occurred.
 fn is_connected(stream: &impl AsFd, events: PollFlags) -> bool {
     let mut fds = [PollFd::new(stream, events)];
     // `poll` reports errors and the end of both directions without being asked for them.
     rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|count| count == 0)
 }
 
-/// Asks the kernel for the socket with these ends. Fails if the kernel does not support such queries, or names another socket: then its
-/// table has the answer.
+/// Asks the kernel for the socket with these ends. Fails if the kernel does not support such queries or returns another socket;
+/// the caller then reads the kernel's table.
 ///
-/// A client that bound its socket to a device is not found this way, and does not keep the kernel from giving its port to a connection
-/// of another user. That one cannot be made while this end is connected, and is not the peer.
+/// A client that bound its socket to a device is not found this way, and does not stop the kernel from giving its port to a
+/// connection of another user. That connection cannot be established while this end is connected, so it is not the peer.
 fn ask_kernel(local: SocketAddr, remote: SocketAddr) -> io::Result<Holder> {
     let socket = netlink_socket()?;
     let mut request = [0; REQUEST_BYTES];
@@ -128,7 +130,7 @@ fn ask_kernel(local: SocketAddr, remote: SocketAddr) -> io::Result<Holder> {
     let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     request[HEADER_BYTES] = u8::try_from(family.as_raw()).map_err(io::Error::other)?;
     request[HEADER_BYTES + 1] = TCP;
-    // In any state (idiag_states).
+    // Sockets in any state (`idiag_states`).
     request[HEADER_BYTES + 4..HEADER_BYTES + 8].fill(0xff);
     let wanted = ends(local, remote);
     request[HEADER_BYTES + 8..][..ENDS_BYTES].copy_from_slice(&wanted);
@@ -195,13 +197,13 @@ fn find_in_table(local: SocketAddr, remote: SocketAddr) -> io::Result<Holder> {
     match (found.first(), failed) {
         (None, None) => Ok(Holder::Elsewhere),
         (None, Some(error)) => Err(error),
-        // Sockets of two users: either can be the peer.
+        // If sockets of two users match, either can be the peer.
         (Some(&(uid, _)), _) if found.iter().all(|&(other, inode)| other == uid && inode != 0) => Ok(Holder::User(uid)),
         (Some(_), _) => Ok(Holder::Unknown),
     }
 }
 
-/// Returns the user and the inode of a line's socket, if its ends match and its connection is made.
+/// Returns the user and the inode of a line's socket, if its ends match and its connection is established.
 fn owner_in(line: &str, local: SocketAddr, remote: SocketAddr) -> Option<(u32, u64)> {
     // sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
     let mut fields = line.split_ascii_whitespace();
@@ -274,7 +276,7 @@ mod tests {
         }
     }
 
-    /// A TCP socket at this address, whose port others may have as well.
+    /// Returns a TCP socket at this address, whose port other sockets can have too.
     fn bound(at: SocketAddr) -> OwnedFd {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket");
@@ -297,10 +299,10 @@ mod tests {
             })
         };
         let deadline = Instant::now() + Duration::from_mins(1);
-        // A closed socket still has its ends for a minute, and a new one could get the same port.
+        // Keeps the sockets open. A closed socket keeps its ends for a minute, and a new one could get the same port.
         let mut open = Vec::new();
         loop {
-            // Bound to a device, it does not keep others from the same pair of addresses.
+            // A socket that is bound to a device does not stop others from using the same pair of addresses.
             let client = bound(([127, 0, 0, 1], 0).into());
             nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::BindToDevice, &"lo".into())
                 .expect("since Linux 5.7");
@@ -310,7 +312,8 @@ mod tests {
             let _under_way = rustix::net::connect(&client, &listening);
             let (server, theirs) = listener.accept().expect("a connection");
             assert_eq!(holder_of_peer(&server).expect("asked"), Holder::User(us), "alone");
-            // For half a second after it was probed, the kernel does not answer an attempt with the same ends, and so keeps it alive.
+            // For half a second after it was probed, the kernel does not answer an attempt with the same ends, so the attempt
+            // continues.
             std::thread::sleep(Duration::from_millis(1200));
             let other = bound(theirs);
             let _never_made = rustix::net::connect(&other, &listening);

@@ -1,8 +1,8 @@
-//! Who can reach a listener, and which client addresses count as one.
+//! The reach of a listener, and which client addresses count as one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Who can reach a listener.
+/// The clients that can reach a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// The owner of the server and root: a Unix socket that no other user can open.
@@ -14,18 +14,19 @@ pub enum Reach {
 }
 
 impl Reach {
-    /// The reach of a TCP listener at this address. An IPv4 address written as IPv6 counts as IPv4.
+    /// Returns the reach of a TCP listener at this address. An IPv4 address written as IPv6 counts as IPv4.
     pub fn at(address: SocketAddr) -> Self {
         if address.ip().to_canonical().is_loopback() { Self::Loopback } else { Self::Network }
     }
 
-    /// Whether other machines reach it.
+    /// Checks whether other machines can reach the listener.
     pub fn is_open(self) -> bool {
         self == Self::Network
     }
 }
 
-/// The address at which a client on this machine can reach a server that listens at `address`; a wildcard address cannot be called.
+/// Returns the address at which a client on this machine can reach a server that listens at `address`. A wildcard address is
+/// replaced by the loopback address.
 pub fn dialable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
@@ -33,8 +34,8 @@ pub fn dialable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// The part of a client's address that counts as one client: all of an IPv4 address, also if it is written as IPv6; the first 64 bits
-/// of an IPv6 address, because one household or machine usually has a whole /64.
+/// Returns the part of a client's address that counts as one client: all of an IPv4 address, even if it is written as IPv6; the
+/// first 64 bits of an IPv6 address, because one household or machine usually has a whole /64.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),

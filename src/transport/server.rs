@@ -1,6 +1,7 @@
-//! A server on its listening sockets: how it begins, and a stop that ends under load.
+//! A server on its listening sockets: its start, and a stop that ends in time even under load.
 //!
-//! A thread for each connection reads, calls the handler and answers; no request passes from one thread to another.
+//! Each connection has a thread that reads requests, calls the handler and writes the responses. No request passes from one
+//! thread to another.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -16,8 +17,8 @@ use super::listener::WayIn;
 use super::slots::Slots;
 use super::workers::Workers;
 
-/// How long a connection may wait for its next request. From the first byte of one on it has the limits of a head and of a body, which
-/// are over before this is.
+/// How long a connection may wait for its next request. From the first byte of a request, the limits of a head and of a body
+/// apply, which end before this one does.
 const IDLE_LIMIT: Duration = Duration::from_mins(1);
 const _: () = assert!(IDLE_LIMIT.as_secs() > Terms::OWN.head.as_secs() + Terms::OWN.body.as_secs());
 
@@ -35,7 +36,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Begins to accept.
+    /// Begins to accept connections.
+    ///
+    /// # Errors
+    /// A thread, or the socket that wakes the accepting thread, could not be created.
     pub fn start(entrances: Vec<Entrance>) -> io::Result<Self> {
         Self::start_with(entrances, IDLE_LIMIT)
     }
@@ -50,7 +54,7 @@ impl Server {
         let accept = move || accept::accept(&accepting, &serving, &entrances, &woken, idle_limit);
         let thread = thread::Builder::new().name("accept".to_owned()).spawn(accept)?;
         let server = Self { addresses, probe, slots, workers, wake, thread };
-        // Only now: the first clients do not wait until all of these threads exist.
+        // Created last, so that the first clients do not wait until all of these threads exist.
         if let Err(error) = server.workers.start_reserve() {
             server.stop();
             return Err(error);
@@ -58,41 +62,43 @@ impl Server {
         Ok(server)
     }
 
-    /// Where it listens, as far as that has an address.
+    /// Returns the addresses of the listeners that have one.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// What asks this server from within.
+    /// Returns a probe, which checks from inside the program whether this server answers.
     pub fn probe(&self) -> Probe {
         self.probe.clone()
     }
 
-    /// Nothing is accepted any more, and every answer from here on says that it is its connection's last.
+    /// Begins to stop. No further connection is accepted, and each response from now on announces that its connection ends.
     pub fn begin_stop(&self) {
         self.slots.begin_stop();
-        // The other end is only looked at.
+        // The accepting thread only polls the other end.
         let _closed_already = self.wake.shutdown(Shutdown::Both);
     }
 
-    /// Stops: as [`Server::begin_stop`], then who waits is let go, and what is being answered gets a moment to end.
+    /// Stops the server. Calls [`Server::begin_stop`], ends waiting connections, and gives requests that are being answered a
+    /// moment to end.
     pub fn stop(self) {
         self.begin_stop();
-        // It has nothing to do but to notice.
+        // The thread only has to notice the stop.
         let _ended = self.thread.join();
         self.slots.stop(STOP_LIMIT);
         self.workers.end();
     }
 }
 
-/// Asks a server whether it answers, by the way that its clients take.
+/// A check of whether a server answers, which uses the same listeners as its clients.
 #[derive(Clone, Debug)]
 pub struct Probe {
     ways_in: Vec<WayIn>,
 }
 
 impl Probe {
-    /// Whether each listener leads to an answer, whatever it is, all of them within `limit`.
+    /// Checks whether each listener returns a response, whatever it is, all of them within `limit`. A listener whose connection
+    /// error says nothing about this server counts as well.
     pub fn is_answered(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         self.ways_in.iter().all(|way_in| Self::ask(way_in, deadline).unwrap_or(false))
@@ -130,7 +136,7 @@ mod tests {
     use crate::transport::limits::Peer;
     use crate::transport::listener::{Listener, Stream};
 
-    /// Nothing waits that long unless it fails.
+    /// A limit that only a failing test reaches.
     const DEADLINE: Duration = Duration::from_mins(1);
 
     struct Hello;
@@ -151,9 +157,9 @@ mod tests {
         stream
     }
 
-    /// Whether it was answered before it was closed.
+    /// Checks whether a request is answered before the connection is closed.
     fn is_answered(mut stream: &TcpStream) -> bool {
-        // Who is closed already may hear it here or while reading.
+        // On a closed connection, either this or the read below fails.
         let _closed_already = stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
         let mut answer = Vec::new();
         while !answer.ends_with(b"hello") {
@@ -175,7 +181,7 @@ mod tests {
         let strict = Server::start_with(entrance(), Duration::from_millis(200)).expect("serves");
         let patient = Server::start(entrance()).expect("serves");
         let (never_spoke, stays) = (client(&strict), client(&patient));
-        // On a machine that is slow enough it is over before the first word.
+        // On a slow machine, the connection can end before its first request.
         let began = Instant::now();
         let has_spoken = loop {
             let stream = client(&strict);
@@ -220,7 +226,7 @@ mod tests {
             let (slots, stream) = (Arc::<Slots>::default(), Arc::new(Stream::from(std::os::fd::OwnedFd::from(ours))));
             let handler: Arc<dyn Handler> = Arc::new(Hello);
             let slot = Arc::new(slots.take(1, &stream, Peer::Local).expect("room"));
-            // Nothing has come yet.
+            // Nothing has arrived yet.
             slots.make_room();
             theirs.write_all(came.as_bytes()).expect("there is room");
             let began = Instant::now();
@@ -231,7 +237,7 @@ mod tests {
             connection::serve(&stream, from, &slot, &*handler, &Terms::OWN);
             drop((stream, slot));
             let mut answer = String::new();
-            // What is not read is answered by a reset, which comes after all that was said.
+            // The kernel answers unread data with a reset, which arrives after the response.
             let _reset = theirs.read_to_string(&mut answer);
             assert_eq!(answer.matches("\r\nConnection: close\r\n\r\nhello").count(), answers, "{came:?}: {answer:?}");
             assert_eq!(answer.matches("HTTP/1.1").count(), answers, "{came:?}: {answer:?}");

@@ -1,13 +1,15 @@
-//! Who is connected, what each of them does, and who gives way when there are too many.
+//! The open connections: what each of them is doing, and which of them give way when there are too many.
 //!
-//! A connection that waits for its client gives its slot to a new one, the one that has waited longest first, and so does a connection whose
-//! request waits, for news or for its turn: it is answered early. A connection whose request is being answered never does; if none waits,
-//! that answer is its last. If a request had arrived unseen even so, it is answered, as the last one of its connection. Where no other connection gives way, an answer without an end
-//! breaks off, unless it is an operator's. Operators keep up to half of the slots, and only what they have beyond that gives way: a
-//! viewer must not take their connections by asking all the time. Only a connection whose client did not take an answer is closed without a
-//! word, and does nothing more: its client would not receive it.
+//! A connection that waits for its client gives its slot to a new one; the connection that has waited longest is the first. A
+//! connection whose request waits, for a change or for its turn, gives way too: it is answered early. A connection whose request
+//! is being answered never gives way; if none waits, that response is its last. A request that has arrived unnoticed is still
+//! answered, as the last one of its connection. If no other connection gives way, a response of unknown length, such as an event
+//! stream, is cut off, unless it is an operator's. Operators keep up to half of the slots, and only their connections beyond that
+//! give way: a viewer must not take their connections by sending requests all the time. Only a connection whose client did not
+//! receive a response is closed without one. It answers no further request, because its client would not receive that response
+//! either.
 //!
-//! Nothing here waits for a slot: a new connection gets one at once or not at all, and `accept` tries again.
+//! Nothing in this module waits for a slot: a new connection gets one at once or not at all, and `accept` tries again.
 
 mod bodies;
 mod giving_way;
@@ -32,11 +34,11 @@ use crate::lock::lock;
 #[derive(Default)]
 pub(super) struct Slots {
     is_stopping: AtomicBool,
-    /// A connection whose thread must be woken gave way.
+    /// Whether a connection whose thread must be woken has given way.
     is_hurried: AtomicBool,
     open: Mutex<BTreeMap<u64, Occupant>>,
     closed: Condvar,
-    /// Held by the one that is given memory for a body.
+    /// Held by the connection that is being given memory for a body.
     bodies: Mutex<()>,
 }
 
@@ -45,18 +47,18 @@ impl Slots {
         self.is_stopping.load(Ordering::SeqCst)
     }
 
-    /// From here on every answer says that it is its connection's last.
+    /// Begins to stop. From now on, each response announces that its connection ends.
     pub(super) fn begin_stop(&self) {
         self.is_stopping.store(true, Ordering::SeqCst);
     }
 
-    /// Lets go who waits, and gives what is being answered until `limit` to end.
+    /// Ends waiting connections, and waits at most for `limit` until the others have ended.
     pub(super) fn stop(&self, limit: Duration) {
         self.begin_stop();
         let deadline = Instant::now() + limit;
         let mut open = lock(&self.open);
         for occupant in open.values().filter(|occupant| matches!(occupant.activity.doing(), Doing::Waits(_) | Doing::Yields(_))) {
-            // Data that has arrived can still be read, and is answered. An error means that the connection is closed already.
+            // Data that has arrived can still be read, and is answered. An error means that the connection is already closed.
             let _closed = rustix::net::shutdown(&occupant.stream, Shutdown::Read);
         }
         while !open.is_empty() {
@@ -86,11 +88,12 @@ impl Slots {
         Ok(Slot { number, is_owner: peer == Peer::Owner, slots: self.clone(), activity })
     }
 
-    /// Has those give way that have waited for a request for `limit`. After what time to look again; `None` where nobody is connected: the
-    /// server sleeps.
+    /// Makes connections give way that have waited for a request for `limit`. Returns the time until the next check, or `None` if
+    /// there are no connections, so that the server can sleep.
     pub(super) fn close_idle(&self, now: Instant, limit: Duration) -> Option<Duration> {
         let open = lock(&self.open);
-        // Who is busy now can begin to wait right after this look, and is due a limit after that.
+        // A connection that is busy now can begin to wait right after this check, and reaches the limit no earlier than `limit`
+        // from now.
         let mut next = (!open.is_empty()).then_some(limit)?;
         for occupant in open.values() {
             let doing = occupant.activity.doing();
@@ -105,7 +108,7 @@ impl Slots {
         Some(next)
     }
 
-    /// Whether a connection gave way since the last call whose thread must be woken.
+    /// Returns whether a connection whose thread must be woken has given way since the last call.
     pub(super) fn has_hurried(&self) -> bool {
         self.is_hurried.swap(false, Ordering::SeqCst)
     }
@@ -118,7 +121,7 @@ impl Slots {
     }
 }
 
-/// A connection's own view of its slot: says what it does. The slot is free once this is dropped.
+/// The handle by which a connection reports what it is doing. Dropping it frees the slot.
 pub(super) struct Slot {
     number: u64,
     is_owner: bool,
@@ -126,24 +129,25 @@ pub(super) struct Slot {
     activity: Arc<Activity>,
 }
 
-/// Whether a request that has been read is answered.
+/// Whether a request that has been read is to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Works {
-    /// It is, and others after it.
+    /// It is to be answered, and others after it.
     On,
-    /// It is. The connection gave way before that was known, and ends with the answer.
+    /// It is to be answered. The connection gave way before that was known, and ends with the response.
     ForTheLastTime,
-    /// It must not be done: the connection is closed, and nobody would hear of it.
+    /// It must not be executed: the connection is closed, and the client would not learn the result.
     NoMore,
 }
 
 impl Slot {
-    /// True if the client is connected through the owner's Unix socket.
+    /// Checks whether the client is connected through the owner's Unix socket.
     pub(super) fn is_owner(&self) -> bool {
         self.is_owner
     }
 
-    /// Which places its latest request gets where they are few. A proxy at the Unix socket can pass on a viewer's requests.
+    /// Returns the rank of the client's latest request, which decides whether it gets one of the last places for long requests. A
+    /// proxy at the Unix socket can pass on a viewer's requests.
     pub(super) fn rank(&self) -> Rank {
         match (self.is_operator(), self.is_owner) {
             (false, _) => Rank::Viewer,
@@ -152,40 +156,42 @@ impl Slot {
         }
     }
 
-    /// True if the client's latest request came from an operator.
+    /// Checks whether the client's latest request came from an operator.
     pub(super) fn is_operator(&self) -> bool {
         self.activity.is_operator()
     }
 
-    /// The client's latest request comes from an operator, or does not.
+    /// Records whether the client's latest request comes from an operator.
     pub(super) fn set_operator(&self, is_operator: bool) {
         self.activity.is_operator.store(is_operator, Ordering::Relaxed);
     }
 
-    /// Whether no further request is taken.
+    /// Checks whether the server is stopping, and accepts no further request.
     pub(super) fn is_stopping(&self) -> bool {
         self.slots.is_stopping()
     }
 
-    /// The client is to ask. False where the connection has been closed, since its client took no answer.
+    /// Records that the connection waits for a request. Returns false if it has been closed because its client did not receive a
+    /// response.
     pub(super) fn waits(&self) -> bool {
         self.has_no_body();
-        // One that gives way finds out when it has read what has come.
+        // A connection that gives way notices that after it has read what has arrived.
         self.activity.set(Doing::Waits(Instant::now())) != Doing::Leaves
     }
 
-    /// What its client sends is discarded from now on. False where the connection has been closed, since its client took no answer.
+    /// Records that the connection discards what its client sends from now on. Returns false if it has been closed because its
+    /// client did not receive a response.
     pub(super) fn yields(&self) -> bool {
         self.has_no_body();
         self.activity.set(Doing::Yields(Instant::now())) != Doing::Leaves
     }
 
-    /// The request's body is no longer held.
+    /// Records that the body of the request is no longer held.
     pub(super) fn has_no_body(&self) {
         self.activity.body_bytes.store(0, Ordering::SeqCst);
     }
 
-    /// A request has been read and is to be answered.
+    /// Records that a request has been read and is about to be answered.
     pub(super) fn works(&self) -> Works {
         match self.activity.set(Doing::Works) {
             Doing::Waits(_) | Doing::Works | Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) | Doing::Yields(_) => {
@@ -196,12 +202,12 @@ impl Slot {
         }
     }
 
-    /// The request that is being answered waits, for news or for its turn.
+    /// Records that the request that is being answered waits, for a change or for its turn.
     pub(super) fn idles(&self) {
         self.activity.set(Doing::Idles(Instant::now()));
     }
 
-    /// It no longer waits. If it gave way meanwhile, that stays so.
+    /// Records that the request no longer waits. If the connection has given way meanwhile, that does not change.
     pub(super) fn idles_no_more(&self) {
         let mut doing = lock(&self.activity.doing);
         if matches!(*doing, Doing::Idles(_)) {
@@ -209,28 +215,30 @@ impl Slot {
         }
     }
 
-    /// More is to be sent of an answer without an end, which began at `since`. False if the connection gave way.
+    /// Records that the connection waits for more of a response of unknown length, which began at `since`. Returns false if the
+    /// connection has given way.
     pub(super) fn follows(&self, since: Instant) -> bool {
         !self.activity.set(Doing::Follows(since)).gives_way()
     }
 
-    /// Whether the answer that is to begin is its last, because others wait for a slot.
+    /// Checks whether the next response is the connection's last, because others wait for a slot.
     pub(super) fn is_at_last_answer(&self) -> bool {
         self.activity.is_at_last_answer()
     }
 
-    /// Whether it gave way: what is being answered is its last.
+    /// Checks whether the connection has given way, so that the current response is its last.
     pub(super) fn gives_way(&self) -> bool {
         self.activity.doing().gives_way()
     }
 
-    /// The client is to take an answer, or its next piece, from now on. An operator's answer without an end keeps its slot meanwhile, too: on a
-    /// busy machine even a client that reads can take a piece late. The limit of a write ends one that does not.
+    /// Records that the client is to receive a response, or its next piece, from now on, and returns that time. An operator's
+    /// response of unknown length keeps its slot meanwhile: on a busy machine, even a client that reads can receive a piece late.
+    /// The limit of a write ends a response whose client does not read.
     pub(super) fn writes(&self) -> Instant {
         let now = Instant::now();
         let mut doing = lock(&self.activity.doing);
         let keeps = matches!(*doing, Doing::Follows(_)) && self.is_operator();
-        // One that has given way finds out when it writes.
+        // A connection that has given way notices that when it writes.
         if !keeps && !doing.gives_way() {
             *doing = Doing::Writes(now);
         }

@@ -1,8 +1,9 @@
-//! Threads for connections: one for each, and a few that exist before they are needed.
+//! The threads for connections: one for each, and a few that exist before they are needed.
 //!
-//! At the limit of processes (`ulimit -u`, `TasksMax=`), which the pipeline itself may have reached, no thread can be created. Then the
-//! reserve serves: one request at a time, and the request that a proof was for, for connections whose request has come, and nothing that waits for long ([`Terms::LENT`]). Nothing
-//! waits here but the reserve for its work.
+//! At the limit of processes (`ulimit -u`, `TasksMax=`), which the pipeline itself may have reached, no thread can be created.
+//! The reserve then serves connections whose request has arrived: one request at a time, and if that is a request for a proof,
+//! the request that the proof is for. Nothing that it does waits for long ([`Terms::LENT`]). In this module only the reserve
+//! waits, for its tasks.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,19 +18,21 @@ use super::listener::Stream;
 use super::slots::Slot;
 use crate::lock::lock;
 
-/// How many threads are kept in reserve: enough for a page, a client command and actions that wait for their end. One that sleeps takes a few
-/// pages of memory.
+/// How many threads are kept in reserve: enough for a page, a client command, and actions that wait for their end. A thread that
+/// sleeps takes a few pages of memory.
 const RESERVE: usize = 8;
-/// How many of them serve only the owner's Unix socket: strangers, who can keep the others busy with half requests, cannot reach it.
+/// How many of them serve only the owner's Unix socket. Strangers can keep the others busy with incomplete requests, but cannot
+/// reach that socket.
 const OWNER_RESERVE: usize = 2;
 
-/// The stack of a connection's thread, in bytes: what the deepest JSON and a page of log lines need, many times over.
+/// The stack size of a connection's thread, in bytes: many times what the deepest JSON and a page of log lines need.
 const STACK_BYTES: usize = 512 * 1024;
 
 #[derive(Clone)]
 pub(super) struct Job {
     pub(super) number: u64,
-    /// Before `slot`, because fields are dropped in their order: a newcomer that waits for the slot also needs the descriptor.
+    /// Declared before `slot`, because fields are dropped in the order of their declaration. A new connection that waits for the
+    /// slot also needs the descriptor.
     pub(super) stream: Arc<Stream>,
     pub(super) from: SocketAddr,
     pub(super) slot: Arc<Slot>,
@@ -42,11 +45,11 @@ impl Job {
     }
 }
 
-/// What the reserve does.
+/// A task for the reserve.
 pub(super) enum Task {
-    /// Serves a connection whose request has come.
+    /// Serves a connection whose request has arrived.
     Serve(Job),
-    /// Writes a warning to the log. The accepting thread must not, because the disk may be slow.
+    /// Writes a warning to the log. The accepting thread must not do that, because the disk may be slow.
     Warn(String),
 }
 
@@ -60,13 +63,13 @@ pub(super) struct Workers {
 #[derive(Default)]
 struct Tasks {
     queue: VecDeque<Task>,
-    /// How many of the reserve have nothing to do.
+    /// How many threads of the reserve have nothing to do.
     free: usize,
     is_over: bool,
 }
 
 impl Workers {
-    /// Makes the reserve. After an error, a part of it exists until [`Workers::end`].
+    /// Creates the reserve. After an error, a part of it exists until [`Workers::end`].
     pub(super) fn start_reserve(self: &Arc<Self>) -> io::Result<()> {
         for _ in 0..RESERVE {
             let worker = self.clone();
@@ -75,7 +78,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Gives a connection its own thread, or gives it back if none can be created.
+    /// Gives a connection its own thread, or returns the connection if no thread can be created.
     pub(super) fn serve(job: Job) -> Result<(), (Job, io::Error)> {
         let spare = job.clone();
         thread::Builder::new()
@@ -86,7 +89,7 @@ impl Workers {
             .map_err(|error| (spare, error))
     }
 
-    /// Gives a task to the reserve, or gives it back if all threads that may do it are busy.
+    /// Gives a task to the reserve, or returns the task if all threads that may do it are busy.
     pub(super) fn hand_over(&self, task: Task) -> Result<(), Task> {
         let kept = match &task {
             Task::Serve(job) if job.slot.is_owner() => 0,
@@ -101,7 +104,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Ends the reserve, once it has finished its tasks.
+    /// Ends the reserve once it has finished its tasks.
     pub(super) fn end(&self) {
         lock(&self.tasks).is_over = true;
         self.come.notify_all();
@@ -109,7 +112,8 @@ impl Workers {
 
     fn work(&self) {
         while let Some(task) = self.next() {
-            // One that panics must not take the thread with it: no other can be made in its place.
+            // A task that panics must not end the thread, because no other can be created in its place. The panic hook has logged
+            // the panic.
             let _said_by_the_hook = catch_unwind(AssertUnwindSafe(|| match task {
                 Task::Serve(job) => job.serve(&Terms::LENT),
                 Task::Warn(what) => ::log::warn!("{what}"),

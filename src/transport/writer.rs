@@ -1,4 +1,4 @@
-//! The head of an answer, and short answers as a whole, from rouille's `Response` to bytes.
+//! The writer of response heads, and of whole responses if they are short: from rouille's `Response` to bytes.
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
@@ -9,7 +9,7 @@ use rouille::Response;
 
 type Fields = [(Cow<'static, str>, Cow<'static, str>)];
 
-/// Appends the head of an answer with its empty line. `own` are fields about the connection, each with a line break in front.
+/// Appends the head of a response, with the empty line. `own` are fields about the connection, each with a line break in front.
 pub(super) fn put_head(out: &mut Vec<u8>, status: u16, fields: &Fields, length: Option<usize>, own: &[&str]) {
     put(out, &["HTTP/1.1 "]);
     put_status(out, status);
@@ -23,7 +23,7 @@ pub(super) fn put_head(out: &mut Vec<u8>, status: u16, fields: &Fields, length: 
     put(out, &["\r\n\r\n"]);
 }
 
-/// A short answer as a whole, the last one of its connection.
+/// Returns a short response as a whole, which is the last one of its connection.
 pub(super) fn last_answer(response: Response) -> io::Result<Vec<u8>> {
     let Response { status_code, headers, data, .. } = response;
     let mut body = Vec::new();
@@ -34,15 +34,15 @@ pub(super) fn last_answer(response: Response) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Appends the fields that a handler may say, each after a line break.
+/// Appends the fields that a handler may set, each after a line break.
 fn put_fields(out: &mut Vec<u8>, fields: &Fields) {
     for (name, value) in fields {
-        // These are the connection's own to say.
+        // Only the connection itself sets these.
         let is_framing = ["content-length", "transfer-encoding", "connection", "date"]
             .iter()
             .any(|framing| name.eq_ignore_ascii_case(framing));
-        // A line break in a value would let data speak as headers.
-        // All of it is looked at, also after a find: without a way out the compiler takes many bytes at a time.
+        // A line break in a value would let data pass as header fields. The fold does not stop at a match, because without an
+        // early exit the compiler checks many bytes at a time.
         let breaks = |text: &str| text.bytes().fold(false, |found, byte| found | matches!(byte, b'\r' | b'\n' | 0));
         if !is_framing && !breaks(name) && !breaks(value) {
             put(out, &["\r\n", name, ": ", value]);
@@ -50,7 +50,7 @@ fn put_fields(out: &mut Vec<u8>, fields: &Fields) {
     }
 }
 
-/// Appends texts as they are: an answer's head is a dozen of them, and formatting each costs several times as much.
+/// Appends texts unchanged. The head of a response consists of a dozen of them, and formatting each costs several times as much.
 fn put(out: &mut Vec<u8>, texts: &[&str]) {
     for text in texts {
         out.extend_from_slice(text.as_bytes());
@@ -60,7 +60,7 @@ fn put(out: &mut Vec<u8>, texts: &[&str]) {
 /// The last second of the year 9999, after which HTTP has no dates, in Unix time.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// Appends the time as HTTP writes it (RFC 9110, section 5.6.7), made once a second for each thread.
+/// Appends the current time in HTTP's format (RFC 9110, section 5.6.7). Each thread formats it once a second.
 fn put_date(out: &mut Vec<u8>) {
     use std::cell::RefCell;
     thread_local! {
@@ -76,7 +76,7 @@ fn put_date(out: &mut Vec<u8>) {
     });
 }
 
-/// Appends a status with its words, which are for people only (RFC 9112, section 4).
+/// Appends a status code with its reason phrase, which is only for people (RFC 9112, section 4).
 fn put_status(out: &mut Vec<u8>, status: u16) {
     match StatusCode::from_u16(status) {
         Ok(status) => put(out, &[status.as_str(), " ", status.canonical_reason().unwrap_or_default()]),

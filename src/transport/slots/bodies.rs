@@ -1,4 +1,4 @@
-//! The memory for request bodies, which all connections share: who gets it, and who gives way for it.
+//! The memory for request bodies, which all connections share: which of them get it, and which of them give way for it.
 
 use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
@@ -11,26 +11,28 @@ use super::occupant::Doing;
 use crate::lock::lock;
 use crate::transport::head::Broken;
 
-/// What all requests together may hold of bodies, in bytes. When it is taken, the one whose body has been waited for longest gives way.
+/// The maximum number of bytes of bodies that all requests together may hold. When they are taken, the connection that has waited
+/// longest for its body gives way.
 const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How long a body waits at most for the memory that it needs.
+/// The longest time that a body waits for the memory that it needs.
 const BODY_ROOM_LIMIT: Duration = Duration::from_secs(2);
 
 const BODY_ROOM_LOOK: Duration = Duration::from_millis(2);
 
 impl Slot {
-    /// The request that is being read has a body of so many bytes.
+    /// Reserves memory for a body of `body_bytes` for the request that is being read.
     ///
     /// # Errors
-    /// There is no room for that: all that is held belongs to requests that are being answered.
+    /// The memory has not become free in time, because the requests that hold it are being answered, or the connection has given
+    /// way.
     pub(in crate::transport) fn takes(&self, body_bytes: usize) -> Result<(), Broken> {
         let (activity, deadline) = (&self.activity, Instant::now() + BODY_ROOM_LIMIT);
-        // It is the newest of those that are waited for, unless it has given way already.
+        // Of all connections that wait, this one has waited for the shortest time, unless it has already given way.
         if activity.set(Doing::Yields(Instant::now())).gives_way() {
             return Err(Broken::TooManyBodies);
         }
         let is_over = || Instant::now() >= deadline || activity.doing().gives_way();
-        // One at a time: those that wait for memory must not keep the accepting thread from its lock.
+        // One connection at a time, because connections that wait for memory must not keep the accepting thread from its lock.
         let _turn = loop {
             match self.slots.bodies.try_lock() {
                 Ok(turn) => break turn,
@@ -44,7 +46,8 @@ impl Slot {
             let held: usize = open.values().map(|occupant| occupant.activity.body_bytes.load(Ordering::SeqCst)).sum();
             if held - activity.body_bytes.load(Ordering::SeqCst) + body_bytes <= BODIES_BYTES_MAX {
                 activity.body_bytes.store(body_bytes, Ordering::SeqCst);
-                // Its client is waited for again. If it has given way just now, it finds out when it has read what has come.
+                // The connection waits for its client again. If it has just given way, it notices that after it has read what has
+                // arrived.
                 let _may_give_way = activity.set(Doing::Waits(Instant::now()));
                 return Ok(());
             }

@@ -7,25 +7,27 @@ use std::time::Duration;
 use super::occupant::{Doing, Occupant};
 use crate::transport::limits::{KINDS, Limits, ONE_MORE_IN, Peer};
 
-/// How long a client may take to receive an answer before its connection can be made to give way. Only the last system call of the answer may
-/// be missing, because its thread is not running at this moment; a client that was cut off there would not learn what was done.
+/// How long a client may take to receive a response before its connection can be made to give way. Perhaps only the last system
+/// call of the response is missing, because its thread is not running at this moment. A client that was cut off there would not
+/// learn what was done.
 pub(super) const WRITE_PATIENCE: Duration = Duration::from_millis(100);
 
-/// The shortest time for which a waiting request keeps its slot. A client whose wait ends early asks again at once, and would then displace
-/// another client.
+/// The shortest time for which a waiting request keeps its slot. A client whose wait ends early asks again at once, and would
+/// then displace another client.
 pub(super) const NEWS_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Operators keep up to one in this many slots, even while they send no requests. If there are few slots, this part must still be enough for a
-/// page in a browser, which uses several connections.
+/// Operators keep up to one in this many slots, even while they send no requests. On a server with few slots, this share must
+/// still be enough for a page in a browser, which uses several connections.
 pub(super) const KEPT_IN: usize = 2;
 
-/// One in this many slots, and at least [`SPARE_MIN`], is left for new connections. If fewer are left, connections of clients other than operators
-/// give way after [`CROWDED_PATIENCE`]. A new connection needs a slot before it can turn out to be an operator's.
+/// One in this many slots, and at least [`SPARE_MIN`], is left for new connections. If fewer are left, connections of clients
+/// other than operators give way after [`CROWDED_PATIENCE`]. A new connection needs a slot before it can turn out to be an
+/// operator's.
 pub(super) const SPARE_IN: usize = 8;
 const SPARE_MIN: usize = 2;
 
-/// How long a waiting request, or a client that does not receive its answer, keeps its slot while few slots are left for new connections. It
-/// does not apply to operators.
+/// How long a waiting request, or a client that does not receive its response, keeps its slot while few slots are left for new
+/// connections. It does not apply to operators.
 const CROWDED_PATIENCE: Duration = Duration::from_millis(10);
 
 /// No slot is free for a new connection.
@@ -38,15 +40,15 @@ pub(in crate::transport) struct Full {
 /// Which connections of a group may be asked to give way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Order {
-    /// Whether operators keep their connections, because they have no more than their part of the slots.
+    /// Whether operators keep their connections, because they have no more than their share of the slots.
     keeps_operators: bool,
-    /// Whether connections of other clients than operators must give way soon: too few slots are left for new connections, which may be an
-    /// operator's.
+    /// Whether connections of clients other than operators must give way soon, because too few slots are left for new
+    /// connections, which may be an operator's.
     pub(super) is_crowded: bool,
 }
 
 impl Order {
-    /// All connections are treated alike.
+    /// The order that treats all connections alike.
     pub(super) const EQUAL: Self = Self { keeps_operators: false, is_crowded: false };
 
     pub(super) fn among<'a, I: Iterator<Item = &'a Occupant>>(occupants: impl Fn() -> I, slots: usize) -> Self {
@@ -55,7 +57,8 @@ impl Order {
         let mut operators = occupants().filter(is_operators).count();
         let part = slots / KEPT_IN;
         if operators > part {
-            // Nor are those that end as soon as their threads run. On a busy machine a few of them can fill the operators' part of a small server.
+            // Connections that end as soon as their threads run are not counted either. On a busy machine, a few of them can fill
+            // the operators' share of a small server.
             operators = occupants().filter(is_operators).filter(|occupant| !occupant.ends()).count();
         }
         let kept = operators.min(part);
@@ -77,7 +80,8 @@ impl Order {
     }
 }
 
-/// Makes room for one more connection. Connections that gave way, and those with an unread request, stay open until their threads have run.
+/// Makes room for one more connection. Connections that gave way, and those with an unread request, stay open until their threads
+/// have run.
 pub(super) fn make_way_for(
     peer: Peer,
     open: &BTreeMap<u64, Occupant>,
@@ -100,13 +104,13 @@ pub(super) fn make_way_for(
         return Ok(());
     }
     let shared = counts.iter().map(|count: &usize| count.saturating_sub(limits.own)).sum();
-    // A kind that uses no more than its own slots gives none of them up.
+    // A kind that uses no more than its own slots gives up none of them.
     let has_shared = || open.values().filter(|occupant| counts[occupant.peer.kind()] > limits.own);
     make_way(has_shared, shared, limits.shared, is_hurried)
 }
 
-/// Makes one of these connections give way if there are `limit` or more. A new connection is still admitted while the excess over `limit` is
-/// less than one in [`ONE_MORE_IN`].
+/// Makes one of these connections give way if there are `limit` or more. A new connection is still admitted while the excess over
+/// `limit` is less than one in [`ONE_MORE_IN`].
 fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     occupants: impl Fn() -> I,
     count: usize,
@@ -116,14 +120,14 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     if count < limit {
         return Ok(());
     }
-    // The slots that each kind has of its own are not counted.
+    // `limit` and `count` leave out the reserved slots of each kind, so their connections are added here.
     let order = Order::among(&occupants, limit + occupants().count() - count);
     let is_leaving = |occupant: &&Occupant| match occupant.activity.doing() {
         Doing::GivesWay | Doing::Leaves => true,
         Doing::Works => occupant.activity.is_at_last_answer(),
         // If it has no unread bytes, it may be waiting for the rest of a request, and can be made to give way instead.
         Doing::Waits(_) => occupant.activity.is_at_last_answer() && occupant.has_unread(),
-        // Its last answer can take hours.
+        // Its last response can take hours.
         Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) | Doing::Yields(_) => false,
     };
     let leaving = occupants().filter(is_leaving).count();
@@ -143,8 +147,8 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     Err(Full { is_passing: occupants().any(|occupant| is_leaving(&occupant) || leaves_soon(occupant)) })
 }
 
-/// Makes the connection that has waited longest give way. If none is waiting, the oldest connection gets one more answer and is then closed;
-/// otherwise clients that always have a request under way would keep their slots for ever.
+/// Makes the connection that has waited longest give way. If none is waiting, the oldest connection gets one more response and is
+/// then closed. Otherwise, clients that always have a request in progress would keep their slots for ever.
 pub(super) fn make_one_leave<'a, I: Iterator<Item = &'a Occupant>>(
     occupants: impl Fn() -> I,
     order: Order,
@@ -163,8 +167,9 @@ pub(super) fn make_one_leave<'a, I: Iterator<Item = &'a Occupant>>(
     }
 }
 
-/// Returns the connection that has waited longest, and what it is doing. Endless answers come last. A connection that waits for a request which
-/// has arrived unread is left out: its thread has not run yet. Unread bytes behind a request that is being answered keep no slot.
+/// Returns the connection that has waited longest, and what it is doing. Responses of unknown length come last. A connection
+/// whose request has arrived but has not been read is left out, because its thread has not run yet. Unread bytes after a request
+/// that is being answered do not keep the slot.
 pub(super) fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>, order: Order) -> Option<(Doing, &'a Occupant)> {
     let mut waiting: Vec<_> = occupants
         .filter(|occupant| !order.is_kept(occupant))

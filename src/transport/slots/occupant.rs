@@ -18,36 +18,37 @@ pub(super) struct Occupant {
     pub(super) activity: Arc<Activity>,
 }
 
-/// What a connection is doing, and what it holds.
+/// The activity of a connection, and what it holds.
 pub(super) struct Activity {
     pub(super) doing: Mutex<Doing>,
     /// Whether its latest request came from an operator.
     pub(super) is_operator: AtomicBool,
-    /// The length of the body that is being received or sent, in bytes.
+    /// The size of the request body for which the connection holds memory, in bytes.
     pub(super) body_bytes: AtomicUsize,
-    /// Whether the next answer is its last, because other clients wait for a slot.
+    /// Whether the next response is its last, because other clients wait for a slot.
     pub(super) is_at_last_answer: AtomicBool,
 }
 
-/// What a connection is doing and, where it matters, since when.
+/// The activity of a connection and, where it matters, since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doing {
     /// It waits for a request.
     Waits(Instant),
     /// Its request is being answered.
     Works,
-    /// It waits for its client to receive an answer.
+    /// It waits for its client to receive a response.
     Writes(Instant),
-    /// It was made to give way while it waited, and its thread has not noticed yet. Nothing more is received; a request that has already
-    /// arrived is answered.
+    /// It was made to give way while it waited, and its thread has not noticed yet. Nothing more is received; a request that has
+    /// already arrived is answered.
     GivesWay,
     /// It was made to give way while its client received nothing. Nothing more is sent.
     Leaves,
     /// Its request waits for a change or for its turn. It can be answered at any time, with the unchanged state or a refusal.
     Idles(Instant),
-    /// It sends an endless answer, and has waited for more to send since then.
+    /// It sends a response of unknown length, such as an event stream, which began at this time, and waits for more to send.
     Follows(Instant),
-    /// It waits for memory for a body, or discards what the client sends after the last answer. It gives way even if unread bytes have arrived.
+    /// It waits for memory for a body, or discards what the client sends after the last response. It gives way even if unread
+    /// bytes have arrived.
     Yields(Instant),
 }
 
@@ -70,8 +71,8 @@ impl Activity {
         self.is_at_last_answer.load(Ordering::Relaxed)
     }
 
-    /// Changes what it is doing, and returns what it did before. A connection that gave way keeps that state; only [`Doing::GivesWay`] can
-    /// become [`Doing::Works`].
+    /// Changes what it is doing, and returns what it was doing before. A connection that gave way keeps that state; only
+    /// [`Doing::GivesWay`] can become [`Doing::Works`].
     pub(super) fn set(&self, new: Doing) -> Doing {
         let mut doing = lock(&self.doing);
         let before = *doing;
@@ -88,20 +89,20 @@ impl Activity {
 }
 
 impl Occupant {
-    /// True if its client has left and its thread only has to notice that.
+    /// Checks whether its client has disconnected and its thread only has to notice that.
     pub(super) fn ends(&self) -> bool {
         matches!(self.activity.doing(), Doing::Waits(_) | Doing::Yields(_)) && self.stream.is_left()
     }
 
-    /// True if bytes from its client are waiting to be read.
+    /// Checks whether bytes from its client are waiting to be read.
     pub(super) fn has_unread(&self) -> bool {
         ioctl_fionread(&*self.stream).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Ends the connection if it is still doing what was `seen`. A thread that is reading or writing wakes up and ends; a thread that
-    /// waits for something else must be woken ([`Slots::has_hurried`](super::Slots::has_hurried)).
+    /// Ends the connection if it is still doing what was `seen`. A thread that is reading or writing wakes up and ends; a thread
+    /// that waits for something else must be woken ([`Slots::has_hurried`](super::Slots::has_hurried)).
     pub(super) fn give_way(&self, seen: Doing, is_hurried: &AtomicBool) {
-        // A request that was read already, or has arrived since `seen` was read, is still answered.
+        // A request that has already been read, or has arrived since `seen` was read, is still answered.
         let (new, how) = match seen {
             Doing::Waits(_) | Doing::Idles(_) | Doing::Follows(_) | Doing::Yields(_) => (Doing::GivesWay, Shutdown::Read),
             Doing::Works | Doing::Writes(_) | Doing::GivesWay | Doing::Leaves => (Doing::Leaves, Shutdown::Both),

@@ -30,13 +30,13 @@ fn is_closed(mut stream: &UnixStream) -> bool {
     matches!(stream.read(&mut [0]), Ok(0))
 }
 
-/// Whether the server has closed its side for reading.
+/// Checks whether the server has shut down its side for reading.
 fn takes_no_more(mut stream: &UnixStream) -> bool {
     stream.write(b"x").is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 impl Slots {
-    /// Has all give way that wait, however short a time.
+    /// Makes all waiting connections give way, however short their wait.
     pub(in crate::transport) fn have_waiting_give_way(&self) {
         for occupant in lock(&self.open).values() {
             let doing = occupant.activity.doing();
@@ -60,7 +60,7 @@ fn client_that_does_not_read_is_closed_after_its_time() {
         }
     };
     give_way();
-    // On a machine that is slow enough it has had its time.
+    // On a slow machine, the client's time can already be over.
     assert!(!is_closed(&stream) || began.elapsed() >= patience);
     while !is_closed(&stream) {
         assert!(began.elapsed() < Duration::from_mins(1), "it never gives way");
@@ -85,7 +85,7 @@ fn next_timeout_check_is_due_with_the_first_silent_client() {
     assert!(!is_closed(&first_stream), "it can be told something yet");
     assert!(first.waits());
     assert_eq!(first.works(), Works::ForTheLastTime, "what it was asked meanwhile is answered");
-    // A client that reads an answer slowly has another limit.
+    // A client that reads a response slowly has another limit.
     let writes_since = second.writes();
     assert!(slots.close_idle(writes_since + s(600), limit).is_some() && !takes_no_more(&second_stream));
     drop((first, second));
@@ -112,7 +112,7 @@ fn remote_address_is_limited_to_its_share_of_slots() {
     assert_eq!(closed, full - FROM_ONE_ADDRESS_MAX, "the first to come gave way to the last");
     assert!(takes_no_more(&crowd[0].1) && !takes_no_more(&crowd[full - 1].1));
     assert!(!takes_no_more(&own_stream) && !takes_no_more(&friend_stream), "nobody else did");
-    // Those that gave way have not left: no more of that address until they do.
+    // The connections that gave way have not ended, and that address gets no further slot until they do.
     assert!(sit(&slots, 1000, "10.0.0.6").is_none());
     assert!(sit(&slots, 1001, "10.0.0.8").is_some() && sit(&slots, 1002, "127.0.0.1").is_some());
     drop(crowd);
@@ -120,7 +120,7 @@ fn remote_address_is_limited_to_its_share_of_slots() {
     drop((own, friend));
 }
 
-/// Takes slots for streams of operators, which never give way. As many as get a slot.
+/// Takes slots for streams of operators, which never give way, as long as there are slots.
 fn streams(slots: &Arc<Slots>, first: u64, peer: Peer) -> Vec<(Slot, UnixStream)> {
     let sit = |number| {
         sit_as(slots, number, peer).ok().filter(|(slot, _)| {
@@ -179,15 +179,15 @@ fn operators_connection_is_kept_and_those_of_others_give_way() {
     let slots = Arc::<Slots>::default();
     let (first, first_stream) = sit(&slots, 0, "10.0.0.6").expect("room");
     first.set_operator(true);
-    // More than there are slots for that address, and each of them has waited less than the operator.
+    // More connections than there are slots for that address, each of which has waited for a shorter time than the operator's.
     let crowd: Vec<_> = (1..).map_while(|number| sit(&slots, number, "10.0.0.6")).collect();
     assert!(crowd.len() >= FROM_ONE_ADDRESS_MAX && takes_no_more(&crowd[0].1) && !takes_no_more(&first_stream));
-    // Neither does it give way where all others work.
+    // It does not give way either while all others are being answered.
     for (slot, _) in &crowd {
         let _works = slot.works();
     }
     assert!(sit(&slots, 1000, "10.0.0.6").is_none() && !takes_no_more(&first_stream));
-    // One whose latest request is no longer an operator's is as good as the others.
+    // A connection whose latest request is no longer an operator's is treated like the others.
     drop((first, crowd));
     let (first, first_stream) = sit(&slots, 1001, "10.0.0.6").expect("room");
     first.set_operator(true);
@@ -219,7 +219,7 @@ fn operators_lose_what_they_have_beyond_their_part_and_no_more() {
     for (slot, _) in &crowd {
         slot.set_operator(true);
     }
-    // No thread runs meanwhile, so that those that give way are still there.
+    // No thread runs meanwhile, so the connections that gave way are still open.
     for _ in 0..part {
         slots.make_room();
     }
@@ -245,7 +245,7 @@ fn viewers_stream_gives_way_last_and_an_operators_does_not() {
     let who_left = || lock(&slots.open).values().map(|occupant| occupant.activity.doing().gives_way()).collect::<Vec<_>>();
     give_way();
     assert_eq!(who_left(), [false, false, true, false], "the newest, because it sends no stream");
-    // What a client sends behind its request keeps it no slot.
+    // Data that a client sends after its request does not keep its slot.
     (&viewers[0].1).write_all(b"x").expect("there is room");
     give_way();
     give_way();
@@ -268,7 +268,7 @@ fn operators_stream_does_not_give_way_while_its_client_takes_a_piece() {
         let first = &crowd[0].0;
         assert!(first.works() == Works::On && (!is_stream || first.follows(Instant::now())));
         let writes_since = first.writes();
-        // The others have waited for less long.
+        // The others have waited for a shorter time.
         for (slot, _) in &crowd[1..] {
             slot.waits();
         }
@@ -290,7 +290,7 @@ fn operators_connections_whose_clients_have_left_are_not_counted_to_their_part()
     for (slot, _) in &crowd {
         slot.set_operator(true);
     }
-    // No thread runs meanwhile, so that those whose clients leave are still there.
+    // No thread runs meanwhile, so the connections whose clients disconnect are still open.
     let left: Vec<_> = crowd.drain(part..).map(|(slot, _left)| slot).collect();
     slots.make_room();
     assert!(crowd.iter().all(|(slot, _)| !slot.gives_way()));
@@ -321,13 +321,13 @@ fn few_slots_are_left_where_long_polls_of_others_than_operators_have_the_rest() 
     assert!(!is_crowded());
     crowd[limit - 1].0.idles();
     assert!(is_crowded());
-    // An operator's poll is none of those, but its slot is not left for new connections either.
+    // An operator's poll is not counted with the others, but its slot is not left for new connections either.
     crowd[0].0.set_operator(true);
     assert!(is_crowded());
     crowd[1].0.waits();
     assert!(!is_crowded());
     assert_eq!(sit_as(&slots, 1000, peer("10.0.0.6")).err(), None);
-    // While few are left, the polls of others than operators do not keep theirs for as long as usual.
+    // While few slots are left, the polls of clients other than operators keep theirs for a shorter time than usual.
     for (slot, _) in &crowd[1..] {
         slot.activity.set(Doing::Idles(Instant::now().checked_sub(NEWS_PATIENCE / 2).expect("the machine runs")));
     }
@@ -367,7 +367,8 @@ fn new_connection_learns_when_a_slot_becomes_free() {
     let slots = Arc::<Slots>::default();
     let mut crowd = streams(&slots, 1, peer("10.0.0.6"));
     assert_eq!(sit_as(&slots, 1000, peer("10.0.0.6")).err(), Some(Full { is_passing: false }));
-    // One has had its answer and waits for the next request: it gives way at once, and is there until its thread has run.
+    // One connection has sent its response and waits for the next request. It gives way at once, but stays open until its thread
+    // has run.
     crowd[5].0.waits();
     assert_eq!(sit_as(&slots, 1001, peer("10.0.0.6")).err(), Some(Full { is_passing: true }));
     assert!(takes_no_more(&crowd[5].1));
@@ -421,7 +422,7 @@ fn connection_that_discards_what_comes_or_waits_for_memory_gives_way_even_if_mor
     assert!(sit(&slots, 1002, "10.0.0.6").is_some());
 }
 
-/// Another one has the turn all the time.
+/// Another connection has the turn all the time.
 #[test]
 fn body_that_waits_for_its_turn_gives_way_and_does_not_wait_for_longer_than_it_may() {
     let slots = Arc::<Slots>::default();
@@ -443,7 +444,7 @@ fn body_that_waits_for_its_turn_gives_way_and_does_not_wait_for_longer_than_it_m
         slot.gives_way() && began.elapsed() < Duration::from_secs(2)
     };
     assert!(!refused(false));
-    // On a slow machine its time can be over first.
+    // On a slow machine, its time can be over first.
     assert!((0..5).any(|_| refused(true)), "it does not give way");
 }
 
@@ -458,14 +459,14 @@ fn connections_that_always_have_a_request_under_way_get_their_last_answer_where_
     };
     let mut crowd: Vec<_> = (0..).map_while(sit_busy).collect();
     let leaving = |crowd: &[(Slot, UnixStream)]| crowd.iter().filter(|(slot, _)| slot.is_at_last_answer()).count();
-    // However often one that waits for a slot looks, no more leave than are needed.
+    // However often a waiting connection tries to get a slot, no more connections leave than are needed.
     let before = leaving(&crowd);
     for _ in 0..5 {
         assert_eq!(sit_as(&slots, 1000, Peer::Local).err(), Some(Full { is_passing: true }));
     }
     assert!(before > 0 && leaving(&crowd) <= before + 1, "{before} {}", leaving(&crowd));
     assert!(crowd[1].0.is_at_last_answer(), "the oldest that is not an operator's");
-    // Its last answer turns out to be one without an end, so another one leaves.
+    // Its last response turns out to have no known length, so another connection leaves.
     assert!(crowd[1].0.follows(Instant::now()));
     let before = leaving(&crowd);
     sit_as(&slots, 1000, Peer::Local).err().expect("full");

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// So many viewers have slots of an address, operators have the rest, and all have waited for news since `since`. Returns how many viewers
-/// and how many operators can be asked to give way.
+/// Fills the slots of one address with `viewers` viewers and, for the rest, operators, all of which have waited for a change
+/// since `since`. Returns how many viewers and how many operators give way.
 fn crowd(viewers: usize, since: Instant) -> [usize; 2] {
     let slots = Arc::<Slots>::default();
     let limit = FROM_ONE_ADDRESS_MAX;
@@ -25,9 +25,9 @@ fn crowd(viewers: usize, since: Instant) -> [usize; 2] {
 #[test]
 fn only_connections_of_others_than_operators_are_hurried_and_only_while_few_slots_are_left() {
     let limit = FROM_ONE_ADDRESS_MAX;
-    // The operators have more than their part, so none of their connections is kept for them.
+    // The operators have more than their share, so none of their connections is kept for them.
     let most = limit - limit / KEPT_IN - limit / SPARE_IN;
-    // On a slow machine, the time that all have can be over before all have been looked at.
+    // On a slow machine, the usual time can be over before all connections have been checked.
     let in_time = |viewers| loop {
         let since = Instant::now().checked_sub(NEWS_PATIENCE / 2).expect("the machine runs for longer");
         let outcome = crowd(viewers, since);
@@ -39,7 +39,8 @@ fn only_connections_of_others_than_operators_are_hurried_and_only_while_few_slot
     assert_eq!(in_time(most + 1), [most + 1, 0]);
 }
 
-/// While only polls of others than operators have the slots, one of them becomes free soon, even though none can give way at this moment.
+/// While only polls of clients other than operators have the slots, one slot becomes free soon, even though none of them can give
+/// way at this moment.
 #[test]
 fn new_connection_waits_for_hurried_ones_and_not_for_operators() {
     for is_operator in [false, true] {
@@ -49,7 +50,7 @@ fn new_connection_waits_for_hurried_ones_and_not_for_operators() {
             match sit_as(&slots, crowd.len() as u64, peer("10.0.0.6")) {
                 Ok((slot, stream)) => {
                     slot.set_operator(is_operator);
-                    // Its patience has not begun.
+                    // Its wait begins in the future, so it cannot give way yet.
                     slot.activity.set(Doing::Idles(Instant::now() + Duration::from_hours(1)));
                     crowd.push((slot, stream));
                 }

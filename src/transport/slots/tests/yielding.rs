@@ -13,10 +13,10 @@ use crate::transport::head::{HEAD_BYTES_MAX, SMALL_BODY_BYTES};
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 const MIB: usize = 1024 * 1024;
 
-/// Answers all requests.
+/// A handler that answers all requests.
 struct Answers {
     slots: Arc<Slots>,
-    /// The connection gives way while its request is answered.
+    /// Whether the connection gives way while its request is answered.
     gives_way: bool,
 }
 
@@ -28,7 +28,7 @@ impl Handler for Answers {
         Response::text("the answer")
     }
 
-    /// All cookies are other servers'.
+    /// Treats all cookies as those of other servers.
     fn takes_cookie(&self, _cookie: &[u8]) -> bool {
         false
     }
@@ -38,8 +38,8 @@ impl Handler for Answers {
     }
 }
 
-/// Serves a connection on which `sent` has come, and discards what follows for an hour. Calls `act` with the client's end meanwhile.
-/// Returns how many bytes were not read.
+/// Serves a connection on which `sent` has arrived, and discards what follows for an hour. Meanwhile, calls `act` with the
+/// client's end. Returns what `act` returned, and how many bytes were not read.
 fn served<T>(sent: &[u8], gives_way: bool, act: impl FnOnce(&Slot, UnixStream) -> T) -> (T, u64) {
     let slots = Arc::<Slots>::default();
     let (ours, theirs) = UnixStream::pair().expect("a pair");
@@ -62,7 +62,7 @@ fn served<T>(sent: &[u8], gives_way: bool, act: impl FnOnce(&Slot, UnixStream) -
 fn connection_yields_while_it_discards_what_follows_its_last_answer() {
     let ((answer, doing), _) = served(REQUEST, false, |slot, mut client| {
         let mut answer = String::new();
-        // The answer ends when the connection begins to discard.
+        // The response ends when the connection begins to discard.
         client.read_to_string(&mut answer).expect("text");
         (answer, slot.activity.doing())
     });
@@ -82,7 +82,7 @@ fn connection_that_gives_way_discards_only_a_little_of_what_has_come() {
 
 #[test]
 fn body_that_needs_memory_gets_that_of_one_whose_client_is_waited_for() {
-    // On a slow machine its time can be over first.
+    // On a slow machine, its time can be over first.
     let gets_it = || {
         let slots = Arc::<Slots>::default();
         let [(holder, _theirs), (other, _others)] = [1, 2].map(|number| sit(&slots, number, "127.0.0.1").expect("room"));
@@ -99,7 +99,8 @@ fn body_that_needs_memory_gets_that_of_one_whose_client_is_waited_for() {
     assert!((0..5).any(|_| gets_it()), "no body gives way");
 }
 
-/// Cookies of other servers can make a head as long as a megabyte. While others wait for a slot, such a head is read of operators only.
+/// Cookies of other servers can make a head as long as a megabyte. While others wait for a slot, such a head is read only from
+/// operators.
 #[test]
 fn head_that_cookies_make_long_is_read_only_while_its_slot_is_not_wanted() {
     let cookie = format!("Cookie: others={}", "x".repeat(2 * HEAD_BYTES_MAX));
@@ -108,7 +109,7 @@ fn head_that_cookies_make_long_is_read_only_while_its_slot_is_not_wanted() {
         (false, false, false, "the answer"),
         (true, true, false, "the answer"),
         (true, false, false, "TooManyConnections"),
-        // The rule is about long heads: another request is answered, and is the connection's last.
+        // The rule applies to long heads only: another request is answered, as the last one of its connection.
         (true, false, true, "the answer"),
     ] {
         let slots = Arc::<Slots>::default();
@@ -123,11 +124,11 @@ fn head_that_cookies_make_long_is_read_only_while_its_slot_is_not_wanted() {
             scope.spawn(|| connection::serve(&stream, from, &slot, &handler, &Terms::OWN));
             let begun = if is_short { &beginning[..HEAD_BYTES_MAX / 2] } else { &beginning[..] };
             client.write_all(begun).expect("it is read");
-            // Its end follows when all before it has been read.
+            // The end of the head follows once everything before it has been read.
             while ioctl_fionread(&*stream).expect("a socket") > 0 {
                 thread::yield_now();
             }
-            // It may have been refused.
+            // The head may have been refused.
             let _sent = client.write_all(b"\r\n\r\n");
             let mut said = Vec::new();
             // A connection with unread bytes is reset.
