@@ -22,7 +22,7 @@ use crate::web::guard::is_of_own_page;
 /// The request header that carries the proof belonging to the cookie.
 const PROOF: &str = "X-AutoAppDev-Proof";
 
-/// Who was let in.
+/// A client whose request has been authenticated.
 #[derive(Clone, Debug)]
 pub(in crate::web) struct Caller {
     pub(in crate::web) role: Role,
@@ -31,10 +31,10 @@ pub(in crate::web) struct Caller {
 }
 
 impl Caller {
-    /// A client of a listener that requires no token.
+    /// A client that the listener trusts without a token.
     pub(in crate::web) const OWNER: Self = Self { role: Role::Operator, session: None };
 
-    /// What it learns about itself.
+    /// Returns what the client may know about itself.
     pub(in crate::web) fn shown(&self, token_needed: bool) -> crate::api::session::Session {
         crate::api::session::Session {
             may: self.role,
@@ -134,7 +134,7 @@ impl Authenticator {
             Shown::Code(text) => {
                 let code = lock(&self.codes).take(&self.keys, text, self.clock.since_boot());
                 let Some(code) = code.filter(|code| self.sessions.holds(&code.grant)) else {
-                    // Not counted: no number of tries finds a code, and a try costs no more than any request that is refused. Any
+                    // Not counted: no number of tries finds a code, and a try costs no more than any other refused request. Any
                     // page can lead the owner's browser to a link with a wrong code, which must not delay the right token.
                     return Err(ApiError::InvalidCode);
                 };
@@ -144,7 +144,7 @@ impl Authenticator {
                 (code.role, Some(code))
             }
         };
-        // While it waits, its connection is kept like one that is logged in.
+        // While the login waits, its connection is kept like that of a client that is logged in.
         client.set_operator(role == Role::Operator);
         let address = request.remote_addr().ip().to_canonical().to_string();
         let user_agent = request.header("User-Agent").unwrap_or_default();
@@ -163,7 +163,8 @@ impl Authenticator {
         })
     }
 
-    /// The digest by which a repeat of an action is recognised. Its body can hold secrets, which a digest without a key would give away.
+    /// Returns the digest by which a repeat of an action is recognised. The body can contain secrets, which a digest without a
+    /// key would reveal.
     pub(in crate::web) fn digest_of_action(&self, action: Action, body: &[u8]) -> String {
         self.keys.digest(Of::Action, [action.as_str().as_bytes(), b" ", body].concat())
     }
@@ -213,7 +214,7 @@ impl Authenticator {
         }
     }
 
-    /// Makes a one-time code and returns it with its text. `by` is the session that requests it.
+    /// Creates a one-time code and returns it with its text. `by` is the session that requests it.
     pub(in crate::web) fn make_code(&self, role: Role, by: Option<Arc<Session>>) -> Result<(String, ListedCode), ApiError> {
         let grant = self.sessions.grant(by);
         let made = lock(&self.codes).make(&self.keys, role, grant, self.moment());
@@ -227,7 +228,7 @@ impl Authenticator {
         codes.list(self.clock.since_boot()).iter().filter(|code| self.sessions.holds(&code.grant)).map(listed).collect()
     }
 
-    /// True if a cookie, `name=value`, may be a session cookie of this server.
+    /// Checks whether a cookie, `name=value`, may be a session cookie of this server.
     pub(in crate::web) fn takes_cookie(&self, cookie: &[u8]) -> bool {
         self.keys.takes_cookie(cookie)
     }
@@ -236,12 +237,12 @@ impl Authenticator {
         Moment { wall: self.clock.now(), since_boot: self.clock.since_boot() }
     }
 
-    /// Returns how long it takes until the session expires, unless it is renewed or ended before, or the clock is set.
+    /// Returns the time until the session expires, unless it is renewed or ended earlier, or the clock is set.
     pub(in crate::web) fn lasts(&self, session: &Session) -> Duration {
         session.left(self.moment())
     }
 
-    /// True if the session has ended or expired.
+    /// Checks whether the session has ended or expired.
     pub(in crate::web) fn is_over(&self, session: &Session) -> bool {
         session.is_over(self.moment())
     }
@@ -269,8 +270,8 @@ impl Authenticator {
         }
         // A viewer's session does not count as a separate source: each new session would bring new tries.
         let from = Source::of(request, client);
-        // Held from the look to the note: many tries at once are as many as one after another.
-        // Nothing under this lock can panic half-way through a change.
+        // Held from the check until the try is counted, so that many tries at once count as much as one after another. Nothing
+        // under this lock can panic halfway through a change.
         let mut throttle = lock(&self.throttle);
         let wait = throttle.wait(&from, now);
         if !wait.length.is_zero() {
@@ -313,12 +314,12 @@ fn tell(from: &Source, wait: Option<Wait>) {
     }
 }
 
-/// Rounded up: who comes back after so many does not come too early.
+/// Returns a wait in whole seconds, rounded up so that a client that waits that long does not come back too early.
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
-/// The token of `Authorization: Bearer` (RFC 6750, section 2.1). Another scheme shows nothing that is known here.
+/// Returns the token of `Authorization: Bearer` (RFC 6750, section 2.1), or `None` for another scheme.
 fn bearer(request: &Request) -> Option<&str> {
     let (scheme, token) = request.header("Authorization")?.trim().split_once(' ')?;
     scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())

@@ -1,4 +1,4 @@
-//! The session key's uses: the cookie's name, and the digests that identify cookies, proofs, tokens and codes.
+//! The uses of the session key: the cookie's name, and the digests that identify cookies, proofs, tokens and codes.
 //!
 //! A session's secret leaves the server once, in the cookie. Only its digest is stored, so neither the database nor a backup of
 //! it can be used to log in. The key is stored beside the database, not in it, so a token cannot be guessed offline from its
@@ -44,10 +44,10 @@ impl Of {
     }
 }
 
-/// Computes digests keyed with the session key.
+/// The session key, ready to compute digests.
 pub(super) struct Keys {
-    /// The cookie's name. Cookies are shared by all ports of a host, so each server uses a name of its own; otherwise two servers
-    /// on one machine would log each other's users out.
+    /// The cookie's name. Cookies are shared by all ports of a host, so each server uses its own name. Otherwise two servers on
+    /// one machine would log out each other's users.
     name: String,
     signer: Hmac<Sha256>,
 }
@@ -65,7 +65,7 @@ impl Keys {
         hex(&self.signed(of.word(), text.as_ref()).finalize().into_bytes())
     }
 
-    /// True if `digest` is the digest of `text`. Compares in constant time.
+    /// Checks whether `digest` is the digest of `text`, in constant time.
     pub(super) fn is(&self, of: Of, text: &str, digest: &str) -> bool {
         // A malformed digest is compared as well.
         let bytes = unhex(digest).unwrap_or_default();
@@ -80,7 +80,7 @@ impl Keys {
         signer
     }
 
-    /// True if a cookie, `name=value`, has this server's cookie name and a value of acceptable length.
+    /// Checks whether a cookie, `name=value`, has this server's cookie name and a value of acceptable length.
     pub(super) fn takes_cookie(&self, cookie: &[u8]) -> bool {
         cookie.strip_prefix(self.name.as_bytes()).is_some_and(|rest| rest.starts_with(b"=") && rest.len() <= VALUE_BYTES_MAX)
     }
@@ -98,8 +98,8 @@ impl Keys {
 
     /// Returns the `Set-Cookie` value of a session; an empty value with a lifetime of zero removes the cookie. Scripts cannot
     /// read it, pages of other sites do not send it, and the browser drops it when it expires. It is not `Secure`, because this
-    /// server does not use TLS. A browser keeps about 180 cookies for all ports of a host; Chromium evicts those of a higher priority
-    /// last, and other browsers ignore the attribute.
+    /// server does not use TLS. A browser keeps about 180 cookies for all ports of a host; Chromium evicts those of a higher
+    /// priority last, and other browsers ignore the attribute.
     pub(super) fn set_cookie(&self, value: &str, lifetime_s: u64) -> String {
         format!("{}={value}; Path=/; Max-Age={lifetime_s}; HttpOnly; SameSite=Strict; Priority=High", self.name)
     }

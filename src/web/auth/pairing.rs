@@ -1,8 +1,8 @@
 //! One-time codes, which `autoappdev pair` puts into a link in place of a token.
 //!
 //! Codes are kept in memory only, so a restart of the server invalidates all of them. Browsers keep links in their history, but a
-//! used code cannot log in again. Guesses are neither limited nor counted, because a code of 120 bits that is valid for ten minutes
-//! cannot be guessed, and because a link with a wrong code can come from anybody.
+//! used code cannot log in again. Guesses are neither limited nor counted, because a code of 120 bits that is valid for ten
+//! minutes cannot be guessed, and because anyone can make a link with a wrong code.
 
 use std::io;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const CODES_MAX: usize = 8;
 /// The length of an id, in hexadecimal digits of the code's digest.
 const ID_DIGITS: usize = 8;
 
-/// A code that has not expired. A used one is kept, so that its maker can learn that it was used.
+/// A code that has not expired. A used code is kept, so that the user who made it can see that it was used.
 #[derive(Clone, Debug)]
 pub(super) struct Code {
     digest: String,
@@ -34,7 +34,7 @@ pub(super) struct Code {
 }
 
 impl Code {
-    /// The public name of the code, which tells nothing about its text.
+    /// Returns the public name of the code, which reveals nothing about its text.
     pub(super) fn id(&self) -> &str {
         &self.digest[..ID_DIGITS]
     }
@@ -45,7 +45,7 @@ impl Code {
 pub(super) struct Codes(Vec<Code>);
 
 impl Codes {
-    /// Makes a code and returns it with its text.
+    /// Creates a code and returns it with its text.
     pub(super) fn make(&mut self, keys: &Keys, role: Role, grant: Grant, now: Moment) -> io::Result<(String, Code)> {
         let text = Token::made_of(random::bytes()?).expose().to_owned();
         self.expire(now.since_boot);
@@ -72,14 +72,14 @@ impl Codes {
         Some(found.clone())
     }
 
-    /// Lets a code that was taken, and logged nobody in, be used later.
+    /// Makes a code usable again that was taken but did not log a client in.
     pub(super) fn give_back(&mut self, code: &Code) {
         if let Some(kept) = self.0.iter_mut().find(|kept| kept.digest == code.digest) {
             kept.is_used = false;
         }
     }
 
-    /// The codes, oldest first.
+    /// Returns the codes, oldest first.
     pub(super) fn list(&mut self, since_boot: Duration) -> &[Code] {
         self.expire(since_boot);
         &self.0
@@ -130,7 +130,7 @@ mod tests {
         let made: Vec<String> = (0..=CODES_MAX).map(|_| make(&mut codes, Role::Operator).0).collect();
         assert!(codes.take(&keys, &made[0], NOW).is_none());
         assert!(codes.take(&keys, &made[7], NOW).is_some());
-        // A used one makes room first.
+        // A used code is replaced first.
         let latest = make(&mut codes, Role::Operator).0;
         assert!([&made[1..7], &made[8..], &[latest]].concat().iter().all(|text| codes.take(&keys, text, NOW).is_some()));
         assert_eq!(codes.list(NOW).len(), CODES_MAX);

@@ -42,8 +42,8 @@ const TURN_MAX: Duration = Duration::from_secs(2);
 /// The length of an id in characters, including a dash in the middle.
 const ID_LETTERS: usize = 9;
 
-/// A moment on two clocks. A session expires by the wall clock, which can be set; so that setting it back does not extend a session
-/// without end, the session also expires when the time that it had left has passed on the boot-time clock.
+/// A moment on two clocks. A session expires by the wall clock, which can be set. So that setting it back does not extend a
+/// session without end, the session also expires when the time that it had left has passed on the boot-time clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     pub(super) wall: Timestamp,
@@ -51,8 +51,8 @@ pub(super) struct Moment {
 }
 
 impl Moment {
-    /// The value of `Session::lasts_ms` for a session that expires at `expires_at`. A clock that was set back before the server started
-    /// has made the difference too large.
+    /// Returns the value of `Session::lasts_ms` for a session that expires at `expires_at`. If the clock was set back before the
+    /// server started, the difference is too large, so it is limited to [`LIFETIME`].
     fn lasts_ms(self, expires_at: Timestamp) -> u64 {
         let left_ms = u64::try_from(expires_at.unix_ms().saturating_sub(self.wall.unix_ms())).unwrap_or(0);
         whole_ms(self.since_boot).saturating_add(left_ms.min(whole_ms(LIFETIME)))
@@ -62,15 +62,15 @@ impl Moment {
 /// A session that was begun and not ended. It may have expired.
 #[derive(Debug)]
 pub(in crate::web) struct Session {
-    /// The row as it was stored at the start or loaded. The times that change are in the fields below.
+    /// The row as it was begun or loaded. The times that change are in the fields below.
     row: SessionRow,
     used_ms: AtomicI64,
     stored_ms: AtomicI64,
     expires_ms: AtomicI64,
-    /// When it expires on the boot-time clock.
+    /// The time at which it expires, on the boot-time clock.
     lasts_ms: AtomicU64,
-    /// The value of `Sessions::uses` at its last use. Unlike `used_ms` this shows which of two sessions was used later even if the
-    /// clock was set in between.
+    /// The value of `Sessions::uses` at its last use. Unlike `used_ms`, this shows which of two sessions was used later even if
+    /// the clock was set in between.
     last_use: AtomicU64,
     has_ended: AtomicBool,
 }
@@ -105,19 +105,19 @@ impl Session {
         Timestamp::from_unix_ms(self.used_ms.load(Ordering::Relaxed))
     }
 
-    /// Returns how long it takes until it expires by one of the clocks.
+    /// Returns the time until it expires by one of the clocks.
     pub(super) fn left(&self, now: Moment) -> Duration {
         let by_wall_ms = self.expires_at().unix_ms().saturating_sub(now.wall.unix_ms());
         let by_boot_ms = self.lasts_ms.load(Ordering::Relaxed).saturating_sub(whole_ms(now.since_boot));
         Duration::from_millis(u64::try_from(by_wall_ms).unwrap_or(0).min(by_boot_ms))
     }
 
-    /// True if it was ended or has expired.
+    /// Checks whether it was ended or has expired.
     pub(super) fn is_over(&self, now: Moment) -> bool {
         self.has_ended.load(Ordering::SeqCst) || self.left(now).is_zero()
     }
 
-    /// True if the time that it had left has passed, and the wall clock does not show that.
+    /// Checks whether the time that it had left has passed although the wall clock does not show that.
     fn has_outlasted_the_wall_clock(&self, now: Moment) -> bool {
         now.wall < self.expires_at() && self.is_over(now)
     }
@@ -141,7 +141,7 @@ pub(super) struct Grant {
 pub(in crate::web) struct Proofs<'r> {
     /// From the header field of the page's own requests.
     pub(in crate::web) field: Option<&'r str>,
-    /// From the query of a link to a log. Set only for routes that links lead to.
+    /// From the query of a link to a log. Set only for routes that links can point to.
     pub(in crate::web) link: Option<&'r str>,
 }
 
@@ -226,7 +226,7 @@ impl Sessions {
         Ok(this)
     }
 
-    /// Numbers the uses, 1 first.
+    /// Returns the number of the next use; the first is 1.
     fn next_use(&self) -> u64 {
         self.uses.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -262,7 +262,7 @@ impl Sessions {
         Grant { session, all_ended: self.all_ended.load(Ordering::SeqCst) }
     }
 
-    /// True if the grant has not been revoked.
+    /// Checks that the grant has not been revoked.
     pub(super) fn holds(&self, grant: &Grant) -> bool {
         grant.all_ended == self.all_ended.load(Ordering::SeqCst)
             && grant.session.as_ref().is_none_or(|session| !session.has_ended.load(Ordering::SeqCst))
@@ -274,7 +274,8 @@ impl Sessions {
         self.viewers.hurry();
     }
 
-    /// Begins a session. The session is stored when this returns. While it waits for its turn, the client's connection gives way to new ones.
+    /// Begins a session, and returns once it is stored. While the client waits for its turn, its connection gives way to new
+    /// ones.
     pub(super) fn begin(&self, keys: &Keys, who: &Newcomer<'_>, client: &Client<'_>, now: Moment) -> Result<Begun, BeginError> {
         let turnstile = match who.role {
             Role::Operator => &self.operators,
@@ -324,7 +325,7 @@ impl Sessions {
         })
     }
 
-    /// Adds a session, unless its code was revoked while the session was being stored. True if it was added.
+    /// Adds a session, unless its code was revoked while the session was being stored. Returns whether it was added.
     fn add(&self, session: Session, grant: Option<&Grant>) -> bool {
         let mut live = lock(&self.live);
         let may = grant.is_none_or(|grant| self.holds(grant));
@@ -345,7 +346,7 @@ impl Sessions {
         of_role.into_iter().skip(max).map(|session| session.row.id.clone()).collect()
     }
 
-    /// Notes that a session is used, and stores that at most once in [`NOTE_EVERY`].
+    /// Records that a session is used, and stores that at most once in [`NOTE_EVERY`].
     pub(super) fn note_use(&self, session: &Session, now: Moment) {
         let (now_ms, note_every) = (now.wall.unix_ms(), i64::try_from(NOTE_EVERY.as_millis()).unwrap_or(i64::MAX));
         session.used_ms.store(now_ms, Ordering::Relaxed);
@@ -478,7 +479,7 @@ fn limited(row: SessionRow) -> SessionRow {
     SessionRow { expires_at, ends_at, ..row }
 }
 
-/// Why a session was not begun. No session remains.
+/// The reason why a session was not begun. No session remains.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BeginError {
     #[error(transparent)]

@@ -1,10 +1,11 @@
-//! Counts wrong tokens for each source, and decides how long a source has to wait before its next try. Wrong codes are not counted:
-//! see `pairing.rs`.
+//! The limits on wrong tokens. Counts wrong tokens for each source, and decides how long a source has to wait before its next
+//! try. Wrong codes are not counted (`pairing.rs`).
 //!
-//! No thread sleeps here: a client that has to wait gets that answer at once, so guessing does not occupy threads. There are two
-//! limits. Each source has its own wait, so that one client's guesses do not delay its neighbours. All sources together share a
-//! budget, because a network has more addresses than can be remembered. When the budget is spent, it does not delay the server's
-//! own user or sources that have sent an operator's right token or code before. Requests with a session are not throttled.
+//! No thread sleeps here: a client that has to wait gets that response at once, so guessing does not occupy threads. There are
+//! two limits. Each source has its own wait, so that one client's guesses do not delay its neighbours. All sources together share
+//! a budget, because a network has more addresses than can be remembered. When the budget is spent, it does not delay the
+//! server's own user or sources that have sent an operator's right token or code before. Requests with a session are not
+//! throttled.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -15,17 +16,18 @@ use rouille::Request;
 use crate::transport::{Client, network_of};
 use crate::user;
 
-/// So many wrong ones cost nothing: a typing error is no attack.
+/// The number of wrong tries after which a source has to wait. Fewer cost nothing, because a typing error is not an attack.
 const FREE_TRIES: u32 = 5;
-/// The wait after the first one that is too many; it doubles with each further one.
+/// The first wait. It doubles with each further wrong try.
 const WAIT_FIRST: Duration = Duration::from_secs(1);
-/// The longest wait: 288 tries a day.
+/// The longest wait, which allows 288 tries a day.
 const WAIT_MAX: Duration = Duration::from_mins(5);
 /// A source is forgotten if its last wrong try is this long ago. Longer than any wait.
 const FORGET_AFTER: Duration = Duration::from_hours(1);
 /// The maximum number of remembered sources. A further one replaces the source whose last try is oldest.
 const SOURCES_MAX: usize = 1024;
-/// How often the log may be told: guessing from many addresses must not push everything else out of it.
+/// The shortest time between two log lines about guesses. Guesses from many addresses must not push everything else out of the
+/// log.
 const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// The budget of wrong tries shared by all sources, and the time until one more is added: 14,400 a day.
@@ -44,7 +46,7 @@ const LOG_IN_EVERY: Duration = Duration::from_mins(2);
 pub(super) enum Source {
     /// An address of another machine; for IPv6 its /64.
     Network(IpAddr),
-    /// Processes of the server's own user at an address of this machine: they have no need to guess.
+    /// Processes of the server's own user at an address of this machine, which have no need to guess.
     OwnUser(IpAddr),
     /// Another user of this machine, whatever the address: a user can use each address of the machine, and loopback has sixteen
     /// million.
@@ -70,7 +72,7 @@ impl Source {
 }
 
 impl Source {
-    /// True if it is the server's own user on this machine.
+    /// Checks whether it is the server's own user on this machine.
     fn is_own_user(&self) -> bool {
         matches!(self, Self::OwnUser(_))
     }
@@ -87,13 +89,13 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// What is remembered about a source.
+/// The wrong tries of a source.
 #[derive(Clone, Copy, Debug)]
 struct Tries {
     wrong: u32,
-    /// When the last wrong one came.
+    /// The time of the last wrong try.
     last: Duration,
-    /// Before this nothing is looked at.
+    /// The time before which no token from the source is checked.
     closed_until: Duration,
 }
 
@@ -109,13 +111,13 @@ pub(super) struct Wait {
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     sources: BTreeMap<Source, Tries>,
-    /// When the shared budget will be full again.
+    /// The time at which the shared budget will be full again.
     spent_until: Duration,
     /// The sources that sent an operator's right token or code, the latest last.
     known: VecDeque<Source>,
-    /// When each source's allowance of viewer logins will be full again.
+    /// The times at which each source's allowance of viewer logins will be full again.
     log_ins: BTreeMap<Source, Duration>,
-    /// When the log was last told of one that has to wait.
+    /// The time of the last log line about a source that has to wait.
     told: Option<Duration>,
 }
 
@@ -131,7 +133,7 @@ impl Throttle {
         Wait { length, is_for_all: !length.is_zero() }
     }
 
-    /// Notes that an operator's right token or code came from this source. Not called for viewers: they could displace the
+    /// Records that an operator's right token or code came from this source. Not called for viewers: they could displace the
     /// operators, and could guess the operators' token from a source that is exempt from the shared budget.
     pub(super) fn note_right(&mut self, from: Source) {
         if self.known.back() == Some(&from) {
@@ -167,12 +169,12 @@ impl Throttle {
         tries.wrong = tries.wrong.saturating_add(1);
         tries.last = now;
         if let Some(too_many) = tries.wrong.checked_sub(FREE_TRIES) {
-            // Beyond 2^16 the limit holds anyway.
+            // Beyond 2^16 the longest wait applies anyway.
             tries.closed_until = now + (WAIT_FIRST * (1 << too_many.min(16))).min(WAIT_MAX);
         }
     }
 
-    /// Whether the log should be told now that somebody has to wait.
+    /// Checks whether a wait is to be logged now, which is the case at most once in [`TELL_EVERY`].
     pub(super) fn is_worth_a_line(&mut self, now: Duration) -> bool {
         let is_worth_it = self.told.is_none_or(|told| now.saturating_sub(told) >= TELL_EVERY);
         if is_worth_it {

@@ -13,7 +13,7 @@ use crate::user;
 const OF_PROXIES: [&str; 3] = ["Forwarded", "X-Real-IP", "Via"];
 const OF_PROXIES_PREFIX: &str = "X-Forwarded-";
 
-/// Which clients of a listener need no token.
+/// The clients of a listener that need no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
     /// None: a token is set, or other machines can reach the server.
@@ -44,7 +44,7 @@ impl Trust {
     }
 }
 
-/// True if a proxy's header field shows that the request is forwarded for another client.
+/// Checks whether a proxy's header field shows that the request is forwarded for another client.
 fn is_passed_on(request: &Request) -> bool {
     request.headers().any(|(name, _)| {
         OF_PROXIES.iter().any(|of_proxies| name.eq_ignore_ascii_case(of_proxies))

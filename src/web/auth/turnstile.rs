@@ -12,8 +12,8 @@ pub(super) struct Turnstile {
 }
 
 impl Turnstile {
-    /// Waits for its turn, for `limit` at most, and no longer than until it `ends`. Returns `None` if there was no turn. Dropping the result frees
-    /// the turnstile.
+    /// Waits for a turn, at most for `limit` and only until `ends` returns true. Returns `None` if it did not get one. Dropping
+    /// the result frees the turnstile.
     pub(super) fn enter(&self, limit: Duration, ends: &dyn Fn() -> bool) -> Option<Passage<'_>> {
         let waited = self.freed.wait_timeout_while(lock(&self.is_taken), limit, |is_taken| *is_taken && !ends());
         let (mut is_taken, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -22,13 +22,13 @@ impl Turnstile {
 
     /// Wakes the threads that wait, because one of them ends its wait.
     pub(super) fn hurry(&self) {
-        // A waiter holds the lock from its check until it waits.
+        // A waiting thread holds the lock from its check until it waits, so it cannot miss this call.
         drop(lock(&self.is_taken));
         self.freed.notify_all();
     }
 }
 
-/// While it exists, no other thread can pass.
+/// A turn. While it exists, no other thread gets one.
 #[derive(Debug)]
 pub(super) struct Passage<'a>(&'a Turnstile);
 
@@ -63,7 +63,7 @@ mod tests {
     fn log_in_that_gives_way_while_it_waits_for_its_turn_is_refused_at_once() {
         let (turnstile, is_asked, gives_way) = (Turnstile::default(), AtomicBool::new(false), AtomicBool::new(false));
         let first = turnstile.enter(Duration::ZERO, &|| false).expect("it is free");
-        // Asked with the lock held, which is free once it waits.
+        // Called with the lock held, which becomes free once the thread waits.
         let ends = || {
             is_asked.store(true, Ordering::SeqCst);
             gives_way.load(Ordering::SeqCst)
