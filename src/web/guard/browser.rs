@@ -1,4 +1,4 @@
-//! What a request reveals about the browser and the page that sent it.
+//! The evidence in a request about the browser and the page that sent it.
 //!
 //! Current browsers mark every request with `Origin` or `Sec-Fetch-Site`. Two kinds of GET have neither: those of older browsers
 //! (Chrome before 76, Firefox before 90, Safari before 16.4), and those of any browser to a non-loopback address without TLS, for
@@ -20,17 +20,17 @@ pub(super) fn site(request: &Request) -> Option<&str> {
     request.header("Sec-Fetch-Site")
 }
 
-/// The header fields with which browsers mark what they load in advance: current ones, older ones, Safari and Firefox.
+/// The header fields with which browsers mark a request that they send in advance: current ones, older ones, Safari and Firefox.
 const OF_PREFETCHES: [&str; 4] = ["Sec-Purpose", "Purpose", "X-Purpose", "X-Moz"];
 
-/// True if a browser loads this in advance, for its user or for any page (Nav Speculation, section "The `Sec-Purpose` HTTP request
-/// header"). The value does not matter: a kind of prefetch that is yet unknown is one as well.
+/// Checks whether a browser sends this request in advance, for its user or for any page (Nav Speculation, section "The
+/// `Sec-Purpose` HTTP request header"). The value does not matter, so that future kinds of prefetch are recognised too.
 pub(super) fn is_prefetch(request: &Request) -> bool {
     OF_PREFETCHES.iter().any(|name| request.header(name).is_some())
 }
 
-/// True if the fields do not contradict that a user opened this address: it is loaded into a window, and no page of another origin
-/// is named.
+/// Checks that the fields do not contradict that a user opened this address: it is loaded into a window, and no page of another
+/// origin is named.
 pub(super) fn may_be_users_navigation(request: &Request) -> bool {
     let is_unless_other = |name, value| request.header(name).is_none_or(|it| it == value);
     is_unless_other("Sec-Fetch-Mode", "navigate")
@@ -38,8 +38,8 @@ pub(super) fn may_be_users_navigation(request: &Request) -> bool {
         && (request.header("Referer").is_none() || referring_origin(request).is_some_and(|origin| is_own_origin(request, origin)))
 }
 
-/// True if a browser may have sent this. Every browser has Mozilla in its `User-Agent`, names its languages, or sends fields that
-/// no page can set (`Sec-…`). A page of another origin cannot suppress all of these.
+/// Checks whether a browser may have sent this. Every browser has Mozilla in its `User-Agent`, names its languages, or sends
+/// fields that no page can set (`Sec-…`). A page of another origin cannot suppress all of these.
 pub(super) fn may_be_browser(request: &Request) -> bool {
     request.headers().any(|(name, value)| {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
@@ -49,9 +49,9 @@ pub(super) fn may_be_browser(request: &Request) -> bool {
     })
 }
 
-/// True if the request carries a field that no page of another origin can send. `Authorization` counts only with the scheme
-/// `Bearer`, which a script must have set: credentials of the scheme `Basic`, which a proxy may ask for, are added by the browser
-/// to the requests of every page.
+/// Checks whether the request carries a field that no page of another origin can send. `Authorization` counts only with the
+/// scheme `Bearer`, which a script must have set: credentials of the scheme `Basic`, which a proxy may ask for, are added by the
+/// browser to the requests of every page.
 pub(super) fn is_of_own_scripts(request: &Request) -> bool {
     let has_token = || {
         request
@@ -70,8 +70,8 @@ pub(super) fn referring_origin(request: &Request) -> Option<&str> {
     Some(&referrer[..end])
 }
 
-/// True if the origin is this server's, under the name in the request's `Host`, which [`Guard::check`](super::Guard::check) has
-/// already checked.
+/// Checks whether the origin is this server's, under the name in the request's `Host`, which
+/// [`Guard::check`](super::Guard::check) has already checked.
 pub(super) fn is_own_origin(request: &Request, origin: &str) -> bool {
     let own = request.header("Host").map(|host| format!("http://{host}"));
     own.is_some_and(|own| own.eq_ignore_ascii_case(origin))

@@ -1,5 +1,5 @@
-//! By which hosts clients may address this server: names, and addresses as numbers. A page can bend a name of its own to this address, and
-//! its browser then sends that name as the `Host`.
+//! The hosts by which clients may address this server: names and IP addresses. A page can point its own host name at this address
+//! (DNS rebinding), and its browser then sends that name as the `Host`.
 
 use std::net::IpAddr;
 
@@ -9,13 +9,13 @@ use crate::transport::Reach;
 #[derive(Clone, Debug)]
 pub(super) struct Hosts {
     reach: Reach,
-    /// This machine's own names, lower case, where others may use them.
+    /// This machine's own names, in lower case, if other machines can reach the listener. Otherwise empty.
     own_names: Vec<String>,
     named: Vec<String>,
 }
 
 impl Hosts {
-    /// `named` are those that the owner named in the settings: lower case, without port.
+    /// Creates the hosts of a listener. `named` are the host names in the settings: lower case, without port.
     pub(super) fn new(reach: Reach, named: Vec<String>) -> Self {
         Self::of_machine(rustix::system::uname().nodename().to_str().unwrap_or_default(), reach, named)
     }
@@ -24,12 +24,12 @@ impl Hosts {
         Self { reach, own_names: if reach.is_open() { own_names(node) } else { Vec::new() }, named }
     }
 
-    /// Whether the owner named the host of a `Host` in the settings.
+    /// Checks whether the host in a `Host` field is named in the settings.
     pub(super) fn is_named(&self, host: &str) -> bool {
         self.named.iter().any(|named| named.eq_ignore_ascii_case(without_port(host)))
     }
 
-    /// Whether a `Host` is one of this server.
+    /// Checks whether a `Host` field names this server.
     pub(super) fn has(&self, host: &str) -> bool {
         let name = without_port(host);
         let is = |own: &String| own.eq_ignore_ascii_case(name);
@@ -40,27 +40,27 @@ impl Hosts {
         ip.is_loopback()
             || match self.reach {
                 Reach::Socket | Reach::Loopback => false,
-                // A page can bend a name to another address, but not a number: a page from a number was served there. Which numbers lead
-                // here is not for this machine to know: a router or a container's host may pass one on.
+                // A page can point a name at another address, but not an IP address: a page from an IP address was served there.
+                // This machine cannot know which addresses lead to it, because a router or a container's host may forward them.
                 Reach::Network => !ip.is_unspecified(),
             }
     }
 }
 
-/// Whether a `Host` leads each machine to itself.
+/// Checks whether the host in a `Host` field leads each machine to itself.
 pub(super) fn is_loopback(host: &str) -> bool {
     let name = without_port(host);
     name == "localhost" || number(name).is_some_and(|ip| ip.is_loopback())
 }
 
-/// The names by which a network calls this machine: its own, and that one with multicast DNS (RFC 6762). No public name server answers
-/// for a name without a dot or for one in `.local`.
+/// Returns the names of this machine in a network: its own, and that name with multicast DNS (RFC 6762). No public name server
+/// answers for a name without a dot, or for a name in `.local`.
 fn own_names(node: &str) -> Vec<String> {
     let first = node.split('.').next().unwrap_or_default().to_ascii_lowercase();
     if first.is_empty() || first.parse::<u32>().is_ok() { Vec::new() } else { vec![format!("{first}.local"), first] }
 }
 
-/// A `Host` without its port: `name`, `1.2.3.4`, or `[::1]`.
+/// Returns a `Host` without its port: `name`, `1.2.3.4`, or `[::1]`.
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
@@ -68,7 +68,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// The address that a host's name is: `1.2.3.4`, or `[::1]`.
+/// Returns the IP address that a host consists of: `1.2.3.4`, or `[::1]`.
 fn number(name: &str) -> Option<IpAddr> {
     let number = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
     number.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())

@@ -1,7 +1,9 @@
-//! Who may ask: the Host, the Origin, the content type. A browser sends all three truthfully, whatever page it shows.
+//! The checks of where a request comes from: the Host, the Origin, the content type. A browser sends all three truthfully,
+//! whatever page it shows.
 //!
-//! A page of another site that finds this port can make a browser send requests to it. Its Origin gives it away; where it has
-//! bent a host name of its own to this address, the Host does. Whether somebody has a token is asked after this, by `auth`.
+//! A page of another site that finds this port can make a browser send requests to it. The Origin reveals such a page. If the
+//! page has pointed its own host name at this address, the Host reveals it. Tokens and sessions are checked after this, by
+//! `auth`.
 
 mod browser;
 mod hosts;
@@ -16,10 +18,10 @@ use super::error::ApiError;
 use crate::api::routes;
 use crate::transport::Reach;
 
-/// How long a browser may remember a preflight's answer, in seconds.
+/// How long a browser may remember the response to a preflight, in seconds.
 const PREFLIGHT_MAX_AGE_S: &str = "600";
 
-/// What the owner opened.
+/// The checks of a listener, with the hosts and origins that the owner allows.
 #[derive(Clone, Debug)]
 pub struct Guard {
     hosts: Hosts,
@@ -27,22 +29,23 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Guards a listener. `allow_hosts` are further host names that are this server's, without port; `allow_origins` those whose pages may look
-    /// and act. Both are lower case.
+    /// Creates the checks of a listener. `allow_hosts` are further host names of this server, without port. `allow_origins` are
+    /// the origins whose pages may use the API. Both are lower case.
     pub fn new(reach: Reach, allow_hosts: Vec<String>, allow_origins: Vec<String>) -> Self {
         Self { hosts: Hosts::new(reach, allow_hosts), allow_origins }
     }
 
-    /// Lets a request pass or says why not.
+    /// Accepts a request, or returns the reason for refusing it.
     pub(super) fn check(&self, request: &Request) -> Result<(), ApiError> {
-        // HTTP/1.0 may leave it out; the transport has refused that for 1.1.
+        // HTTP/1.0 may omit it; the transport has refused HTTP/1.1 without it.
         if let Some(host) = request.header("Host")
             && !self.hosts.has(host)
         {
             return Err(ApiError::HostNotAllowed(host.to_owned()));
         }
-        // A browser prefetches for any page, and does not say for which (`Sec-Fetch-Site: none`). The page itself is refused too, so
-        // that a prerendered copy neither asks for anything nor uses up a link's code; the browser then loads it on its opening.
+        // A browser prefetches for any page, and does not say for which (`Sec-Fetch-Site: none`). The page itself is refused too,
+        // so that a prerendered copy neither sends requests nor uses up a link's code. The browser then loads the page when it is
+        // opened.
         if is_prefetch(request) && !is_static(path_of(request)) {
             return Err(ApiError::Prefetch);
         }
@@ -64,16 +67,16 @@ impl Guard {
         Ok(())
     }
 
-    /// Refuses requests from pages that are neither this server's nor of an allowed origin.
+    /// Refuses a request from a page that is neither this server's nor of an allowed origin.
     fn check_page(&self, request: &Request) -> Result<(), ApiError> {
         let is_good = |origin: &str| is_own_origin(request, origin) || self.allows(origin);
         if let Some(origin) = request.header("Origin") {
             return if is_good(origin) { Ok(()) } else { Err(ApiError::OriginNotAllowed(origin.to_owned())) };
         }
-        // Browsers leave the Origin out of a GET whose answer the page cannot read, such as an image or a link, but then send
+        // Browsers leave the Origin out of a GET whose response the page cannot read, such as an image or a link, but then send
         // this field. `same-site` includes other ports of this host, whose pages' requests carry this server's cookie. `none`
         // means that the user made the request: from the address bar, a bookmark, or a link in another program (Fetch Metadata,
-        // section 2.3). That is a navigation without a referrer; what else browsers mark so, they send on behalf of some page.
+        // section 2.3). That is a navigation without a referrer. Any other request with `none` is sent on behalf of some page.
         if let Some(site) = site(request) {
             let is_good = match site {
                 "same-origin" => true,
@@ -86,7 +89,7 @@ impl Guard {
             return Ok(());
         }
         // A page can suppress its referrer but cannot forge another one. A typed address has no referrer either, and cannot be
-        // told apart from a frame.
+        // distinguished from a frame.
         match referring_origin(request) {
             Some(origin) if is_own_origin(request, origin) => Ok(()),
             Some(origin) => Err(ApiError::OriginNotAllowed(origin.to_owned())),
@@ -94,7 +97,7 @@ impl Guard {
         }
     }
 
-    /// Adds to an answer what a page of an allowed origin needs in order to read it: on errors too.
+    /// Adds the header fields that a page of an allowed origin needs in order to read a response, on errors too.
     pub(super) fn open_to_origin(&self, request: &Request, response: Response) -> Response {
         if self.allow_origins.is_empty() {
             return response;
@@ -109,7 +112,7 @@ impl Guard {
         }
     }
 
-    /// The answer to `OPTIONS`.
+    /// Returns the response to `OPTIONS`.
     pub(super) fn preflight(&self, request: &Request, allow: String) -> Response {
         let response = Response::empty_204().with_unique_header("Allow", allow);
         if !request.header("Origin").is_some_and(|origin| self.allows(origin)) {
@@ -128,11 +131,12 @@ impl Guard {
         self.allow_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
     }
 
-    /// The origin by which the client has reached the server, through a proxy or not, if the owner named it in the settings, and other
-    /// machines can use it.
+    /// Returns the origin by which the client has reached the server, through a proxy or not, if the owner named it in the
+    /// settings and other machines can use it.
     pub(super) fn named_origin(&self, request: &Request) -> Option<String> {
         let host = request.header("Host").unwrap_or_default();
-        // A proxy may have written another Host; the browser says truthfully that its page has the same origin as the request.
+        // A proxy may have written another Host, but the browser says truthfully that its page has the same origin as the
+        // request.
         let by = request.header("Origin").filter(|_| site(request) == Some("same-origin"));
         let leads_here = |origin: &&String| {
             let web = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
@@ -149,40 +153,40 @@ impl Guard {
     }
 }
 
-/// Whether pages of other origins are refused. A page that cannot read an answer can still occupy the slot of a stream, a download, a search
-/// or a long poll, so this holds for all of the API, whatever the method. What is left is the server's own page and its files. A WebSocket
-/// begins with a GET, and a page of any origin may read what comes over it (RFC 6455, section 10.2).
+/// Checks whether pages of other origins are refused. A page that cannot read a response can still occupy the slot of a stream, a
+/// download, a search or a long poll, so this applies to the whole API, whatever the method. Only the server's own page and its
+/// files remain. A WebSocket begins with a GET, and a page of any origin may read what arrives over it (RFC 6455, section 10.2).
 fn is_for_own_pages(request: &Request) -> bool {
     is_of_api(path_of(request)) || !changes_nothing(request) || request.header("Upgrade").is_some()
 }
 
-/// The path that is asked for, as it was sent: no path here needs an escape, and one that hides a slash is not what somebody in front of
-/// us took it for.
+/// Returns the requested path as it was sent. No path here needs an escape, and a proxy may have understood an escaped slash
+/// differently.
 pub(super) fn path_of(request: &Request) -> &str {
     let target = request.raw_url();
     target.split_once('?').map_or(target, |(path, _)| path)
 }
 
-/// Whether a path is one of the API, known or not.
+/// Checks whether a path belongs to the API, known or not.
 pub(super) fn is_of_api(path: &str) -> bool {
     path.strip_prefix('/').unwrap_or(path).split('/').next() == Some("api")
 }
 
-/// Whether a path is one of the page's files, which any page may load in advance: they hold nothing about the pipeline.
+/// Checks whether a path is one of the page's files, which any page may load in advance: they contain nothing about the pipeline.
 fn is_static(path: &str) -> bool {
     path.starts_with("/static/")
 }
 
-/// Whether the method is one that only looks.
+/// Checks whether the method only reads.
 pub(super) fn changes_nothing(request: &Request) -> bool {
     matches!(request.method(), "GET" | "HEAD" | "OPTIONS")
 }
 
-/// Whether a page of this server itself can have sent this, over TLS in front of it too: only its requests may bring a log-in. A
-/// neighbour on another port is of the same site for a browser, which sends it our cookie.
+/// Checks whether a page of this server may have sent this, even through a proxy with TLS. Only its requests may use a session.
+/// For a browser, a server on another port belongs to the same site, and receives this server's cookie.
 pub(super) fn is_of_own_page(request: &Request) -> bool {
     match (request.header("Origin"), request.header("Sec-Fetch-Site")) {
-        // What a browser says itself holds where a proxy has written another Host.
+        // The browser's own statement is true even if a proxy has written another Host.
         (_, Some(site)) => {
             ["same-origin", "none"].contains(&site) || (request.header("Origin").is_none() && changes_nothing(request))
         }
@@ -277,7 +281,7 @@ mod tests {
             (&[("Host", "127.0.0.1:8788"), ("Origin", "app://a.example"), same], None),
             (&[("Host", "127.0.0.1:8788"), ("Origin", "https://evil.example"), same], None),
             (&[("Host", "evil.example"), ("X-Forwarded-Host", "board.local"), ("X-Forwarded-Proto", "https")], None),
-            // Nothing that leads another device to itself.
+            // An origin that leads another device to itself.
             (&[("Host", "localhost:8788")], None),
             (&[("Host", "localhost:5173"), ("Origin", "http://localhost:5173"), same], None),
             (&[], None),
@@ -388,7 +392,7 @@ mod tests {
         let get = |fields: &[(&str, &str)]| guard().check(&request("GET", &[&[host][..], fields].concat())).is_ok();
         let friend = ("Origin", "http://localhost:5173");
         assert!(get(&[friend]) && get(&[friend, ("Sec-Fetch-Site", "cross-site")]));
-        // Its images and links send no Origin, so they could come from any page.
+        // Requests for images and links have no Origin, so they could come from any page.
         assert!(!get(&[("Sec-Fetch-Site", "cross-site")]));
     }
 
