@@ -12,10 +12,11 @@ use crate::web::app::App;
 use crate::web::error::ApiError;
 use crate::web::input;
 
-/// A stream without news says something at least this often, so that both sides notice when the other is gone.
+/// The longest silence of a stream. Without events, something is sent at least this often, so that each side notices when the
+/// other has disconnected.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// When a client is to come back, in milliseconds: after a broken connection, and after this server's end.
+/// The time after which a client is to reconnect, in milliseconds: after a broken connection, and after the end of this server.
 const RETRY_MS: u32 = 1000;
 const RETRY_AT_END_MS: u32 = 300;
 
@@ -25,7 +26,7 @@ impl App {
             return Err(ApiError::TooManyStreams);
         }
         let EventsQuery { since } = input::query(request)?;
-        // A browser sends it when it comes back; what it says then counts more than what its page once asked for.
+        // A browser sends this when it reconnects. It takes precedence over the query that its page once sent.
         let begin = match request.header("Last-Event-ID") {
             Some(id) => id.parse().map(Begin::Behind).map_err(|()| {
                 ApiError::BadQuery("Last-Event-ID is not an event id of this server; leave it out to begin now".to_owned())
@@ -40,19 +41,19 @@ impl App {
     }
 }
 
-/// The body of an answer that never ends by itself: reading waits for news. It is interrupted where the connection is to check whether its
-/// client is still there.
+/// The body of a response that never ends by itself: reading waits for events. A read is interrupted when the connection is to
+/// check whether its client is still connected.
 struct Body {
     stream: EventStream,
     text: EventText,
-    /// How much of the text was read.
+    /// How many bytes of the text have been read.
     read: usize,
     spoke_at: Instant,
     is_over: bool,
 }
 
 impl Body {
-    /// Puts what is new into the text, or waits until there may be something.
+    /// Appends new events to the text, or waits until there may be some.
     fn write_more(&mut self) -> io::Result<()> {
         self.stream.gather(&mut self.text)?;
         if !self.text.0.is_empty() {
@@ -77,7 +78,7 @@ impl Read for Body {
             self.text.0.clear();
             self.read = 0;
             self.write_more()?;
-            // Only where nothing is new: checks that are asked for all the time must not keep back what happens.
+            // Only if nothing is new, so that frequent checks do not hold back events.
             if self.text.0.is_empty() && self.stream.is_check_due() {
                 return Err(io::ErrorKind::Interrupted.into());
             }

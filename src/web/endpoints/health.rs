@@ -10,7 +10,7 @@ use crate::web::error::ApiError;
 use crate::web::json::json;
 
 impl App {
-    /// Strangers are told whether it serves, not what is wrong: that names paths.
+    /// Reports whether the server works. Only clients with access learn what is wrong, because that contains paths.
     pub(in crate::web) fn health(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let is_known = match self.caller(request, client) {
             Ok(_) => true,
@@ -22,7 +22,7 @@ impl App {
         let conditions = &published.snapshot.conditions;
         let time = self.health_budget.make(client, || Ok(Reader::open(&self.database).and_then(|reader| reader.time())))?;
         match &time {
-            // A file that was removed or replaced is a condition: the log need not repeat it with each request.
+            // A file that was removed or replaced is reported as a condition, so the log does not repeat it with each request.
             Ok(_) | Err(StoreError { kind: StoreErrorKind::Gone, .. }) => {}
             Err(error) => ::log::error!("failed to {error}"),
         }

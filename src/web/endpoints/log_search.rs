@@ -1,4 +1,4 @@
-//! `GET /api/runs/<id>/log/search`: which lines of a run's log hold a text or match an expression, part by part.
+//! `GET /api/runs/<id>/log/search`: the lines of a run's log that contain a text or match an expression, part by part.
 
 use rouille::{Request, Response};
 

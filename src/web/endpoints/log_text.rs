@@ -1,7 +1,8 @@
-//! `GET /api/runs/<id>/log`: what a run said, as text to be looked at or downloaded.
+//! `GET /api/runs/<id>/log`: the log of a run as text, to be viewed or downloaded.
 //!
-//! Nothing of it is held: it is read from the disk as fast as its client takes it. Where something goes meanwhile the connection ends before
-//! the length that was promised, without the last chunk, or broken (HTTP/1.0): no client takes that for the whole.
+//! The text is not held in memory: it is read from the disk as fast as its client receives it. If a part of it is removed
+//! meanwhile, the connection ends before the announced length, without the last chunk, or with a reset (HTTP/1.0). So no client
+//! takes a part for the whole.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -16,10 +17,10 @@ use crate::web::app::App;
 use crate::web::error::ApiError;
 use crate::web::{etag, input};
 
-/// The text of a run of which nobody knows how much it said, when nothing of that is there.
-const NOTHING_LEFT: &str = "[autoappdev: this log was removed]\n";
+/// The text of a run whose amount of output is unknown, if nothing of it is left.
+const NOTHING_LEFT: &str = "[autoappdev: nothing of this log is there any more]\n";
 
-/// A body on its way, with its place.
+/// The body of a download, with the place that it occupies.
 struct Body<R> {
     run_id: i64,
     reader: R,
@@ -45,14 +46,14 @@ impl App {
         let span = self.run_span(run_id)?;
         let text = RunText::look(&self.logs.of_run(run_id), span.begin, span.end)?;
         let has_heads = timestamps.unwrap_or(true);
-        // What tells the forms of a log apart; nothing for the records as they are.
+        // The suffix that distinguishes the forms of a log. It is empty for the unchanged records.
         let mut form = stream.map_or_else(String::new, |stream| format!("-{stream}"));
         if !has_heads {
             form.push_str("-plain");
         }
         let mut response = Response::text(NOTHING_LEFT);
         if download == Some(true) {
-            // Each form is saved under a name of its own, so that none is taken for another, nor saved over it.
+            // Each form has its own file name, so that one is neither mistaken for another nor saved over it.
             let disposition = format!("attachment; filename=\"run-{run_id}{form}.log\"");
             response = response.with_unique_header("Content-Disposition", disposition);
         }
@@ -60,7 +61,7 @@ impl App {
             return Ok(response);
         }
         let (up_to, missing) = text.version();
-        // The same for as long as the text is; the time is for a run of the same number in another database.
+        // The tag stays the same as long as the text does. The time distinguishes a run with the same number in another database.
         let tag = format!("\"{run_id}-{:x}-{up_to:x}-{missing:x}{form}\"", span.created_at.unix_ms());
         let response = response.with_unique_header("AutoAppDev-Log-Gone", text.gone().to_string());
         let response = etag::with_tag(response, request, &tag);
@@ -70,13 +71,13 @@ impl App {
         let data = if has_heads && stream.is_none() {
             let len = usize::try_from(text.byte_count());
             let body = Body { run_id, reader: text.into_reader(), _place: place };
-            // Longer than the memory of this machine could be: sent without its length.
+            // A text that is longer than this machine can address is sent without its length.
             match len {
                 Ok(len) => ResponseBody::from_reader_and_size(body, len),
                 Err(_) => ResponseBody::from_reader(body),
             }
         } else {
-            // Its length is known only after all of it was read.
+            // The length is known only after all of the text has been read.
             let form = Form { has_heads, stream: stream.map(Into::into) };
             ResponseBody::from_reader(Body { run_id, reader: Said::new(&text, form), _place: place })
         };

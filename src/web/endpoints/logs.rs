@@ -1,4 +1,5 @@
-//! `GET /api/logs` and `/api/logs/tail`: pages of lines, of all runs, of one, or of the server itself; searched, from a time on, waited for.
+//! `GET /api/logs` and `/api/logs/tail`: pages of lines from the log of all runs, of one run, or of the server itself. A request
+//! can search, begin at a time, or wait for lines.
 
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
@@ -19,27 +20,28 @@ use crate::web::input;
 use crate::web::json::long_bytes;
 use crate::web::long_poll::LongPoll;
 
-/// How many lines a page and a tail have if no number is named.
+/// How many lines a page and a tail have if the request sets no number.
 const LINES_DEFAULT: u64 = 500;
 const TAIL_DEFAULT: u64 = 200;
 
-/// How soon to look again whether a run that has ended has been left by its shim, which may have the mark of a loss to write.
+/// How soon to check again whether the shim of a run that has ended has exited. Before that, it may still have to write the mark
+/// of a loss.
 const LEFT_LOOK: Duration = Duration::from_millis(50);
 
-/// Where a run's log lies among all.
+/// The part of the log of all runs that belongs to one run.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::web) struct RunSpan {
     pub(super) run_id: i64,
-    /// The position in front of its first byte.
+    /// The position before its first byte.
     pub(super) begin: u64,
-    /// The position behind its last byte; `None` while more may come.
+    /// The position after its last byte, or `None` while more may be added.
     pub(super) end: Option<u64>,
-    /// Whether it was seen to run, and nobody saw how it ended.
+    /// Whether the run was seen running, but its end was not seen.
     pub(super) is_end_unknown: bool,
     pub(super) created_at: Timestamp,
 }
 
-/// Which log is read, and what of it.
+/// The log that is read, and which lines of it.
 struct Asked {
     source: Source,
     run: Option<RunSpan>,
@@ -49,7 +51,7 @@ struct Asked {
 }
 
 impl Asked {
-    /// Where that log began.
+    /// Returns the position at which that log begins.
     fn begin(&self) -> u64 {
         self.run.map_or(0, |run| run.begin)
     }
@@ -64,7 +66,7 @@ impl Asked {
         }
     }
 
-    /// The answer, without `since`.
+    /// Returns the response, without `since`.
     fn answer(&self, page: Page) -> LogsResponse {
         LogsResponse {
             source: self.source,
@@ -72,7 +74,7 @@ impl Asked {
             end: self.run.map_or(RunEnd::Untold, |run| run.end.map_or(RunEnd::Open, RunEnd::At)),
             searched_all: self.part(0, 0).is_searched().then_some(page.is_whole),
             next: page.next,
-            // Less where nothing of it is there yet.
+            // The page's position is lower if nothing of this log exists yet.
             first: page.first.max(self.begin()),
             gone: page.gone,
             lines: page.lines,
@@ -100,7 +102,8 @@ impl App {
             return Err(ApiError::BadQuery("at and since cannot be combined; leave out one of them".to_owned()));
         }
         let mut asked = self.asked(source, run, grep, stream, at)?;
-        // A page is written down in the turn in which it is read: to wait with it in hand would be memory that nobody counts.
+        // A page is serialized in the same turn in which it is read. A page that waited for another turn would be memory that is
+        // not counted.
         let answer = |asked: &Asked, since, page| {
             self.budget.json(request, long_bytes(&LogsResponse { since: Some(since), ..asked.answer(page) }))
         };
@@ -114,7 +117,7 @@ impl App {
             Continue(nothing_yet) => nothing_yet,
         };
         let from = self.await_lines(&asked, end, wait, &LongPoll::new(self, caller, client))?;
-        // Whether it has ended is asked first: then nothing is added behind what is read.
+        // The run's end is looked up before the page is read. If the run has ended, nothing can then be added after what is read.
         asked.run = asked.run.map(|run| self.run_span(run.run_id)).transpose()?;
         self.budget.make(client, || {
             let page = log::read_page(&*self.log(&asked), asked.part(from, u64::MAX), limit)?;
@@ -143,7 +146,7 @@ impl App {
         Ok(self.budget.json(request, bytes))
     }
 
-    /// What both endpoints take alike.
+    /// Checks the parameters that both endpoints have.
     fn asked(
         &self,
         source: Option<Source>,
@@ -170,14 +173,14 @@ impl App {
         Ok(Asked { source, run, needle: grep.map(Needle::new), stream, at })
     }
 
-    /// The run's place in the log. An unknown run is a refusal, one without a log is none.
+    /// Returns the part of the log that belongs to a run. It is an error if the run is unknown, but not if it has no log.
     pub(in crate::web) fn run_span(&self, run_id: i64) -> Result<RunSpan, ApiError> {
         let row = Reader::open(&self.database)?.run_log(run_id)?.ok_or_else(|| ApiError::NoSuchRun(run_id.to_string()))?;
-        // A shim may have the mark of a loss to write after it told of the end: on a full disk, for hours.
+        // After it has reported the end, a shim may still have to write the mark of a loss: on a full disk, for hours.
         let is_open = !row.is_over || matches!(self.runs.run(run_id).lock_state(), Ok(LockState::Held));
         let end = match row.end {
             _ if is_open => None,
-            // An end that nobody saw: what is there is all.
+            // The end was not seen, so the log ends with what exists.
             None => Some(self.logs.of_run(run_id).end()?.max(row.start)),
             seen => seen,
         };
@@ -193,7 +196,7 @@ impl App {
         }
     }
 
-    /// Where to begin: where a time leads, else with what was named.
+    /// Returns the position at which to begin: that of the requested time if there is one, otherwise `since`.
     fn since(&self, asked: &Asked, since: u64) -> Result<u64, ApiError> {
         let Some(at) = asked.at else { return Ok(since) };
         let log = self.log(asked);
@@ -205,7 +208,8 @@ impl App {
         Ok(log::position_at(&*log, at, asked.begin(), asked.part(0, 0).end, is_before)?)
     }
 
-    /// Waits behind `from`, the end of what there is, for a line that is wanted, or for the run's end. Where to read on.
+    /// Waits for a requested line after `from`, the end of the log so far, or for the run's end. Returns the position at which to
+    /// continue.
     fn await_lines(&self, asked: &Asked, from: u64, wait_s: u64, poll: &LongPoll<'_>) -> Result<u64, ApiError> {
         let (log, part) = (self.log(asked), asked.part(0, 0));
         let mut cursor = Cursor::new(&*log, from);
@@ -215,7 +219,7 @@ impl App {
                 match cursor.next()? {
                     Some(Item::Line(line)) if !part.wants(&line) => {
                         searched = line.id;
-                        // As much as one request may search.
+                        // This is as much as one request may search.
                         if searched - from >= SEARCH_BYTES_MAX {
                             return Ok(Found::Yes);
                         }
@@ -231,7 +235,7 @@ impl App {
 
     fn look_for_end(&self, run_id: i64) -> Result<Found, ApiError> {
         let published = self.supervisor.watch().get();
-        // The usual case, at each growth of the log, without a question to the database.
+        // The usual case each time the log has grown, which needs no query to the database.
         if published.snapshot.run_id == Some(run_id) && published.snapshot.pid.is_some() {
             return Ok(Found::NotYet);
         }
@@ -242,7 +246,7 @@ impl App {
     }
 }
 
-/// A number of lines, which is at most [`LINES_MAX`](crate::api::logs::LINES_MAX).
+/// Converts a number of lines, which is at most [`LINES_MAX`](crate::api::logs::LINES_MAX).
 fn lines(number: u64) -> usize {
     usize::try_from(number).expect("at most LINES_MAX")
 }

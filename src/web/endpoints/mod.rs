@@ -1,4 +1,4 @@
-//! The endpoints, one file a resource. Each is a method of [`App`](super::app::App), which the router calls.
+//! The endpoints, one file per resource. Each is a method of [`App`](super::app::App), which the router calls.
 
 mod events;
 mod health;

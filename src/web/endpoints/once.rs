@@ -1,7 +1,7 @@
-//! Requests with an `Idempotency-Key`: they act once, and a repeat gets the same answer.
+//! Requests with an `Idempotency-Key`: they act once, and a repeat gets the same response.
 //!
-//! A repeat waits while the first request with its key is being served. Afterwards the kept answer is sent; where the first was not answered,
-//! because its server was killed or gave up waiting, the supervisor tells what came of it.
+//! A repeat waits while the first request with its key is being served, and then gets the stored response. If the first request
+//! was not answered, because its server was killed or gave up waiting, the supervisor reports the result of the action.
 
 use std::io::Read;
 
@@ -15,7 +15,7 @@ use crate::web::app::App;
 use crate::web::error::ApiError;
 
 impl App {
-    /// Has `act` act once for all requests with this key, and keeps its answer if it decided something.
+    /// Calls `act` once for all requests with this key, and stores its response if that is final.
     pub(super) fn once(
         &self,
         key: RequestKey,
@@ -31,7 +31,7 @@ impl App {
             Ok(Some(KeyedRequest::Other)) => return Err(ActionError::KeyReused.into()),
             Ok(Some(KeyedRequest::Begun(_)) | None) => {}
             Err(WorkError::Stopping) => return Err(ActionError::Stopping.into()),
-            // A start is refused for the same reason. Anything else can be done without the database.
+            // A start will be refused for the same reason. Anything else can be done without the database.
             Err(WorkError::Store(error)) => ::log::error!("failed to {error}"),
         }
         match act(key.clone()) {
@@ -40,10 +40,10 @@ impl App {
         }
     }
 
-    /// Keeps an answer before it is sent. If that fails, a repeat is told what came of the action.
+    /// Stores a response before it is sent. If that fails, a repeat gets the result of the action.
     fn keep(&self, key: RequestKey, response: Response) -> Response {
         let Response { status_code, mut headers, data, upgrade } = response;
-        // The same request would get the same answer.
+        // The same request would get the same response.
         headers.retain(|(name, _)| name != "Retry-After");
         let (mut reader, _) = data.into_reader_and_size();
         let mut body = String::new();

@@ -16,7 +16,7 @@ use crate::web::long_poll::{LongPoll, WAIT_S_DEFAULT};
 use crate::web::{common_fields, etag, idempotency, input};
 
 impl App {
-    /// Has the supervisor act for this client, whose role the router has checked.
+    /// Lets the supervisor execute an action for this client, whose role the router has checked.
     pub(in crate::web) fn act(&self, action: Action, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let key = idempotency::key_of(request)?;
         let body = input::bytes(request)?;
@@ -63,14 +63,16 @@ impl App {
         self.inspector.refresh();
         let now = watch.get();
         let published = match after {
-            // A version that is not reached yet is one of another database: that client needs to see this one at once.
+            // A version that has not been reached yet belongs to another database. That client must get the current version at
+            // once.
             Some(after) if after == now.snapshot.version => {
                 let poll = LongPoll::new(self, caller, client);
                 poll.idle(|| watch.wait_newer(after, poll.limit(wait), &|| poll.ends()))
             }
             Some(_) | None => now,
         };
-        // The one answer that is asked for all the time: put together at once, in a list that has room for what every answer carries.
+        // This response is requested all the time. So it is assembled directly, in a list with room for the fields of every
+        // response.
         let coding = Coding::of(request, published.body.len());
         let mut headers = Vec::with_capacity(4 + common_fields::COUNT);
         headers.push(("Content-Type".into(), "application/json".into()));

@@ -1,5 +1,5 @@
-//! `GET /api/runs`, `GET /api/runs/<id>` and `GET /api/runs/<id>/start`: the history, and what a start took. `GET /api/runs/<id>/usage`: what
-//! a run used.
+//! `GET /api/runs`, `GET /api/runs/<id>` and `GET /api/runs/<id>/start`: the history, and the parameters of a start.
+//! `GET /api/runs/<id>/usage`: the resources that a run used.
 
 use std::thread;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::web::error::ApiError;
 use crate::web::input;
 use crate::web::json::long_bytes;
 
-/// How many runs an answer has if no number is named.
+/// How many runs a response has if the request sets no number.
 const RUNS_DEFAULT: u64 = 50;
 
-/// How long the publication of a committed end is waited for. It follows the commit at once.
+/// How long to wait for the publication of a committed end, which follows the commit at once.
 const PUBLICATION_LIMIT: Duration = Duration::from_secs(1);
 
 impl App {
@@ -54,7 +54,7 @@ impl App {
         Ok(self.budget.secret_json(long_bytes(&self.start_of(run_id_of(id)?)?)))
     }
 
-    /// What the start of a run took, as far as it was kept.
+    /// Returns the parameters with which a run was started, as far as they were kept.
     pub(super) fn start_of(&self, run_id: i64) -> Result<RunStartResponse, ApiError> {
         let row = Reader::open(&self.database)?.run_alone(run_id)?.ok_or_else(|| ApiError::NoSuchRun(run_id.to_string()))?;
         let values = run_dir::read_kept_env(&self.runs.run(run_id).start_path()).unwrap_or_else(|error| {
@@ -104,14 +104,15 @@ impl App {
         Ok(self.budget.json(request, long_bytes(&UsageResponse { usage })))
     }
 
-    /// How far a run is or came: the latest one's is known, of the others there is what their shims stored.
+    /// Returns the progress of a run. That of the latest run is known; for the others there is what their shims stored.
     fn progress(&self, run: &RunRow) -> Option<Progress> {
         let watch = self.supervisor.watch();
         let is_of_run = |published: &Published| published.snapshot.run_id == Some(run.id);
         let has_its_end = |published: &Published| run.status.is_live() || published.snapshot.run_ended_at.is_some();
         let mut published = watch.get();
         if is_of_run(&published) && !has_its_end(&published) {
-            // The end was read from the database before it was published. What the shim stored can be older, if the disk was full.
+            // The end was read from the database before it was published. The progress that the shim stored can be older, if the
+            // disk was full.
             published = watch.wait_newer(published.snapshot.version, PUBLICATION_LIMIT, &|| false);
         }
         if is_of_run(&published) && has_its_end(&published) {
@@ -126,7 +127,7 @@ impl App {
     }
 }
 
-/// The id in a path. A text that is none names no run.
+/// Parses the id in a path. Any other text names no run.
 pub(super) fn run_id_of(text: &str) -> Result<i64, ApiError> {
     let id = text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
     id.ok_or_else(|| ApiError::NoSuchRun(text.to_owned()))

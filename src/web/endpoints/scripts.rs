@@ -1,4 +1,4 @@
-//! `GET /api/pipeline/scripts`: what can be started.
+//! `GET /api/pipeline/scripts`: the scripts that can be started.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -15,13 +15,13 @@ use crate::web::error::ApiError;
 use crate::web::input;
 use crate::web::json::long_bytes;
 
-/// The most scripts of one answer.
+/// The maximum number of scripts in one response.
 const SCRIPTS_MAX: usize = 500;
 
-/// How many of the latest runs are looked at.
+/// How many of the latest runs are read.
 const RUNS_SEARCHED_MAX: u32 = 2000;
 
-/// How many completed runs tell how long a script usually takes.
+/// How many completed runs determine how long a script usually takes.
 const USUAL_RUNS: usize = 5;
 
 impl App {
@@ -60,7 +60,7 @@ impl App {
         Ok(self.budget.json(request, long_bytes(&answer)))
     }
 
-    /// Adds what the history says of each script.
+    /// Adds what the history contains about each script.
     fn add_runs(&self, scripts: &mut [Script]) -> Result<(), ApiError> {
         let mut by_path: HashMap<String, (&mut Script, Vec<u64>)> =
             scripts.iter_mut().map(|script| (script.path.clone(), (script, Vec::new()))).collect();

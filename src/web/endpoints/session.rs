@@ -33,7 +33,7 @@ impl App {
         Ok(json(&answer).with_additional_header("Set-Cookie", begun.set_cookie))
     }
 
-    /// Removes the browser's cookie even if the end of the session cannot be stored.
+    /// Logs the client out. Removes the browser's cookie even if the end of the session cannot be stored.
     pub(in crate::web) fn log_out(&self, request: &Request) -> Result<Response, ApiError> {
         let EmptyRequest {} = input::body(request)?;
         let (cookie, ended) = self.authenticator.log_out(request);
@@ -41,7 +41,8 @@ impl App {
         Ok(response.with_additional_header("Set-Cookie", cookie))
     }
 
-    /// Renews the session, if due: the page calls this when it is opened, so a page that is opened now and then stays logged in.
+    /// Returns the client's session, and renews it if due. The page sends this request when it is opened, so a page that is
+    /// opened now and then stays logged in.
     pub(in crate::web) fn session(
         &self,
         request: &Request,

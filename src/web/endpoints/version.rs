@@ -13,11 +13,12 @@ use crate::web::json::json;
 
 /// The program's name.
 const NAME: &str = env!("CARGO_PKG_NAME");
-/// Which build of it this is: the same source for the same target has the same word.
+/// The build of the program: its version and its target.
 const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("BUILD_TARGET"));
 
 impl App {
-    /// A client that has a token requests the proof before it sends the token, so a challenge is answered without authentication.
+    /// Returns which server this is, or a proof if the query has a challenge. A client with a token requests the proof before it
+    /// sends the token, so a challenge is answered without authentication.
     pub(in crate::web) fn version(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let query = input::query(request);
         if let Ok(VersionQuery { challenge: Some(challenge) }) = &query {
@@ -51,7 +52,7 @@ impl App {
         let Some(address) = client.reached_address() else {
             return bad("challenge is answered over TCP; on a Unix socket the kernel tells the server's user");
         };
-        // What the client wants to ask must come on this connection: another one would need another proof.
+        // The request for which the client needs the proof must come on this connection. Another one would need another proof.
         client.announce_request();
         Ok(json(&ProofResponse { ok: true, proof: self.prover.proof(challenge, address) }))
     }
