@@ -1,4 +1,4 @@
-//! The application behind its doors, without sockets: who gets what by which door.
+//! The application behind its listeners, without sockets: what each client gets through each listener.
 
 mod codes;
 mod doors;
@@ -36,7 +36,7 @@ const LOOPBACK: &str = "127.0.0.1:8788";
 const PHONE: &str = "192.168.1.77:40000";
 const GUESSER: &str = "203.0.113.7:5000";
 
-/// Time that a test sets: the wall clock in milliseconds, and time since boot.
+/// A clock that a test sets: the wall clock in milliseconds, and the time since boot.
 #[derive(Clone, Debug)]
 struct HandClock(Arc<Mutex<(i64, Duration)>>);
 
@@ -50,7 +50,7 @@ impl HandClock {
         *time = (time.0 + i64::try_from(by.as_millis()).expect("short"), time.1 + by);
     }
 
-    /// Sets the wall clock, by so many days.
+    /// Moves the wall clock by this many days.
     fn step(&self, days: i64) {
         self.0.lock().expect("never poisoned").0 += days * 86_400_000;
     }
@@ -66,7 +66,7 @@ impl Clock for HandClock {
     }
 }
 
-/// A real supervisor without a pipeline, behind no door yet.
+/// A real supervisor without a pipeline, for which tests create apps.
 struct House {
     dir: tempfile::TempDir,
     supervisor: Option<Supervisor>,
@@ -106,7 +106,7 @@ impl House {
         Arc::new(Authenticator::start(&secrets, Box::new(self.clock.clone()), writer, || {}).expect("it reads"))
     }
 
-    /// Makes an app for a listener that uses the default tokens.
+    /// Creates an app for a listener with the default tokens.
     fn app(&self, reach: Reach, needs_token: bool) -> App {
         self.app_with(reach, needs_token, TOKEN)
     }
@@ -141,7 +141,7 @@ impl House {
         }
     }
 
-    /// The door to the network, with the usual keys.
+    /// Creates an app for a listener on the network, with the default tokens.
     fn network(&self) -> App {
         self.app(Reach::at(address(NETWORK)), true)
     }
@@ -215,7 +215,7 @@ fn status(app: &App, from: &str, method: &str, path: &str, who: &Credentials) ->
     ask(app, from, method, path, &fields(who), if method == "POST" { "{}" } else { "" }).status_code
 }
 
-/// Makes a one-time code with these credentials.
+/// Creates a one-time code with these credentials.
 fn code(app: &App, from: &str, who: &Credentials, may: &str) -> String {
     let answer = read(ask(app, from, "POST", "/api/pair", &fields(who), &json!({ "may": may }).to_string()));
     assert_eq!((&answer["ok"], &answer["may"]), (&json!(true), &json!(may)));
@@ -278,7 +278,7 @@ fn a_log_in_says_what_it_may_and_a_log_out_ends_it() {
             && out.contains("Max-Age=0")
             && log_in(&app, TOKEN)[0].1.starts_with(out.split('=').next().expect("a name"))
     );
-    // A door that asks for nothing takes every log-in and remembers none.
+    // A listener that requires no token accepts every login and stores none.
     let open = house.app(Reach::Socket, false);
     let response = ask(&open, PHONE, "POST", "/api/login", &[], r#"{"token":"whatever"}"#);
     assert_eq!((response.status_code, header(&response, "Set-Cookie")), (200, None));
@@ -312,7 +312,7 @@ fn wrong_tokens_make_their_address_wait_and_nobody_else() {
     let body = read(refused);
     assert_eq!(body["error"], "too_many_tries");
     assert!(body["detail"].as_str().is_some_and(|text| text.contains("203.0.113.7") && text.contains("in 1 s")), "{body}");
-    // From there not even the right one is looked at: a guess that is right must not show.
+    // Not even the right token from there is checked: a right guess must not be recognisable.
     assert_eq!(look(guesser, TOKEN).status_code, 429);
     assert_eq!(ask(&app, guesser, "POST", "/api/login", &[], &format!(r#"{{"token":"{TOKEN}"}}"#)).status_code, 429);
     assert_eq!(ask(&app, guesser, "GET", "/api/pipeline", &[], "").status_code, 401, "who shows nothing guesses nothing");
@@ -321,7 +321,7 @@ fn wrong_tokens_make_their_address_wait_and_nobody_else() {
     assert_eq!(look(owner, TOKEN).status_code, 200, "another address never waits");
     house.clock.forward(Duration::from_secs(1));
     assert_eq!(look(guesser, TOKEN).status_code, 200);
-    // It goes on where it was: the next wrong one costs twice as much, whatever was right meanwhile.
+    // The count continues: the next wrong token doubles the wait, even after right ones.
     assert_eq!(look(guesser, READ_TOKEN).status_code, 200);
     assert_eq!(look(guesser, "not-the-right-token").status_code, 401);
     assert_eq!(header(&look(guesser, TOKEN), "Retry-After").as_deref(), Some("2"));

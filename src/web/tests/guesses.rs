@@ -1,4 +1,4 @@
-//! Wrong tokens, wrong codes, floods of right ones, and which sources have to wait.
+//! Wrong tokens, wrong codes, floods of right tokens, and which sources have to wait.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -27,7 +27,7 @@ fn wrong_codes_delay_neither_the_right_token_nor_each_other() {
         assert_eq!(use_code(&app, OTHER, text, &who).status_code, 401, "{number}");
     }
     assert_eq!(status(&app, OTHER, "GET", "/api/pipeline", &bearer(TOKEN)), 200);
-    // Nor do the waits of wrong tokens hold for codes.
+    // The waits for wrong tokens do not apply to codes either.
     guess(&app, GUESSER, &vec![]);
     assert_eq!(use_code(&app, GUESSER, "never-made", &vec![]).status_code, 401);
     assert_eq!(use_code(&app, GUESSER, &code(&app, PHONE, &bearer(TOKEN), "act"), &vec![]).status_code, 200);
@@ -38,7 +38,7 @@ fn guesses_of_a_viewer_are_counted_and_its_session_never_waits() {
     let house = House::new();
     let app = house.network();
     let viewer = log_in(&app, READ_TOKEN);
-    // They are counted like those of any other client, and only they have to wait.
+    // A viewer's guesses are counted like those of any other client, and only its tokens have to wait.
     guess(&app, OTHER, &viewer);
     assert_eq!(status(&app, OTHER, "GET", "/api/pipeline", &viewer), 200);
     for who in [vec![], log_in(&app, READ_TOKEN)] {
@@ -114,7 +114,7 @@ fn viewer_who_logs_in_again_and_again_ends_no_other_viewers_session() {
     assert_eq!(with(READ_TOKEN).status_code, 200);
 }
 
-/// An address that no other test of this process causes log lines about. All tests share the log.
+/// An address about which no other test of this process causes log lines. All tests share the log.
 const TOLD_OF: &str = "203.0.113.99";
 
 /// Receives the log lines about that address. Each line blocks until the test has sent its request to the server.

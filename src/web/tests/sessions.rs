@@ -132,7 +132,7 @@ fn end_of_all_sessions_leaves_no_row() {
     let app = house.network();
     let (_unreadable, who) = (log_in(&app, READ_TOKEN), log_in(&app, TOKEN));
     let database = rusqlite::Connection::open(house.dir.path().join("autoappdev.db")).expect("opens");
-    // As a later version may write it.
+    // A later version may write such a row.
     database.execute_batch("UPDATE sessions SET role = 'owner' WHERE role = 'look'").expect("the form is no rule");
     let next = house.network();
     assert_eq!(sessions(&next).len(), 1);

@@ -22,7 +22,7 @@ fn clock_set_forward_suspends_a_session_and_set_back_does_not_extend_it() {
     house.clock.step(-365);
     assert!(is_let_in(&app, &who), "the clock was wrong, and nobody has ended the session");
     house.clock.step(-365);
-    // A server that starts now has only the wall clock to go by, and no session lasts longer than a new one.
+    // A server that starts now knows only the wall clock, and gives no session more time than a new one has.
     let next = house.network();
     let renewed = header(&ask(&app, PHONE, "GET", "/api/session", &fields(&who), ""), "Set-Cookie");
     assert!(renewed.is_none(), "a renewal would end it earlier than it ends now");
@@ -42,7 +42,7 @@ fn clock_set_back_does_not_renew_a_session_beyond_its_age() {
     while is_let_in(&app, &who) {
         house.clock.forward(10 * DAY);
         days += 10;
-        // Each time the clock is set back by half of what has passed.
+        // Each time, the clock is set back by half of the time that has passed.
         house.clock.step(-5);
         renew();
         assert!(days <= 180, "90 days of the wall clock, at twice the pace");
