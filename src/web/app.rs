@@ -1,4 +1,4 @@
-//! What the endpoints work with. There is one for each listener, so that it knows by which one a request came.
+//! The context of the endpoints. Each listener has its own, so that an endpoint knows through which listener a request came.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,29 +24,29 @@ use crate::store::DatabaseFile;
 use crate::supervisor::Handle;
 use crate::transport::Client;
 
-/// Which service answers, in health and version.
+/// The name of this service, in the responses of health and version.
 pub(super) const SERVICE: &str = "autoappdev-backend";
 
-/// All that the endpoints need, by one listener. Each listener has its own.
+/// Everything that the endpoints need. Each listener has its own.
 #[derive(Clone)]
 pub struct App {
     /// The identity of this server.
     pub identity: Arc<Server>,
-    /// When it started.
+    /// The time at which the server started.
     pub started_at: Timestamp,
-    /// From TERM to KILL for a run whose start named no other.
+    /// The time from TERM to KILL for a run whose start sets none.
     pub grace: Duration,
-    /// The life cycle.
+    /// The handle of the supervisor, which owns the life cycle.
     pub supervisor: Handle,
-    /// Where the runs are.
+    /// The directories of the runs.
     pub runs: Runs,
-    /// What they said.
+    /// The logs of the runs.
     pub logs: RunLogs,
-    /// Where scripts are looked for; it may be a link, which each look resolves again.
+    /// The directory in which scripts are searched. It may be a link, which is resolved anew for each search.
     pub pipeline_root: PathBuf,
-    /// The database, for history.
+    /// The database, from which the history is read.
     pub database: DatabaseFile,
-    /// Which pages and names may ask.
+    /// Checks which web pages may send requests, and by which host names.
     pub guard: Guard,
     /// The addresses of all TCP listeners.
     pub addresses: Arc<[SocketAddr]>,
@@ -58,20 +58,21 @@ pub struct App {
     pub trust: Trust,
     /// Checks for problems on request.
     pub inspector: Inspector,
-    /// Who streams, at whatever listener.
+    /// The event streams of all listeners.
     pub streams: Arc<Streams>,
-    /// The long answers that are made or on their way.
+    /// The limits on long responses that are being made or sent.
     pub budget: Arc<ResponseBudget>,
-    /// The same for `GET /api/health`. Strangers may ask for it: they neither wait for those above nor keep them waiting.
+    /// The same limits for `GET /api/health`. Clients without a token may send that request, so these requests neither wait for
+    /// those above nor delay them.
     pub health_budget: Arc<ResponseBudget>,
-    /// The same for `GET /api/pipeline/scripts`, which can wait for a slow file system in the root.
+    /// The same limits for `GET /api/pipeline/scripts`, which can wait for a slow file system in the root.
     pub script_budget: Arc<ResponseBudget>,
-    /// The keys of the actions that are being served, at whatever listener.
+    /// The idempotency keys of the actions that are being served, for all listeners.
     pub keys_in_use: Arc<KeysInUse>,
 }
 
 impl App {
-    /// True if a client needs neither a token nor a session.
+    /// Checks whether a client needs neither a token nor a session.
     pub(in crate::web) fn trusts(&self, request: &Request, client: &Client<'_>) -> bool {
         self.trust.includes(request, client)
     }
@@ -81,7 +82,7 @@ impl App {
         self.caller_by(request, client, None)
     }
 
-    /// Like [`Self::caller`], for routes that links lead to: the proof of a session may be in the query.
+    /// Like [`Self::caller`], for routes that links can point to: the proof of a session may be in the query (`link_proof`).
     pub(in crate::web) fn caller_by(
         &self,
         request: &Request,
@@ -90,12 +91,12 @@ impl App {
     ) -> Result<Caller, ApiError> {
         let caller =
             if self.trusts(request, client) { Ok(Caller::OWNER) } else { self.authenticator.caller(request, client, link_proof) };
-        // A proxy may send the requests of several clients on one connection: the latest counts.
+        // A proxy may send the requests of several clients on one connection, so the latest one counts.
         client.set_operator(caller.as_ref().is_ok_and(|caller| caller.role == Role::Operator));
         caller
     }
 
-    /// The same, if that client may act.
+    /// Like [`Self::caller`], but refuses viewers with [`ApiError::ReadOnly`].
     pub(in crate::web) fn operator(&self, request: &Request, client: &Client<'_>) -> Result<Caller, ApiError> {
         let caller = self.caller(request, client)?;
         match caller.role {

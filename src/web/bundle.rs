@@ -1,8 +1,8 @@
-//! The page's files as they are sent: all scripts in one, all styles in one, without what only their authors need.
+//! The bundler of the page's files: all scripts in one file, all styles in one, without what only their authors need.
 //!
-//! Compiled into build.rs, which packs the result; the program has no part in it. The scripts are ES modules that a browser could load one by one.
-//! Their top-level names differ, so that they can share one scope, and each import is by the name that the other module gave: then they can simply
-//! follow each other. What is left is shortened (`shorten.rs`).
+//! Compiled into build.rs, which packs the result; the program itself does not use it. The scripts are ES modules that a browser
+//! could load one by one. Their top-level names differ, so that they can share one scope, and an import never renames anything.
+//! So the modules can simply be concatenated. The result is shortened (`shorten.rs`).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,7 +14,10 @@ const ENTRY: &str = "app.js";
 /// The style sheet that the page links.
 const STYLE: &str = "style.css";
 
-/// From the page's sources, by name, to the files that are sent, or to what is wrong with a source.
+/// Bundles the page's sources. Both maps lead from a file's name to its text.
+///
+/// # Errors
+/// The name of a source, the line if it is a script, and what is wrong.
 pub(crate) fn bundle(sources: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
     let of = |ending: &'static str| sources.iter().filter(move |(name, _)| name.ends_with(ending));
     let mut sent = BTreeMap::new();
@@ -38,7 +41,7 @@ pub(crate) fn bundle(sources: &BTreeMap<String, String>) -> Result<BTreeMap<Stri
     Ok(sent)
 }
 
-/// What the markup links.
+/// The style sheets that the markup links.
 #[derive(Default)]
 struct Page {
     linked: Vec<String>,
@@ -46,7 +49,7 @@ struct Page {
 }
 
 impl Page {
-    /// Puts the style sheets together, in the order of their links, of which the first stays.
+    /// Concatenates the style sheets in the order of their links. Returns the markup with only the link to [`STYLE`].
     fn take_links(&mut self, markup: &str, sources: &BTreeMap<String, String>) -> Result<String, String> {
         let mut kept = String::new();
         for line in markup.lines() {
@@ -66,11 +69,11 @@ impl Page {
     }
 }
 
-/// The scripts, put together.
+/// The concatenated scripts.
 struct Script<'a> {
     sources: &'a BTreeMap<String, String>,
     text: String,
-    /// The module and the line that each line of the text is from.
+    /// The module and the line number from which each line of the text comes.
     places: Vec<(&'a str, usize)>,
     /// Each top-level name and its module.
     names: HashMap<&'a str, &'a str>,
@@ -78,7 +81,7 @@ struct Script<'a> {
 }
 
 impl<'a> Script<'a> {
-    /// Adds a module behind the modules that it imports, as a browser runs them.
+    /// Adds a module after the modules that it imports, in the order in which a browser runs them.
     fn add(&mut self, module: &'a str) -> Result<(), String> {
         self.visited.push(module.to_owned());
         let source = self.sources.get(module).ok_or_else(|| format!("{module}: a module imports it, and it does not exist"))?;
@@ -125,7 +128,7 @@ impl<'a> Script<'a> {
         Ok(())
     }
 
-    /// What is sent of it.
+    /// Returns the script that is sent.
     fn shortened(&self) -> Result<String, String> {
         shorten::shorten(&self.text).map_err(|(line, what)| {
             let (module, line) = self.places.get(line).or(self.places.last()).unwrap_or(&(ENTRY, 1));
@@ -134,7 +137,7 @@ impl<'a> Script<'a> {
     }
 }
 
-/// The first name that a line declares at the top level of a module.
+/// Returns the first name that a line declares at the top level of a module.
 fn declared(line: &str) -> Option<&str> {
     let line = line.strip_prefix("async ").unwrap_or(line);
     let rest = ["const ", "let ", "function ", "class "].iter().find_map(|word| line.strip_prefix(word))?;
@@ -142,12 +145,13 @@ fn declared(line: &str) -> Option<&str> {
     Some(&rest[..end]).filter(|name| !name.is_empty())
 }
 
-/// A text without indentation and empty lines.
+/// Returns a text without indentation and empty lines.
 fn lean(text: &str) -> String {
     text.lines().map(str::trim_start).filter(|line| !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
 }
 
-/// A style sheet without indentation, and without the spaces, line ends and semicolons that separate nothing. What is quoted stays.
+/// Returns a style sheet without indentation, and without spaces, line ends and semicolons that separate nothing. Quoted text
+/// does not change.
 fn lean_style(text: &str) -> String {
     let pieces = lean(text).split('"').map(str::to_owned).collect::<Vec<_>>();
     let tight = pieces.iter().enumerate().map(|(n, piece)| {
@@ -160,7 +164,7 @@ fn lean_style(text: &str) -> String {
     tight.collect::<Vec<_>>().join("\"")
 }
 
-/// A text without what stands between these marks, and without the marks.
+/// Returns a text without these marks and everything between them.
 fn without(text: &str, from: &str, to: &str) -> String {
     let mut rest = text;
     let mut kept = String::new();
@@ -193,7 +197,7 @@ mod tests {
                 "app.js",
                 "// The entry.\nimport { two } from './two.js';\nimport {\n  one,\n} from './one.js';\n\nconst app = one + two;\n\nexport { app };\n",
             ),
-            // A circle, as between the log and its rows.
+            // A cycle of imports, as between the log and its rows.
             (
                 "one.js",
                 "import { two } from './two.js';\nexport const one = 1;\n  // Why.\nexport function three() {\n  return two;\n}\n",

@@ -1,27 +1,29 @@
-//! Which answers are packed, and for which clients: content codings (RFC 9110, sections 8.4 and 12.5.3).
+//! Content codings (RFC 9110, sections 8.4 and 12.5.3): which responses are packed, and for which clients.
 //!
-//! Only endpoints whose answers hold no secret use this, see `docs/security.md`: the length of a packed text says something about its contents.
+//! Only endpoints whose responses contain no secret use this, because the length of a packed text reveals something about its
+//! contents (`docs/security.md`).
 
 use std::borrow::Cow;
 
 use rouille::Request;
 
-/// Shorter JSON answers are sent as they are, in bytes: with its head such an answer fits into one packet either way.
+/// The length up to which a JSON response is not packed, in bytes. With its head, such a response fits into one packet either
+/// way.
 const PACKED_BYTES_MIN: usize = 1024;
 
-/// How the body of a JSON answer is sent.
+/// The coding in which the body of a JSON response is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
-    /// As it is, to every client: it is short.
+    /// Not packed for any client, because it is short.
     Only,
-    /// As it is, to a client that does not take gzip.
+    /// Not packed, because the client does not accept gzip.
     Plain,
     /// Packed.
     Gzip,
 }
 
 impl Coding {
-    /// The coding of an answer of this many bytes. The request is looked at only for a long one.
+    /// Returns the coding of a response of this many bytes. The request is read only for a long response.
     pub(super) fn of(request: &Request, byte_count: usize) -> Self {
         if byte_count <= PACKED_BYTES_MIN {
             Self::Only
@@ -32,18 +34,18 @@ impl Coding {
         }
     }
 
-    /// The field that says that other requests get another body.
+    /// Returns the header field that says that other requests get a different body, if they do.
     pub(super) fn vary(self) -> Option<(Cow<'static, str>, Cow<'static, str>)> {
         (self != Self::Only).then_some(("Vary".into(), "Accept-Encoding".into()))
     }
 
-    /// The field that says how the body is to be read.
+    /// Returns the header field that says how to decode the body, if it is packed.
     pub(super) fn content_encoding(self) -> Option<(Cow<'static, str>, Cow<'static, str>)> {
         (self == Self::Gzip).then_some(("Content-Encoding".into(), "gzip".into()))
     }
 }
 
-/// Whether a client says that it takes gzip. A client that does not mention it gets the body as it is.
+/// Checks whether a client accepts gzip. A client that does not mention gzip gets the body without packing.
 pub(super) fn takes_gzip(request: &Request) -> bool {
     request
         .headers()
@@ -51,7 +53,7 @@ pub(super) fn takes_gzip(request: &Request) -> bool {
         .flat_map(|(_, value)| value.split(','))
         .any(|coding| {
             let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
-            // There is no other parameter than `q`.
+            // There is no parameter other than `q`.
             let weight = weight.split_once('=').and_then(|(_, weight)| weight.trim().parse::<f32>().ok());
             name.trim().eq_ignore_ascii_case("gzip") && weight != Some(0.0)
         })

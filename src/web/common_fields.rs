@@ -1,26 +1,26 @@
-//! The header fields that every answer carries.
+//! The header fields of every response.
 
 use rouille::Response;
 
-/// How many there are.
+/// The number of these fields.
 pub(super) const COUNT: usize = 7;
 
-/// What every answer carries, where its endpoint has not said something else.
+/// The fields, which an endpoint can set to other values.
 const FIELDS: [(&str, &str); COUNT] = [
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
-    // No page of another origin gets it as an image, a script or a frame.
+    // Pages of other origins cannot load the response as an image, a script or a frame.
     ("Cross-Origin-Resource-Policy", "same-origin"),
-    // A window that a page of another site opens gets no reference to that page, nor that page to it.
+    // If a page of another site opens the response in a window, neither of the two gets a reference to the other.
     ("Cross-Origin-Opener-Policy", "same-origin"),
-    // If an answer is shown as a document, it may not load or run anything or be framed, and it has an opaque origin: a log
+    // A response that is shown as a document must not load or run anything or be framed, and has an opaque origin, because a log
     // contains text written by a script.
     ("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"),
     ("Cache-Control", "no-store"),
 ];
 
-/// Adds them to an answer.
+/// Adds the fields to a response, except those that it already has.
 pub(super) fn add(response: &mut Response) {
     let headers = &mut response.headers;
     headers.reserve(COUNT);

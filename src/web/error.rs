@@ -1,4 +1,5 @@
-//! Every error as a client sees it: one exhaustive match from causes to status codes and stable words. No endpoint picks a number.
+//! Every error as a client sees it: one exhaustive match from causes to stable codes, each of which has a status code. No
+//! endpoint chooses a status code.
 
 use rouille::Response;
 
@@ -12,7 +13,7 @@ use crate::store::{StoreError, StoreErrorKind, WorkError};
 use crate::supervisor::ActionError;
 use crate::transport::Broken;
 
-/// The code for a lack of a limited resource.
+/// Returns the error code for the lack of a limited resource.
 const fn of_lack(lack: Lack) -> ErrorCode {
     match lack {
         Lack::Processes => ErrorCode::OutOfProcesses,
@@ -43,7 +44,7 @@ const fn obstacle(error: &WorkError) -> &'static str {
     }
 }
 
-/// The most names of variables in a sentence. The answer has all of them.
+/// The maximum number of variable names in a sentence. The response contains all of them.
 const NAMES_MAX: usize = 10;
 
 fn not_repeatable(run_id: i64, missing: &[String]) -> String {
@@ -56,7 +57,7 @@ fn not_repeatable(run_id: i64, missing: &[String]) -> String {
     )
 }
 
-/// Why a request was not served.
+/// The reason why a request was not served.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
     #[error(transparent)]
@@ -161,7 +162,7 @@ pub(super) enum ApiError {
 }
 
 impl ApiError {
-    /// The stable code.
+    /// Returns the stable code.
     fn code(&self) -> ErrorCode {
         match self {
             Self::Broken(broken) => match broken {
@@ -237,7 +238,7 @@ impl ApiError {
         }
     }
 
-    /// Whether an action's request is decided by this: a repeat with the same key gets the same answer.
+    /// Checks whether this error is the final result of an action: a repeat with the same key then gets the same response.
     pub(super) fn decides(&self) -> bool {
         matches!(
             self,
@@ -246,7 +247,7 @@ impl ApiError {
         )
     }
 
-    /// What a client reads. Causes that name paths go to the log instead.
+    /// Returns the sentence for the client. Causes that contain paths go to the log instead.
     fn detail(&self) -> String {
         match self {
             Self::Action(ActionError::Store(_)) => "the database could not store it; see the server's log \
@@ -263,7 +264,7 @@ impl ApiError {
         }
     }
 
-    /// The answer.
+    /// Converts the error into a response, and logs the causes that the client does not get.
     pub(super) fn into_response(self) -> Response {
         match &self {
             Self::Store(cause) => ::log::error!("failed to {cause}"),
@@ -287,7 +288,7 @@ impl ApiError {
         let mut response = json(&body).with_status_code(code.status());
         let retry_after_s = match &self {
             Self::TooManyTries { wait_s, .. } | Self::TooManyLoginsFrom { wait_s, .. } => Some(*wait_s),
-            // It was done: the same request would be refused.
+            // The action was completed, so the same request would be refused.
             Self::Action(ActionError::Unrecorded { .. }) | Self::SessionEndNotStored(_) => None,
             _ => code.retry_after_s(),
         };

@@ -1,16 +1,18 @@
-//! Answers that a client has already: entity tags and `If-None-Match` (RFC 9110, section 13.1.2).
+//! Responses that a client already has: entity tags and `If-None-Match` (RFC 9110, section 13.1.2).
 
 use rouille::{Request, Response, ResponseBody};
 
-/// The end of the tag of a body that is packed: packed and not they are two bodies, which need two tags (RFC 9110, section 8.8.3.3).
+/// The end of the tag of a packed body. The packed and the unpacked body are different, so they need different tags (RFC 9110,
+/// section 8.8.3.3).
 const OF_PACKED: &str = "-gzip\"";
 
-/// Gives the answer its tag, quotes and all; where the client has this very one it becomes a 304 without a body.
+/// Adds a tag, with its quotes, to a response. If the client already has the body with this tag, the response becomes a 304
+/// without a body.
 pub(super) fn with_tag(response: Response, request: &Request, tag: &str) -> Response {
     tagged(response, request, tag, tag.to_owned())
 }
 
-/// The same for an answer that is sent packed. Of what the tag stands for the client may have either body.
+/// Like [`with_tag`], for a response that is sent packed. The client may already have the packed or the unpacked body.
 pub(super) fn with_tag_of_packed(response: Response, request: &Request, tag: &str) -> Response {
     let sent = format!("{}{OF_PACKED}", tag.strip_suffix('"').unwrap_or(tag));
     tagged(response, request, tag, sent)
@@ -27,8 +29,8 @@ fn tagged(response: Response, request: &Request, tag: &str, sent: String) -> Res
     response
 }
 
-/// Whether a field's value is `*` or a list that holds the tag or that of its packed body, compared weakly (RFC 9110, section 8.8.3.2). What is no
-/// list of tags ends it.
+/// Checks whether a field's value is `*`, or a list that contains the tag or the tag of the packed body. Tags are compared weakly
+/// (RFC 9110, section 8.8.3.2). The search ends at the first text that is not a tag.
 fn names(value: &str, tag: &str) -> bool {
     let mut rest = value.trim();
     if rest == "*" {
@@ -37,7 +39,7 @@ fn names(value: &str, tag: &str) -> bool {
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
         let quoted = rest.strip_prefix("W/").unwrap_or(rest);
-        // A comma may stand within the quotes.
+        // A tag may contain a comma.
         let Some(end) = quoted.strip_prefix('"').and_then(|inner| inner.find('"')) else { return false };
         let (found, after) = quoted.split_at(end + 2);
         let tag = tag.strip_prefix("W/").unwrap_or(tag);

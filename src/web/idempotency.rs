@@ -11,10 +11,10 @@ use crate::lock::lock;
 use crate::store::RequestKey;
 use crate::supervisor::ActionError;
 
-/// The most repeats that wait. Each of them holds a connection.
+/// The maximum number of repeats that wait. Each of them holds a connection.
 const WAITING_MAX: usize = 16;
 
-/// The key of a request, if it has one.
+/// Returns the key of a request, if it has one.
 pub(super) fn key_of(request: &Request) -> Result<Option<String>, ApiError> {
     let mut keys = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case(IDEMPOTENCY_KEY)).map(|(_, key)| key);
     let Some(key) = keys.next() else { return Ok(None) };
@@ -34,20 +34,20 @@ pub struct KeysInUse {
 
 #[derive(Default)]
 struct Keys {
-    /// The digests of their requests.
+    /// The keys, each with the digest of its request.
     in_use: BTreeMap<String, String>,
     waiting: usize,
 }
 
-/// A key that is in use as long as this exists.
+/// A key that is in use until this is dropped.
 pub(super) struct InUse<'k> {
     keys: &'k KeysInUse,
     key: String,
 }
 
 impl KeysInUse {
-    /// Waits until no other request with this key is being served. The supervisor bounds how long that one is. A key that is in use for
-    /// another request is refused at once.
+    /// Waits until no other request with this key is being served, and marks the key as in use. The supervisor limits how long
+    /// such a request takes. A key that is in use for a different request is refused at once.
     pub(super) fn enter(&self, RequestKey { key, request }: &RequestKey) -> Result<InUse<'_>, ApiError> {
         let mut keys = lock(&self.keys);
         if let Some(first) = keys.in_use.get(key) {

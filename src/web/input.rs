@@ -1,4 +1,4 @@
-//! What clients send: JSON bodies and queries, read as the contract's types and checked before anything is done with them.
+//! Input from clients: JSON bodies and queries, parsed as the contract's types and checked before anything is done with them.
 
 use std::io::Read;
 use std::time::Duration;
@@ -17,28 +17,28 @@ use crate::pipeline::Action;
 use crate::supervisor::{self, Ask};
 use crate::transport::BODY_BYTES_MAX;
 
-/// The longest single argument or environment entry, in bytes (`MAX_ARG_STRLEN`, `execve(2)`).
+/// The maximum length of a single argument or environment entry, in bytes (`MAX_ARG_STRLEN`, `execve(2)`).
 const ARG_BYTES_MAX: usize = 128 * 1024 - 1;
-/// The most arguments or environment entries of a request.
+/// The maximum number of arguments or environment entries of a request.
 const ARGS_MAX: usize = 10_000;
-/// Environment names that begin so are ours.
+/// The prefix of environment names that are reserved for this program.
 const OUR_VARS: &str = "AUTOAPPDEV_";
 
-/// The query of a request.
+/// Parses the query of a request.
 pub(super) fn query<Q: Query>(request: &Request) -> Result<Q, ApiError> {
     query::read(request.raw_query_string()).map_err(|bad| match bad.key.as_str() {
-        // An older client's word, which has an error of its own.
+        // A key of older clients, which has its own error.
         "name" if Q::KEYS.iter().any(|key| key.name == "name") => ApiError::UnknownLog(bad.detail),
         _ => ApiError::BadQuery(bad.detail),
     })
 }
 
-/// The body of a request.
+/// Parses the body of a request.
 pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, ApiError> {
     read(&bytes(request)?)
 }
 
-/// The body of a request as it came.
+/// Returns the body of a request, unparsed.
 pub(super) fn bytes(request: &Request) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
     if let Some(mut data) = request.data() {
@@ -55,7 +55,7 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     })
 }
 
-/// Reads the body of a login, which has exactly one of token and code.
+/// Parses the body of a login, which has exactly one of token and code.
 pub(super) fn log_in(request: &Request) -> Result<LoginRequest, ApiError> {
     let request: LoginRequest = body(request)?;
     if request.token.is_some() == request.code.is_some() {
@@ -68,8 +68,8 @@ fn bad(why: impl Into<String>) -> ApiError {
     ApiError::BadBody(why.into())
 }
 
-/// What a client asks for by this action and the body of its request, and the run that it is meant for. `start_of` tells what the start
-/// of a run took.
+/// Returns what a client requests with this action and body, and the run that the request is meant for. `start_of` returns the
+/// parameters with which a run was started.
 pub(super) fn ask(
     action: Action,
     body: &[u8],
@@ -94,7 +94,8 @@ fn start_request(
     start: StartRequest,
     start_of: impl FnOnce(i64) -> Result<RunStart, ApiError>,
 ) -> Result<supervisor::StartRequest, ApiError> {
-    // What is wrong in the body is told first. The whole is checked again: each part can have as many entries as there may be.
+    // Errors in the body are reported first. The result is checked again, because each of its parts can have the maximum number
+    // of entries.
     check_start(&start)?;
     let start = match start.again {
         Some(run_id) => repeated(run_id, start_of(run_id)?, start)?,
@@ -105,8 +106,8 @@ fn start_request(
     Ok(supervisor::StartRequest { script, args: args.unwrap_or_default(), cwd, env, grace: grace(grace_s)? })
 }
 
-/// The start of a run, with what a body says in place of what that start took. It must be no longer than a body, so that a start that
-/// repeats a repeated one, and so on, does not become longer and longer.
+/// Returns the parameters with which a run was started, with those that the body sets in place of the old ones. The result must
+/// not be longer than a body, so that repeats of repeats do not become longer and longer.
 fn repeated(run_id: i64, kept: RunStart, body: StartRequest) -> Result<StartRequest, ApiError> {
     let mut env = body.env;
     let mut missing = Vec::new();
@@ -152,7 +153,7 @@ fn check_start(start: &StartRequest) -> Result<(), ApiError> {
         if name.starts_with(OUR_VARS) {
             return Err(bad(format!("env may not set {name}: names that begin with {OUR_VARS} are the server's own")));
         }
-        // The kernel is given `NAME=VALUE` as one string.
+        // The kernel gets `NAME=VALUE` as one string.
         if name.len() + 1 + value.len() > ARG_BYTES_MAX {
             return Err(bad("env has an entry longer than 128 KiB"));
         }
@@ -161,7 +162,7 @@ fn check_start(start: &StartRequest) -> Result<(), ApiError> {
     grace(*grace_s).map(drop)
 }
 
-/// Checks that a text can be handed to a program.
+/// Checks that a text can be passed to a program.
 fn check_executable(key: &str, text: &str) -> Result<(), ApiError> {
     if text.contains('\0') {
         return Err(bad(format!("{key} contains a NUL, which cannot be passed to a program")));

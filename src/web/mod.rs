@@ -1,6 +1,6 @@
-//! The HTTP API and the page: router, access checks, endpoints.
+//! The HTTP API and the page: the router, access checks and endpoints.
 //!
-//! Level 4. No endpoint holds a lock across I/O, none picks a status code for an error, and none knows a rule of the life cycle.
+//! Level 4. No endpoint holds a lock across I/O, chooses the status code of an error, or knows a rule of the life cycle.
 
 mod app;
 mod auth;

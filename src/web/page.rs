@@ -1,4 +1,5 @@
-//! The page: files that are part of the binary, put together and packed by build.rs (`bundle.rs`). Clients that do not take gzip get them unpacked.
+//! The page: files that are part of the binary, bundled and packed by build.rs (`bundle.rs`). Clients that do not accept gzip get
+//! them unpacked.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,14 +15,14 @@ use super::etag;
 
 static FILES: Dir<'static> = include_dir!("$OUT_DIR/page");
 
-/// A file as it is sent.
+/// A file in the two forms in which it is sent.
 struct Sent {
     plain: Vec<u8>,
-    /// The same as gzip: a third of the bytes for a phone on a bad line.
+    /// The same file as gzip: a third of the bytes, for a phone with a bad connection.
     packed: &'static [u8],
 }
 
-/// Each file by its name, unpacked when the page is asked for the first time.
+/// The files by name, unpacked when the first one is requested.
 static SENT: LazyLock<HashMap<&'static str, Sent>> = LazyLock::new(|| {
     let sent = |file: &'static File<'static>| {
         let mut plain = Vec::new();
@@ -38,7 +39,7 @@ const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-
                    base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                    require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// One of its files.
+/// Returns a response with one of the page's files, or `None` if there is no such file.
 pub(super) fn file(request: &Request, name: &str) -> Option<Response> {
     let sent = SENT.get(name)?;
     let is_packed = takes_gzip(request);
@@ -51,14 +52,15 @@ pub(super) fn file(request: &Request, name: &str) -> Option<Response> {
         // do not receive it.
         .with_unique_header("Referrer-Policy", "same-origin");
     let response = if is_packed { response.with_unique_header("Content-Encoding", "gzip") } else { response };
-    // Of the bytes that are sent: packed and not they are two things (RFC 9110, section 8.8.3.3).
+    // The tag is that of the bytes that are sent, because the packed and the unpacked file are different bodies (RFC 9110,
+    // section 8.8.3.3).
     Some(etag::with_tag(response, request, &tag(contents)))
 }
 
-/// How long a browser may use a file without asking.
+/// Returns how long a browser may use a file without asking, as the value of `Cache-Control`.
 fn caching(name: &str) -> &'static str {
     if name.starts_with("icon-") {
-        // A page without a connection shows the icon for that, also in its tab, and cannot fetch it then.
+        // Without a connection, the page shows the icon for that, also in its tab, and cannot fetch it then.
         "max-age=604800"
     } else {
         // A browser revalidates the file each time, because the page and its script must match after an upgrade.
@@ -66,7 +68,7 @@ fn caching(name: &str) -> &'static str {
     }
 }
 
-/// Whether there is such a file.
+/// Checks whether there is such a file.
 pub(super) fn has_file(name: &str) -> bool {
     SENT.contains_key(name)
 }
@@ -91,7 +93,7 @@ fn content_type(name: &str) -> &'static str {
 mod tests {
     use super::*;
 
-    /// A page that a phone on a bad line gets at once: what goes over the line, and what it is before that.
+    /// The maximum sizes of the page, packed and unpacked, so that a phone with a bad connection gets it at once.
     const PACKED_BYTES_MAX: usize = 60_000;
     const PAGE_BYTES_MAX: usize = 180_000;
 

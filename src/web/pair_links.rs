@@ -10,10 +10,11 @@ use crate::transport::open_addresses;
 
 /// The maximum number of links. A machine can have many virtual networks; the likeliest addresses come first.
 const LINKS_MAX: usize = 8;
-/// The longest origin that a link is made of, in bytes: a host's name has at most 253. It limits the size of the picture.
+/// The maximum length of the origin in a link, in bytes: a host name has at most 253. It limits the size of the picture.
 const ORIGIN_BYTES_MAX: usize = 272;
 
-/// The links for a code. `named` is the origin by which the client came, if the owner named it.
+/// Returns the links for a code. `named` is the origin by which the client reached the server, if the owner named it in the
+/// settings.
 pub(super) fn links(named: Option<String>, listening: &[SocketAddr], code: &str) -> Vec<PairLink> {
     let mut origins: Vec<String> = named.into_iter().collect();
     for address in open_addresses(listening) {

@@ -1,8 +1,8 @@
-//! Long answers on their way: a limit on how many are made at once, and on what of them waits in memory for a client to read it.
+//! Limits on long responses: on how many are made at the same time, and on how many of their bytes wait in memory for clients.
 //!
-//! A page of a log is a megabyte and more. Whoever asks for it on many connections and does not read would otherwise have the server keep
-//! all of them. The newest answer is always kept; the one that nobody has read from for longest gives way, and its connection ends before
-//! the length that was promised, which every client can tell from a whole answer.
+//! A page of a log is a megabyte or more. A client that requested it on many connections and did not read would otherwise make
+//! the server keep all of them. The newest response is always kept. The one from which nothing has been read for the longest time
+//! gives way: its connection ends before the announced length, so that every client can tell it from a complete response.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -16,29 +16,30 @@ use crate::gzip;
 use crate::lock::lock;
 use crate::transport::{Client, LongRequests, Rank};
 
-/// What all unread answers may hold, in bytes; one alone may hold more.
+/// The maximum size of all unread responses together, in bytes. A single response may be larger.
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// An answer up to this size is written at once, and not counted.
+/// The maximum size of a response that is written at once and not counted, in bytes.
 const SHORT_BYTES_MAX: usize = 32 * 1024;
-/// How many long answers are made at a time. To make one takes several times its size.
+/// How many long responses are made at the same time. Making one takes several times its size in memory.
 const MAKERS_MAX: usize = 2;
-/// The most that wait for their turn; the newest are served.
+/// The maximum number of requests that wait for their turn. Beyond that, the one that has waited longest is refused.
 const WAITING_MAX: usize = 64;
 
-/// The long answers of one server.
+/// The limits on the long responses of one server.
 #[derive(Debug, Default)]
 pub struct ResponseBudget {
     held: Arc<Mutex<Held>>,
     makers: Mutex<Makers>,
     made: Condvar,
-    /// A reference for each log that is being sent as text, and this one.
+    /// One reference for each log that is being sent as text, and this one.
     downloads: Mutex<Arc<()>>,
 }
 
 #[derive(Debug, Default)]
 struct Makers {
     at_work: usize,
-    /// The requests that wait for a turn, operators' first, then by a growing number: `(is not an operator's, number)`.
+    /// The requests that wait for a turn, those of operators first, in the order of their arrival:
+    /// `(is not an operator's, number)`.
     waiting: BTreeSet<(bool, u64)>,
     next: u64,
 }
@@ -47,7 +48,7 @@ struct Makers {
 struct Held {
     answers: BTreeMap<u64, Answer>,
     bytes: usize,
-    /// Numbers answers, and looks at them, in their order.
+    /// A counter that numbers the responses and the reads from them, in order.
     clock: u64,
 }
 
@@ -66,14 +67,15 @@ impl ResponseBudget {
             return Err(ApiError::TooManyDownloads);
         }
         let most = LongRequests::now(client.rank()).downloads;
-        // The lock makes counting and taking one step, so that one of two concurrent requests gets the last place.
+        // The lock makes counting and taking one step, so that only one of two concurrent requests gets the last place.
         let places = lock(&self.downloads);
         if Arc::strong_count(&places) > most { Err(ApiError::TooManyDownloads) } else { Ok(places.clone()) }
     }
 
-    /// Waits for a turn to make a long answer, and makes it. When too many requests wait, the one that has waited longest is
-    /// refused, because each occupies a connection. Operators are always next. While a request waits, its connection gives way to new
-    /// ones, and the request is then refused; so is a viewer's that would have to wait on a thread of the reserve.
+    /// Waits for a turn to make a long response, and makes it. When too many requests wait, the one that has waited longest is
+    /// refused, an operator's only if there are no others, because each occupies a connection. Operators are always next. While a
+    /// request waits, its connection gives way to new ones, and the request is then refused. A viewer's request that would have
+    /// to wait on a thread of the reserve is refused too.
     pub(super) fn make<T>(&self, client: &Client<'_>, make: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
         let ends = || client.gives_way() || !keeps_thread(client);
         let _turn = client.idle(|| self.turn(client.rank() != Rank::Viewer, &ends))?;
@@ -82,7 +84,7 @@ impl ResponseBudget {
 
     /// Wakes the requests that wait for a turn, because a connection gives way.
     pub(super) fn hurry(&self) {
-        // A waiter holds the lock from its check until it waits.
+        // A waiting thread holds the lock from its check until it waits, so it cannot miss this call.
         drop(lock(&self.makers));
         self.made.notify_all();
     }
@@ -97,14 +99,14 @@ impl ResponseBudget {
             longest.map(|longest| makers.waiting.remove(&longest));
             self.made.notify_all();
         }
-        // In their order: without one, whoever comes new would overtake.
+        // In order, because otherwise a new request would overtake those that wait.
         let is_next = |makers: &Makers| makers.at_work < MAKERS_MAX && makers.waiting.first() == Some(&number);
         let awaits = |makers: &mut Makers| makers.waiting.contains(&number) && !is_next(makers) && !ends();
         makers = self.made.wait_while(makers, awaits).unwrap_or_else(PoisonError::into_inner);
         let is_turn = is_next(&makers);
         makers.waiting.remove(&number);
         if !is_turn {
-            // The one behind it may be next.
+            // The request after this one may be next.
             self.made.notify_all();
             return Err(ApiError::TooManyReads);
         }
@@ -112,7 +114,8 @@ impl ResponseBudget {
         Ok(Turn(self))
     }
 
-    /// A JSON answer of these bytes, which hold no secret: packed for a client that takes it, and only then counted.
+    /// Creates a JSON response with these bytes, which must contain no secret. They are packed if the client accepts that, and
+    /// counted as they are sent.
     pub(super) fn json(&self, request: &Request, bytes: Vec<u8>) -> Response {
         let mut response = Response::from_data("application/json", Vec::new());
         let coding = Coding::of(request, bytes.len());
@@ -121,13 +124,14 @@ impl ResponseBudget {
         Response { data: self.hold(bytes), ..response }
     }
 
-    /// A JSON answer of these bytes, which hold a secret: never packed, because the length of a packed answer tells of what is in it.
+    /// Creates a JSON response with these bytes, which contain a secret. They are never packed, because the length of a packed
+    /// response reveals something about its contents.
     pub(super) fn secret_json(&self, bytes: Vec<u8>) -> Response {
         let response = Response::from_data("application/json", Vec::new());
         Response { data: self.hold(bytes), ..response }
     }
 
-    /// A body of these bytes, which are counted while they wait to be read.
+    /// Creates a body with these bytes. If there are more than [`SHORT_BYTES_MAX`], they are counted while they wait to be read.
     fn hold(&self, bytes: Vec<u8>) -> ResponseBody {
         let length = bytes.len();
         if length <= SHORT_BYTES_MAX {
@@ -139,12 +143,13 @@ impl ResponseBudget {
     }
 }
 
-/// Whether the client may keep the thread that serves it for long: of the threads in reserve, which serve everybody, only operators may.
+/// Checks whether the client may keep its thread for a long time. Of the threads in reserve, which serve all clients, only
+/// operators may.
 fn keeps_thread(client: &Client<'_>) -> bool {
     client.has_thread() || client.rank() != Rank::Viewer
 }
 
-/// Ends also where making it panics.
+/// A turn, which ends when this is dropped, even if making the response panics.
 struct Turn<'a>(&'a ResponseBudget);
 
 impl Drop for Turn<'_> {
@@ -162,7 +167,8 @@ impl Held {
 
     fn take_in(&mut self, bytes: Vec<u8>) -> u64 {
         self.bytes += bytes.len();
-        // One that nothing has been read of is not its client's delay: the thread that is to send it has not run yet.
+        // A response from which nothing has been read is not delayed by its client: the thread that is to send it has not run
+        // yet.
         let stands_still = |(_, answer): &(&u64, &Answer)| (answer.read == 0, answer.read_at);
         while self.bytes > HELD_BYTES_MAX
             && let Some(longest) = self.answers.iter().min_by_key(stands_still).map(|(number, _)| *number)
@@ -181,7 +187,7 @@ impl Held {
     }
 }
 
-/// Reads an answer that may have given way.
+/// The reader of a response that may have given way.
 struct Reader {
     number: u64,
     held: Arc<Mutex<Held>>,
@@ -234,7 +240,7 @@ mod tests {
         let mut rest: Vec<_> = (0..2).map(|_| long(b'c')).collect();
         let mut read = vec![0; 1000];
         being_read.read_exact(&mut read).expect("held");
-        // One more than there is room for.
+        // One response more than there is memory for.
         let (mut newest, _) = long(b'd');
         assert!(unread.read(&mut read).is_err(), "the one that nobody has read from for longest gave way");
         assert_eq!(lock(&answers.held).bytes, HELD_BYTES_MAX);
@@ -281,7 +287,7 @@ mod tests {
     fn packed_answer_counts_with_the_bytes_that_are_sent() {
         let answers = ResponseBudget::default();
         let takes_gzip = Request::fake_http("GET", "/", vec![("Accept-Encoding".to_owned(), "gzip".to_owned())], vec![]);
-        // Digits of a simple generator: they shrink by half, and to more than a short answer.
+        // Digits of a simple generator. Packed, they shrink by half, and are still longer than a short response.
         let digits = std::iter::successors(Some(1_u32), |last| Some(last.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)));
         let text: Vec<u8> = digits.take(HELD_BYTES_MAX / 8).map(|digit| b'0' + (digit >> 28) as u8 % 10).collect();
         let (mut reader, length) = body(answers.json(&takes_gzip, text.clone()));
@@ -326,7 +332,7 @@ mod tests {
                 })
                 .collect();
             until(&|makers| makers.waiting.len() == WAITING_MAX);
-            // The operator arrives last and is served next. The request refused is another one, the longest waiting.
+            // The operator arrives last and is served next. Another request is refused: the one that has waited longest.
             let operator = scope.spawn(|| {
                 let first = || answers.makers.lock().expect("whole").waiting.len();
                 make(&answers, true, first).expect("a turn")

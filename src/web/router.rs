@@ -1,4 +1,4 @@
-//! The router: checks a request, calls its endpoint, and completes the answer.
+//! The router: checks a request, calls its endpoint, and completes the response.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::api::routes::{self, Access, Found, Length, Route};
 use crate::pipeline::Action;
 use crate::transport::{Broken, Client, Handler};
 
-/// The request field with the id of the intended server.
+/// The header field with the id of the server that the request is meant for.
 const MEANT_FOR: &str = "AutoAppDev-Server";
 
 impl Handler for App {
@@ -28,8 +28,8 @@ impl Handler for App {
         self.authenticator.takes_cookie(cookie)
     }
 
-    /// Only an operator's request may have a long body, and only where operators act: no other request needs one, and strangers could use
-    /// up the memory for bodies.
+    /// Refuses a long body, unless an operator sends it to a route for operators. No other request needs one, and strangers could
+    /// use up the memory for bodies.
     fn refuse_long_body(&self, request: &Request, client: &Client<'_>) -> Option<Response> {
         let checked = self.guard.check(request).and_then(|()| self.check_meant(request));
         let admitted = checked.and_then(|()| match routes::find(request.method(), guard::path_of(request)) {
@@ -54,7 +54,8 @@ impl Handler for App {
 }
 
 impl App {
-    /// Refuses a request for another server. Before the token check: the other server's token does not count as a wrong try here.
+    /// Refuses a request for another server. This comes before the token check, so that the other server's token does not count
+    /// as a wrong try here.
     fn check_meant(&self, request: &Request) -> Result<(), ApiError> {
         match request.header(MEANT_FOR) {
             Some(id) if id != self.identity.id => Err(ApiError::OtherServer),
@@ -79,12 +80,12 @@ impl App {
                     None => Ok(response),
                 };
             }
-            // Of the paths with a parameter only those of the page's files tell without a question to the database whether they are there.
+            // Of the paths with a parameter, only those of the page's files can be checked without a query to the database.
             Found::OtherMethod(route, name) => (route != Route::PageFile || page::has_file(name)).then(|| route.allow()),
             Found::Nothing => None,
         };
         if method == "OPTIONS" {
-            // A preflight carries no token, and nothing here tells a secret.
+            // A preflight carries no token, and its response contains no secret.
             let allow = if path == "*" { Some(routes::all_methods()) } else { allow };
             return allow.map(|allow| self.guard.preflight(request, allow)).ok_or(ApiError::NotFound);
         }
@@ -96,9 +97,8 @@ impl App {
         Err(allow.map_or(ApiError::NotFound, ApiError::MethodNotAllowed))
     }
 
-    /// Delivers an answer only while the session that requested it lasts: checked when the answer is ready, which ends a long poll too, and
-    /// during a stream.
-    /// The answer to a completed action is always delivered.
+    /// Returns a response only while the session that requested it lasts. The session is checked when the response is ready,
+    /// which ends a long poll too, and during a stream. The response to a completed action is always returned.
     fn while_logged_in(
         &self,
         route: Route,
@@ -116,7 +116,7 @@ impl App {
         Ok(while_logged_in::limit(response, self.authenticator.clone(), session, end))
     }
 
-    /// Calls the endpoint of a route: a new route does not compile without one.
+    /// Calls the endpoint of a route. A new route does not compile without one.
     fn answer(
         &self,
         route: Route,
@@ -158,7 +158,7 @@ impl App {
         }
     }
 
-    /// What every answer carries.
+    /// Adds what every response has.
     fn finish(&self, request: Option<&Request>, mut response: Response) -> Response {
         common_fields::add(&mut response);
         match request {

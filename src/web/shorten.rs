@@ -1,19 +1,19 @@
-//! The page's script with short names, without comments, and without spaces, line ends and semicolons that separate nothing.
+//! The shortener of the page's script: short names, no comments, and no spaces, line ends and semicolons that separate nothing.
 //!
-//! Called by `bundle.rs`, so it is compiled into build.rs as well. It takes a parser to tell a variable from a property of the same name. A name
-//! is replaced by the same short one in every scope, so every use still means what it meant before.
+//! Called by `bundle.rs`, so it is compiled into build.rs too. A parser distinguishes a variable from a property of the same
+//! name. A name is replaced by the same short one in every scope, so every use keeps its meaning.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use tree_sitter::{Node, Parser, Tree};
 
-/// What is wrong with a script, after the number of its line, counted from 0.
+/// The number of a line, counted from 0, and what is wrong with the script there.
 pub(super) type Wrong = (usize, String);
 
-/// What new names consist of.
+/// The letters of the new names.
 const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-/// The words of the language with up to three letters. Only a script of more than 140,000 names gets one of four.
+/// The words of the language with up to three letters. Only a script of more than 140,000 names gets names of four letters.
 const WORDS: [&str; 13] = ["as", "do", "for", "get", "if", "in", "let", "new", "of", "set", "try", "use", "var"];
 
 pub(super) fn shorten(script: &str) -> Result<String, Wrong> {
@@ -21,19 +21,19 @@ pub(super) fn shorten(script: &str) -> Result<String, Wrong> {
     let short = short_names(tree.root_node(), script);
     let mut text = String::new();
     let mut end = 0;
-    // Whether a semicolon came last that a closing brace would make needless.
+    // Whether the last token is a semicolon that a closing brace would make unnecessary.
     let mut is_needless = false;
     walk(tree.root_node(), &mut Vec::new(), &mut |node, above| {
         if node.child_count() > 0 {
             return true;
         }
-        // So it is part of the gap between two tokens.
+        // A comment is thus part of the gap between two tokens.
         if node.kind() == "comment" {
             return false;
         }
         let old = &script[node.byte_range()];
         let new = match (short.get(old).filter(|_| is_name(node)), node.kind(), above.last().map(Node::kind)) {
-            // The shorter word. Whether a name is written to is seen in the source.
+            // `let` is shorter. The source shows which names are never assigned.
             (None, "const", _) => "let".to_owned(),
             (None, ..) => old.to_owned(),
             (Some(new), "identifier", Some("export_specifier")) => format!("{new} as {old}"),
@@ -45,7 +45,7 @@ pub(super) fn shorten(script: &str) -> Result<String, Wrong> {
             text.pop();
         }
         is_needless = new == ";" && !above.last().is_some_and(|it| matches!(it.kind(), "empty_statement" | "for_statement"));
-        // Behind these no line can end a statement, and in front of a brace it need not.
+        // After these characters no line end can end a statement, and before a closing brace it does not have to.
         if gap.contains('\n') && new != "}" && !text.ends_with([';', '{', ',']) {
             text.push('\n');
         } else if !gap.is_empty() && is_apart(&text, &new) {
@@ -58,7 +58,7 @@ pub(super) fn shorten(script: &str) -> Result<String, Wrong> {
     Ok(text.trim_start().to_owned() + "\n")
 }
 
-/// The syntax tree of a script without errors.
+/// Returns the syntax tree of a script, or the first error in it.
 fn parse(script: &str) -> Result<Tree, Wrong> {
     let mut parser = Parser::new();
     parser.set_language(&tree_sitter_javascript::LANGUAGE.into()).map_err(|e| (0, e.to_string()))?;
@@ -68,7 +68,7 @@ fn parse(script: &str) -> Result<Tree, Wrong> {
         let what = match node.kind() {
             _ if node.is_error() || node.is_missing() => "this is no JavaScript that the parser knows",
             "import_statement" => "an import must stand at the start of a line",
-            // Other exports would give away a new name.
+            // Other exports would expose a new name.
             "export_statement"
                 if node.named_child(0).is_none_or(|it| it.kind() != "export_clause") || node.named_child_count() > 1 =>
             {
@@ -83,7 +83,7 @@ fn parse(script: &str) -> Result<Tree, Wrong> {
     wrong.map_or(Ok(tree), Err)
 }
 
-/// Visits a node with all that is above it, and what is below it if the visitor says so.
+/// Visits a node with all its ancestors, and then its children if the visitor returns true.
 fn walk<'t>(node: Node<'t>, above: &mut Vec<Node<'t>>, visit: &mut impl FnMut(Node<'t>, &[Node<'t>]) -> bool) {
     if visit(node, above) {
         above.push(node);
@@ -94,9 +94,10 @@ fn walk<'t>(node: Node<'t>, above: &mut Vec<Node<'t>>, visit: &mut impl FnMut(No
     }
 }
 
-/// The new name of each name that is declared wherever it is used.
+/// Returns the new name of each name that is declared wherever it is used.
 ///
-/// A name that is used without a declaration is the browser's. It stays, also where the script declares it, and no other name may become it.
+/// A name that is used without a declaration is the browser's. It is kept, even where the script declares it, and no other name
+/// may become it.
 fn short_names<'s>(root: Node<'_>, script: &'s str) -> HashMap<&'s str, String> {
     let mut declared = HashSet::new();
     walk(root, &mut Vec::new(), &mut |node, above| {
@@ -112,7 +113,7 @@ fn short_names<'s>(root: Node<'_>, script: &'s str) -> HashMap<&'s str, String> 
         if is_name(node) {
             let name = &script[node.byte_range()];
             uses.entry(name).or_insert((0, node.start_byte())).0 += 1;
-            // The parameters of a method are unknown to an expression that is its name.
+            // The parameters of a method are not known to an expression that computes its name.
             let scopes = above.iter().enumerate().filter(|(n, scope)| {
                 scope.kind() != "method_definition"
                     || above.get(n + 1).is_none_or(|below| below.kind() != "computed_property_name")
@@ -129,14 +130,15 @@ fn short_names<'s>(root: Node<'_>, script: &'s str) -> HashMap<&'s str, String> 
     names.into_iter().map(|(name, _)| name).zip(free).collect()
 }
 
-/// A variable, a function, a class or a parameter, where it is declared or used.
+/// Checks whether a node is the name of a variable, a function, a class or a parameter, where it is declared or used.
 fn is_name(node: Node<'_>) -> bool {
     matches!(node.kind(), "identifier" | "shorthand_property_identifier" | "shorthand_property_identifier_pattern")
 }
 
-/// The pattern whose names a node declares, and the scope that they are in.
+/// Returns the scope in which a node declares names, and the pattern that contains them.
 ///
-/// A `var` counts only within its block. Where it is used beyond, it is taken for a name of the browser's and stays, which does no harm.
+/// A `var` counts only within its block. If it is used outside, it is taken for a name of the browser's and kept, which does no
+/// harm.
 fn declares<'t>(node: Node<'t>, above: &[Node<'t>]) -> (usize, Option<Node<'t>>) {
     let outside = || above.iter().rev().find(|scope| is_scope(scope.kind())).map_or(0, Node::id);
     match node.kind() {
@@ -160,7 +162,7 @@ fn is_scope(kind: &str) -> bool {
         )
 }
 
-/// The names in a pattern, without those in its default values.
+/// Returns the names in a pattern, without those in its default values.
 fn bound<'s>(pattern: Node<'_>, script: &'s str) -> Vec<&'s str> {
     let inside = match pattern.kind() {
         "identifier" | "shorthand_property_identifier_pattern" => return vec![&script[pattern.byte_range()]],
@@ -174,14 +176,14 @@ fn bound<'s>(pattern: Node<'_>, script: &'s str) -> Vec<&'s str> {
     inside.into_iter().flat_map(|pattern| bound(pattern, script)).collect()
 }
 
-/// All names of one letter come first, then all names of two.
+/// Returns the new name with this number. All names of one letter come first, then all names of two.
 fn name_of_number(number: usize) -> String {
     let letter = char::from(LETTERS[number % LETTERS.len()]);
     let rest = (number / LETTERS.len()).checked_sub(1).map(name_of_number).unwrap_or_default();
     rest + &letter.to_string()
 }
 
-/// Whether a text and a token would be read otherwise without the space between them.
+/// Checks whether a text and a token would be parsed differently without a space between them.
 fn is_apart(before: &str, token: &str) -> bool {
     let (Some(last), Some(first)) = (before.chars().next_back(), token.chars().next()) else { return false };
     let in_word = |c: char| c.is_alphanumeric() || !c.is_ascii() || matches!(c, '_' | '$' | '#' | '\\');
@@ -250,7 +252,7 @@ mod tests {
     #[test]
     fn names_of_the_browser_stay_where_they_are_declared_too() {
         become_short(&[
-            // The first is the window's, and nothing may be called `a` while the script uses the browser's.
+            // The first is the window's, and no name may become `a` while the script uses the browser's.
             ("f(name);\n{ const name = 1, b = name + a; }", "f(name);{let name=1,b=name+a}"),
             ("function open() {}\nopen();", "function a(){}\na();"),
             ("{ function open() {} }\nopen();", "{function open(){}}\nopen();"),
@@ -319,7 +321,8 @@ mod tests {
         assert!(new.contains("a") && new.contains("aa") && new.contains("aaa"), "{list}");
     }
 
-    /// The tokens of a script, without semicolons in front of a brace and with one word for declarations, and which of them are names.
+    /// Returns the tokens of a script, and whether each is a name. Leaves out semicolons before a brace, and uses one word for
+    /// declarations.
     fn tokens(script: &str) -> Vec<(bool, &str)> {
         let tree = parse(script).expect("it has no error");
         let mut tokens = Vec::new();

@@ -7,12 +7,12 @@ use rouille::{Response, ResponseBody};
 
 use super::auth::{Authenticator, Session};
 
-/// How a body ends early.
+/// The way in which a body ends early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// Ends normally, for streams that never end by themselves.
+    /// With a normal end, for streams that never end by themselves.
     Clean,
-    /// Breaks off, so that no client takes the part for the whole.
+    /// With an error, so that no client takes the part for the whole.
     Broken,
 }
 
@@ -25,7 +25,7 @@ struct Body {
 }
 
 impl Body {
-    /// Returns what a read gives once the session is over.
+    /// Returns the result of a read once the session has ended.
     fn over(&self) -> Option<io::Result<usize>> {
         self.authenticator.is_over(&self.session).then(|| match self.end {
             End::Clean => Ok(0),
@@ -40,7 +40,7 @@ impl Read for Body {
             return over;
         }
         let read = self.reader.read(buffer);
-        // A read can wait for news, and nothing wakes it when the session expires meanwhile.
+        // A read can wait for a change, and nothing wakes it if the session expires meanwhile.
         self.over().unwrap_or(read)
     }
 }
