@@ -20,12 +20,12 @@ function showNotifier() {
   set(notifier, notifier.disabled ? T.notGranted : isWanted() ? T.notifying : T.notify);
 }
 
-notifier.addEventListener('click', async () => {
+notifier.onclick = async () => {
   const wants = !isWanted();
   if (wants) await Notification.requestPermission();
   inStorage(() => localStorage.setItem(NOTIFY_KEY, wants));
   showNotifier();
-});
+};
 
 // Takes each state with its words.
 export function noticeEnd(pipeline, looks) {
@@ -38,11 +38,11 @@ export function noticeEnd(pipeline, looks) {
   const notice = new Notification(`${name} · ${looks.word}`, {
     body: visible(looks.detail ?? ''), tag: `${host()}-${pipeline.run_id}`, icon: `static/icon-${looks.tone}.svg`,
   });
-  notice.addEventListener('click', () => {
+  notice.onclick = () => {
     window.focus();
     location.hash = `#/runs/${pipeline.run_id}`;
     notice.close();
-  });
+  };
 }
 
 showNotifier();

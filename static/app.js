@@ -102,12 +102,11 @@ function showAll() {
   const c = context();
   document.body.dataset.state = connected && pipeline ? pipeline.state : 'unknown';
   document.body.dataset.view = route.tab;
-  document.body.toggleAttribute('data-look', mayOnlyLook);
   const looks = showHead(c);
   const isFirst = pipeline?.run_id === null && connected;
   // What stands in place of everything else is the page's main part.
   $('entry').hidden = !locked && !isFirst;
-  $('entry').setAttribute('role', isFirst || !pipeline ? 'main' : 'region');
+  $('entry').role = isFirst || !pipeline ? 'main' : 'region';
   if (!pipeline) return;
   if (connected) noticeEnd(pipeline, looks);
   controls.show(c);
@@ -368,14 +367,14 @@ addEventListener('keydown', (event) => {
   if (event.key === '?') showHelp($('help'));
   else if (event.key === 'p') controls.press($('pause').hidden ? 'resume' : 'pause');
 });
-$('keys').addEventListener('click', () => {
+$('keys').onclick = () => {
   $('menu').hidePopover();
   showHelp($('help'));
-});
-$('pair').addEventListener('click', () => {
+};
+$('pair').onclick = () => {
   $('menu').hidePopover();
   pair();
-});
+};
 
 setInterval(() => {
   if (!pipeline || document.hidden) return;

@@ -2,10 +2,10 @@
 // allows its action. After a click, and whenever the set of buttons changes, none works for a moment: a double click must not become
 // the press of another button in the same place.
 
-import { $, set } from './dom.js';
+import { $, set, useIcon } from './dom.js';
 import { clearNotice, showError } from './head.js';
 import { grace, toThisServer } from './session.js';
-import { ANSWERED, BROKE, clock, didNotWork, look, span, T, visible } from './words.js';
+import { ANSWERED, BROKE, clock, didNotWork, look, shellWords, span, T, visible } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'longer', 'kill'];
 const ACT_MS = 3700e3;       // an action's answer: a stop may wait for the longest grace
@@ -90,7 +90,10 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
   // What the start button does: it repeats the run that is shown, or begins the configured script for the first time.
   function starts() {
     const { default_script } = c.pipeline;
-    if (c.id !== null) return { words: c.isLatest ? T.runAgain : T.repeat(c.id), icon: 'again', body: { again: c.id } };
+    if (c.id !== null) {
+      const args = shellWords(c.brief?.args ?? []);
+      return { words: (c.isLatest ? T.runAgain : T.repeat(c.id)) + (args && `: ${args}`), icon: 'again', body: { again: c.id } };
+    }
     return default_script ? { words: T.startThe(default_script), icon: 'play', body: { script: default_script } } : null;
   }
 
@@ -114,7 +117,8 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     const ready = c.connected && c.mayAct && p.version >= awaited && !isNew() && performance.now() - begun >= SETTLE_MS;
     if (exists.start) {
       set($('start').lastElementChild, starts().words);
-      $('start').querySelector('use').setAttribute('href', `#i-${starts().icon}`);
+      $('start').title = visible(starts().words);
+      useIcon($('start').firstElementChild, starts().icon);
     }
     for (const action of ACTIONS) {
       const button = $(action);
@@ -146,7 +150,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     const { default_script: script } = c.pipeline;
     const named = canStart && !!script && c.pipeline.run_id !== null;
     set($('new-run').lastElementChild, named ? T.startThe(script) : T.newRun);
-    $('new-run').title = named ? visible(T.startThe(script)) : '';
+    $('new-run').title = named ? visible(script) : '';
     $('new-run').firstElementChild.toggleAttribute('hidden', !named);
     $('starter').hidden = c.mayOnlyLook || !c.connected;
     $('new-run').disabled = named && (!ready || asked.has('start'));
@@ -284,26 +288,26 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     question = { ...question, action: 'kill' };
     act('kill');
   });
-  $('no').addEventListener('click', () => $('sure').close());
-  $('sure').addEventListener('close', redraw);
-  $('grace').addEventListener('change', showGrace);
-  $('hide').addEventListener('click', () => {
+  $('no').onclick = () => $('sure').close();
+  $('sure').onclose = redraw;
+  $('grace').onchange = showGrace;
+  $('hide').onclick = () => {
     hidden = c.pipeline.run_id;
     redraw();
     $('controls').focus();
-  });
-  $('unhide').addEventListener('click', () => {
+  };
+  $('unhide').onclick = () => {
     hidden = null;
     redraw();
     $('hide').focus();
-  });
+  };
   // The second press of a double click must not select what came up in the button's place.
   addEventListener('mousedown', (event) => { if (performance.now() - clicked < SETTLE_MS) event.preventDefault(); });
   onMeantClick($('new-run'), () => {
     if (c.pipeline.default_script && c.pipeline.allowed.includes('start')) act('start', { script: c.pipeline.default_script });
     else startForm({});
   });
-  $('choose').addEventListener('click', () => startForm({ script: c.pipeline.default_script }));
+  $('choose').onclick = () => startForm({ script: c.pipeline.default_script });
 
   // A key that stands for a button.
   function press(action) {

@@ -1,8 +1,8 @@
 // The details of a run: its command, its process, its environment, and what happened; and the list of keys.
 
 import { each, el, icon, set, tint } from './dom.js';
-import { acting, button, cli, code, copy, copyLine, curl, enumerated, get, timeOf } from './parts.js';
-import { bytes, clock, command, DETAILS, fromWhere, happening, localTime, stop, T, took } from './words.js';
+import { acting, button, cli, code, copy, copyLine, curl, enumerated, foot, get, timeOf } from './parts.js';
+import { bytes, clock, command, DETAILS, fromWhere, happening, localTime, span, START, stop, T, TIME, took } from './words.js';
 
 // The parts of each pane, and the run that they are of.
 const panes = new Map();
@@ -12,7 +12,7 @@ let env = {}, envOf;
 export function showDetails(pane, c) {
   let view = panes.get(pane);
   if (!c.run) {
-    if (!view) pane.replaceChildren(el('p', 'note', DETAILS.loading));
+    if (!view) pane.replaceChildren(el('p', 'note', TIME.loading));
     return;
   }
   if (view?.id !== c.id) {
@@ -39,7 +39,7 @@ function details(view) {
     copy(text({ script, args, cwd }), currentTarget);
   }, name);
   // Asks for the values of the environment that the start gave. Only those that were kept are known.
-  const reveal = button('b sm', DETAILS.show, async () => {
+  const reveal = button('b sm', START.show, async () => {
     const { start } = await get(view.c.ask, `api/runs/${id}/start`);
     if (start) [env, envOf] = [start.env, id];
     view.update();
@@ -76,7 +76,7 @@ function processFacts({ run, isLatest, pipeline: p, usage, now }) {
   const active = Math.max(0, (stopped ? Date.parse(stopped) : now) - Date.parse(started) - paused);
   const code = outcome?.exit_code ?? null;
   return [
-    [DETAILS.folder, run.cwd, true],
+    [T.folder, run.cwd, true],
     [DETAILS.pid, run.pid && DETAILS.pidOf(run.pid, run.containment)],
     [DETAILS.startedBy, run.started_by ? fromWhere(run.started_by).replace(/^by /, '') : DETAILS.unknown],
     [DETAILS.started, at(started ?? run.created_at)],
@@ -85,8 +85,8 @@ function processFacts({ run, isLatest, pipeline: p, usage, now }) {
     [DETAILS.exit, code === null ? outcome?.signal_name ?? (outcome?.signal && `${outcome.signal}`) : DETAILS.exitCode(code)],
     [DETAILS.error, run.error && stop(run.error)],
     [DETAILS.cpuTime, run.cpu_user_ms !== null && enumerated(DETAILS.user(run.cpu_user_ms), DETAILS.system(run.cpu_system_ms))],
-    [DETAILS.memory, enumerated(usage && bytes(usage.memory_bytes), peak && DETAILS.peak(peak), run.oom_kills && DETAILS.oom(run.oom_kills))],
-    [DETAILS.grace, run.grace_s == null ? DETAILS.serversGrace : DETAILS.seconds(run.grace_s)],
+    [T.memory, enumerated(usage && bytes(usage.memory_bytes), peak && DETAILS.peak(peak), run.oom_kills && DETAILS.oom(run.oom_kills))],
+    [DETAILS.grace, run.grace_s == null ? DETAILS.serversGrace : span(run.grace_s)],
   ];
 }
 
@@ -102,10 +102,10 @@ function showEvent(item, event, now) {
 
 export function showHelp(dialog) {
   if (!dialog.firstChild) {
-    dialog.append(el('h2', { id: 'help-title' }, DETAILS.helpTitle),
+    dialog.append(el('h2', { id: 'help-title' }, T.keys),
       el('dl', 'keys', DETAILS.help.flatMap(([keys, words]) =>
         [el('dt', '', keys.split(' ').flatMap((key) => [el('kbd', '', key), ' '])), el('dd', '', words)])),
-      el('div', 'foot', el('span', 'grow'), button('b', T.close, () => dialog.close())));
+      foot(button('b', T.close, () => dialog.close())));
   }
   if (!dialog.open) dialog.showModal();
 }

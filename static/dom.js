@@ -60,7 +60,7 @@ export function label() {
   for (const [element, name] of all('hint')) element.placeholder = T[name];
   for (const [element, name] of all('icon')) element.prepend(icon(name));
   for (const [element, name] of all('label')) {
-    element.setAttribute('aria-label', T[name]);
+    element.ariaLabel = T[name];
     if (element.classList.contains('ib')) element.title = T[name];
   }
 }

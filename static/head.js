@@ -4,7 +4,7 @@
 import { $, el, set, tint, useIcon } from './dom.js';
 import { build, folder, host } from './session.js';
 import {
-  bytes, command, HINTS, isBehind, localTime, look, minute, NO_HINT, plan, row, sentence, stop, T, timeLeft, title, visible, when,
+  bytes, HINTS, isBehind, localTime, look, minute, NO_HINT, plan, row, sentence, shellWords, stop, T, timeLeft, title, visible, when,
 } from './words.js';
 
 const SPARK_MAX = 40;      // points of the small picture of the CPU's use
@@ -42,15 +42,14 @@ export function showHead(c) {
   const current = innerWidth > 760 ? c.route.tab.replace('runs', 'log') : c.route.tab.replace(/usage|details/, 'more');
   for (const tab of $('tabs').children) {
     tab.href = c.address({ run: c.route.run, tab: tab.dataset.tab });
-    if (tab.dataset.tab === current) tab.setAttribute('aria-current', 'page');
-    else tab.removeAttribute('aria-current');
+    tab.ariaCurrent = tab.dataset.tab === current ? 'page' : null;
   }
   return looks;
 }
 
 // The script and its arguments, of the run that is shown or of the one that a start would run.
 function showScript({ state, brief }) {
-  const script = state.script ?? '', args = brief?.args.length ? command(script, brief.args).slice(command(script, []).length) : '';
+  const script = state.script ?? '', args = brief?.args.length ? ` ${shellWords(brief.args)}` : '';
   const words = visible(script + args);
   if ($('script').title === words) return;
   $('script').title = words;
@@ -137,8 +136,8 @@ function showProgress(c, looks) {
   const percent = progress?.percent ?? null;
   const bar = $('bar');
   bar.classList.toggle('none', percent === null);
-  bar.setAttribute('aria-valuenow', percent ?? 0);
-  bar.setAttribute('aria-valuetext', visible(percent === null ? T.noPercent : `${percent} %${progress?.text ? `, ${progress.text}` : ''}`));
+  bar.ariaValueNow = percent ?? 0;
+  bar.ariaValueText = visible(percent === null ? T.noPercent : `${percent} %${progress?.text ? `, ${progress.text}` : ''}`);
   bar.firstElementChild.style.width = `${percent ?? 0}%`;
   set($('percent'), progress?.percent == null ? '' : `${Math.floor(percent)} %`);
   const steps = progress?.steps ?? [];
@@ -190,5 +189,5 @@ export function clearNotice() {
   $('trouble').hidden = true;
 }
 
-$('dismiss').addEventListener('click', clearNotice);
+$('dismiss').onclick = clearNotice;
 setTimeout(() => { new Image().src = 'static/icon-disconnected.svg'; }, ICON_MS);

@@ -12,7 +12,7 @@ const CHUNK_PIECES_MAX = 8000;
 // Of the rows that one frame draws, about. The next frame goes on, so that the page takes clicks in between.
 const FRAME_CHARS = 1e5;
 // Who goes down to this close to the end is at the end; and what is as close as the other one can be seen as well as the end.
-const END_PX = 8, NEAR_END_PX = 40;
+const END_PX = 8, NEAR_END_PX = 40, LATEST_PX = 60;
 // How often a short log is made longer without being asked.
 const FILLS_MAX = 5;
 // Of a finished run, from which on what went well is folded.
@@ -122,7 +122,10 @@ function drawAll(view) {
   showCaret();
   showTrack(view);
   setText(toLatest.lastChild, takesNone() ? LOG.linesWait : freshRows ? LOG.newLines(freshRows) : LOG.latest);
-  toLatest.hidden = isFollowingEnd || !runLife?.isAlive && backMark.hidden && pxToEnd() < NEAR_END_PX;
+  // It lies over no card, which may have buttons there.
+  const seen = lastTop + view - cardElement?.offsetTop;
+  toLatest.hidden = isFollowingEnd || seen > 0 && seen < cardElement.offsetHeight + LATEST_PX
+    || !runLife?.isAlive && backMark.hidden && pxToEnd() < NEAR_END_PX;
   if (!backMark.hidden && log.scrollHeight - lastTop < 3 * view) logHooks.later();
   if (earlierButton.hidden || endNumber - firstNumber > LINES_MAX - 5000) return;
   // Not where a card is read: it would be pushed away.

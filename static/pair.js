@@ -3,7 +3,7 @@
 // The server makes the link and draws the code. While the dialog is open, the server is asked whether the link was used.
 
 import { el, set } from './dom.js';
-import { button, code, copyLine, get } from './parts.js';
+import { button, code, copyLine, foot, get } from './parts.js';
 import { PAIR, T } from './words.js';
 
 export function openPair({ ask }) {
@@ -17,7 +17,7 @@ export function openPair({ ask }) {
   const shown = el('div', 'qr', at, svg, copyLine(url), left);
   // The link does not stay on the page.
   const dialog = el('dialog', { id: 'pairing', className: 'sheet', ariaLabel: PAIR.title, onclose: () => dialog.remove() },
-    el('h2', '', PAIR.title), may, told, shown, close);
+    el('h2', '', PAIR.title), may, told, shown, foot(close));
   document.body.append(dialog);
   dialog.showModal();
   choose();

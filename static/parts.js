@@ -13,6 +13,8 @@ export const button = (className, words, onclick, name) =>
   el('button', { type: 'button', className, onclick }, name && icon(name), el('span', '', words));
 export const iconButton = (name, words, onclick) =>
   el('button', { type: 'button', className: 'ib', title: words, ariaLabel: words, onclick }, icon(name));
+// The end of a sheet, with its last button.
+export const foot = (last) => el('div', 'foot', el('span', 'grow'), last);
 export const code = (text) => el('code', { dir: 'ltr' }, text);
 export const enumerated = (...words) => words.filter(Boolean).join(', ');
 // A time, in the words of `format`; its title is the whole of it.

@@ -113,20 +113,21 @@ export function makeRail({ ask, address }) {
   const dayHeading = (words) => keepElement(words, () => el('h2', '', words));
 
   function drawRow(run, longest) {
-    const element = keepElement(run.id, () => el('a', 'r', icon('idle'), el('span', 'name'), el('span', 'took'), el('span', 'scale', el('i'))));
+    const element = keepElement(run.id, () => el('a', 'r', icon('idle'), el('span', 'name'), el('span', 'took'), el('span', 'args'),
+      el('span', 'scale', el('i'))));
     const { tone, word, note: why } = signs(run);
-    const [svg, name, took_, scale] = element.children;
+    const [svg, name, took_, args, scale] = element.children;
     element.href = address({ run: run.id, tab: c.route.tab === 'runs' ? 'log' : c.route.tab });
-    if (run.id === c.id) element.setAttribute('aria-current', 'true');
-    else element.removeAttribute('aria-current');
+    element.ariaCurrent = run.id === c.id ? 'true' : null;
     useIcon(svg, tone, word);
     tint(element, tone);
     const file = visible(run.script.split('/').pop());
-    const args = shellWords(run.args), key = `${file}|${run.id}|${why}|${args}`;
+    const key = `${file}|${run.id}|${why}`;
     if (name.dataset.key !== key) {
       name.dataset.key = key;
-      name.replaceChildren(`${file} `, el('small', '', `${run.id} `), why && el('small', 'why', `${why} `), args && el('small', 'mono', args));
+      name.replaceChildren(`${file} `, el('small', '', `${run.id} `), why && el('small', 'why', why));
     }
+    set(args, shellWords(run.args));
     const ms = lasted(run);
     set(took_, ms === null ? '' : run.outcome ? took(ms) : since(ms));
     scale.firstElementChild.style.width = `${(100 * (ms ?? 0) / longest).toFixed(1)}%`;
@@ -140,7 +141,7 @@ export function makeRail({ ask, address }) {
     const shown = recent.map(current).reverse();
     const strip = $('strip');
     strip.hidden = shown.length < 2;
-    strip.setAttribute('aria-label', T.lastRuns(shown.length));
+    strip.ariaLabel = T.lastRuns(shown.length);
     const longest = longestOf(shown);
     each(strip, shown, () => el('a', { tabIndex: -1 }), (bar, run) => {
       bar.href = address({ run: run.id });
@@ -169,26 +170,26 @@ export function makeRail({ ask, address }) {
     it.onclick = () => choose({ outcome });
     it.ariaPressed = !outcome;
   }
-  $('filter').addEventListener('click', () => {
+  $('filter').onclick = () => {
     const isOpen = $('run-finder').toggleAttribute('hidden') === false;
-    $('filter').setAttribute('aria-expanded', isOpen);
+    $('filter').ariaExpanded = isOpen;
     if (isOpen) $('find-runs').focus();
     else if ($('find-runs').value || OUTCOMES.includes(filter.outcome)) {
       // What can't be seen any more chooses nothing.
       $('find-runs').value = '';
       choose({ find: '', outcome: OUTCOMES.includes(filter.outcome) ? '' : filter.outcome });
     }
-  });
+  };
   let typing;
-  $('find-runs').addEventListener('input', () => {
+  $('find-runs').oninput = () => {
     clearTimeout(typing);
     typing = setTimeout(() => choose({ find: $('find-runs').value.trim() }), FIND_MS);
-  });
+  };
   $('runs').addEventListener('scroll', () => {
     const { scrollTop, scrollHeight, clientHeight } = $('runs');
     if (next && scrollHeight - scrollTop - clientHeight < NEAR_PX) load(next);
   }, { passive: true });
-  $('fold').addEventListener('click', () => document.body.classList.toggle(innerWidth > 1100 ? 'no-rail' : 'show-rail'));
+  $('fold').onclick = () => document.body.classList.toggle(innerWidth > 1100 ? 'no-rail' : 'show-rail');
 
   return { show, tick, find: (id) => recent.find((run) => run.id === id) ?? null };
 }

@@ -198,12 +198,12 @@ async function logIn(shown) {
   return problem;
 }
 
-$('login').addEventListener('submit', (event) => {
+$('login').onsubmit = (event) => {
   event.preventDefault();
   logIn({ token: $('token').value.trim() });
-});
+};
 
-$('log-out').addEventListener('click', async () => {
+$('log-out').onclick = async () => {
   try {
     const { ok, detail } = await send('api/logout', {});
     keepProofs({});
@@ -213,7 +213,7 @@ $('log-out').addEventListener('click', async () => {
   } catch {
     $('may').textContent = 'The server did not answer: you are still logged in.';
   }
-});
+};
 
 if (history.state?.problem) {
   $('login-error').textContent = history.state.problem;

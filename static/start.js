@@ -9,7 +9,7 @@ import { clearNotice } from './head.js';
 import { acting, button, cli, code, copyLine, curl, get, iconButton, isEnter, SECRET, timeOf } from './parts.js';
 import { FIND_MS } from './rail.js';
 import { grace } from './session.js';
-import { ANSWERED, BROKE, bytes, command, HINTS, NO_HINT, row, sentence, START, T, visible } from './words.js';
+import { ANSWERED, BROKE, bytes, HINTS, NO_HINT, row, sentence, shellWords, START, T, visible } from './words.js';
 
 // The runs that tell when a script was last run, and how that ended.
 const RECENT = 200;
@@ -234,7 +234,7 @@ const isTouch = () => matchMedia('(pointer: coarse)').matches;
 
 function fillForm({ args = [], cwd, env = {}, grace_s: grace, id }) {
   set(parts.from, id ? START.from(id) : '');
-  parts.args.value = args.length ? command(args[0], args.slice(1)) : '';
+  parts.args.value = shellWords(args);
   parts.cwd.value = cwd && cwd !== root ? cwd : '';
   parts.grace.value = grace ?? '';
   rows = [];
@@ -281,7 +281,7 @@ function showVariable({ name: { value: name }, value, kept, isShown, show, remov
   value.ariaLabel = visible(START.valueOf(name));
   show.hidden = !isSecret || kept === null;
   value.classList.toggle('hides', !show.hidden);
-  set(show, isShown ? START.hide : START.show);
+  set(show, isShown ? T.hide : START.show);
   remove.ariaLabel = remove.title = visible(START.remove(name));
 }
 
@@ -348,7 +348,7 @@ function showState() {
   const why = document.body.dataset.state === 'unknown' ? T.noConnection : allowed.includes('start') ? '' : busy;
   set(parts.why, isSending ? '' : why);
   parts.go.disabled = !!why && !isSending;
-  set(parts.go.lastChild, isSending ? START.starting : chosenScript ? START.startThe(chosenScript) : START.start);
+  set(parts.go.lastChild, isSending ? START.starting : chosenScript ? T.startThe(chosenScript) : T.start);
   showCommand();
 }
 
@@ -416,10 +416,10 @@ const titled = (words, ...text) => el('div', 'hd', el('h2', '', words), el('p', 
 
 function firstContent() {
   if (formContext.mayOnlyLook) return titled(START.noRuns, START.youLook);
-  if (!formContext.mayAct || !offered) return titled(START.choose, START.reading);
+  if (!formContext.mayAct || !offered) return titled(T.choose, START.reading);
   const { root, scripts, problem, truncated } = offered;
   const retry = button('b', START.tryAgain, readScripts);
-  if (problem) return [titled(START.choose, `${START.noList} ${problem}`), el('div', '', retry)];
+  if (problem) return [titled(T.choose, `${START.noList} ${problem}`), el('div', '', retry)];
   if (!scripts.length) {
     return [titled(START.noScripts(root), START.whatIsOne), el('div', '', el('p', '', START.example),
       copyLine(el('pre', { dir: 'ltr', textContent: START.script })), el('p', '', START.saveIt(`${root}/hello.sh`)), retry)];
@@ -431,7 +431,7 @@ function firstContent() {
   const opener = (words) => button('link', words, () => formContext.startForm(sorted[1] ? {} : { script }));
   const token = isTokenNeeded ? ['-H', 'Authorization: Bearer TOKEN'] : [];
   const [before, after] = START.theseAreIn.split('{}');
-  return [titled(START.choose, before, code(root), after),
+  return [titled(T.choose, before, code(root), after),
     el('div', '', el('ul', '', sorted.slice(0, SHOWN_MAX).map(scriptRow)), el('p', 'hint', START.whatIsOne), opener(START.withArgs),
       left > 0 && opener(START.more(left, truncated)), el('h3', '', START.elsewhere),
       [cli({ script }), curl({ script }, ...token)].map((text) => copyLine(code(text), () => text)))];
@@ -439,7 +439,7 @@ function firstContent() {
 
 function scriptRow({ path, size, modified_at: time }, n, { length }) {
   // The page has one filled button at most: the top bar's, if there is a script for it, or that of the only script.
-  const starter = acting(length > 1 || formContext.pipeline.default_script ? 'b sm' : 'b sm prime', START.start, async () => {
+  const starter = acting(length > 1 || formContext.pipeline.default_script ? 'b sm' : 'b sm prime', T.start, async () => {
     isStarting = true;
     drawFirst();
     await formContext.act('start', { script: path });
@@ -447,6 +447,6 @@ function scriptRow({ path, size, modified_at: time }, n, { length }) {
     drawFirst();
   });
   starter.dataset.path = path;
-  starter.ariaLabel = visible(`${START.start} ${path}`);
+  starter.ariaLabel = visible(`${T.start} ${path}`);
   return el('li', '', icon('file'), code(path), el('span', { dir: 'ltr' }, bytes(size)), timeOf(time, START.day, formContext.now), starter);
 }

@@ -24,8 +24,8 @@ const timeViews = new Map();
 
 // The charts: their name, their place in a sample, the least scale, how a value is told, the name of the peak, and what is told beside the mean.
 const CHARTS = [
-  [TIME.cpu, 1, 10, TIME.percent, 'cpu_percent', ({ cores }) => cores && TIME.ofCores(cores)],
-  [TIME.memory, 2, 1e6, bytes, 'memory_bytes', ({ memory_total: total }) => total && TIME.ofMemory(bytes(total))],
+  [T.cpu, 1, 10, TIME.percent, 'cpu_percent', ({ cores }) => cores && TIME.ofCores(cores)],
+  [T.memory, 2, 1e6, bytes, 'memory_bytes', ({ memory_total: total }) => total && TIME.ofMemory(bytes(total))],
 ];
 
 export function showTime(pane, c) {

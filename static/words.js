@@ -10,12 +10,12 @@ export const T = {
   killNow: 'Kill now',
   cancel: 'Cancel', dismiss: 'Dismiss', notices: 'Notices', menu: 'Menu', controls: 'Controls', conditions: 'Problems',
   lasting: 'Link to this run', progress: 'Progress', runs: 'Runs', run: 'Run',
-  log: 'Log', steps: 'Steps', usage: 'Usage', details: 'Details', runsTab: 'Runs', moreTab: 'More', all: 'All', failed: 'Failed',
+  log: 'Log', steps: 'Steps', usage: 'Usage', details: 'Details', moreTab: 'More', all: 'All', failed: 'Failed',
   filterRuns: 'Filter the runs', findRuns: 'Script, argument or error', choose: 'Choose a script', cpu: 'CPU', memory: 'Memory',
   folder: 'Folder', server: 'Server', access: 'Access', keys: 'Keyboard shortcuts', pair: 'Pair a phone…', logIn: 'Log in', logOut: 'Log out',
   stopping: 'Stopping',
   loginTitle: 'This server needs a token.', loginHint: 'Paste it here, or run autoappdev\u00a0pair on the server’s machine and scan the code.',
-  graceLabel: 'Time to save its work', newRun: 'New run…', start: 'Start', startThe: (what) => `Start ${what}`,
+  graceLabel: 'Time to save its work', newRun: 'New run…', start: 'Start', startThe: (script) => `Start ${script.split('/').pop()}`,
   runAgain: 'Run again', repeat: (id) => `Run ${id} again`,
   editAndRun: 'Edit and run…', live: 'live', polling: 'updating', retrying: 'retrying', readOnly: 'Read-only access',
   fullAccess: 'With full control', loggedIn: 'Logged in, with full control', noRuns: 'No run matches.',
@@ -64,9 +64,11 @@ export function localTime(ms, now) {
   return (day === today ? '' : day + ', ') + clock(ms);
 }
 
+const daysAgo = (ms, now) => Math.round((new Date(now).setHours(12, 0, 0, 0) - new Date(ms).setHours(12, 0, 0, 0)) / 864e5);
+
 // The day of a time, as a heading.
 export function dayOf(ms, now) {
-  const days = Math.round((new Date(now).setHours(12, 0, 0, 0) - new Date(ms).setHours(12, 0, 0, 0)) / 864e5);
+  const days = daysAgo(ms, now);
   if (days === 0) return 'Today';
   if (days === 1) return 'Yesterday';
   return (days > 0 && days < 200 ? weekdayFormat : yearFormat).format(ms);
@@ -322,8 +324,7 @@ export const FIND = {
 // ---- The form of a start, and the first visit ------------------------------------------------------------------------------
 
 export const START = {
-  newRun: 'New run', edit: 'Edit and run', from: (id) => `filled in from run ${id}`, start: 'Start',
-  startThe: (script) => `Start ${script.split('/').pop()}`,
+  newRun: 'New run', edit: 'Edit and run', from: (id) => `filled in from run ${id}`,
   starting: 'Starting…', scripts: 'Scripts', findScripts: (root) => (root ? `Find a script in ${root}` : 'Find a script'),
   reading: 'Looking for scripts…',
   noScripts: (root) => `No scripts found in ${root}`, noMatch: 'No script has this in its name.', noList: 'The scripts could not be listed.',
@@ -339,7 +340,7 @@ export const START = {
   unclosed: (quote) => `The quote ${quote} is not closed.`, loneBackslash: 'Nothing follows the backslash at the end.',
   env: 'Environment', envName: 'NAME', envValue: 'value',
   valueOf: (name) => `Value of ${name || 'the new variable'}`, remove: (name) => `Remove ${name}`,
-  show: 'Show', hide: 'Hide', notKept: 'not kept; give it again', noName: 'This value has no name.', twice: (name) => `${name} is given twice.`,
+  show: 'Show', notKept: 'not kept; give it again', noName: 'This value has no name.', twice: (name) => `${name} is given twice.`,
   notGiven: (name) => `The value of ${name} was not kept. Give it again, or remove the variable.`,
   oneLine: 'This field takes one line. A value of several lines can be given on the command line: --env NAME takes it from your shell.',
   cwd: 'Folder', grace: 'Time to stop, in seconds', graceHint: (s) => (s === null ? 'the server’s default' : `${s}, the server’s default`),
@@ -348,7 +349,7 @@ export const START = {
   busy: (id, what) => `Run ${id} is ${what}; ${what === 'stopping' ? 'wait for its end' : 'stop it first'}.`,
   noStart: 'A start is not possible at the moment.',
   noChoices: (id) => `What run ${id} was started with could not be read.`, copy: 'Copy', copied: 'Copied', notCopied: 'Could not copy',
-  choose: 'Choose a script', theseAreIn: 'These are in {}. A run goes on when you close this page.', withArgs: 'Start with arguments…',
+  theseAreIn: 'These are in {}. A run goes on when you close this page.', withArgs: 'Start with arguments…',
   more: (count, isCut) => `${count.toLocaleString()}${isCut ? ' or' : ''} more scripts…`, elsewhere: 'From a terminal, or from another machine',
   noRuns: 'No runs yet',
   youLook: 'When a run starts, its log appears here. This access is read-only, so it can’t start one.',
@@ -356,7 +357,7 @@ export const START = {
   script: '#!/bin/bash\necho "::step count to ten"\nfor n in {1..10}; do echo "::progress $((n * 10)) $n of 10"; sleep 1; done\n',
   // A day in few characters: there is little room beside a script.
   day(ms, now) {
-    const days = Math.round((new Date(now).setHours(12, 0, 0, 0) - new Date(ms).setHours(12, 0, 0, 0)) / 864e5);
+    const days = daysAgo(ms, now);
     if (days === 0) return `today ${minute(ms)}`;
     if (days === 1) return 'yesterday';
     return (days > 0 && days < 7 ? shortWeekday : days > 0 && days < 200 ? shortDay : dayFormat).format(ms);
@@ -379,7 +380,7 @@ export const PAIR = {
 export const TIME = {
   running: 'running', paused: 'paused', active: (ms) => `${since(ms)} active`, pausedFor: (ms) => `${since(ms)} paused`, same: 'same as last time',
   than: (ms) => `${took(Math.abs(ms))} ${ms > 0 ? 'longer' : 'shorter'} than last time`,
-  earlier: (count) => `${count} earlier step${count === 1 ? '' : 's'} not listed`, cpu: 'CPU', memory: 'Memory',
+  earlier: (count) => `${counted(count, 'earlier step')} not listed`,
   percent: (value) => `${Math.round(value)}\u00a0%`,
   noSteps: 'This run reported no steps. A line such as “::step build” in its output begins one.', noUsage: 'No usage was recorded.',
   whyNoUsage: 'The run ended within seconds, or AUTOAPPDEV_USAGE_S is 0.', now: (value) => `now ${value}`,
@@ -389,23 +390,22 @@ export const TIME = {
   oom: (count) => `${count} process${count === 1 ? ' was' : 'es were'} killed because memory ran out.`,
   noLine: 'The line of this step is no longer in the log.',
   chart: (name, words) => `${name} over time: ${words}`,
-  at: (time, cpu, memory, count) => `${time}: CPU ${cpu}, memory ${memory}, ${count} process${count === 1 ? '' : 'es'}`, loading: 'Loading…',
+  at: (time, cpu, memory, count) => `${time}: CPU ${cpu}, memory ${memory}, ${TIME.processes(count)}`, loading: 'Loading…',
 };
 
 // ---- The details of a run, and the help ---------------------------------------------------------------------------------------
 
 export const DETAILS = {
   command: 'Command', copyLink: 'Copy link', copyCli: 'Copy as CLI', copyCurl: 'Copy as curl', process: 'Process',
-  folder: 'Folder', pid: 'Process', startedBy: 'Started by', started: 'Started', ended: 'Ended', active: 'Active', cpuTime: 'CPU time',
-  memory: 'Memory',
-  exit: 'Exit', grace: 'Time to stop', error: 'Error', environment: 'Environment', show: 'Show', hidden: 'not shown', notKept: 'not kept',
+  pid: 'Process', startedBy: 'Started by', started: 'Started', ended: 'Ended', active: 'Active', cpuTime: 'CPU time',
+  exit: 'Exit', grace: 'Time to stop', error: 'Error', environment: 'Environment', hidden: 'not shown', notKept: 'not kept',
   happened: 'What happened', unknown: 'unknown',
-  loading: 'Loading…', paused: (ms) => `paused ${since(ms)}`, soFar: (ms) => `${since(ms)} so far`, user: (ms) => `${took(ms)} in user mode`,
+  paused: (ms) => `paused ${since(ms)}`, soFar: (ms) => `${since(ms)} so far`, user: (ms) => `${took(ms)} in user mode`,
   system: (ms) => `${took(ms)} in the kernel`,
   pidOf: (pid, containment) => `${pid}, ${containment === 'cgroup' ? 'in its own control group' : 'with its descendants'}`,
-  peak: (count) => `peak ${bytes(count)}`, oom: (count) => `${count} killed, out of memory`, seconds: span,
+  peak: (count) => `peak ${bytes(count)}`, oom: (count) => `${count} killed, out of memory`,
   serversGrace: 'the server’s default',
-  exitCode: (code) => `code ${code}`, noEnv: 'Nothing was added to the server’s own.', helpTitle: 'Keyboard shortcuts',
+  exitCode: (code) => `code ${code}`, noEnv: 'Nothing was added to the server’s own.',
   help: [['/', 'Search this run'], ['n N', 'Next, previous match'], ['g G', 'Beginning, end of the log'], ['f', 'Follow the end'],
     ['t', 'Times on or off'], ['w', 'Wrap long lines'], ['e E', 'Next, previous error'], ['p', 'Pause or resume'], ['?', 'This list'],
     ['Esc', 'Close']],

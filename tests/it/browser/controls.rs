@@ -190,7 +190,10 @@ fn page_without_a_configured_script_enables_no_button_that_must_fail() {
     fs::create_dir(place.root().join("sub")).expect("creates");
     place.start_with(json!({"script": "args.sh", "args": ["-v", "a b"], "cwd": "sub"}));
     wait_until("it is offered", PATIENCE, || enabled(&browser) == ["start"]);
-    assert_eq!((browser.text("start"), browser.text("script")), ("Run again".to_owned(), "args.sh -v 'a b'".to_owned()));
+    assert_eq!(
+        (browser.text("start"), browser.text("script")),
+        ("Run again: -v 'a b'".to_owned(), "args.sh -v 'a b'".to_owned())
+    );
     browser.click("start");
     wait_until("it has run again", PATIENCE, || place.pipeline()["run_id"] == 2 && place.pipeline()["state"] == "stopped");
     let again = place.get("/api/runs/2").ok()["run"].take();

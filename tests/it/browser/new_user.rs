@@ -70,10 +70,8 @@ fn page_of_an_older_run_shows_that_run_and_acts_on_no_other() {
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
     browser.script("location.hash = '#/runs/1'");
     wait_until("the page shows run 1", PATIENCE, || browser.text("state") == "Failed" && enabled(&browser) == ["start"]);
-    assert_eq!(browser.text("start"), "Run 1 again");
-    wait_until("the list tells runs apart", PATIENCE, || {
-        browser.script(ROWS) == json!(["stubborn.sh 2", "ends.sh 1 exit 3 first run"])
-    });
+    assert_eq!(browser.text("start"), "Run 1 again: first run");
+    wait_until("the list tells runs apart", PATIENCE, || browser.script(ROWS) == json!(["stubborn.sh 2", "ends.sh 1 exit 3"]));
     let bar = "getComputedStyle(document.getElementById('bar')).visibility";
     assert!(is_true(&browser, &format!("{bar} === 'hidden'")), "a run that reported no percent has no bar");
     browser.click("start");
@@ -83,6 +81,66 @@ fn page_of_an_older_run_shows_that_run_and_acts_on_no_other() {
     wait_until("at its own address", PATIENCE, || browser.script("return location.hash") == "#/");
     assert_eq!((browser.text("run-name").as_str(), browser.text("script").as_str()), ("Run 3", "ends.sh first run"));
     assert_eq!(place.run(3)["args"], json!(["first", "run"]));
+}
+
+#[test]
+fn rows_of_one_script_differ_by_their_arguments_and_run_again_names_its_own() {
+    let Some((browser, place)) = set_up(&[("args.sh", "#!/bin/bash\n")]) else { return };
+    let long = "long ".repeat(500);
+    for args in [vec![], vec!["-v", "a b"], vec!["עברית"], vec![long.as_str()]] {
+        place.start_with(json!({"script": "args.sh", "args": args}));
+        wait_until("the run is over", PATIENCE, || place.pipeline()["state"] == "stopped");
+    }
+    for (width, height, is_phone) in [(1280, 800, false), (900, 700, false), (390, 844, true), (320, 640, true)] {
+        browser.be_a_screen(width, height, is_phone);
+        for (run, words) in [(1, "Run 1 again"), (2, "Run 2 again: -v 'a b'"), (4, "Run again: 'long long")] {
+            open(&browser, &place, &format!("#/runs/{run}?tab=runs"));
+            wait_until("the button says what it will do", PATIENCE, || browser.text("start").starts_with(words));
+            // It is whole on the screen, and covers nothing beside it.
+            let fits = "(() => { const { left, right } = document.getElementById('start').getBoundingClientRect();
+                return left > document.getElementById('live').getBoundingClientRect().right - (innerWidth <= 760) * innerWidth && right <= innerWidth; })()";
+            assert!(is_true(&browser, fits), "{words} at {width} px");
+        }
+        wait_until("the runs are listed", PATIENCE, || is_true(&browser, "document.querySelectorAll('#runs .r').length === 4"));
+        if width == 900 {
+            browser.script("document.getElementById('fold').click()");
+        }
+        for direction in ["ltr", "rtl"] {
+            browser.script(&format!("document.documentElement.dir = '{direction}'"));
+            let shown = "return [...document.querySelectorAll('#runs .args')].map((it) => it.textContent.slice(0, 8)).reverse()";
+            assert_eq!(browser.script(shown), json!(["", "-v 'a b'", "'עברית'", "'long lo"]));
+            // Below the name, in one line, and no row without arguments has a line for them.
+            let is_second = "[...document.querySelectorAll('#runs .r')].every((row) => {
+                const [name, args] = ['.name', '.args'].map((it) => row.querySelector(it).getBoundingClientRect());
+                return row.scrollWidth <= row.clientWidth && (row.querySelector('.args').textContent ? args.height > 10 && args.height < 25
+                  && args.top >= name.bottom - 1 : args.height === 0); })";
+            assert!(is_true(&browser, is_second), "{width} {direction}");
+        }
+    }
+}
+
+#[test]
+fn jump_to_the_end_covers_no_button_of_the_card() {
+    let Some((browser, place)) = set_up(&[("ends.sh", ENDS)]) else { return };
+    place.start_with(json!({"script": "ends.sh"}));
+    end(&place);
+    for (width, height) in [(320, 640), (390, 844), (390, 560)] {
+        browser.be_a_phone(width, height);
+        open(&browser, &place, "");
+        wait_until("the card is there", PATIENCE, || is_true(&browser, "!!document.querySelector('.card .b:not([hidden])')"));
+        browser.settle();
+        for top in (0..400).step_by(25) {
+            browser.script(&format!(
+                "document.getElementById('log').scrollTop = {top}; return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+            ));
+            let covers = "(() => { const it = document.getElementById('latest').getBoundingClientRect();
+                return [...document.querySelectorAll('.card .b')].map((b) => b.getBoundingClientRect()).some((b) =>
+                  it.width && b.width && b.top < it.bottom && b.bottom > it.top && b.left < it.right && b.right > it.left); })()";
+            assert!(!is_true(&browser, covers), "{width} × {height}, at {top}");
+        }
+        browser.script("document.getElementById('log').scrollTop = 800");
+        wait_until("behind the card it is there", PATIENCE, || browser.shows("latest"));
+    }
 }
 
 #[test]
@@ -311,7 +369,9 @@ fn countdown_of_a_stop_covers_nothing_that_the_user_needs() {
     open(&browser, &place, "");
     agree(&browser, &place, "running");
     browser.click_and_confirm("stop");
-    for (wide, tall, is_phone) in [(1280, 800, false), (900, 700, false), (390, 844, true), (320, 640, true)] {
+    for (wide, tall, is_phone) in
+        [(1280, 800, false), (900, 700, false), (390, 844, true), (320, 640, true), (640, 400, false), (844, 390, true)]
+    {
         browser.be_a_screen(wide, tall, is_phone);
         open(&browser, &place, "");
         wait_until("the countdown is there", PATIENCE, || browser.shows("stopping"));

@@ -158,3 +158,27 @@ fn a_server_that_no_phone_reaches_says_how_to_open_it() {
     });
     assert_eq!(browser.script("return document.querySelector('#pairing .qr').checkVisibility()"), false);
 }
+
+#[test]
+fn dialogs_have_their_last_button_at_the_end() {
+    let Some(browser) = Browser::start() else { return };
+    let place = serve();
+    browser.be_a_screen(1280, 800, false);
+    open(&browser, &place, "127.0.0.1", &code(&place));
+    let off = |id: &str| {
+        browser.script(&format!(
+            "const it = document.getElementById('{id}'), end = it.getBoundingClientRect().right - parseFloat(getComputedStyle(it).paddingRight);
+             return [...it.querySelectorAll('button')].at(-1).textContent + Math.round(end - [...it.querySelectorAll('button')].at(-1).getBoundingClientRect().right)"
+        ))
+    };
+    browser.click_in_menu("pair");
+    wait_until("the dialog is there", PATIENCE, || browser.shows("pairing"));
+    // One pixel of border.
+    assert_eq!(off("pairing"), "Close1");
+    browser.press(ESCAPE);
+    wait_until("it is closed", PATIENCE, || browser.script("return !document.getElementById('pairing')") == true);
+    browser.press("?");
+    wait_until("the help is there", PATIENCE, || browser.shows("help"));
+    assert_eq!(off("help"), "Close1");
+    browser.press(ESCAPE);
+}

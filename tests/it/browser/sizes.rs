@@ -17,6 +17,7 @@ echo "::step prepare"
 for n in {1..30}; do echo "shard-$n loaded, 214 MB"; done
 echo "::step fine-tune"
 for n in {1..17}; do echo "::progress $((n * 100 / 40)) Epoch $n/40"; echo "Epoch $n done, and more words for a line" >&2; done
+if [ "$1" = stubborn ]; then trap '' TERM; fi
 if [ "$1" = fail ]; then
   printf 'Traceback (most recent call last):\n  File "train.py", line 214, in <module>\n    main(args)\nOutOfMemoryError: CUDA out of memory.\n' >&2
   exit 1
@@ -96,12 +97,16 @@ fn small_windows_show_everything_and_leave_the_log_some_lines() {
     let is_listed = "document.getElementById('first').textContent.includes('script-5.sh')";
     all.extend(faults(&browser, &place, "the first visit", nothing, is_listed));
 
-    place.start_with(json!({"grace_s": 600}));
+    place.start_with(json!({"args": ["stubborn"], "grace_s": 600}));
     wait_until("it has told its progress", PATIENCE, || place.pipeline()["progress"]["percent"] == 42);
     let is_drawn = "document.querySelector('#log .row') && document.getElementById('percent').textContent === '42 %'";
     all.extend(faults(&browser, &place, "a run", nothing, is_drawn));
     let is_asked = "document.getElementById('sure').open && !document.getElementById('yes').disabled";
     all.extend(faults(&browser, &place, "the stop sheet", |browser| browser.click("stop"), is_asked));
+    browser.script("document.getElementById('no').click()");
+    browser.click_and_confirm("stop");
+    let is_counted = "document.getElementById('stopping').checkVisibility() && document.querySelector('#log .row')";
+    all.extend(faults(&browser, &place, "the countdown", nothing, is_counted));
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
     wait_for_end();
 
@@ -117,4 +122,24 @@ fn small_windows_show_everything_and_leave_the_log_some_lines() {
     let is_filled = "document.getElementById('form').textContent.includes('script-5.sh')";
     all.extend(faults(&browser, &place, "the start form", open_form, is_filled));
     assert!(all.is_empty(), "{}", all.join("\n"));
+}
+
+#[test]
+fn small_phone_shows_the_whole_last_known_state() {
+    let Some(browser) = Browser::start() else { return };
+    let mut place = Place::new();
+    place.script("train.sh", SCRIPT);
+    place.start_server();
+    place.start_with(json!({"script": "train.sh"}));
+    browser.be_a_phone(320, 640);
+    browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+    wait_until("the page shows the run", PATIENCE, || browser.state() == "running");
+    place.kill_server();
+    wait_until("it has lost the server", PATIENCE, || browser.text("status").starts_with("last known: running, "));
+    let is_whole = browser.script(
+        "const it = document.getElementById('status'), { bottom } = it.getBoundingClientRect();
+         return it.scrollWidth <= it.clientWidth && it.scrollHeight <= it.clientHeight && bottom <= document.getElementById('script').getBoundingClientRect().top + 1",
+    );
+    assert_eq!(is_whole, true);
+    place.start_server();
 }
