@@ -98,7 +98,8 @@ fn rows_of_one_script_differ_by_their_arguments_and_run_again_names_its_own() {
             wait_until("the button says what it will do", PATIENCE, || browser.text("start").starts_with(words));
             // It is whole on the screen, and covers nothing beside it.
             let fits = "(() => { const { left, right } = document.getElementById('start').getBoundingClientRect();
-                return left > document.getElementById('live').getBoundingClientRect().right - (innerWidth <= 760) * innerWidth && right <= innerWidth; })()";
+                const before = innerWidth > 760 ? document.getElementById('live').getBoundingClientRect().right : 0;
+                return left > before && right <= innerWidth; })()";
             assert!(is_true(&browser, fits), "{words} at {width} px");
         }
         wait_until("the runs are listed", PATIENCE, || is_true(&browser, "document.querySelectorAll('#runs .r').length === 4"));
@@ -121,9 +122,12 @@ fn rows_of_one_script_differ_by_their_arguments_and_run_again_names_its_own() {
 
 #[test]
 fn jump_to_the_end_covers_no_button_of_the_card() {
-    let Some((browser, place)) = set_up(&[("ends.sh", ENDS)]) else { return };
-    place.start_with(json!({"script": "ends.sh"}));
-    end(&place);
+    // Its card is as tall as the log of a small phone.
+    let fails = "#!/bin/bash\nseq -f 'line %.0f' 300\n\
+                 for n in 1 2 3 4 5 6; do echo \"ERROR: cause $n of this failure, in more words than fit\"; done\nexit 3\n";
+    let Some((browser, place)) = set_up(&[("fails.sh", fails)]) else { return };
+    place.start_with(json!({"script": "fails.sh"}));
+    wait_until("the run is over", PATIENCE, || place.pipeline()["state"] == "stopped");
     for (width, height) in [(320, 640), (390, 844), (390, 560)] {
         browser.be_a_phone(width, height);
         open(&browser, &place, "");
@@ -131,7 +135,8 @@ fn jump_to_the_end_covers_no_button_of_the_card() {
         browser.settle();
         for top in (0..400).step_by(25) {
             browser.script(&format!(
-                "document.getElementById('log').scrollTop = {top}; return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+                "document.getElementById('log').scrollTop = {top};
+                 return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
             ));
             let covers = "(() => { const it = document.getElementById('latest').getBoundingClientRect();
                 return [...document.querySelectorAll('.card .b')].map((b) => b.getBoundingClientRect()).some((b) =>
