@@ -4,13 +4,14 @@
 //! server at its address refuses the request and changes nothing. No action is ever sent to a default address.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Folder;
-use crate::runtime_dir::{By, ClientDir, Distrust, Found, ServerInfo, resolve_parent};
+use crate::runtime_dir::{By, ClientDir, Distrust, Found, ServerInfo, resolve, resolve_parent};
 use crate::transport::dialable;
 use crate::user;
 
@@ -141,8 +142,9 @@ impl fmt::Display for Absence {
                 write!(formatter, "cannot tell whether a server is running for {project_text}: ")?;
                 write!(formatter, "{} cannot be read: {error}; ", runtime_dir.display())?;
                 if error.kind() == io::ErrorKind::PermissionDenied {
-                    // The directory may be in a folder that this user cannot search.
-                    match std::fs::metadata(runtime_dir) {
+                    // The directory may be in a folder that this user cannot search. The kernel would follow a link of a process in
+                    // /proc to a file system that never answers.
+                    match resolve(runtime_dir, By::Client).and_then(fs::symlink_metadata) {
                         Ok(found) if user::has_number(found.uid()) => {
                             write!(formatter, "run this as the user that owns it (uid {}), or ", found.uid())?;
                         }
@@ -190,7 +192,7 @@ fn printable_project(runtime_dir: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
+    use std::fs::File;
 
     use rustix::fs::FlockOperation;
 

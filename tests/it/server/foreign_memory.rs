@@ -7,6 +7,8 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde_json::{Value, json};
@@ -266,6 +268,34 @@ fn path_that_a_folders_file_names_is_not_followed_to_a_file_system_that_never_an
             place.command().args(args).current_dir(&clone).env_remove("AUTOAPPDEV_RUNTIME_DIR").output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains("autoappdev: "), "{args:?}: {said}");
+    }
+
+    // The same, where the path's end is a file system that root may not look at. `mount` leaves descriptor 9 to the command.
+    let closed = format!(
+        "exec 9<>{} && mount -i -t fuse -o fd=9,rootmode=40000,user_id={ANOTHER},group_id={ANOTHER} fuse {} && exec \"$@\"",
+        text(&place.folder().join("fuse")),
+        text(&place.folder().join("closed"))
+    );
+    fs::create_dir(place.folder().join("closed")).expect("creates");
+    fs::remove_file(clone.join("runtime")).expect("there");
+    let there = format!("/proc/{}/root{}/closed", holder.pid, text(place.folder()));
+    std::os::unix::fs::symlink(&there, clone.join("runtime")).expect("links");
+    for args in [&["status"][..], &["logs"], &["start", "x.sh"], &["stop"], &["check"]] {
+        let mut command = place.command_of(Path::new("unshare"));
+        command.args(["-m", "sh", "-c", &closed, "sh", env!("CARGO_BIN_EXE_autoappdev")]).args(args).current_dir(&clone);
+        let mut child =
+            command.env_remove("AUTOAPPDEV_RUNTIME_DIR").stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while child.try_wait().expect("ours").is_none() {
+            if Instant::now() > deadline {
+                drop(holder);
+                panic!("{args:?}: it waits for the file system");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let output = child.wait_with_output().expect("ours");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("Permission denied"), "{args:?}: {said}");
     }
     assert!(looks.try_wait().expect("ours").is_none(), "the file system answers");
     drop(holder);
