@@ -9,6 +9,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -69,10 +70,13 @@ const OWNER_BITS: u32 = 6;
 /// A file of another user is [`io::ErrorKind::PermissionDenied`]. For a server that is not root this includes files of root,
 /// which it could not write.
 pub fn make_private(path: &Path) -> io::Result<Option<u32>> {
-    let found = match fs::symlink_metadata(path) {
+    // Neither opens a device or a pipe, nor follows a link.
+    let flags = (OFlags::PATH | OFlags::NOFOLLOW).bits().cast_signed();
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        found => found?,
+        opened => opened?,
     };
+    let found = file.metadata()?;
     if !user::is_own(found.uid()) {
         return Err(belongs_to(found.uid()));
     }
@@ -80,8 +84,8 @@ pub fn make_private(path: &Path) -> io::Result<Option<u32>> {
     if !(found.is_file() || found.is_dir()) || mode.trailing_zeros() >= OWNER_BITS {
         return Ok(None);
     }
-    // Only this user and root can have replaced it in between.
-    fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700))?;
+    // By the descriptor: meanwhile a link can have the name.
+    fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), fs::Permissions::from_mode(mode & 0o700))?;
     Ok(Some(mode))
 }
 
@@ -166,6 +170,10 @@ pub fn replace_file(path: &Path, text: &[u8], before_rename: impl FnOnce()) -> i
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rustix::fs::{CWD, RenameFlags};
+
     use super::*;
 
     #[test]
@@ -192,6 +200,42 @@ mod tests {
         assert_eq!(read(&path("hole"), 1 << 38).expect_err("not read at all").kind(), io::ErrorKind::FileTooLarge);
         assert_eq!(open(&path("missing")).expect_err("missing").kind(), io::ErrorKind::NotFound);
         assert_eq!(fs::read(path("file")).expect("there"), b"text");
+    }
+
+    /// Another thread exchanges the file for a link to another one and back meanwhile.
+    #[test]
+    fn mode_is_changed_of_no_file_that_a_link_leads_to() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let [path, victim, link] = ["a", "victim", "link"].map(|name| dir.path().join(name));
+        let mode = |path: &Path| fs::symlink_metadata(path).expect("there").mode() & 0o777;
+        for path in [&path, &victim] {
+            fs::write(path, "").expect("writes");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("ours");
+        }
+        std::os::unix::fs::symlink(&victim, &link).expect("links");
+        assert_eq!(make_private(&link).expect("a link"), None);
+        assert_eq!(make_private(&dir.path().join("missing")).expect("nothing"), None);
+        let file = File::open(&path).expect("there");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    file.set_permissions(fs::Permissions::from_mode(0o644)).expect("ours");
+                    rustix::fs::renameat_with(CWD, &path, CWD, &link, RenameFlags::EXCHANGE).expect("exchanges");
+                }
+            });
+            for _ in 0..50_000 {
+                make_private(&path).expect("ours");
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(mode(&victim), 0o644);
+        for mode in [0o644, 0o602, 0o600] {
+            file.set_permissions(fs::Permissions::from_mode(mode)).expect("ours");
+            let path = if fs::symlink_metadata(&path).expect("there").is_symlink() { &link } else { &path };
+            assert_eq!(make_private(path).expect("ours"), (mode != 0o600).then_some(mode));
+            assert_eq!(file.metadata().expect("open").mode() & 0o777, 0o600);
+        }
     }
 
     #[test]

@@ -283,11 +283,7 @@ impl RunDir {
 
     /// Binds the control socket.
     pub fn listen(&self) -> io::Result<UnixListener> {
-        let path = self.path.join(SOCKET);
-        let listener = SocketPath::open(&path)?.bind()?;
-        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
+        Ok(SocketPath::open(&self.path.join(SOCKET))?.bind(BACKLOG)?.into())
     }
 
     /// Removes the control socket, so that another can be bound.
@@ -318,6 +314,9 @@ impl RunDir {
 }
 
 const SOCKET: &str = "ctl.sock";
+
+/// How many connections can wait until the shim accepts them. There is one server.
+const BACKLOG: i32 = 128;
 
 #[cfg(test)]
 mod tests {
@@ -379,6 +378,36 @@ mod tests {
         assert_ne!(runs.new_socket_name(42).expect("random"), name, "used once");
         assert_eq!(Runs::new("/elsewhere".into()).run_of_socket(&name), None);
         assert_eq!(runs.run_of_socket(&runs.socket_prefix()), None);
+    }
+
+    /// Another thread exchanges the socket for a link to another file, as soon as it is there.
+    #[test]
+    fn binding_the_socket_changes_no_file_that_a_link_leads_to() {
+        let (dir, runs) = runs();
+        let (run, _lock) = runs.create(1).expect("creates");
+        let (socket, victim, link) = (run.path().join(SOCKET), dir.path().join("victim"), dir.path().join("link"));
+        fs::write(&victim, "").expect("writes");
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o644)).expect("ours");
+        drop(run.listen().expect("binds"));
+        let mode = |path: &Path| fs::symlink_metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&socket), 0o600);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    if let Ok(()) = std::os::unix::fs::symlink(&victim, &link) {
+                        while fs::symlink_metadata(&socket).is_err() && !is_over.load(std::sync::atomic::Ordering::Relaxed) {}
+                        fs::rename(&link, &socket).expect("exchanges");
+                    }
+                }
+            });
+            for _ in 0..5_000 {
+                let _other_name = run.remove_socket();
+                let _in_the_way = run.listen();
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert_eq!(mode(&victim), 0o644);
     }
 
     #[test]

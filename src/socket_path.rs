@@ -6,13 +6,13 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::net::SocketAddrUnix;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::unix_connect::connect_within;
 
@@ -44,9 +44,16 @@ impl SocketPath {
         Path::new("/proc/self/fd").join(self.dir.as_raw_fd().to_string()).join(&self.name)
     }
 
-    /// Binds it and listens.
-    pub fn bind(&self) -> io::Result<UnixListener> {
-        UnixListener::bind(self.address())
+    /// Binds a socket that only this user can open, and listens. Accepting there never waits.
+    pub fn bind(&self, backlog: i32) -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // The file gets the mode that the socket has (`unix(7)`): there is no moment in which it is open to others, and no later change
+        // of the mode by a path that a link can have taken.
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(self.address())?)?;
+        rustix::net::listen(&socket, backlog)?;
+        Ok(socket)
     }
 
     /// Connects to the process that listens there, which has `limit` for accepting: otherwise [`io::ErrorKind::TimedOut`].

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::Shutdown;
 
 use crate::file_id::FileId;
 use crate::lock::lock;
@@ -71,16 +70,7 @@ impl OwnSocket {
 
 fn bind(path: &Path) -> io::Result<Bound> {
     let place = SocketPath::open(path)?;
-    let bind = || -> io::Result<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        // The file gets the mode of the socket, so it is never open to other users (`unix(7)`).
-        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-        rustix::net::bind(&socket, &SocketAddrUnix::new(place.address())?)?;
-        rustix::net::listen(&socket, BACKLOG)?;
-        Ok(socket)
-    };
-    let socket = match bind() {
+    let socket = match place.bind(BACKLOG) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let found = fs::symlink_metadata(path);
             let is_socket = found.is_ok_and(|found| found.file_type().is_socket() && user::is_own(found.uid()));
@@ -92,7 +82,7 @@ fn bind(path: &Path) -> io::Result<Bound> {
                 return Err(error);
             }
             fs::remove_file(path)?;
-            bind()?
+            place.bind(BACKLOG)?
         }
         other => other?,
     };

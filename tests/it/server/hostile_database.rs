@@ -3,14 +3,16 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::fs::{CWD, FileType, Mode, makedev, mkfifoat, mknodat};
 use serde_json::json;
 
+use super::foreign_files::{is_root, set_mode};
 use crate::support::{DEADLINE, Place};
 
 /// Returns the exit code and output of a command that ends by itself.
@@ -36,6 +38,35 @@ fn ended(place: &Place, mode: &str) -> (i32, String) {
         }
     };
     (status.code().expect("an exit code"), said.join().expect("text"))
+}
+
+/// `SQLite` gives an empty file beside a database the mode of the database.
+#[test]
+fn link_or_device_beside_the_database_keeps_its_mode() {
+    let place = used();
+    let [victim, device] = ["victim", "device"].map(|name| place.folder().join(name));
+    fs::write(&victim, "").expect("writes");
+    let mut targets = vec![victim];
+    if is_root() {
+        // As `/dev/null`.
+        mknodat(CWD, &device, FileType::CharacterDevice, Mode::empty(), makedev(1, 3)).expect("root may");
+        targets.push(device);
+    }
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    for target in &targets {
+        set_mode(target, 0o666);
+        for suffix in ["-wal", "-shm", "-journal"] {
+            let path = place.runtime().join(format!("autoappdev.db{suffix}"));
+            let _was_none = fs::remove_file(&path);
+            symlink(target, &path).expect("links");
+            for args in ["serve", "check", "migrate"] {
+                let (code, said) = ended(&place, args);
+                assert!(code != 0 && said.contains("is not a regular file; move it away"), "{args} {suffix}: {said}");
+            }
+            assert_eq!(mode(target), 0o666, "{suffix}");
+            fs::remove_file(&path).expect("there");
+        }
+    }
 }
 
 /// Creates a place whose server has ended and has left a database.
