@@ -321,6 +321,9 @@ pub(super) fn is_unreached(error: &ureq::Error) -> bool {
                 // There is no Unix socket there, or the folder is no folder.
                 | io::ErrorKind::NotFound
                 | io::ErrorKind::NotADirectory
+                // The path cannot be that of a socket: it is too long, or has a NUL.
+                | io::ErrorKind::InvalidInput
+                | io::ErrorKind::InvalidFilename
         ),
         _ => false,
     }
@@ -370,6 +373,17 @@ mod tests {
             proof_in(other.as_bytes()).expect_err(&other);
         }
         proof_in(format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(ANSWER_BYTES_MAX)).as_bytes()).expect_err("it is too long");
+    }
+
+    #[test]
+    fn path_that_no_socket_can_have_is_one_where_no_server_is() {
+        for name in ["x".repeat(120), "x".repeat(300), "a\0b".to_owned()] {
+            for may_be_link in [false, true] {
+                let agent = to_socket(Agent::config_builder().build(), &Path::new("/tmp").join(&name), Proof::None, may_be_link);
+                let error = agent.get(BASE).call().expect_err("there is none");
+                assert!(is_unreached(&error), "{name:?}: {error:?}");
+            }
+        }
     }
 
     #[test]

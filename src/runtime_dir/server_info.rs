@@ -128,7 +128,9 @@ impl ServerInfo {
         };
         let info = serde_json::from_slice(&text).ok();
         let dir = FileId::of(runtime_dir)?;
-        Ok(info.filter(|info: &Self| info.dir == dir))
+        // Requests carry the id as a header field.
+        let is_field = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic());
+        Ok(info.filter(|info: &Self| info.dir == dir && is_field(&info.id)))
     }
 
     /// Writes it. On an error the one of the server before is gone all the same: it would send clients to where nobody is.
@@ -211,6 +213,10 @@ mod tests {
         assert_eq!(ServerInfo::read(dir.path()), None, "it does not say for which directory");
         fs::write(dir.path().join(NAME), "{\"pid\":7").expect("writes");
         assert_eq!(ServerInfo::read(dir.path()), None);
+        for id in ["", "a\nb", "a\0b", "a b", "\u{e9}"] {
+            ServerInfo { id: id.to_owned(), ..self::info(dir.path()) }.write(dir.path()).expect("writes");
+            assert_eq!(ServerInfo::read(dir.path()), None, "{id:?} is no header field");
+        }
         ServerInfo::remove(dir.path()).expect("there");
         assert_eq!(ServerInfo::read(dir.path()), None);
     }
