@@ -1,7 +1,7 @@
 //! The scripts in a folder and in the folders below it, as far as a bounded look finds them.
 //!
-//! Reads only. What a start would refuse is left out, by the code that a start uses; so is this program, which is often copied beside the scripts. No link is followed to a folder, so there are no circles,
-//! and every loop here ends at a limit.
+//! Reads only. What a start would refuse is left out, by the code that a start uses; so is this program, which is often
+//! copied beside the scripts. No link is followed to a folder, so there are no circles, and every loop here ends at a limit.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -66,9 +66,23 @@ pub struct Listed {
     pub run_by: String,
 }
 
+/// This program, told apart from other programs by its size and its beginning, which contains the places of its sections. Copies have the same,
+/// and those of another version do not.
+struct Program {
+    bytes: u64,
+    head: Vec<u8>,
+}
+
+impl Program {
+    fn own() -> io::Result<Self> {
+        let file = open(Path::new("/proc/self/exe"))?;
+        Ok(Self { bytes: file.metadata()?.len(), head: read_head(&file)? })
+    }
+}
+
 /// Looks through `root`, the nearest folders first. `find_file` leads from a name to the file, as for a start.
 pub(super) fn list(root: &Path, wanted: &Wanted<'_>, find_file: impl Fn(&str) -> Option<PathBuf>) -> io::Result<Listing> {
-    let own = fs::metadata("/proc/self/exe").ok().map(|program| (program.dev(), program.ino()));
+    let own = Program::own().ok();
     let (begun, find) = (Instant::now(), wanted.find.map(str::to_lowercase));
     let is_found = |path: &str| find.as_ref().is_none_or(|find| path.to_lowercase().contains(find));
     let mut listing = Listing { scripts: Vec::new(), is_cut: false };
@@ -103,23 +117,23 @@ pub(super) fn list(root: &Path, wanted: &Wanted<'_>, find_file: impl Fn(&str) ->
                 && is_found(&path)
                 && let Some(file) = find_file(&path)
             {
-                listing.scripts.extend(script(root, &file, path, wanted.search_path, own));
+                listing.scripts.extend(script(root, &file, path, wanted.search_path, own.as_ref()));
             }
         }
     }
     Ok(listing)
 }
 
-/// What is known of a file, if it is a script: it has its execute bit or names its interpreter, or its name ends in `.sh`; and a start takes it. `own` is this
-/// program's file.
-fn script(root: &Path, file: &Path, path: String, search_path: Option<&OsStr>, own: Option<(u64, u64)>) -> Option<Listed> {
+/// What is known of a file, if it is a script: it has its execute bit or names its interpreter, or its name ends in `.sh`; and a start takes
+/// it. `own` is this program, of which any copy is left out.
+fn script(root: &Path, file: &Path, path: String, search_path: Option<&OsStr>, own: Option<&Program>) -> Option<Listed> {
     let metadata = fs::metadata(file).ok()?;
-    if own == Some((metadata.dev(), metadata.ino())) {
+    // A program need not be readable.
+    let head = open(file).and_then(|file| read_head(&file)).unwrap_or_default();
+    if own.is_some_and(|own| own.bytes == metadata.len() && own.head == head) {
         return None;
     }
     let is_executable = metadata.permissions().mode() & 0o111 != 0;
-    // A program need not be readable.
-    let head = open(file).and_then(|file| read_head(&file)).unwrap_or_default();
     let beginning = beginning(&head);
     let is_candidate = match beginning {
         Beginning::Interpreter { .. } => true,
