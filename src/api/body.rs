@@ -19,7 +19,8 @@ pub enum BadBody {
     },
 }
 
-/// Reads a body of a type that denies unknown fields. An empty body counts as `{}`.
+/// Reads a body of a type that denies unknown fields. An empty body counts as `{}`. A repeated key is an error, because the client may
+/// mean either value.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadBody> {
     let wrong = |key: Option<String>, detail: String| BadBody::Wrong { key, detail };
     let object: Map<String, Value> = if bytes.trim_ascii().is_empty() {
@@ -31,6 +32,9 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadBody> {
             Err(error) => return Err(BadBody::NotJson(error.to_string())),
         }
     };
+    if let Some(key) = serde_json::from_slice::<T>(bytes).err().and_then(|error| repeated_key(&error.to_string())) {
+        return Err(wrong(Some(key.clone()), format!("{key} is given twice")));
+    }
     // By reference, because the object is needed again to find the wrong key.
     T::deserialize(&object).map_err(|error| {
         let error_of = |key: &String, value: &Value| {
@@ -46,6 +50,11 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadBody> {
             None => wrong(None, detail),
         }
     })
+}
+
+/// Returns the key that serde's message reports as repeated, or `None` if the message is about something else.
+fn repeated_key(sentence: &str) -> Option<String> {
+    Some(sentence.strip_prefix("duplicate field `")?.split_once('`')?.0.to_owned())
 }
 
 /// Rewords serde's message about an unknown key. Returns `None` if the message is about something else.
@@ -112,6 +121,7 @@ mod tests {
         assert!(matches!(read::<Body>(b"{"), Err(BadBody::NotJson(_))));
         assert_eq!(detail("[]").1, "the body must be a JSON object such as {}");
         assert_eq!(detail(r#"{"nmae":1}"#), (None, "\"nmae\" is unknown; did you mean \"name\"?".into()));
+        assert_eq!(detail(r#"{"name":"x","count":1,"name":"y"}"#), (Some("name".into()), "name is given twice".into()));
         let (key, sentence) = detail(r#"{"name":"x","count":"many"}"#);
         assert_eq!((key.as_deref(), &*sentence), (Some("count"), "count: expected a whole number, not a string"));
     }
