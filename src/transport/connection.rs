@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rouille::{Request, Response};
@@ -156,7 +157,7 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
             && !slot.gives_way()
             && !slot.is_at_last_answer();
         match wire.write(response, is_head, is_http_1_0, keep_alive) {
-            Ok(true) => {}
+            Ok(true) => wire.wait_for_turn(),
             Ok(false) => {
                 wire.linger();
                 return;
@@ -199,6 +200,16 @@ struct Wire<'a> {
 }
 
 impl Wire<'_> {
+    /// Makes a client wait that has sent its next request before it could read the answer to this one. Its slot goes to any other client
+    /// meanwhile.
+    fn wait_for_turn(&self) {
+        let Some(turn) = self.slot.turn() else { return };
+        if !self.unread.is_empty() || self.stream.has_unread() {
+            self.slot.yields();
+            thread::sleep(turn);
+        }
+    }
+
     fn read_request(&mut self) -> Result<(Head, Vec<u8>), End> {
         self.written_by = None;
         let head = self.read_head()?;

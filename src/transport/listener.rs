@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use listenfd::ListenFd;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::ioctl_fionread;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, sockopt};
 
 use super::own_socket::{BACKLOG, OwnSocket};
@@ -208,6 +209,11 @@ impl Stream {
 
     pub(super) fn set_write_timeout(&self, limit: Duration) -> io::Result<()> {
         Ok(sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, Some(limit))?)
+    }
+
+    /// Checks whether bytes from the other side are waiting to be read.
+    pub(super) fn has_unread(&self) -> bool {
+        ioctl_fionread(self).is_ok_and(|bytes| bytes > 0)
     }
 
     /// Checks whether the other side has finished sending, as a closed one has. If it has only shut down its own direction, it

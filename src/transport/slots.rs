@@ -30,6 +30,12 @@ use super::limits::{KINDS, Limits, Peer, Rank};
 use super::listener::Stream;
 use crate::lock::lock;
 
+/// From so many connections on, clients that queue requests are answered in turns.
+const CROWD: usize = 32;
+
+/// How long each of these turns is: together, these clients get at most one answer in that time.
+const TURN: Duration = Duration::from_millis(1);
+
 /// The connection slots of a server.
 #[derive(Default)]
 pub(super) struct Slots {
@@ -159,6 +165,17 @@ impl Slot {
     /// Checks whether the client's latest request came from an operator.
     pub(super) fn is_operator(&self) -> bool {
         self.activity.is_operator()
+    }
+
+    /// Returns how long a client that has already sent its next request waits for its turn. The wait grows with the number of connections.
+    /// Operators do not wait, and without a crowd no client does. Hundreds of threads that always have a request to answer would otherwise
+    /// share the processors with each other, and leave an operator's new connection without an answer for seconds.
+    pub(super) fn turn(&self) -> Option<Duration> {
+        if self.is_operator() || self.is_stopping() {
+            return None;
+        }
+        let count = lock(&self.slots.open).len();
+        (count >= CROWD).then(|| TURN * u32::try_from(count).unwrap_or(u32::MAX))
     }
 
     /// Records whether the client's latest request comes from an operator.

@@ -126,7 +126,7 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
         Doing::GivesWay | Doing::Leaves => true,
         Doing::Works => occupant.activity.is_at_last_answer(),
         // If it has no unread bytes, it may be waiting for the rest of a request, and can be made to give way instead.
-        Doing::Waits(_) => occupant.activity.is_at_last_answer() && occupant.has_unread(),
+        Doing::Waits(_) => occupant.activity.is_at_last_answer() && occupant.stream.has_unread(),
         // Its last response can take hours.
         Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) | Doing::Yields(_) => false,
     };
@@ -188,6 +188,6 @@ pub(super) fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>, o
         .collect();
     waiting.sort_unstable_by_key(|(since, doing, _)| (matches!(doing, Doing::Follows(_)), *since));
     let (_, doing, occupant) =
-        waiting.into_iter().find(|(_, doing, occupant)| !matches!(doing, Doing::Waits(_)) || !occupant.has_unread())?;
+        waiting.into_iter().find(|(_, doing, occupant)| !matches!(doing, Doing::Waits(_)) || !occupant.stream.has_unread())?;
     Some((doing, occupant))
 }

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use rustix::io::ioctl_fionread;
 use rustix::net::Shutdown;
 
 use crate::lock::lock;
@@ -92,11 +91,6 @@ impl Occupant {
     /// Checks whether its client has disconnected and its thread only has to notice that.
     pub(super) fn ends(&self) -> bool {
         matches!(self.activity.doing(), Doing::Waits(_) | Doing::Yields(_)) && self.stream.is_left()
-    }
-
-    /// Checks whether bytes from its client are waiting to be read.
-    pub(super) fn has_unread(&self) -> bool {
-        ioctl_fionread(&*self.stream).is_ok_and(|bytes| bytes > 0)
     }
 
     /// Ends the connection if it is still doing what was `seen`. A thread that is reading or writing wakes up and ends; a thread

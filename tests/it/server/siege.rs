@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -271,4 +271,23 @@ fn operator_over_tcp_is_served_while_a_viewer_has_requests_under_way_on_every_co
             assert_eq!(ask_anew(place.port(), "GET", "/api/pipeline").status, 200);
         }
     });
+}
+
+/// As many connections as make a crowd.
+const CROWD: usize = 40;
+
+#[test]
+fn viewer_who_queues_requests_gets_its_answers_in_turns_in_a_crowd() {
+    const QUEUED: u32 = 50;
+    let place = place_with(400);
+    let _crowd: Vec<TcpStream> = (0..CROWD).map(|_| TcpStream::connect(("127.0.0.1", place.port())).expect("connects")).collect();
+    let mut wire = Wire::open(place.port());
+    let began = Instant::now();
+    wire.send(request("GET", "/api/pipeline", READ_TOKEN).repeat(QUEUED as usize));
+    for _ in 0..QUEUED {
+        wire.try_answer(false).expect("each is answered").ok();
+    }
+    // The last one waits for nobody.
+    let turns = Duration::from_millis(CROWD as u64) * (QUEUED - 1);
+    assert!(began.elapsed() >= turns, "{:?}", began.elapsed());
 }

@@ -139,3 +139,18 @@ fn head_that_cookies_make_long_is_read_only_while_its_slot_is_not_wanted() {
         assert!(said.ends_with(answer), "{is_wanted} {is_operator} {is_short}: {said}");
     }
 }
+
+#[test]
+fn client_that_queues_requests_waits_for_its_turn_in_a_crowd_unless_it_is_an_operator() {
+    let slots = Arc::<Slots>::default();
+    let (first, _stream) = sit(&slots, 0, "127.0.0.1").expect("room");
+    assert_eq!(first.turn(), None, "there is no crowd");
+    let crowd: Vec<_> = (1..2 * CROWD as u64).map(|number| sit(&slots, number, "127.0.0.1").expect("room")).collect();
+    assert_eq!(first.turn(), Some(Duration::from_millis(2 * CROWD as u64)));
+    first.set_operator(true);
+    assert_eq!(first.turn(), None);
+    first.set_operator(false);
+    slots.begin_stop();
+    assert_eq!(first.turn(), None, "what is queued is answered before the end");
+    drop(crowd);
+}
