@@ -1,6 +1,6 @@
-//! The command line's words: commands, flags, help.
+//! Commands, flags and help of the command line.
 //!
-//! A flag of `serve` stays as it was typed; `config` says what is right, for the flag and its variable alike.
+//! A flag of `serve` is kept as it was typed. `config` checks its value in the same way as that of the variable.
 
 use std::env::VarError;
 use std::ffi::OsString;
@@ -44,13 +44,13 @@ a terminal with --raw. Notes go to stderr: that the connection to the server was
 --since counts back from the server's clock. A time without a zone is in the local time zone (TZ, else /etc/localtime). A time that occurs twice \
 because clocks are set back means the first of the two; a time that is skipped means the moment at which clocks are set forward.";
 
-/// The exit codes, and how a command finds its server.
+/// Returns the exit codes, and how a command finds its server.
 fn after_help() -> String {
     let codes = EXIT_CODES.map(|(code, meaning)| format!("  {code}  {meaning}\n")).concat();
     format!("Exit codes:\n{codes}\n{FINDING}")
 }
 
-/// The command line's definition: the derived one, and flags from the table of settings.
+/// Returns the definition of the command line: the derived one, and flags from the table of settings.
 pub(super) fn definition() -> clap::Command {
     let commands = ["serve", "migrate", "check"].into_iter();
     commands.fold(Cli::command(), |definition, name| definition.mut_subcommand(name, |command| command.defer(with_flags)))
@@ -66,14 +66,14 @@ fn with_flags(command: clap::Command) -> clap::Command {
     }))
 }
 
-/// The settings that have no flag.
+/// Returns the help for the settings that have no flag.
 fn variables_help() -> String {
     let variables = SETTINGS.iter().filter(|setting| setting.flag.is_none());
     let variables = variables.map(|setting| format!("\n  {}\n          {}", setting.names.join(", "), setting.help()));
     format!("{SETTINGS_FROM}{}", variables.collect::<String>())
 }
 
-/// What was typed, and of the settings that have a flag those that were, by flag.
+/// Parses the arguments, and returns the values of the flags that set a setting.
 pub(super) fn parse(args: &[OsString]) -> Result<(Cli, Vec<Flag>), clap::Error> {
     let matches = definition().try_get_matches_from(args)?;
     let typed = |(flag, ..): (&'static str, _, _)| {
@@ -98,7 +98,7 @@ pub(super) struct Cli {
 }
 
 impl Cli {
-    /// The given flag that the command does not use, with the command's name.
+    /// Returns a given flag that the command does not use, and the command's name.
     pub(super) fn useless_flag(&self) -> Option<(&'static str, &'static str)> {
         let flag = |is_typed: bool, name| is_typed.then_some(name);
         let (json, url) = (flag(self.json, "--json"), flag(self.url.is_some(), "--url"));
@@ -320,7 +320,7 @@ fn stream() -> impl TypedValueParser<Value = StreamName> {
 }
 
 fn address(text: &str) -> Result<String, &'static str> {
-    // What has no place in a link's address would end it, or make it another's.
+    // Any other character would end a link's address, or lead to another address.
     let is_address = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte));
     if is_address { Ok(text.to_owned()) } else { Err("HOST or HOST:PORT is expected, without a scheme and a path") }
 }

@@ -1,8 +1,8 @@
-//! The API from the outside: one request, its answer, and what can go wrong with it.
+//! The client side of the API: one request, its answer, and what can go wrong with it.
 //!
-//! It never follows a redirect, uses no proxy and keeps no connection. A request reaches only the intended server (`places`): it
-//! carries that server's id, and any other server refuses it. A token is sent only to a server that may receive it
-//! (`credentials`). This file does not interpret answers beyond success, refusal and failure.
+//! It never follows a redirect, uses no proxy and keeps no connection open. A request takes effect only at the intended server
+//! (`places`): it carries that server's id, and any other server refuses it. A token is sent only to a server that may receive
+//! it (`credentials`). This file does not interpret answers beyond success, refusal and failure.
 
 use std::io;
 use std::path::Path;
@@ -28,64 +28,65 @@ use crate::file_id::FileId;
 use crate::runtime_dir::{By, ClientDir, resolve};
 
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// For a start, a pause or a resume: the server itself bounds them, and this only has to be longer.
+/// For a start, a pause or a resume. The server limits these itself, and this limit only has to be longer.
 pub(super) const ACTION_TIMEOUT: Duration = Duration::from_secs(90);
-/// For a stop, beside its grace.
+/// For a stop, in addition to its grace.
 pub(super) const STOP_MARGIN: Duration = Duration::from_secs(30);
 /// For a TCP handshake on loopback.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to ask which server answers at the usual address; the answer only improves an error message.
 const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(2);
 const MEANT_FOR: &str = "autoappdev-server";
-/// The longest answer: a page of 1 MiB of text and one more line, each byte as six (`\u0000`), with room.
+/// The longest answer, in bytes. A page has 1 MiB of text and one more line, each byte can take six (`\u0000`), and the rest is
+/// a margin.
 const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Why there is no good answer. The texts are for people and end up after `autoappdev: `. A `detail` is the server's sentence, made printable,
-/// and a `document` its JSON.
+/// Why a request has no successful answer. The texts are for people and follow `autoappdev: `. `detail` is the server's
+/// sentence, made printable, and `document` is the server's JSON.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
-    /// Nobody listens there: nothing was sent.
+    /// No server listens there, and nothing was sent.
     #[error("no server answers at {url}; start one with `autoappdev serve`")]
     Unreachable { url: String },
-    /// This runtime directory has no server, or it cannot be found; no request was sent.
+    /// This runtime directory has no server, or the server cannot be found. No request was sent.
     #[error("{0}")]
     NoServer(Box<Absence>),
-    /// The server there has not proved that it belongs to this folder; no request was sent.
+    /// The server there has not proved that it belongs to this folder. No request was sent.
     #[error("the server at {url} {cause}, so nothing was sent to it; {NAME_IT}")]
     Unproven { url: String, cause: String },
-    /// The server there has proved that it belongs to this folder, and takes no request now; none was sent.
+    /// The server there has proved that it belongs to this folder, but accepts no request now. None was sent.
     #[error("the server at {url} is stopping, or has too many connections, so nothing was sent to it; try again")]
     Closing { url: String },
-    /// The connection broke or, if `is_late`, the time ran out: what was asked may have been done or not.
+    /// The connection broke or, if `is_late`, the time limit was reached. The action may or may not have been done.
     #[error("the answer of the server at {url} was cut off ({cause}); `autoappdev status` shows the current state")]
     NoAnswer { url: String, cause: String, is_late: bool },
-    /// 409: the state does not allow it.
+    /// 409: the state does not allow the action.
     #[error("{detail}")]
     Refused { detail: String, document: Answer },
-    /// Any other answer that is no success.
+    /// Any other answer that is not a success.
     #[error("{detail}")]
     Failed { status: u16, detail: String, document: Answer },
     /// An answer that is not this API's.
     #[error("the response from {url} cannot be understood ({cause}); is it an autoappdev server of this version?")]
     Stranger { url: String, cause: String, status: u16 },
-    /// The answer could not be printed; a reader that went away is the usual cause.
+    /// The answer could not be printed, usually because the reader of stdout has gone away.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
 
 impl ClientError {
-    /// Whether no server received the request.
+    /// Checks whether no server received the request.
     pub(super) fn is_unreached(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::NoServer(_) | Self::Unproven { .. } | Self::Closing { .. })
     }
 
-    /// Whether the server that answered is not the intended one.
+    /// Checks whether the server that answered is not the intended one.
     fn is_from_other_server(&self) -> bool {
         let Self::Failed { status: 421, document, .. } = self else { return false };
         document.read().is_ok_and(|ErrorResponse { error, .. }| error == ErrorCode::OtherServer.as_str())
     }
 
-    /// If the server requires a token, adds the reason why none was sent.
+    /// Adds the reason why no token was sent, if the server requires one.
     fn with_reason(self, withheld: Option<&str>) -> Self {
         match (self, withheld) {
             (Self::Failed { status: 401, detail, document }, Some(reason)) => {
@@ -95,7 +96,7 @@ impl ClientError {
         }
     }
 
-    /// Whether asking again later may help.
+    /// Checks whether the same request may succeed later.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. }
@@ -104,14 +105,14 @@ impl ClientError {
             | Self::Closing { .. }
             | Self::NoAnswer { .. } => true,
             Self::Failed { status, .. } => *status >= 500,
-            // What a proxy says whose server is away (RFC 9110, section 15.6).
+            // The answers of a proxy that cannot reach its server (RFC 9110, section 15.6).
             Self::Stranger { status, .. } => matches!(status, 502..=504),
             Self::Refused { .. } | Self::Output(_) => false,
         }
     }
 }
 
-/// An answer of the API, still text.
+/// An answer of the API, not parsed yet.
 #[derive(Debug)]
 pub(super) struct Answer {
     url: String,
@@ -136,8 +137,8 @@ impl Answer {
         serde_json::from_str(&self.text).map_err(|error| self.not_understood(&error.to_string()))
     }
 
-    /// Returns the text to print: the server's JSON, or what `describe` makes of it. An answer that is not this API's is an error in both
-    /// cases.
+    /// Returns the text to print: the server's JSON, or the result of `describe`. An answer that is not this API's is an error
+    /// in both cases.
     pub(super) fn text<T: DeserializeOwned>(
         &self,
         json: bool,
@@ -157,27 +158,27 @@ impl Answer {
 pub(super) struct Client {
     agent: Agent,
     target: Target,
-    /// Those that were set.
+    /// The tokens that the environment or `.env` sets.
     tokens: FoundTokens,
-    /// Done once the user is warned of a server that cannot be verified.
+    /// Completed once the user has been warned about a server that cannot be verified.
     warned: Once,
 }
 
-/// The server to ask.
+/// The server that the requests are for.
 #[derive(Debug)]
 enum Target {
     Place(Place),
     Folder(Folder),
 }
 
-/// The request, the same at each place.
+/// A request. It is the same for each place.
 struct Question<'a> {
     path: &'a str,
-    /// The body of a POST; a GET has none.
+    /// The body of a POST; `None` for a GET.
     body: Option<String>,
-    /// The key under which it acts once.
+    /// The key under which the server acts only once.
     key: Option<&'a str>,
-    /// For the whole of the answer.
+    /// The time limit for the whole answer.
     timeout: Duration,
 }
 
@@ -186,7 +187,8 @@ impl<'a> Question<'a> {
         Self { path, body: None, key: None, timeout }
     }
 
-    /// Whether the request can change something. Its body can contain secrets, such as variables for a run.
+    /// Checks whether the request can change something. The body of such a request can contain secrets, such as variables for a
+    /// run.
     fn acts(&self) -> bool {
         self.body.is_some()
     }
@@ -218,12 +220,12 @@ impl Client {
         self.get_within(path, READ_TIMEOUT)
     }
 
-    /// Reads `path`, and waits up to `timeout` for the whole of it.
+    /// Reads `path`, and waits up to `timeout` for the whole answer.
     pub(super) fn get_within(&self, path: &str, timeout: Duration) -> Result<Answer, ClientError> {
         self.ask(&Question::get(path, timeout))
     }
 
-    /// Asks `path` to do something, at most once under one key, and waits up to `timeout` for it to be so.
+    /// Requests an action at `path`, at most once under one key, and waits up to `timeout` for its result.
     pub(super) fn post(
         &self,
         path: &str,
@@ -235,8 +237,8 @@ impl Client {
         self.ask(&Question { path, body: Some(body), key, timeout })
     }
 
-    /// Adds to an error which server answers at the usual address of this folder's server. It only asks that server for its name,
-    /// and sends no token.
+    /// Adds to an error which server answers at the usual address of this folder's server. It only asks that server which
+    /// runtime directory it serves, and sends no token.
     pub(super) fn explain(&self, error: ClientError) -> ClientError {
         let ClientError::NoServer(mut absence) = error else { return error };
         absence.neighbour = absence.usual_address().and_then(|address| {
@@ -254,8 +256,10 @@ impl Client {
         ClientError::NoServer(absence)
     }
 
-    /// Asks the first intended server that accepts a connection. Once a request was sent, no other server is asked, because an action must be sent only once.
-    /// A server that answers `other_server` has done nothing.
+    /// Sends a request to the first intended server that accepts a connection.
+    ///
+    /// Once the request was sent, no other server is tried, because an action must be sent only once. A server that answers
+    /// `other_server` has done nothing.
     fn ask(&self, question: &Question<'_>) -> Result<Answer, ClientError> {
         let (list, dir, mut failure) = match &self.target {
             Target::Place(place) => (vec![place.clone()], None, ClientError::Unreachable { url: place.way.to_string() }),
@@ -292,7 +296,7 @@ impl Client {
             });
         }
         match answered {
-            // The user named this server, so the request is sent without the token. None of it has been sent yet.
+            // The user named this server, so the request is sent without the token. Nothing of the request has been sent yet.
             Err(ClientError::Unproven { url, cause }) if credentials.is_named => {
                 let without = Credentials::for_stranger(&self.tokens, &format!("the server at {url} {cause}"));
                 self.send(way, &without, question)
@@ -302,7 +306,7 @@ impl Client {
         .map(Some)
     }
 
-    /// The credentials for a place; `None` if the server there is not the intended one.
+    /// Returns the credentials for a place, or `None` if the server there is not the intended one.
     fn credentials(&self, place: &Place, dir: Option<&ClientDir>) -> Result<Option<Credentials>, ClientError> {
         let way = &place.way;
         let own = |id| dir.and_then(|dir| Credentials::for_own(&self.tokens, dir, way, id));
@@ -321,7 +325,7 @@ impl Client {
         }
     }
 
-    /// The id of the server there, if it is the server of this runtime directory.
+    /// Returns the id of the server there, if it is the server of this runtime directory.
     fn id_of_own(&self, way: &Way, proof: Proof, dir: FileId) -> Result<Option<String>, ClientError> {
         let credentials = Credentials { proof, ..Credentials::none() };
         let document = match self.send(way, &credentials, &Question::get(&Route::Version.path(), READ_TIMEOUT)) {
@@ -409,7 +413,7 @@ fn read_answer(url: String, mut response: ureq::http::Response<ureq::Body>) -> R
     }
 }
 
-/// A `Date` (RFC 9110, section 5.6.7).
+/// Parses a `Date` field (RFC 9110, section 5.6.7).
 fn date_of(text: &str) -> Option<Timestamp> {
     let since = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
     i64::try_from(since.as_millis()).ok().map(Timestamp::from_unix_ms)

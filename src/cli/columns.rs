@@ -1,13 +1,14 @@
 //! Text in columns.
 //!
-//! Pure. The cells can come from a server that is not ours: the width of a column has a limit, and is never passed to the formatter, which
-//! panics above 65,535.
+//! Pure. The cells can come from a server that is not ours, so the width of a column has a limit. The width is never passed to
+//! the formatter, which panics above 65,535.
 
-/// The widest cell before the last column, in characters. A longer one is cut, so that one row does not push the others off the screen;
-/// `--json` has all of it.
+/// The maximum width of a cell before the last column, in characters. A longer cell is cut, so that one row does not push the
+/// others off the screen; `--json` prints all of it.
 const CELL_CHARS_MAX: usize = 200;
 
-/// Formats rows of equal length as lines. Columns in `to_the_right` are aligned there; the last column has no fixed width and is not cut.
+/// Formats rows of equal length as lines. Columns in `to_the_right` are right-aligned; the last column has no fixed width and
+/// is not cut.
 pub(super) fn table<const N: usize>(rows: &[[String; N]], to_the_right: &[usize]) -> String {
     let widths: [usize; N] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).min(CELL_CHARS_MAX));
@@ -26,7 +27,7 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]], to_the_right: &[usize]
     text
 }
 
-/// Fills a cell with spaces up to `width` characters.
+/// Pads a cell with spaces to `width` characters.
 pub(super) fn padded(cell: &str, width: usize, is_to_the_right: bool) -> String {
     let fill = " ".repeat(width.saturating_sub(cell.chars().count()));
     if is_to_the_right { fill + cell } else { cell.to_owned() + &fill }

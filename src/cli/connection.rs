@@ -1,4 +1,4 @@
-//! Connections to a server, as a transport of the HTTP client: over a Unix socket, or over TCP with a proof that the server owns
+//! Connections to a server, as a transport of the HTTP client. They use a Unix socket, or TCP with a proof that the server owns
 //! the runtime directory. Nothing of a request is sent before the server is verified.
 
 use std::fmt;
@@ -29,9 +29,9 @@ use crate::user;
 
 /// The base URL for a server behind a Unix socket. It contains an IP address, so that no name is resolved.
 pub(super) const BASE: &str = "http://127.0.0.1";
-/// How long a connection to a Unix socket may take where the request has no limit.
+/// The time limit for connecting to a Unix socket if the request has no limit.
 const SOCKET_CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// The longest answer to a challenge, head and body, in bytes.
+/// The longest answer to a challenge, in bytes, with its header fields and body.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// The maximum number of header fields in that answer.
 const FIELDS_MAX: usize = 64;
@@ -39,16 +39,16 @@ const FIELDS_MAX: usize = 64;
 /// The proof that a server must give before anything is sent to it.
 #[derive(Clone, Debug)]
 pub(super) enum Proof {
-    /// Nothing.
+    /// No proof.
     None,
-    /// That its process belongs to one of these users: the kernel reports who listens on a Unix socket (`SO_PEERCRED`,
+    /// The server's process belongs to one of these users. The kernel reports who listens on a Unix socket (`SO_PEERCRED`,
     /// `unix(7)`).
     User(Vec<u32>),
-    /// That it has the session key.
+    /// The server has the session key.
     Key(Prover),
 }
 
-/// Why a server is not verified. Completes an error message after the server's address.
+/// Why a server could not be verified. Completes an error message after the server's address.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unproven {
     #[error("belongs to {}", user::another(*.0))]
@@ -70,7 +70,7 @@ impl From<Unproven> for Error {
     }
 }
 
-/// Creates an agent that sends requests to whatever answers at an address.
+/// Creates an agent that sends requests to any server that answers at an address.
 pub(super) fn to_any(settings: Config) -> Agent {
     Agent::with_parts(settings, DefaultConnector::default(), Addresses)
 }
@@ -85,8 +85,11 @@ pub(super) fn to_address(settings: Config, proof: Proof) -> Agent {
     Agent::with_parts(settings, ToServer { socket: None, proof }, Addresses)
 }
 
-/// Resolves IP addresses without a thread, and names with one, so that the limit of the request holds for them. At the limit of processes,
-/// which a pipeline can reach by itself, the library's resolver would panic: a name is then resolved without a thread and without that limit.
+/// A resolver that uses no thread for IP addresses, and a thread for names, so that the time limit of the request includes
+/// them.
+///
+/// At the limit of processes, which a pipeline can reach by itself, the library's resolver would panic. A name is then resolved
+/// without a thread and without the time limit.
 #[derive(Debug)]
 struct Addresses;
 
@@ -164,8 +167,8 @@ fn connect_tcp(details: &ConnectionDetails<'_>) -> Result<TcpStream, Error> {
     Err(failed)
 }
 
-/// Makes the server prove that it owns the runtime directory, on the connection that the request will use: between two
-/// connections, another process could take over the address.
+/// Verifies that the server owns the runtime directory, on the connection that the request will use. Between two connections,
+/// another process could take over the address.
 fn challenge(connection: &mut Connection, prover: &Prover, reached: SocketAddr, timeout: NextTimeout) -> Result<(), Error> {
     let challenge = random::id()?;
     let url = Route::Version.url("", &VersionQuery { challenge: Some(challenge.clone()) });
@@ -210,8 +213,8 @@ struct Answer {
     is_last: bool,
 }
 
-/// Parses the proof in an answer. Returns `None` if the answer is incomplete, and an error if it is another answer or is followed
-/// by more bytes.
+/// Parses the proof in an answer. Returns `None` if the answer is incomplete, and an error if it is another answer or more
+/// bytes follow it.
 fn proof_in(answer: &[u8]) -> Result<Option<Answer>, Unproven> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut head = httparse::Response::new(&mut fields);
@@ -299,17 +302,17 @@ impl Transport for Connection {
     }
 }
 
-/// Converts a timeout for a socket, which does not accept zero; `None` means no limit.
+/// Converts a timeout for a socket, which does not accept zero. `None` means no limit.
 fn limit(timeout: NextTimeout) -> Option<Duration> {
     timeout.not_zero().map(|left| *left)
 }
 
-/// Whether no connection came about, so that nothing was sent.
+/// Checks whether no connection was made, so that nothing was sent.
 pub(super) fn is_unreached(error: &ureq::Error) -> bool {
     match error {
         ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => true,
         ureq::Error::Timeout(phase) => matches!(phase, ureq::Timeout::Connect | ureq::Timeout::Resolve),
-        // `connect(2)`: these mean that no connection was made. A reset or an end of the stream comes later.
+        // `connect(2)`: these errors mean that no connection was made. A reset or an end of the stream comes later.
         ureq::Error::Io(error) => matches!(
             error.kind(),
             io::ErrorKind::ConnectionRefused
@@ -318,7 +321,7 @@ pub(super) fn is_unreached(error: &ureq::Error) -> bool {
                 | io::ErrorKind::NetworkDown
                 | io::ErrorKind::AddrNotAvailable
                 | io::ErrorKind::PermissionDenied
-                // There is no Unix socket there, or the folder is no folder.
+                // There is no Unix socket at the path, or a part of the path is not a folder.
                 | io::ErrorKind::NotFound
                 | io::ErrorKind::NotADirectory
                 // The path cannot be that of a socket: it is too long, or has a NUL.

@@ -1,8 +1,9 @@
-//! Decides which credentials a request carries, and what the server must prove first.
+//! The credentials that a request carries, and what the server must prove first.
 //!
-//! A token is sent to an address from the same source, or to a server that proves that it owns the runtime directory: by the user
-//! of its Unix socket, or with the directory's session key. It is never sent to an address only because that is the default or is
-//! in a file of the project. A request that acts goes only to a server that has given its proof, or whose place the user named.
+//! A token is sent to an address from the same source, or to a server that proves that it owns the runtime directory: by the
+//! user of its Unix socket, or with the directory's session key. It is never sent to an address only because that address is
+//! the default or is in a file of the project. A request that acts is sent only to a server that has given its proof, or whose
+//! place the user named.
 
 use std::path::Path;
 
@@ -24,23 +25,25 @@ pub(super) struct Credentials {
     pub(super) id: Option<String>,
     pub(super) token: Option<Token>,
     pub(super) proof: Proof,
-    /// True if the user named the place. A link there is then followed.
+    /// True if the user named the place. Only then is a symbolic link there followed.
     pub(super) is_named: bool,
     /// Why an available token was not sent, if that is the case.
     pub(super) withheld: Option<String>,
-    /// Why the server cannot be verified, as a clause that follows "because", if the user did not name its place either. It can
-    /// then be any process, and is sent no request that acts: the request's body can contain secrets.
+    /// Why the server cannot be verified, as a clause that follows "because", if the user did not name its place either.
+    ///
+    /// The server can then be any process. It is sent no request that acts, because the body of such a request can contain
+    /// secrets.
     pub(super) unverified: Option<String>,
 }
 
 impl Credentials {
-    /// For a request that reveals nothing.
+    /// Returns the credentials for a request that reveals nothing.
     pub(super) fn none() -> Self {
         Self { id: None, token: None, proof: Proof::None, is_named: false, withheld: None, unverified: None }
     }
 
-    /// For a place that the user named. A token from the environment is sent there unconditionally; one from `.env` only if the
-    /// server proves that it belongs to this folder.
+    /// Returns the credentials for a place that the user named. A token from the environment is sent there unconditionally. A
+    /// token from `.env` is sent only if the server proves that it belongs to this folder.
     pub(super) fn for_named(tokens: &FoundTokens, way: &Way) -> Self {
         let named = Self { is_named: true, ..Self::none() };
         match tokens.token.as_ref().or(tokens.read_token.as_ref()) {
@@ -57,7 +60,7 @@ impl Credentials {
         }
     }
 
-    /// For a place that the user named, whose server has not proved that it belongs to this folder.
+    /// Returns the credentials for a place that the user named, whose server has not proved that it belongs to this folder.
     pub(super) fn for_stranger(tokens: &FoundTokens, why: &str) -> Self {
         let of_environment =
             [&tokens.token, &tokens.read_token].into_iter().flatten().find(|found| found.origin == Origin::Environment);
@@ -70,9 +73,10 @@ impl Credentials {
         }
     }
 
-    /// For the server of a runtime directory, which must prove that it owns the directory. If this user cannot verify that, no
-    /// token is sent. Returns `None` for root, at an address, if another user owns the directory: that user could direct root's
-    /// request anywhere.
+    /// Returns the credentials for the server of a runtime directory, which must prove that it owns the directory.
+    ///
+    /// If this user cannot verify that, no token is sent. Returns `None` if root would send to an address and another user owns
+    /// the directory, because that user could direct root's request anywhere.
     pub(super) fn for_own(tokens: &FoundTokens, dir: &ClientDir, way: &Way, id: Option<String>) -> Option<Self> {
         let own = Self { id, ..Self::none() };
         if !dir.is_own() {
@@ -89,7 +93,8 @@ impl Credentials {
     }
 }
 
-/// Returns how the server of a runtime directory can prove that it owns it; `None` if this user cannot verify that.
+/// Returns how the server of a runtime directory can prove that it owns the directory, or `None` if this user cannot verify
+/// that.
 fn proof_of(runtime_dir: &Path, way: &Way) -> Option<Proof> {
     match way {
         Way::Socket(_) => Some(Proof::User(vec![user::own(), 0])),
@@ -97,12 +102,13 @@ fn proof_of(runtime_dir: &Path, way: &Way) -> Option<Proof> {
     }
 }
 
-/// Returns why [`proof_of`] found nothing for an address, as a clause that follows "because". The second path is the one that users know.
+/// Returns why [`proof_of`] found no proof for an address, as a clause that follows "because". The second path is the one that
+/// users know.
 fn why_unverified(runtime_dir: Option<(&Path, &Path)>) -> String {
     let Some((dir, shown)) = runtime_dir else { return "no runtime directory is known".to_owned() };
     let what = match Secret::SessionKey.find(dir) {
         Err(SecretError::Foreign { .. }) => FOREIGN,
-        // The server and `ls` tell more.
+        // The server's messages and `ls` show the details.
         Err(_) | Ok(_) => "cannot be read",
     };
     format!("{} {what}", Secret::SessionKey.path(shown).display())
@@ -112,7 +118,7 @@ fn why_unverified(runtime_dir: Option<(&Path, &Path)>) -> String {
 /// were made for another directory.
 fn most_powerful(tokens: &FoundTokens, dir: &ClientDir) -> (Option<Token>, Option<String>) {
     let mut foreign = None;
-    // A file that is unusable for another reason is the server's concern: it reports the file, or requires no token.
+    // A file that is unusable for another reason is left to the server, which reports the file or requires no token.
     let mut kept = |secret: Secret| {
         secret.find(dir.path()).unwrap_or_else(|error| {
             if let SecretError::Foreign { .. } = error {

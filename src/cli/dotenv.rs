@@ -1,5 +1,5 @@
-//! The `.env` file of the working directory. Reads it without blocking or following a link, and checks whether another user can
-//! have written it.
+//! The `.env` file of the working directory. It is read without blocking and without following a link, and is checked for
+//! whether another user can have written it.
 
 use std::ffi::OsString;
 use std::fs::Metadata;
@@ -22,7 +22,7 @@ pub(super) struct Dotenv {
 }
 
 impl Dotenv {
-    /// Reads the file; an absent one has no settings.
+    /// Reads the file. A missing file has no settings.
     pub(super) fn read(cwd: &Path) -> io::Result<Result<Self, ConfigError>> {
         let path = cwd.join(".env");
         let file = match private::open_of_any_user(&path) {

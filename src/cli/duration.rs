@@ -1,5 +1,6 @@
-//! Durations as text: the two largest units, rounded. The page follows the same rule (`static/words.js`), and a table in
-//! `tests/fixtures/durations.txt` tests both.
+//! Durations as text: the two largest units, rounded.
+//!
+//! The page follows the same rule (`static/words.js`), and a table in `tests/fixtures/durations.txt` tests both.
 
 use std::time::Duration;
 
@@ -9,18 +10,19 @@ const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
-/// The time between two stamps; zero where the second lies before the first, as after a step of the clock.
+/// Returns the time from `start` to `end`, or zero if `end` is earlier, as after a change of the clock.
 pub(super) fn between(start: Timestamp, end: Timestamp) -> Duration {
     Duration::from_millis(u64::try_from(end.unix_ms() - start.unix_ms()).unwrap_or(0))
 }
 
-/// How long something took, with tenths of a second below ten seconds.
+/// Formats how long something took, with tenths of a second below ten seconds.
 pub(super) fn took(length: Duration) -> String {
     let tenths = rounded(whole_ms(length), 100);
     if tenths < 100 { format!("{}.{} s", tenths / 10, tenths % 10) } else { since(length) }
 }
 
-/// How long something has lasted, or how long ago it was, in whole seconds, because the value is outdated at once.
+/// Formats how long something has lasted, or how long ago it was. It shows whole seconds, because the value is outdated at
+/// once.
 pub(super) fn since(length: Duration) -> String {
     let ms = whole_ms(length);
     let (seconds, minutes, hours) = (rounded(ms, 1000), rounded(ms, MINUTE_MS), rounded(ms, HOUR_MS));
@@ -35,7 +37,7 @@ pub(super) fn since(length: Duration) -> String {
     }
 }
 
-/// The number of units, with a half rounded up.
+/// Returns the number of units, with a half rounded up.
 fn rounded(ms: u64, unit_ms: u64) -> u64 {
     ms.saturating_add(unit_ms / 2) / unit_ms
 }

@@ -1,4 +1,4 @@
-//! The exit codes: `--help` prints this list, and a test compares the README's table with it.
+//! The exit codes. `--help` prints this list, and a test compares the README's table with it.
 
 pub(super) const FAILURE: u8 = 1;
 pub(super) const WRONG_USAGE: u8 = 2;

@@ -1,8 +1,9 @@
-//! `autoappdev logs`: the latest lines or those from a moment on, and with `-f` each new one, also across a restart of the server.
+//! `autoappdev logs`: prints the latest lines or those since a moment, and with `-f` each new line, also across a restart of
+//! the server.
 //!
-//! The cursor is the API's: an id is taken over only from an answer that was read whole, so that no line comes twice or is left
-//! out, whenever the connection breaks. A follower asks for what is behind the last line and the answer comes with the next one; where
-//! the server does not wait, it asks again and again.
+//! The cursor is the API's. It advances only after a whole answer was read, so that no line is repeated or left out, whenever
+//! the connection breaks. A follower asks for the lines behind the last one, and the answer arrives with the next line. If the
+//! server does not wait, the follower polls.
 
 mod link;
 mod page;
@@ -25,30 +26,30 @@ use super::zone::{Zone, ZoneError};
 use crate::api::logs::{LogsResponse, RunEnd, Source};
 use crate::clock::{Clock, SystemClock, Timestamp};
 
-/// How many lines are printed where nothing says how many.
+/// The number of lines that are printed by default.
 const LINES_DEFAULT: u32 = 200;
 /// How long an answer waits for a line.
 const WAIT: Duration = Duration::from_secs(30);
-/// The shortest time from one question to the next while lines trickle in: a line that comes alone is shown at once, and of a hundred in
-/// a row not each is a request of its own.
+/// The shortest time between two requests while lines trickle in. A single line is shown at once, but a hundred lines in a row
+/// do not need a request each.
 const PACE: Duration = Duration::from_millis(20);
-/// The waits between two answers that came at once and had nothing: the server's own log has no other way.
+/// The waits between polls after an empty answer that came at once. The server's own log can only be polled.
 const IDLE_MIN: Duration = Duration::from_millis(300);
 const IDLE_MAX: Duration = Duration::from_secs(1);
-/// For how long a server that went away is waited for in the middle of what is there already.
+/// How long to wait for a server that disappears while existing lines are printed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The most text that is looked for further back; what one answer has of it, too.
+/// The most text that is collected from further back, in bytes, and the most that one answer contains.
 const LATEST_BYTES_MAX: usize = 1024 * 1024;
-/// The most JSON that is kept of the answers that look further back, in bytes: more than that much text takes with its escapes and fields.
-/// Only a server that adds something else reaches it.
+/// The most JSON that is kept of the answers from further back, in bytes. It exceeds what that much text takes with its escapes
+/// and fields, so only a server that adds something else reaches it.
 const ANSWERS_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How many answers without a line, and with more to look through, are followed at once. A server of this version searches 8 MiB for each,
-/// so this many are 8 GiB of log.
+/// The maximum number of empty answers in a row, with more to search, after which requests slow down. A server of this version
+/// searches 8 MiB for each answer, so this is about 8 GiB of log.
 const EMPTY_MAX: u32 = 1000;
-/// How far ahead of the server's clock a moment may be: its `Date` has whole seconds.
+/// How far ahead of the server's clock a moment may be, because its `Date` has whole seconds.
 const DATE_STEP: Duration = Duration::from_secs(1);
 
-/// Why lines could not be printed. The texts end up after `autoappdev: `.
+/// Why lines could not be printed. The texts follow `autoappdev: `.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LogsError {
     #[error("{0} is for the pipeline's lines; the server's own (--source backend) belong to no run and no stream")]
@@ -75,14 +76,15 @@ impl From<io::Error> for LogsError {
     }
 }
 
-/// Prints what is there and, where asked, follows: until Ctrl-C, which ends the process with 0, or the run's end.
+/// Prints the lines that are kept and, with `--follow`, new ones: until Ctrl-C, which ends the process with 0, or until the run
+/// ends.
 pub(super) fn print_logs(client: &Client, args: &LogsArgs, json: bool) -> Result<(), LogsError> {
     let wanted = Wanted { source: args.source, run: args.run, grep: args.grep.as_deref(), stream: args.stream };
     if args.source == Source::Backend && (args.run.is_some() || args.stream.is_some()) {
         return Err(LogsError::PartOfBackend(if args.run.is_some() { "--run" } else { "--stream" }));
     }
     if args.follow {
-        // The handler ends the process at once, wherever it is: waiting for an answer as well as between two.
+        // The handler ends the process at any point: while it waits for an answer, and between two answers.
         signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGINT, 0, Arc::new(AtomicBool::new(true)))?;
     }
     reader_gone::end_without_a_reader();
@@ -101,7 +103,7 @@ struct Reading<'a> {
     printer: Printer<io::BufWriter<StdoutLock<'static>>>,
     json: bool,
     follow: bool,
-    /// How many answers in a row had no line, and more to look through.
+    /// The number of answers in a row that had no line, with more to search.
     empty: u32,
 }
 
@@ -110,7 +112,7 @@ impl Reading<'_> {
         let amount = match (args.lines, args.since, &args.grep) {
             (Some(amount), ..) => amount,
             (None, Some(_), _) => Amount::All,
-            // A search is for all there is; who follows wants to see what comes.
+            // A search covers everything that is kept, but a follower is interested in new lines.
             (None, None, Some(_)) if !self.follow => Amount::All,
             (None, None, _) => Amount::Latest(LINES_DEFAULT),
         };
@@ -118,7 +120,8 @@ impl Reading<'_> {
         let zone = if args.since.is_some_and(Since::is_local) { Zone::local()? } else { Zone::utc() };
         let (mut at, mut end) = (None, 0);
         if amount == Amount::All || args.since.is_some() {
-            // What time it is there, and how far the log goes now: one that grows as fast as it is read would never be read to its end.
+            // Gets the server's time and the current end of the log. Without that end, a log that grows as fast as it is read
+            // would never be read to its end.
             let now = Wanted { grep: None, stream: None, ..self.wanted };
             let answer = self.link.get(&now.tail(1, None, None))?;
             at = args.since.map(|since| moment(since, &zone, &answer)).transpose()?;
@@ -133,13 +136,13 @@ impl Reading<'_> {
         }
     }
 
-    /// Prints the latest lines; the id to go on behind.
+    /// Prints the latest lines, and returns the id behind which to continue.
     ///
-    /// An answer to a search looks back only so far: it is asked on from there.
+    /// An answer to a search covers only part of the log, so the next request continues from there.
     fn print_latest(&mut self, lines: u32, at: Option<Timestamp>) -> Result<u64, LogsError> {
         // Newest first.
         let mut pages: Vec<(Answer, LogsResponse)> = Vec::new();
-        // The API gives at least one line; its `next` is needed for none, too.
+        // The API returns at least one line. If no lines are wanted, only the answer's `next` is needed.
         let (mut left, mut before, mut bytes, mut answers_bytes) = (lines.max(1), None, 0, 0);
         loop {
             let answer = self.link.get(&self.wanted.tail(left, at, before))?;
@@ -169,7 +172,7 @@ impl Reading<'_> {
         Ok(pages[0].1.next)
     }
 
-    /// Prints page after page: up to `end`, or, following, for ever or to the run's end.
+    /// Prints page after page: up to `end`, or, when following, until the run ends or for ever.
     fn print_from(&mut self, mut begin: Begin, end: Option<u64>) -> Result<(), LogsError> {
         let mut idle = IDLE_MIN;
         let mut is_first = !self.follow;
@@ -178,7 +181,7 @@ impl Reading<'_> {
             let asked_at = Instant::now();
             let answer = self.link.get_waiting(&|wait| self.wanted.page(begin, wait), can_wait.then_some(WAIT))?;
             let page = self.understand(&answer)?;
-            // Of a run and of a search the answer itself tells.
+            // The answer for a run or a search itself shows whether the server is older.
             let is_before =
                 |at| page.since == Some(0) && page.lines.first().and_then(|line| line.at).is_some_and(|came| came < at);
             if matches!(begin, Begin::At(at) if is_before(at)) && self.wanted.run.is_none() && self.wanted.grep.is_none() {
@@ -186,7 +189,7 @@ impl Reading<'_> {
             }
             self.print(&answer, &page, std::mem::take(&mut is_first))?;
             let next = match begin {
-                // Where no line is so late, what was there before is not wanted.
+                // If no line is that late, all earlier lines are unwanted.
                 Begin::At(_) if is_at_end(&page) => page.next.max(end.unwrap_or(0)),
                 Begin::At(_) | Begin::Behind(_) => page.next,
             };
@@ -202,7 +205,7 @@ impl Reading<'_> {
                 begin = Begin::Behind(self.after_a_loss(next)?);
             }
             if !has_moved {
-                // Where it did not wait it cannot, or too many wait already.
+                // The server did not wait, because it cannot, or because too many requests wait already.
                 if asked_at.elapsed() < WAIT / 2 {
                     thread::sleep(idle);
                     idle = longer(idle, IDLE_MIN, IDLE_MAX);
@@ -217,8 +220,8 @@ impl Reading<'_> {
         }
     }
 
-    /// Waits before the next question if too many answers in a row had nothing: a server that always has more to look through would be asked
-    /// as fast as it answers.
+    /// Waits before the next request if too many answers in a row were empty. Otherwise a server that always has more to search
+    /// would be asked as fast as it answers.
     fn rest_after(&mut self, page: &LogsResponse) {
         self.empty = if page.lines.is_empty() && !is_at_end(page) { self.empty.saturating_add(1) } else { 0 };
         if self.empty > EMPTY_MAX {
@@ -226,8 +229,8 @@ impl Reading<'_> {
         }
     }
 
-    /// Where to go on at a server that came back. Ids only grow; where the log ends before what was told it is another one, and
-    /// whoever waited for the old ids would wait for ever.
+    /// Returns where to continue at a server that has come back. Ids only grow: if the log ends before `next`, it is another
+    /// log, and the old ids would never appear.
     fn after_a_loss(&mut self, next: u64) -> Result<u64, LogsError> {
         let all = Wanted { run: None, grep: None, stream: None, ..self.wanted };
         let end = self.link.get(&all.tail(1, None, None))?.read::<LogsResponse>()?.next;
@@ -242,7 +245,8 @@ impl Reading<'_> {
         Ok(end)
     }
 
-    /// What the answer says, where it is one to what was asked: a server that does not know a word of the question leaves it out.
+    /// Parses an answer, and checks that it answers the whole request. An older server ignores parameters that it does not
+    /// know.
     fn understand(&self, answer: &Answer) -> Result<LogsResponse, LogsError> {
         let page: LogsResponse = answer.read()?;
         if self.wanted.run.is_some() && page.end == RunEnd::Untold {
@@ -257,7 +261,7 @@ impl Reading<'_> {
         Ok(page)
     }
 
-    /// Prints a page; as JSON one with nothing in it, too, where it `has_to_be`.
+    /// Prints a page. As JSON, an empty page is printed only if it `has_to_be`.
     fn print(&mut self, answer: &Answer, page: &LogsResponse, has_to_be: bool) -> io::Result<()> {
         if page.gone > 0 {
             self.printer.finish()?;
@@ -273,7 +277,7 @@ impl Reading<'_> {
     }
 }
 
-/// The moment that is meant, by the clock of the server that answered.
+/// Returns the moment that is meant, by the clock of the server that answered.
 fn moment(since: Since, zone: &Zone, answer: &Answer) -> Result<Timestamp, LogsError> {
     let now = answer.date.unwrap_or_else(|| SystemClock.now());
     let at = since.moment(now, zone).ok_or(LogsError::NoMoment)?;

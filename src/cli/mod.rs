@@ -1,7 +1,8 @@
-//! The command line: what was typed becomes a mode of this binary or a question to a running server, and an exit code.
+//! The command line. Turns the arguments into a mode of this binary or a request to a running server, and the result into an
+//! exit code.
 //!
-//! Here, at the edge, the environment, the `.env` file and the working directory are read, once, for `config`. The modes
-//! themselves are passed in by `main`, so that this file does not depend on lower levels.
+//! This is the edge where the environment, the `.env` file and the working directory are read, once, for `config`. `main`
+//! passes the modes in, so that this file does not depend on the modules that implement them.
 
 mod action;
 mod args;
@@ -47,20 +48,20 @@ use crate::config::{Config, ConfigError, Endpoint, Flag, FoundTokens, GRACE_S_MA
 use crate::console::{TerminalLine, printable, printable_lines};
 use crate::runtime_dir::{group_number, trust_groups};
 
-/// What this binary does beside asking a server.
+/// The modes of this binary that send no requests to a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Modes {
-    /// `serve`: runs the server until it is told to end.
+    /// `serve`: runs the server until a signal ends it.
     pub serve: fn(Config) -> ExitCode,
-    /// `shim`: stands between the server and the run whose directory is given.
+    /// `shim`: runs between the server and the run whose directory is given.
     pub shim: fn(&Path) -> ExitCode,
-    /// `migrate`: brings the database's schema up to date and prints the result, as JSON on request.
+    /// `migrate`: updates the database's schema and prints the result, on request as JSON.
     pub migrate: fn(Config, bool) -> ExitCode,
-    /// `check`: checks the database and prints the result, as JSON on request.
+    /// `check`: checks the database and prints the result, on request as JSON.
     pub check: fn(Config, bool) -> ExitCode,
 }
 
-/// Why a command did not come to its end. The texts end up after `autoappdev: `.
+/// Why a command did not complete. The texts follow `autoappdev: `.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -79,16 +80,18 @@ enum Failure {
     NoRun,
 }
 
-/// Does what the command line `args`, the program's name first, says.
+/// Runs the command line `args`, which begins with the program's name.
 ///
-/// Help goes to stdout with 0, wrong usage to stderr with 2. A reader of stdout that goes away ends a client command quietly.
+/// Prints help to stdout and returns 0; prints wrong usage to stderr and returns 2. If the reader of stdout goes away, a client
+/// command ends without an error message.
 pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if let [_, mode, dir] = args.as_slice()
         && mode == "shim"
         && !dir.as_encoded_bytes().starts_with(b"-")
     {
-        // What a shim touches stays in its memory for the whole of a run, and a command line's parser is as large as all that it needs.
+        // A shim keeps every page that it touches for its whole run, and the parser of a command line is as large as the rest
+        // of it.
         return (modes.shim)(Path::new(dir));
     }
     let (cli, flags) = match args::parse(&args) {
@@ -129,7 +132,7 @@ fn wrong_usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE))
 }
 
-/// Says what went wrong and gives its exit code; with `--json` the server's own answer goes to stdout, too.
+/// Prints what went wrong and returns its exit code. With `--json`, also prints the server's response to stdout.
 fn report(failure: &Failure, json: bool) -> ExitCode {
     let (code, document) = match failure {
         Failure::Client(error) | Failure::Logs(LogsError::Client(error)) | Failure::Pair(PairError::Client(error)) => match error
@@ -150,7 +153,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
         Failure::WorkingDirectory(_) | Failure::Dotenv(_) | Failure::Pair(_) => (FAILURE, None),
     };
     if let Some(document) = document.filter(|_| json) {
-        // The sentence and the code below still tell it.
+        // If stdout cannot be written, the sentence and the exit code below still report the failure.
         let _ = say(&(document.as_line() + "\n"));
     }
     // If stderr cannot be written, the exit code still reports the failure.
@@ -158,7 +161,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Finishes what was written to stdout.
+/// Flushes stdout after a write.
 fn written(result: io::Result<()>) -> Result<(), Failure> {
     Ok(result.and_then(|()| io::stdout().flush()).map_err(ClientError::Output)?)
 }
@@ -179,7 +182,8 @@ fn find_server(url: Option<String>) -> Result<(Endpoint, FoundTokens), Failure> 
     Ok((endpoint, tokens))
 }
 
-/// Returns the settings of the `.env` file and the working directory. From here on, the groups of the environment are trusted.
+/// Returns the settings of the `.env` file and the working directory, and trusts the groups that the environment names from
+/// here on.
 fn surroundings(flags: &[Flag]) -> Result<(Vec<(String, OsString)>, PathBuf), Failure> {
     trust_groups(trusted_groups(|name| std::env::var_os(name), group_number)?);
     let cwd = std::env::current_dir().map_err(Failure::WorkingDirectory)?;
@@ -255,7 +259,7 @@ fn act(
     answer.text(json, |done| output::done(&done))
 }
 
-/// Prints an answer. Its fields have been made printable already; this catches any that were missed.
+/// Prints an answer. Its fields are printable already; this replaces any control characters that were missed.
 fn say(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     for line in text.split_inclusive('\n') {
@@ -266,7 +270,7 @@ fn say(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Only what was typed: the defaults are the server's.
+/// Returns the body of a start. It contains only what was typed, because the server knows the defaults.
 fn start_body(args: &StartArgs) -> StartRequest {
     StartRequest {
         script: args.script.clone(),
@@ -278,7 +282,8 @@ fn start_body(args: &StartArgs) -> StartRequest {
     }
 }
 
-/// The run that is named, or the latest one; if another run has begun since that was asked, the server refuses.
+/// Returns the body of a restart of the named run, or of the latest one. If another run has begun since the latest run was
+/// requested, the server refuses.
 fn restart_body(args: &RestartArgs, latest: impl FnOnce() -> Result<Option<i64>, ClientError>) -> Result<StartRequest, Failure> {
     let env = args.env.iter().cloned().collect();
     let (run_id, if_run_id) = if let Some(run_id) = args.run {
@@ -290,7 +295,8 @@ fn restart_body(args: &RestartArgs, latest: impl FnOnce() -> Result<Option<i64>,
     Ok(StartRequest { again: Some(run_id), if_run_id, env, ..StartRequest::default() })
 }
 
-/// The body of a stop, and how long to wait for its answer: for the grace, or the longest one where the run's is not known here.
+/// Returns the body of a stop, and how long to wait for its answer: the grace, or the longest grace if this command does not
+/// know the run's, and a margin.
 fn stop_body(args: &StopArgs) -> (StopRequest, Duration) {
     let grace = if args.now { Some(Duration::ZERO) } else { args.grace };
     let wait = grace.unwrap_or(Duration::from_secs_f64(GRACE_S_MAX)) + STOP_MARGIN;

@@ -1,7 +1,7 @@
 //! The API's answers as texts for people.
 //!
-//! Pure: an answer and the moment in, a text out. No rule of the life cycle stands here; what a field means is the API's to say.
-//! Every field that somebody else could have written is made printable, so that a script's name cannot drive a terminal.
+//! Pure: it turns an answer and the current time into a text. It contains no rule of the life cycle; the API says what a field
+//! means. Every field that can come from outside is made printable, so that the name of a script cannot control a terminal.
 
 use std::fmt::Write as _;
 use std::iter;
@@ -20,7 +20,8 @@ use crate::shell_word::quoted;
 /// The longest command in the list of runs, in characters, if it has arguments. `runs ID` shows all of them.
 const COMMAND_CHARS_MAX: usize = 60;
 
-/// `status`: the state in one line, then the conditions, the script of the next start if it differs, and the progress of the run.
+/// Formats `status`: the state on one line, then the conditions, the script of the next start if it differs, and the progress
+/// of the run.
 pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
     let is_behind = pipeline.conditions.list().iter().any(|condition| condition.code == ConditionCode::NotRecorded);
     let mut parts = vec![if is_behind { format!("last recorded: {}", pipeline.state) } else { pipeline.state.to_string() }];
@@ -49,7 +50,7 @@ pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
     text
 }
 
-/// The script that a start without a name would run, if it is not the script in the line above.
+/// Returns the script that a start without a name would run, if it is not the one on the first line.
 fn next_start(pipeline: &Pipeline) -> String {
     match &pipeline.default_script {
         None if pipeline.state == State::Stopped => {
@@ -63,7 +64,7 @@ fn next_start(pipeline: &Pipeline) -> String {
     }
 }
 
-/// What an action led to: one line.
+/// Formats the result of an action on one line.
 pub(super) fn done(done: &ActionResponse) -> String {
     let run = done.run_id.map(|id| format!("run {id}"));
     let pid = done.pid.map(|pid| format!("pid {pid}"));
@@ -71,7 +72,7 @@ pub(super) fn done(done: &ActionResponse) -> String {
     [Some(done.state.to_string()), run, pid, script].into_iter().flatten().collect::<Vec<_>>().join("  ") + "\n"
 }
 
-/// The conditions after an action, one line each, for stderr.
+/// Formats the conditions after an action for stderr, one a line.
 pub(super) fn warnings_of(conditions: &Conditions) -> String {
     conditions.list().iter().flat_map(|condition| ["autoappdev: ".to_owned(), describe_condition(condition)]).collect()
 }
@@ -80,7 +81,7 @@ fn describe_condition(condition: &Condition) -> String {
     format!("warning: {} (since {})\n", printable(&condition.detail), moment(condition.since))
 }
 
-/// How a run stands, or how it ended, in words.
+/// Describes the status of a run, or how it ended.
 fn outcome(
     status: RunStatus,
     exit_code: Option<i32>,
@@ -108,7 +109,7 @@ fn outcome(
     }
 }
 
-/// `runs`: a table, its last column open.
+/// Formats `runs` as a table. The last column has no fixed width.
 pub(super) fn runs(runs: &[Run], now: Timestamp) -> String {
     if runs.is_empty() {
         return "no run yet\n".to_owned();
@@ -126,7 +127,7 @@ pub(super) fn runs(runs: &[Run], now: Timestamp) -> String {
     columns::table(&table, &[0, 2])
 }
 
-/// A run's script with its arguments, by which runs of one script are told apart.
+/// Returns a run's script with its arguments, which distinguish the runs of one script.
 fn command(run: &Run) -> String {
     let words = iter::once(printable(&run.script)).chain(run.args.iter().map(|arg| quoted(&printable(arg))));
     let all = words.collect::<Vec<_>>().join(" ");
@@ -136,7 +137,7 @@ fn command(run: &Run) -> String {
     all.chars().take(COMMAND_CHARS_MAX - 3).collect::<String>() + "..."
 }
 
-/// `runs ID`: everything about one run, then its events.
+/// Formats `runs ID`: everything about one run, then its events.
 pub(super) fn run(whole: &WholeRun, now: Timestamp) -> String {
     let WholeRun { run, progress, events, .. } = whole;
     let script = printable(&run.script);
@@ -170,7 +171,7 @@ pub(super) fn run(whole: &WholeRun, now: Timestamp) -> String {
     text
 }
 
-/// From the run's start to its end, or to now if it has none, in words.
+/// Returns how long a run took, or how long it has been running.
 fn took_by(run: &Run, now: Timestamp) -> Option<String> {
     let is_live = run.status.is_live();
     let length = between(run.started_at?, if is_live { now } else { run.stopped_at? });
@@ -191,13 +192,13 @@ fn seconds(ms: u64) -> String {
     format!("{}.{:02} s", ms / 1000, ms % 1000 / 10)
 }
 
-/// A stamp for people, to the second.
+/// Formats a time for people, to the second.
 pub(super) fn moment(at: Timestamp) -> String {
     let text = at.to_string();
     format!("{} {} UTC", &text[..10], &text[11..19])
 }
 
-/// A signal's name; its number where it has none.
+/// Returns a signal's name, or its number if it has no name.
 fn name_of_signal(number: i32) -> String {
     signal_name(number).map_or_else(|| format!("signal {number}"), str::to_owned)
 }

@@ -1,7 +1,8 @@
-//! `autoappdev pair`: a link, and a QR code of it, by which a phone logs in.
+//! `autoappdev pair`: prints a link and its QR code, with which a phone logs in.
 //!
-//! The link contains a one-time code made by the server, and no token: browsers keep links in their history, and may sync it. The
-//! code is in the link's fragment, which browsers send to no server; the page reads it there and logs in with it.
+//! The link contains a one-time code from the server instead of a token, because browsers keep links in their history and may
+//! sync it. The code is in the link's fragment, which browsers never send to a server. The page reads the code there and logs
+//! in with it.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -24,7 +25,7 @@ use crate::transport::{Reach, dialable, open_addresses};
 /// The longest code, in bytes. A longer link would not fit into a QR code on a screen.
 const CODE_BYTES_MAX: usize = 256;
 
-/// Why there is no link. The texts end up after `autoappdev: `.
+/// Why there is no link. The texts follow `autoappdev: `.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PairError {
     #[error("the server listens only on a Unix socket, which a phone cannot reach; name an address that leads to it with --url")]
@@ -35,7 +36,7 @@ pub(super) enum PairError {
     Client(#[from] ClientError),
 }
 
-/// What `--json` prints.
+/// The JSON that `--json` prints.
 #[derive(Serialize)]
 struct Pairing {
     may: Role,
@@ -48,7 +49,7 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, jso
         Some(address) => with_host(address, port_of(url)),
         None => url.to_owned(),
     };
-    // Checked first, so that no code is made for a link that leads nowhere.
+    // Checked first, so that no code is created for a link that leads nowhere.
     let mut closed = None;
     let bases = match &endpoint {
         Endpoint::Url(url) => vec![at_url(url)],
@@ -61,7 +62,7 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, jso
             }
             (None, Some(address)) => vec![at_url(&format!("http://{}", dialable(address)))],
             (None, None) => {
-                // In the same words as for any other command.
+                // The message is the same as for every other command.
                 let absent = ClientError::NoServer(Box::new(places_of(folder).absence));
                 return Err(Client::new(endpoint, FoundTokens::default()).explain(absent).into());
             }
@@ -87,13 +88,14 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, jso
     })
 }
 
-/// True if a code has the form that every server uses. Such a code cannot contain a second line or link, or lead to another address.
+/// Checks whether a code has the form that every server uses. Such a code cannot contain a second line or link, or lead to
+/// another address.
 fn is_code(text: &str) -> bool {
     let is_usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=CODE_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_usual)
 }
 
-/// What a login with this role allows, as a phrase that follows "can then".
+/// Returns what a login with this role allows, as a phrase that follows "can then".
 fn allows(may: Role) -> &'static str {
     match may {
         Role::Viewer => "see everything, and change nothing",
@@ -101,7 +103,8 @@ fn allows(may: Role) -> &'static str {
     }
 }
 
-/// The link of a server that other machines do not reach. A phone could not open it, so there is no QR code.
+/// Describes the link of a server that other machines cannot reach. There is no QR code, because a phone could not open the
+/// link.
 fn describe_here(link: &str, may: Role, address: SocketAddr) -> String {
     format!(
         "Open this link in a browser on this machine. It logs in one browser, which can then {may}:\n\n  {link}\n\n\
@@ -131,13 +134,13 @@ fn describe(links: &[String], may: Role, screen: Screen) -> String {
     text
 }
 
-/// Whether other machines reach one of these addresses.
+/// Checks whether other machines can reach one of these addresses.
 fn is_open(listening: &[SocketAddr]) -> bool {
     listening.iter().any(|address| Reach::at(*address).is_open())
 }
 
-/// `http://HOST:PORT` for each way that leads to a server at these addresses, the likeliest first. If only this machine reaches them,
-/// they are the ways.
+/// Returns `http://HOST:PORT` for each address that leads to a server which listens there, the likeliest first. If only this
+/// machine can reach the server, these are its own addresses.
 fn bases(named: Option<&str>, listening: &[SocketAddr]) -> Result<Vec<String>, PairError> {
     if let Some(host) = named {
         return Ok(vec![with_host(host, listening.first().map(SocketAddr::port))]);
@@ -150,7 +153,7 @@ fn bases(named: Option<&str>, listening: &[SocketAddr]) -> Result<Vec<String>, P
     }
 }
 
-/// What somebody named as an address: with its own port, or the server's.
+/// Returns the base URL for an address that the user named. It has its own port, or the server's.
 fn with_host(host: &str, port: Option<u16>) -> String {
     let is_number_of_six = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6());
     let has_port = !is_number_of_six && host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -161,7 +164,7 @@ fn with_host(host: &str, port: Option<u16>) -> String {
     }
 }
 
-/// The port of `http://HOST[:PORT]`.
+/// Returns the port of `http://HOST[:PORT]`.
 fn port_of(url: &str) -> Option<u16> {
     url.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
 }

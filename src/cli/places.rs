@@ -1,7 +1,8 @@
-//! Where a command's server may listen, and how the command recognises it.
+//! The places where a command's server can listen, and how the command recognises the server.
 //!
-//! A command acts on the server of its runtime directory, or on one whose address the user named. The first is recognised by its id: any other
-//! server at its address refuses the request and changes nothing. No action is ever sent to a default address.
+//! A command acts on the server of its runtime directory, or on a server whose address the user named. It recognises the first
+//! by its id: any other server at that address refuses the request and changes nothing. An action is never sent to a default
+//! address.
 
 use std::fmt;
 use std::fs;
@@ -31,7 +32,7 @@ impl fmt::Display for Way {
     }
 }
 
-/// Which server may be used there.
+/// Which server may be used at a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Meant {
     /// Any server: the user named the place.
@@ -48,18 +49,19 @@ pub(super) struct Place {
     pub(super) meant: Meant,
 }
 
-/// Where the server of a folder may be.
+/// The places where the server of a folder may listen.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// The likeliest first.
+    /// The places, the likeliest first.
     pub(super) list: Vec<Place>,
-    /// The runtime directory, if a server was found in it. Whatever is read there for one of the places is read from this.
+    /// The runtime directory, if a server was found in it. Every file that a place needs is read from this directory.
     pub(super) dir: Option<ClientDir>,
-    /// What to say if none of the places has the server.
+    /// The explanation if the server is at none of the places.
     pub(super) absence: Absence,
 }
 
-/// All places of a folder. Looked up again for each request: a restarted server has another id and may have another port.
+/// Returns all places of a folder. Called for each request, because a restarted server has another id and may have another
+/// port.
 pub(super) fn places_of(folder: &Folder) -> Places {
     let mut list = Vec::new();
     let mut add = |way, meant| list.push(Place { way, meant });
@@ -92,17 +94,17 @@ fn at(address: SocketAddr) -> Way {
     Way::Address(format!("http://{}", dialable(address)))
 }
 
-/// Why no server was asked. The text ends up after `autoappdev: `.
+/// Why no request was sent. The text follows `autoappdev: `.
 #[derive(Debug)]
 pub(super) struct Absence {
     folder: Folder,
-    /// What the runtime directory says.
+    /// The server that was found in the runtime directory, or none.
     own: io::Result<Found>,
-    /// What answers at the usual address, once that was checked.
+    /// The program that answers at the usual address, once that was checked.
     pub(super) neighbour: Option<Neighbour>,
 }
 
-/// What answers at a default address.
+/// A program that answers at a default address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Neighbour {
     /// The server of this runtime directory.
@@ -113,7 +115,8 @@ pub(super) enum Neighbour {
 }
 
 impl Absence {
-    /// The address at which to check for a server: only on this machine, and only if the user named no other.
+    /// Returns the address at which to check for a server. It is an address of this machine, and is used only if the user named
+    /// no other.
     pub(super) fn usual_address(&self) -> Option<SocketAddr> {
         let is_named = self.folder.named_address.is_some() || self.folder.named_socket.is_some();
         let usual = self.folder.usual_address.filter(|_| !is_named && matches!(self.own, Ok(Found::Nobody))).map(dialable);
@@ -184,7 +187,7 @@ impl fmt::Display for Absence {
     }
 }
 
-/// The project of a server as users know it: the folder that has the runtime directory in its usual place.
+/// Returns the project of a server as users know it: the folder that contains the runtime directory in its usual place.
 fn printable_project(runtime_dir: &Path) -> String {
     let project = runtime_dir.parent().filter(|_| runtime_dir.ends_with("runtime")).unwrap_or(runtime_dir);
     crate::console::printable(&project.to_string_lossy())

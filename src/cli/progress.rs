@@ -1,6 +1,6 @@
-//! How far a run is, as a text for people: a bar, and the latest steps with how long they took.
+//! The progress of a run as a text for people: a bar, and the latest steps with their durations.
 //!
-//! Pure, and for any terminal or none: plain characters, short lines.
+//! Pure. It uses only ASCII and short lines, so that it fits every terminal.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::clock::Timestamp;
 use crate::console::printable;
 use crate::pipeline::Progress;
 
-/// The most steps that are shown; the API lists more.
+/// The maximum number of steps that are shown; the API lists more.
 const STEPS_SHOWN: usize = 10;
 
 const BAR: usize = 20;
 
-/// Some lines, or none.
+/// Formats the progress. The text is empty if there is nothing to show.
 pub(super) fn describe(progress: &Progress, now: Timestamp) -> String {
     let mut text = String::new();
     let said = progress.text.as_ref().map(|text| printable(text.as_str()));

@@ -2,32 +2,32 @@
 
 use qrcodegen::{QrCode, QrCodeEcc};
 
-/// The light border that a reader needs around the code, in modules. The standard wants 4; every phone makes do with 2, and the code has
-/// to fit into 80 columns.
+/// The light border that a scanner needs around the code, in modules. The standard requires 4, but phones manage with 2, and
+/// the code must fit into 80 columns.
 const QUIET: i32 = 2;
 
-/// What the reader of the text can show.
+/// The abilities of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Screen {
-    /// Half blocks can be shown: two modules in a character.
+    /// True if half blocks can be shown, so that a character holds two modules.
     pub(super) is_utf8: bool,
-    /// It is a terminal, whose colours can be set: otherwise light text on dark ground is assumed.
+    /// True for a terminal, whose colours can be set. Without one, light text on a dark background is assumed.
     pub(super) is_terminal: bool,
 }
 
-/// The code of a text, a line for each one or two rows. `None` for a text that is too long for any.
+/// Draws the code of a text, with one or two rows of modules a line. Returns `None` if the text is too long for a QR code.
 pub(super) fn code(text: &str, screen: Screen) -> Option<String> {
     let code = QrCode::encode_text(text, QrCodeEcc::Low).ok()?;
     let is_light = |x: i32, y: i32| !code.get_module(x, y);
     let columns = -QUIET..code.size() + QUIET;
     let mut out = String::new();
     for y in (-QUIET..code.size() + QUIET).step_by(if screen.is_utf8 { 2 } else { 1 }) {
-        // White on black, in the bright shades that no colour scheme bends.
+        // Draws white on black, in the bright shades that colour schemes do not change.
         if screen.is_terminal && screen.is_utf8 {
             out.push_str("\x1b[97;40m");
         }
         for x in columns.clone() {
-            // Below the last row is nothing, which must be as light as the border.
+            // The half row below the last row must be as light as the border.
             let lower_is_light = y + 1 >= code.size() || is_light(x, y + 1);
             out.push_str(match (screen.is_utf8, screen.is_terminal, is_light(x, y), lower_is_light) {
                 (true, _, true, true) => "█",
@@ -48,7 +48,8 @@ pub(super) fn code(text: &str, screen: Screen) -> Option<String> {
     Some(out)
 }
 
-/// Whether the locale's characters are UTF-8 (`locale(7)`). Where none is set, in a container or a service, the terminal most likely is all the same.
+/// Checks whether the locale uses UTF-8 (`locale(7)`). If no locale is set, as in a container or a service, the terminal most
+/// likely uses UTF-8 anyway.
 pub(super) fn is_utf8(env: impl Fn(&str) -> Option<String>) -> bool {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| env(name).filter(|value| !value.is_empty()));
     locale.is_none_or(|locale| {
@@ -63,7 +64,7 @@ mod tests {
 
     const LINK: &str = "http://192.168.100.200:8788/#code=abcd-efgh-ijkm-npqr-stuv-wxyz";
 
-    /// The modules as drawn: true is light.
+    /// Parses a drawing back into modules; true is light.
     fn read(drawn: &str, is_utf8: bool) -> Vec<Vec<bool>> {
         let mut rows = Vec::new();
         for line in drawn.lines() {
@@ -94,7 +95,7 @@ mod tests {
         }
         let widest = plain(false).lines().map(str::len).max();
         assert!(widest.is_some_and(|columns| columns <= 80), "{widest:?}");
-        // In a terminal the colours are the code's own, and the same is drawn.
+        // In a terminal, the code sets its own colours, and the drawing is the same.
         let coloured = self::code(LINK, Screen { is_utf8: true, is_terminal: true }).expect("fits");
         assert_eq!(coloured.replace("\x1b[97;40m", "").replace("\x1b[0m", ""), plain(true));
         let ascii = self::code(LINK, Screen { is_utf8: false, is_terminal: true }).expect("fits");

@@ -1,4 +1,4 @@
-//! `--since`: how long ago, or when.
+//! The value of `--since`: a duration before now, or a time.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const TIME: &[BorrowedFormatItem<'_>] =
     format_description!(version = 2, "[hour padding:none]:[minute][optional [:[second][optional [.[subsecond]]]]]");
 const OFFSET: &[BorrowedFormatItem<'_>] = format_description!("[offset_hour sign:mandatory]:[offset_minute]");
 
-/// From when on lines are wanted.
+/// The time from which lines are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
     /// This long before now, by the server's clock, because the server stamps the lines.
@@ -43,7 +43,8 @@ pub(super) enum Day {
 pub(super) struct BadSince;
 
 impl Since {
-    /// The moment that `self` means if the server's time is `now`. None outside the years for which the zone is defined.
+    /// Returns the moment that `self` means if the server's time is `now`, or `None` outside the years that the zone's data
+    /// covers.
     pub(super) fn moment(self, now: Timestamp, zone: &Zone) -> Option<Timestamp> {
         match self {
             Self::Ago(ago) => Some(now.before(ago)),
@@ -74,7 +75,7 @@ impl FromStr for Since {
     }
 }
 
-/// `90s`, `1h30m`, `3 days`, `2 h ago`: numbers with units, the larger first.
+/// Parses `90s`, `1h30m`, `3 days` or `2 h ago`: numbers with units, the larger first.
 fn ago(text: &str) -> Option<Duration> {
     let mut rest = text.strip_suffix("ago").map_or(text, str::trim_end);
     let mut seconds: u64 = 0;
@@ -102,13 +103,13 @@ fn ago(text: &str) -> Option<Duration> {
     (unit_before < u64::MAX).then(|| Duration::from_secs(seconds))
 }
 
-/// `14:00`, `today`, `yesterday 14:00`, `2026-01-31`, `2026-01-31 08:00`, `2026-01-31 08:00:00 UTC`.
+/// Parses `14:00`, `today`, `yesterday 14:00`, `2026-01-31`, `2026-01-31 08:00` or `2026-01-31 08:00:00 UTC`.
 fn day_and_time(text: &str) -> Option<Since> {
     let (first, rest) = text.split_once([' ', 'T']).map_or((text, None), |(first, rest)| (first, Some(rest.trim_start())));
     let day = match first {
         "today" => Some(Day::Today),
         "yesterday" => Some(Day::Yesterday),
-        // The parser would also take a sign.
+        // The parser would also accept a sign.
         _ => Date::parse(first, DATE).ok().filter(|_| !first.starts_with(['+', '-'])).map(Day::Date),
     };
     let (day, rest) = match (day, rest) {

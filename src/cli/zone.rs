@@ -1,7 +1,7 @@
-//! The local time zone, which a time of day without a zone refers to.
+//! The local time zone, to which a time without a zone refers.
 //!
-//! Read from `TZ` or `/etc/localtime`, as the C library does (`tzset(3)`), but in Rust: `localtime_r(3)` reads an environment that
-//! another thread may change.
+//! It is read from `TZ` or `/etc/localtime`, as the C library does (`tzset(3)`), but in Rust: `localtime_r(3)` reads an
+//! environment that another thread can change.
 
 use std::env::{self, VarError};
 
@@ -10,7 +10,7 @@ use tz::{DateTime, TimeZone};
 
 use crate::clock::Timestamp;
 
-/// Why the local time zone is not known.
+/// Why the local time zone is unknown.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ZoneError {
     #[error(
@@ -24,7 +24,7 @@ pub(super) enum ZoneError {
 pub(super) struct Zone(TimeZone);
 
 impl Zone {
-    /// This machine's: `TZ`, else `/etc/localtime`, else UTC. An empty `TZ` is UTC.
+    /// Returns this machine's zone: `TZ`, else `/etc/localtime`, else UTC. An empty `TZ` means UTC.
     pub(super) fn local() -> Result<Self, ZoneError> {
         match env::var("TZ") {
             Ok(name) if name.is_empty() => Ok(Self::utc()),
@@ -32,7 +32,7 @@ impl Zone {
             Err(VarError::NotUnicode(name)) => Err(ZoneError::Tz(name.to_string_lossy().into_owned())),
             Err(VarError::NotPresent) => match TimeZone::local() {
                 Ok(zone) => Ok(Self(zone)),
-                // A machine without that file keeps UTC.
+                // A machine without that file uses UTC.
                 Err(tz::Error::Io(_)) => Ok(Self::utc()),
                 Err(error) => Err(ZoneError::Localtime(error)),
             },
@@ -43,21 +43,21 @@ impl Zone {
         Self(TimeZone::utc())
     }
 
-    /// The zone of this name, or of this rule (`CET-1CEST,M3.5.0,M10.5.0/3`).
+    /// Returns the zone with this name, or with this rule (`CET-1CEST,M3.5.0,M10.5.0/3`).
     pub(super) fn named(name: &str) -> Result<Self, ZoneError> {
         TimeZone::from_posix_tz(name).map(Self).map_err(|_| ZoneError::Tz(name.to_owned()))
     }
 
-    /// The local day at this moment; none outside the years for which the zone is defined.
+    /// Returns the local date at this moment, or `None` outside the years that the zone's data covers.
     pub(super) fn day_of(&self, at: Timestamp) -> Option<Date> {
         let local = DateTime::from_timespec(at.unix_ms().div_euclid(1000), 0, self.0.as_ref()).ok()?;
         Date::from_calendar_date(local.year(), Month::try_from(local.month()).ok()?, local.month_day()).ok()
     }
 
-    /// The moment at which clocks here show this time.
+    /// Returns the moment at which local clocks show this time, or `None` outside the years that the zone's data covers.
     ///
-    /// A time that occurs twice, when the clocks are set back, means the first of the two. A time that is skipped, when they are set forward, means
-    /// the moment of that change. So "since then" omits no line.
+    /// A time that occurs twice because clocks are set back means the first of the two. A time that is skipped means the moment
+    /// at which clocks are set forward. So no line since that time is left out.
     pub(super) fn moment(&self, local: PrimitiveDateTime) -> Option<Timestamp> {
         let (date, time) = (local.date(), local.time());
         let found = DateTime::find(
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     const BERLIN: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
-    /// The clocks go forward at midnight, so that on that day there is none.
+    /// A zone in which clocks are set forward at midnight, so that this day has no midnight.
     const FORWARD_AT_MIDNIGHT: &str = "XXT4XXST,M10.3.0/0,M2.3.0/0";
 
     fn moment(zone: &str, local: PrimitiveDateTime) -> String {

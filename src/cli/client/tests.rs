@@ -8,7 +8,7 @@ fn empty_answer() -> Answer {
     Answer { url: String::new(), status: 200, text: String::new(), date: None }
 }
 
-/// The folder of a runtime directory that nothing else names.
+/// Returns the folder of a runtime directory that no setting names.
 fn folder_of(runtime_dir: &Path) -> Folder {
     Folder {
         project: runtime_dir.to_owned(),
@@ -22,7 +22,7 @@ fn folder_of(runtime_dir: &Path) -> Folder {
     }
 }
 
-/// Makes a directory look like that of a live server with the id `abc` and this socket, for as long as the result lives.
+/// Makes a directory look like that of a live server with the id `abc` and this socket, until the result is dropped.
 fn as_of_a_server(runtime_dir: &Path, socket: &Path) -> File {
     let dir = serde_json::to_string(&FileId::of(runtime_dir).expect("there")).expect("plain data");
     let info = format!(r#"{{"pid":1,"id":"abc","dir":{dir},"socket":"{}"}}"#, socket.display());
@@ -60,7 +60,7 @@ fn token_of_the_environment_goes_to_no_recorded_place_of_a_folder_that_is_not_tr
     assert_eq!(sends(), [Meant::Any], "the user named that place");
 }
 
-/// Root runs a command in the folder of another user, who exchanges the runtime directory for a link between two looks at it.
+/// Root runs a command in the folder of another user, who replaces the runtime directory with a link between two reads of it.
 #[test]
 fn link_in_place_of_the_runtime_directory_leads_root_to_no_other_server() {
     const ANOTHER: u32 = 65_534;
@@ -87,7 +87,7 @@ fn link_in_place_of_the_runtime_directory_leads_root_to_no_other_server() {
         assert!(credentials.token.is_none(), "it is the token of the other server");
         let Proof::User(users) = credentials.proof else { panic!("{:?}", credentials.proof) };
         assert_eq!(users, if owner == ANOTHER { vec![ANOTHER] } else { vec![0, 0] }, "no server of another owner is meant");
-        // With the next look, the link is seen.
+        // The next read detects the link.
         let Places { list, absence, .. } = places_of(&folder_of(&theirs));
         assert!(list.is_empty(), "{absence}");
     }

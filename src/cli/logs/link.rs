@@ -1,6 +1,6 @@
-//! The server behind a reader of the log, through its restarts: a question is asked until it is answered.
+//! The connection of a log reader to its server, across restarts. A request is repeated until it is answered.
 //!
-//! What is asked here changes nothing, so that it may be asked again. What was lost, and that it is back, is said once on stderr.
+//! The requests change nothing, so they can be repeated. A lost and a restored connection are each reported once on stderr.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,21 +8,20 @@ use std::time::{Duration, Instant};
 use super::super::client::{Answer, Client, ClientError, READ_TIMEOUT};
 use super::printer::warn;
 
-/// The waits between two tries, while nobody answers.
+/// The waits between two tries while no server answers.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// For how long a server is waited for that took the very first question and gave no answer: it may be on its way down, and up again, or
-/// have too much to do.
+/// How long to wait for a server that accepted the first request but did not answer. It may be restarting, or overloaded.
 const FIRST_PATIENCE: Duration = Duration::from_secs(5);
-/// For how long a server that has just come back may ask for a token that was not sent. It serves a moment before it has written into the
-/// runtime directory that it does, and until then the token in there is not for it.
+/// How long a server that has just come back may require a token that was not sent. It accepts requests a moment before it has
+/// recorded in the runtime directory that it does, and until then the token in that directory is not sent to it.
 const STRANGER_MAX: Duration = Duration::from_secs(10);
 
-/// A server that has to be there once, and is waited for from then on.
+/// A server that must answer once. After that, the link waits for it when it is lost.
 #[derive(Debug)]
 pub(super) struct Link<'c> {
     client: &'c Client,
-    /// For how long it is waited for; none: for ever.
+    /// How long to wait for the server; `None` means for ever.
     patience: Option<Duration>,
     has_answered: bool,
     was_lost: bool,
@@ -37,8 +36,8 @@ impl<'c> Link<'c> {
         self.get_waiting(&|_| path.to_owned(), None)
     }
 
-    /// Reads the path of an answer that may wait for news so long. One that had to be asked for again does not, so that it comes as soon as
-    /// the server is back.
+    /// Sends a request whose answer may wait up to `wait` for news. A repeated request does not wait, so that its answer comes
+    /// as soon as the server is back.
     pub(super) fn get_waiting(
         &mut self,
         path: &dyn Fn(Option<Duration>) -> String,
@@ -83,13 +82,13 @@ impl<'c> Link<'c> {
         }
     }
 
-    /// Whether the server was lost since this was last asked: another one may answer now.
+    /// Checks whether the server was lost since the last call. Another server may answer now.
     pub(super) fn was_lost(&mut self) -> bool {
         std::mem::take(&mut self.was_lost)
     }
 }
 
-/// Half as long again, within limits.
+/// Returns one and a half times the wait, within limits.
 pub(super) fn longer(wait: Duration, min: Duration, max: Duration) -> Duration {
     (wait * 3 / 2).clamp(min, max)
 }

@@ -1,4 +1,4 @@
-//! The log's pages: how they are asked for, and what stands in them.
+//! Pages of the log: how to request them, and what they contain.
 
 use std::time::Duration;
 
@@ -20,19 +20,19 @@ pub(super) struct Wanted<'a> {
 pub(super) enum Begin {
     /// Behind the line with this id.
     Behind(u64),
-    /// With the first line of that moment or a later one.
+    /// With the first line of that moment or later.
     At(Timestamp),
 }
 
 impl Wanted<'_> {
-    /// The path of the last lines: how many, of that moment or later ones, and from before the line behind which this position lies.
+    /// Returns the path for the last `lines` lines: only those since `at`, and only those before the position `before`.
     pub(super) fn tail(&self, lines: u32, at: Option<Timestamp>, before: Option<u64>) -> String {
         let Self { source, run, grep, stream } = *self;
         let (source, limit, grep) = (Some(source), Some(lines.into()), grep.map(str::to_owned));
         Route::LogTail.url("", &TailQuery { source, limit, before, at, run, grep, stream, name: None, lines: None })
     }
 
-    /// The path of a page, whose answer may wait so long for a line.
+    /// Returns the path for a page, whose answer may wait up to `wait` for a line.
     pub(super) fn page(&self, begin: Begin, wait: Option<Duration>) -> String {
         let Self { source, run, grep, stream } = *self;
         let (since, at) = match begin {
@@ -44,12 +44,12 @@ impl Wanted<'_> {
     }
 }
 
-/// Whether a page was the last one that there is now.
+/// Checks whether a page was the last one for now.
 pub(super) fn is_at_end(page: &LogsResponse) -> bool {
     page.lines.is_empty() && page.gone == 0 && page.searched_all != Some(false)
 }
 
-/// Whether a page is of a run that has ended, and its last.
+/// Checks whether a page belongs to a run that has ended, and is its last page.
 pub(super) fn is_last(page: &LogsResponse) -> bool {
     matches!(page.end, RunEnd::At(end) if page.next >= end)
 }

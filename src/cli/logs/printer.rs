@@ -5,20 +5,21 @@ use std::io::{self, Write};
 use crate::api::logs::{Line, StreamName};
 use crate::console::{TerminalLine, printable};
 
-/// Writes lines, and joins those that came in parts.
+/// Writes lines, and joins lines that arrived in parts.
 pub(super) struct Printer<W> {
     out: W,
     timestamps: bool,
-    /// Whether the parts of a line are put together.
+    /// Whether the parts of a line are joined.
     joins: bool,
-    /// Whose line is still unfinished: its run and stream.
+    /// The run and the stream of the unfinished line.
     open: Option<(Option<i64>, Option<StreamName>)>,
     /// The state of the current line for a terminal; `None` if output is not for a terminal.
     screen: Option<TerminalLine>,
 }
 
 impl<W: Write> Printer<W> {
-    /// Of a search not every part comes, so that what follows a part need not be its continuation: `joins` is false then.
+    /// Creates a printer. Pass `joins` as false for a search: it does not return every part of a line, so a part need not
+    /// continue the one before.
     pub(super) fn new(out: W, timestamps: bool, joins: bool) -> Self {
         Self { out, timestamps, joins, open: None, screen: None }
     }
@@ -33,7 +34,8 @@ impl<W: Write> Printer<W> {
         self.out.flush()
     }
 
-    /// A part is shown at once, as a prompt must be. Where another stream's line comes between two parts, the first ends there.
+    /// Prints lines. A part is shown at once, because it can be a prompt. If a line of another stream arrives between two
+    /// parts, the first part becomes a line.
     pub(super) fn lines(&mut self, lines: &[Line]) -> io::Result<()> {
         for line in lines {
             let whose = (line.run_id, line.stream);
@@ -46,7 +48,7 @@ impl<W: Write> Printer<W> {
             if let Some(screen) = &mut self.screen {
                 let shown = screen.part(&line.line, goes_on);
                 if shown.replaces {
-                    // The earlier text stays, because the cursor may be in another row by now.
+                    // The earlier text stays, because the cursor may be on another row by now.
                     self.out.write_all(b"\n")?;
                     self.head(line)?;
                 }
@@ -83,7 +85,7 @@ impl<W: Write> Printer<W> {
         self.out.write_all(b"\n")
     }
 
-    /// Ends the line that is unfinished, so that something else can be said.
+    /// Ends the unfinished line, so that a message can follow.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.end_open_line()?;
         self.out.flush()
@@ -91,7 +93,7 @@ impl<W: Write> Printer<W> {
 }
 
 pub(super) fn warn(sentence: &str) {
-    // Where stderr is gone nobody can be told; the lines still have their reader.
+    // If stderr cannot be written, the warning is lost, but the lines are still printed.
     let _ = writeln!(io::stderr(), "autoappdev: {}", printable(sentence));
 }
 

@@ -6,7 +6,7 @@ fn now() -> Timestamp {
     "2026-01-31T10:03:20.000Z".parse().expect("a time")
 }
 
-/// `status` of a running pipeline in which `changes` are made.
+/// Returns the `status` text of a running pipeline with `changes`.
 fn line(changes: &Value) -> String {
     let mut pipeline = json!({
         "state": "running", "pending": null, "allowed": ["pause", "stop"], "pid": 4711, "run_id": 7,
