@@ -1,8 +1,9 @@
-//! What the owner can set, and what is right: flags, then the environment, then a `.env` file, then defaults.
+//! The settings that the owner can change, with their sources and checks. The sources are flags, then the environment, then a
+//! `.env` file, then defaults.
 //!
-//! Level 0, pure: the environment, the `.env` file's text and the working directory are handed in by `cli`. Whether a folder
-//! exists or a port is free is not asked here. An empty value counts as unset; a wrong one is an error that names its variable.
-//! The table of settings is in `config/settings.rs`.
+//! Level 0, pure: `cli` passes in the environment, the text of the `.env` file and the working directory. This module does not
+//! check whether a folder exists or a port is free. An empty value counts as unset; a wrong value is an error that names its
+//! variable. The table of settings is in `config/settings.rs`.
 
 mod dotenv;
 mod endpoint;
@@ -31,7 +32,7 @@ pub use self::values::{GRACE_S_MAX, OnTerm, grace_from_text, server_url};
 /// One MiB in bytes.
 const MIB: u64 = 1024 * 1024;
 
-/// Everything that can be set, checked. Relative paths were taken from the working directory: all are absolute where that is.
+/// All settings, checked. Relative paths are relative to the working directory, so all paths are absolute if that path is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting, or where one comes from")]
 pub struct Config {
@@ -39,13 +40,13 @@ pub struct Config {
     pub hosts: Vec<IpAddr>,
     /// The port to listen on; 0 lets the kernel pick one.
     pub port: u16,
-    /// The Unix socket to listen on; `None` where it is switched off.
+    /// The Unix socket to listen on; `None` if it is switched off.
     pub socket: Option<PathBuf>,
     /// True if a flag or the environment names it. Otherwise it must be inside [`Self::folder`] or [`Self::runtime_dir`].
     pub is_socket_named: bool,
     /// The working directory, which contains the `.env` file.
     pub folder: PathBuf,
-    /// The folder of everything that is written at run time.
+    /// The directory of everything that is written at run time.
     pub runtime_dir: PathBuf,
     /// True if a flag or the environment names it. Otherwise it must be inside [`Self::folder`].
     pub is_runtime_dir_named: bool,
@@ -53,51 +54,54 @@ pub struct Config {
     pub database: PathBuf,
     /// True if a flag or the environment names it. Otherwise it must be inside [`Self::folder`] or [`Self::runtime_dir`].
     pub is_database_named: bool,
-    /// The folder in which scripts and their working directories lie.
+    /// The root: the folder that contains scripts and their working directories.
     pub pipeline_root: PathBuf,
     /// The script of a start that names none, relative to [`Self::pipeline_root`] or absolute.
     pub pipeline_script: Option<String>,
     /// Origins of other pages that may use the API, each as a browser sends it: lower case, without a default port.
     pub allow_origins: Vec<String>,
-    /// Names beside loopback's by which a client may call this server, in lower case, without a port.
+    /// Names, other than those of loopback, by which a client may call this server. They are in lower case and have no port.
     pub allow_hosts: Vec<String>,
-    /// The tokens that were set. Where one is, every TCP door asks for a token.
+    /// The tokens that were set. If there is one, every TCP listener requires a token.
     pub tokens: Tokens,
-    /// Whether a run gets a control group of its own where this user may make one.
+    /// Whether a run gets its own control group if this user can create one.
     pub uses_cgroups: bool,
-    /// Whether the values of a start's own variables are kept with the run, beside their names.
+    /// Whether the values of the variables that a start sets are kept with the run, in addition to their names.
     pub keeps_env_values: bool,
-    /// How often a run's shim looks at what the run uses; zero for never.
+    /// How often a run's shim samples what the run uses; zero means never.
     pub usage_every: Duration,
     /// What happens to the run when the server is asked to exit.
     pub on_term: OnTerm,
-    /// From TERM to KILL for a start that names no other.
+    /// The time from TERM to KILL for a start that names none.
     pub grace: Duration,
     /// The size at which a log segment ends.
     pub log_segment_bytes: u64,
-    /// The room for one run's log, never less than one segment; beyond it the oldest segments go.
+    /// The limit for one run's log, at least one segment. Beyond it, the oldest segments are removed.
     pub log_run_bytes: u64,
-    /// The room for the logs of all runs, never less than that for one; beyond it the oldest segments go.
+    /// The limit for the logs of all runs, at least that of one run. Beyond it, the oldest segments are removed.
     pub log_total_bytes: u64,
-    /// How much of the disk is kept free by removing the oldest segments; 0: nothing is removed for that; `None`: a share of the disk.
+    /// How much of the disk is kept free by removing the oldest segments. With 0, no segment is removed for that; `None` means
+    /// a share of the disk.
     pub disk_free_bytes: Option<u64>,
-    /// How many runs the history keeps, at least one.
+    /// The number of runs that the history keeps, at least one.
     pub runs_keep: u64,
-    /// For how long it keeps those that have ended; `None`: for ever.
+    /// How long the history keeps runs that have ended; `None` means for ever.
     pub runs_keep_for: Option<Duration>,
-    /// Environment variables with names that other programs share and from which a setting was taken: `PORT`, `DATABASE_URL`. They were
-    /// meant for the server, so they are not for its pipelines.
+    /// The environment variables with shared names from which a setting was taken: `PORT`, `DATABASE_URL`. They were meant for
+    /// the server, so its pipelines do not inherit them.
     pub taken_vars: Vec<&'static str>,
-    /// Which settings were taken from which source, one sentence each. Flags are not included: they are visible on the command
-    /// line.
+    /// The settings that were taken from each source, one sentence a source. Flags are not included, because they are visible
+    /// on the command line.
     pub taken: Vec<String>,
-    /// Settings that were found and ignored, one sentence each, for the server's log.
+    /// The settings that were found and ignored, one sentence each, for the server's log.
     pub notes: Vec<String>,
 }
 
 impl Config {
-    /// The setting in force. `flags` are those of the command line, `env` looks a variable up, `dotenv` is [`parse_dotenv`]'s answer,
-    /// `cwd` is the working directory.
+    /// Returns the settings in force.
+    ///
+    /// `flags` are those of the command line, `env` looks up a variable, `dotenv` is the result of [`parse_dotenv`], and `cwd`
+    /// is the working directory.
     pub fn resolve(
         flags: &[Flag],
         env: impl Fn(&str) -> Option<OsString>,
@@ -159,7 +163,7 @@ impl Config {
         })
     }
 
-    /// Puts the runtime directory, and the files that are named below it, at its path without links. Returns the path before.
+    /// Replaces the runtime directory, and the paths of the files in it, with the path without links. Returns the earlier path.
     pub fn move_to(&mut self, runtime_dir: &Path) -> PathBuf {
         let given = std::mem::replace(&mut self.runtime_dir, runtime_dir.to_owned());
         let moved = |path: &Path| path.strip_prefix(&given).ok().map(|name| runtime_dir.join(name));

@@ -1,8 +1,8 @@
-//! The `.env` file: finds the server's settings in it. The file belongs to the project, so everything else in it is ignored.
+//! The `.env` file. Finds the server's settings in it, and ignores everything else, because the file belongs to the project.
 //!
-//! Level 0, pure: the bytes are read elsewhere. An assignment to one of our names must be well-formed and on one line, and `$NAME` is
-//! not expanded. Other programs' lines may be anything: values over several lines, shell commands, other encodings. Only
-//! their ends matter, because a line inside such a value is not an assignment.
+//! Level 0, pure: the bytes are read elsewhere. An assignment to one of our names must be well-formed and on one line, and
+//! `$NAME` is not expanded. Other programs' lines can be anything: values over several lines, shell commands, other encodings.
+//! Only their ends matter, because a line inside such a value is not an assignment.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -10,10 +10,12 @@ use std::os::unix::ffi::OsStringExt;
 use super::setting::{ConfigError, is_shared};
 use super::settings::names;
 
-/// The pairs of a `.env` file whose names are ours, in the order of the file; where a name stands twice, the later one counts.
+/// Returns the pairs of a `.env` file whose names are ours, in the order of the file. If a name occurs more than once, the last
+/// one counts.
 ///
 /// # Errors
-/// Refuses, with its number, a line that begins with one of our names and is not an assignment or does not close its quotes.
+/// Refuses a line that begins with one of our names and is not an assignment or does not close its quotes. The error has the
+/// line's number.
 pub fn parse_dotenv(bytes: &[u8]) -> Result<Vec<(String, OsString)>, ConfigError> {
     let mut rest = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut pairs = Vec::new();
@@ -31,7 +33,7 @@ pub fn parse_dotenv(bytes: &[u8]) -> Result<Vec<(String, OsString)>, ConfigError
             },
             None => taken = end_of_foreign(rest, line),
         }
-        // With the line's end, unless that is the file's.
+        // Includes the line's end, unless the file ends there.
         let (before, after) = rest.split_at((taken + 1).min(rest.len()));
         number += memchr::memchr_iter(b'\n', before).count();
         rest = after;
@@ -39,7 +41,7 @@ pub fn parse_dotenv(bytes: &[u8]) -> Result<Vec<(String, OsString)>, ConfigError
     Ok(pairs)
 }
 
-/// A line that begins with a name of ours: the name, what follows it, and whether `export` stands before it.
+/// Parses a line that begins with one of our names. Returns the name, the rest, and whether `export` precedes the name.
 fn ours(line: &[u8]) -> Option<(&'static str, &[u8], bool)> {
     let line = line.trim_ascii();
     let exported = line.strip_prefix(b"export").filter(|rest| rest.starts_with(b" ") || rest.starts_with(b"\t"));
@@ -56,7 +58,8 @@ fn first_line(text: &[u8]) -> &[u8] {
     &text[..text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len())]
 }
 
-/// The value after a name of ours; `None` where the line only exports it, as in a shell, for a variable that was set before.
+/// Parses the value after one of our names. Returns `None` if the line only exports a variable that was set before, as in a
+/// shell.
 fn value_of_ours(rest: &[u8], is_exported: bool) -> Result<Option<Vec<u8>>, &'static str> {
     if rest.contains(&0) {
         return Err("contains a NUL");
@@ -74,21 +77,21 @@ fn value_of_ours(rest: &[u8], is_exported: bool) -> Result<Option<Vec<u8>>, &'st
     Ok(Some(value))
 }
 
-/// A value without quotes ends at a `#` that stands at its beginning or after a blank.
+/// Returns a value without quotes, which ends at a `#` at its beginning or after a blank.
 fn unquoted(text: &[u8]) -> &[u8] {
     let is_comment = |&at: &usize| text[at] == b'#' && (at == 0 || text[at - 1].is_ascii_whitespace());
     let end = (0..text.len()).find(is_comment).unwrap_or(text.len());
     text[..end].trim_ascii_end()
 }
 
-/// The text up to the closing quote, as it stands.
+/// Returns the text up to the closing quote, unchanged.
 fn single_quoted(text: &[u8]) -> Result<Vec<u8>, &'static str> {
     let end = text.iter().position(|byte| *byte == b'\'').ok_or("opens a quote and does not close it")?;
     nothing_follows(&text[end + 1..])?;
     Ok(text[..end].to_vec())
 }
 
-/// The text up to the closing quote, with `\\`, `\"`, `\$`, `\n` and `\t` replaced.
+/// Returns the text up to the closing quote, with `\\`, `\"`, `\$`, `\n` and `\t` replaced.
 fn double_quoted(text: &[u8]) -> Result<Vec<u8>, &'static str> {
     let mut value = Vec::new();
     let mut bytes = text.iter().copied().enumerate();
@@ -111,15 +114,18 @@ fn double_quoted(text: &[u8]) -> Result<Vec<u8>, &'static str> {
     Err("opens a quote and does not close it")
 }
 
-/// After a closing quote only a comment may stand.
+/// Checks that only a comment follows a closing quote.
 fn nothing_follows(rest: &[u8]) -> Result<(), &'static str> {
     let after = rest.trim_ascii_start();
     let is_comment = after.starts_with(b"#") && after.len() < rest.len();
     if after.is_empty() || is_comment { Ok(()) } else { Err("has text after the closing quote") }
 }
 
-/// Where another program's line ends, or its assignment that begins with `line`: at the end of the line that closes its quote. A quote
-/// counts as closed only if nothing but a comment follows, as in programs that read such values; otherwise the value is this line.
+/// Returns where another program's line ends, or its assignment that begins with `line`, at the end of the line that closes its
+/// quote.
+///
+/// A quote counts as closed only if nothing but a comment follows, as in programs that read such values. Otherwise the value is
+/// this line.
 fn end_of_foreign(text: &[u8], line: &[u8]) -> usize {
     // Some programs also read `KEY: value`.
     let separator = line
@@ -137,7 +143,7 @@ fn end_of_foreign(text: &[u8], line: &[u8]) -> usize {
     end.map_or(line.len(), |end| begin + 1 + end)
 }
 
-/// Where the line ends in which the quote closes.
+/// Returns the end of the line on which the quote is closed.
 fn end_of_quoted(text: &[u8], quote: u8, has_escapes: bool) -> Option<usize> {
     let mut at = 0;
     while let Some(&byte) = text.get(at) {
@@ -216,13 +222,13 @@ mod tests {
             "JSON='{\n  \"it\\'s\": 1,\nAUTOAPPDEV_PORT=1\n}'",
             "EMPTY=\"\nAUTOAPPDEV_PORT=1\n\"",
             "MY KEY=\"\nAUTOAPPDEV_PORT=1\n\"",
-            // These open a quote that nothing closes: the value is the line.
+            // These open a quote that is never closed, so the value is the line.
             "NAME=\"it",
             "NAME='it's",
             "DIR=\"C:\\dir\\\"",
             "DIR='C:\\dir\\'",
             "QUOTE=\"",
-            // And these are no assignments.
+            // These are not assignments.
             "nonsense",
             "export NAME",
             "export",
@@ -236,7 +242,7 @@ mod tests {
             "NAME=a\0b",
             "AUTOAPPDEV_PORTS=x",
             "MY_AUTOAPPDEV_PORT=x",
-            // Ours by name alone.
+            // These only have the same name as ours.
             "PORT",
             "PORT='a",
             "PORT: 3000",

@@ -1,7 +1,7 @@
-//! Which server a client command uses: that of its runtime directory, or one whose address the user named.
+//! The server that a client command uses: that of its runtime directory, or one whose address the user named.
 //!
-//! Level 0, pure. The command line and the user's environment name an address. A `.env` file and the defaults do not: they say where the
-//! server of this folder would listen, and the server of another folder may listen there.
+//! Level 0, pure. The command line and the user's environment name an address. A `.env` file and the defaults do not: they say
+//! where the server of this folder would listen, and the server of another folder may listen there.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,12 +11,12 @@ use super::setting::{ConfigError, Given, Source};
 use super::settings::{HOST, PORT, RUNTIME_DIR, RUNTIME_DIR_DEFAULT, SOCKET, URL};
 use super::sources::{Sources, in_folder};
 
-/// Where a client command looks for its server.
+/// The place where a client command looks for its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// At this address and nowhere else, `http://HOST[:PORT]` as [`super::server_url`] gives it.
+    /// This address and no other, as `http://HOST[:PORT]` from [`super::server_url`].
     Url(String),
-    /// In a runtime directory.
+    /// A runtime directory.
     Folder(Folder),
 }
 
@@ -25,25 +25,26 @@ pub enum Endpoint {
 pub struct Folder {
     /// The name of the project for users: the working directory, if that has the runtime directory in its usual place.
     pub project: PathBuf,
-    /// Where the server says that it runs.
+    /// The runtime directory, in which the server records its address.
     pub runtime_dir: PathBuf,
     /// The folder that must contain the runtime directory, if a `.env` file names the directory. A link in place of the default is
     /// followed to a server that was started with that path.
     pub folder: Option<PathBuf>,
     /// The Unix socket of that directory's server, unless it is switched off or the environment names one.
     pub socket: Option<PathBuf>,
-    /// The Unix socket that the environment names, of whatever server.
+    /// The Unix socket of any server, named by the environment.
     pub named_socket: Option<PathBuf>,
-    /// The address that the environment names, of whatever server.
+    /// The address of any server, named by the environment.
     pub named_address: Option<SocketAddr>,
-    /// Where a server of this folder would listen. Only the question which server answers may be sent there.
+    /// The address at which a server of this folder would listen. The only request that may be sent there asks which server
+    /// answers.
     pub usual_address: Option<SocketAddr>,
     /// The value of `AUTOAPPDEV_URL` in the `.env` file, where it has no effect.
     pub url_in_dotenv: Option<String>,
 }
 
 impl Endpoint {
-    /// Reads only what finding the server needs: a wrong value elsewhere is the server's concern, not this client's.
+    /// Reads only the settings that are needed to find the server. A wrong value elsewhere must not stop a client command.
     pub fn resolve(
         env: impl Fn(&str) -> Option<OsString>,
         dotenv: &[(String, OsString)],
@@ -77,9 +78,11 @@ impl Endpoint {
 }
 
 impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
-    /// The address that the environment names. `AUTOAPPDEV_PORT` does, unless the kernel is to pick the port, and so does a single
-    /// `AUTOAPPDEV_HOST`. The wildcard (`0.0.0.0`) does not count, and a port in the `.env` file belongs to the folder. `PORT` alone is set for all
-    /// kinds of programs.
+    /// Returns the address that the environment names.
+    ///
+    /// `AUTOAPPDEV_PORT` names one, unless it lets the kernel pick the port, and so does a single `AUTOAPPDEV_HOST`. The
+    /// wildcard (`0.0.0.0`) does not count, and a port in the `.env` file belongs to the folder. `PORT` alone does not count,
+    /// because it is set for all kinds of programs.
     fn named_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
         let is_in_environment = |given: &Given| given.source == Source::Environment;
         let host = match self.found(&HOST.setting).filter(is_in_environment) {

@@ -1,4 +1,4 @@
-//! What is known of a setting, a value of it that was found somewhere, and what is wrong with that.
+//! The definition of a setting, a value that was found for it, and the error for a wrong value.
 //!
 //! Level 0, pure. The table of all settings is in `settings`.
 
@@ -9,14 +9,14 @@ use std::path::PathBuf;
 use super::token::Token;
 use super::values;
 
-/// What an error shows in place of a secret.
+/// The placeholder for a secret in an error message.
 pub(super) const HIDDEN: &str = "…";
 
-/// The column of each row of the table.
+/// The columns of a row in the table.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a column of its own in the table")]
 pub(crate) struct Setting {
-    /// The variables, the strongest first. A name that does not begin with `AUTOAPPDEV_` is shared with other programs.
+    /// The variables, the strongest first. A name without the prefix `AUTOAPPDEV_` is shared with other programs.
     pub(crate) names: &'static [&'static str],
     /// The flag, the word for its value in the help, and the commands that have it from this table.
     pub(crate) flag: Option<(&'static str, &'static str, &'static [&'static str])>,
@@ -25,33 +25,34 @@ pub(crate) struct Setting {
     /// True for a setting that decides who may act, where the server listens or writes, or what runs. It is taken from a `.env`
     /// file only if no other user can have written the file.
     pub(crate) is_guarded: bool,
-    /// What is in force where it is not set.
+    /// The value in force if the setting is not set.
     pub(crate) default: Default,
-    /// The smallest and the largest number.
+    /// The smallest and the largest valid number.
     pub(crate) range: (u64, u64),
-    /// For people, in Markdown without links.
+    /// The help text, in Markdown without links.
     pub(crate) help: &'static str,
-    /// Whether its value must not be shown.
+    /// Whether the value must not be shown.
     pub(crate) is_secret: bool,
-    /// Whether a process of a pipeline can use the variable: where its run's files are, and which server a client command uses.
+    /// Whether a process of a pipeline can use the variable, because it says where its run's files are or which server a client
+    /// command uses.
     pub(crate) is_for_pipelines: bool,
     /// Whether a value under a shared name is meant for another program.
     pub(crate) is_foreign: fn(&Given) -> bool,
 }
 
-/// What is in force where a setting is not set.
+/// The value that is in force if a setting is not set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Default {
     /// This value.
     Value(&'static str),
     /// A file of this name in the runtime directory.
     InRuntimeDir(&'static str),
-    /// What these words describe, in Markdown.
+    /// The value that these words describe, in Markdown.
     Words(&'static str),
 }
 
 impl Setting {
-    /// What most rows have in common.
+    /// The values that most rows have in common.
     pub(super) const USUAL: Self = Self {
         names: &[],
         flag: None,
@@ -65,7 +66,7 @@ impl Setting {
         is_foreign: |_| false,
     };
 
-    /// What it means and the default, in Markdown.
+    /// Returns the meaning and the default, in Markdown.
     pub(crate) fn texts(&self) -> (String, String) {
         let meaning = match self.range {
             (_, u64::MAX) => self.help.to_owned(),
@@ -79,7 +80,7 @@ impl Setting {
         (meaning, default)
     }
 
-    /// Its help on a terminal: of a flag with its variables.
+    /// Returns the help for a terminal. For a flag, it includes the variables.
     pub(crate) fn help(&self) -> String {
         let (meaning, default) = self.texts();
         let variables = self.flag.map_or_else(String::new, |_| format!(" [env: {}]", self.names.join(", ")));
@@ -90,7 +91,7 @@ impl Setting {
 /// A flag, such as `--port`, and its value, as typed.
 pub type Flag = (&'static str, OsString);
 
-/// Whether other programs use this variable as well.
+/// Checks whether other programs use this variable too.
 pub(super) fn is_shared(name: &str) -> bool {
     !name.starts_with("AUTOAPPDEV_")
 }
@@ -102,7 +103,7 @@ pub(super) struct Typed<T> {
     pub(super) parse: fn(&Given) -> Result<T, ConfigError>,
 }
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// The command line.
@@ -111,11 +112,11 @@ pub(crate) enum Source {
     Environment,
     /// The `.env` file of the working directory.
     Dotenv,
-    /// Nobody set it.
+    /// The default, because the setting is not set.
     Default,
 }
 
-/// A value, with what an error needs to name it.
+/// A value, with the names that an error message needs.
 pub(crate) struct Given {
     pub(super) setting: &'static Setting,
     pub(super) name: &'static str,
@@ -124,7 +125,7 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    /// Whether it is meant for another program.
+    /// Checks whether the value is meant for another program.
     pub(super) fn is_foreign(&self) -> bool {
         self.source != Source::Flag && is_shared(self.name) && (self.setting.is_foreign)(self)
     }
@@ -137,7 +138,7 @@ impl Given {
         parse(self.text()?.trim()).map_err(|problem| self.wrong(problem))
     }
 
-    /// A comma-separated list; blanks around an item and empty items do not count, and an item counts once.
+    /// Parses a comma-separated list. Blanks around an item, empty items and repeated items are ignored.
     pub(super) fn list<T: PartialEq>(&self, item: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, ConfigError> {
         let mut list = Vec::new();
         for text in self.text()?.split(',').map(str::trim).filter(|text| !text.is_empty()) {
@@ -159,11 +160,11 @@ impl Given {
     }
 
     pub(super) fn path(&self) -> Result<PathBuf, ConfigError> {
-        // A flag cannot hold a NUL and a `.env` line with one is refused, but a caller's `env` is not known here.
+        // A flag cannot contain a NUL, and a `.env` line with one is refused, but the caller's `env` could return anything.
         if self.value.as_bytes().contains(&0) { Err(self.wrong("contains a NUL")) } else { Ok(PathBuf::from(&self.value)) }
     }
 
-    /// `DATABASE_URL`, or the flag, which takes a plain path too.
+    /// Parses `DATABASE_URL`, or the value of the flag, which can also be a plain path.
     pub(super) fn database(&self) -> Result<PathBuf, ConfigError> {
         let bytes = self.value.as_bytes();
         let has_scheme = values::scheme(&self.value.to_string_lossy()).is_some();
@@ -176,14 +177,14 @@ impl Given {
         }
     }
 
-    /// The error about the whole value.
+    /// Returns the error about the whole value.
     pub(super) fn wrong(&self, problem: impl Into<String>) -> ConfigError {
         self.wrong_as(&self.value.to_string_lossy(), problem)
     }
 
     fn wrong_as(&self, shown: &str, problem: impl Into<String>) -> ConfigError {
         let place = if self.source == Source::Dotenv { " (in .env)" } else { "" };
-        // What stands before an @ may be a password, and this text goes to logs.
+        // Text before an @ can be a password, and this text is written to logs.
         let shown = match shown.rsplit_once('@') {
             _ if self.setting.is_secret => HIDDEN.to_owned(),
             Some((_, after)) => format!("…@{after}"),
@@ -200,19 +201,19 @@ pub enum ConfigError {
     /// A flag's or variable's value is wrong.
     #[error("{name}={value} {problem}")]
     Value {
-        /// The flag or variable as the owner wrote it, `AUTOAPPDEV_PORT` or `--port`.
+        /// The flag or variable as the owner wrote it, such as `AUTOAPPDEV_PORT` or `--port`.
         name: &'static str,
-        /// The value, made printable, with what may be a password left out; ends in `(in .env)` where it came from there.
+        /// The value, made printable and without a possible password. It ends with `(in .env)` if it comes from that file.
         value: String,
-        /// What is wrong with it and what is expected, to be read after the value.
+        /// A description of the error and of what is expected, as a text that follows the value.
         problem: String,
     },
-    /// The `.env` file has a line that is no assignment.
+    /// A line of the `.env` file is not an assignment.
     #[error("line {line} of .env {problem}")]
     Dotenv {
         /// The line's number, from 1.
         line: usize,
-        /// What is wrong with it, to be read after the line.
+        /// A description of the error, as a text that follows the line.
         problem: &'static str,
     },
     /// The `.env` file contains settings that are used only if no other user can have written it.

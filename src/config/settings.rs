@@ -1,7 +1,8 @@
-//! The table of settings: each name, flag, type, default, range and help stands here once.
+//! The table of settings. It defines each name, flag, type, default, range and help text once.
 //!
-//! Level 0, pure. From it come the flags and help of the command line, what is read from the environment and `.env`, what a pipeline does
-//! not inherit, and the table in the README, which a test compares. To add a setting, add a row, and a field to `Config`.
+//! Level 0, pure. It generates the flags and help of the command line, the names that are read from the environment and `.env`,
+//! the variables that a pipeline does not inherit, and the table in the README, which a test compares. To add a setting, add a
+//! row, and a field to `Config`.
 
 use std::ffi::OsStr;
 use std::net::IpAddr;
@@ -13,14 +14,15 @@ use super::setting::{ConfigError, Given, Setting, Source, Typed, is_shared};
 use super::token::Token;
 use super::values::{self, OnTerm};
 
-/// The database's name in the runtime directory where nobody names another.
+/// The name of the database in the runtime directory when none is set.
 pub const DATABASE_DEFAULT: &str = "autoappdev.db";
 /// The name of the Unix socket in the runtime directory when none is set.
 pub const SOCKET_DEFAULT: &str = "server.sock";
 /// The runtime directory when none is set.
 pub(super) const RUNTIME_DIR_DEFAULT: &str = "runtime";
 
-/// The commands that have a flag: those that read all settings, those that open the database. `--url` stands with the client commands' own.
+/// The commands that have a flag: those that read all settings, or those that open the database. `--url` is defined with the
+/// client commands.
 const SERVE: &[&str] = &["serve"];
 const STORAGE: &[&str] = &["serve", "migrate", "check"];
 const CLIENT: &[&str] = &[];
@@ -32,10 +34,10 @@ macro_rules! settings {
             parse: $parse,
         };)*
 
-        /// Every setting.
+        /// All settings.
         pub(crate) static SETTINGS: &[&Setting] = &[$(&$id.setting),*];
 
-        /// The first name of each.
+        /// The first name of each setting.
         #[cfg(test)]
         pub(super) mod names {
             $(pub(in crate::config) const $id: &str = $names[0];)*
@@ -43,7 +45,7 @@ macro_rules! settings {
     };
 }
 
-// Each row: type, parser, names, default; help; what is not usual.
+// Each row: type, parser, names, default; help; columns that differ from the usual ones.
 settings! {
     HOST: Vec<IpAddr> = addresses, ["AUTOAPPDEV_HOST"], Value("127.0.0.1"),
         "The addresses to listen on, comma-separated (`127.0.0.1,::1`); `0.0.0.0` is every address of this machine. If one is beyond \
@@ -130,28 +132,30 @@ settings! {
         flag: Some(("--url", "URL", CLIENT)), is_in_dotenv: false, is_for_pipelines: true;
 }
 
-/// For the flag that client commands have beside their own.
+/// The setting of the flag that client commands have in addition to their own.
 pub(crate) static URL_SETTING: &Setting = &URL.setting;
 
-/// Every name that is read from the environment or a `.env` file.
+/// Returns every name that is read from the environment or a `.env` file.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     SETTINGS.iter().flat_map(|setting| setting.names).copied()
 }
 
-/// Whether a variable is for the server alone: its pipelines do not inherit it.
+/// Checks whether a variable is only for the server, so that its pipelines do not inherit it.
 pub(crate) fn is_for_server_only(name: &OsStr) -> bool {
     let settings = SETTINGS.iter().filter(|setting| !setting.is_for_pipelines);
     settings.flat_map(|setting| setting.names).any(|&own| !is_shared(own) && name == own)
 }
 
-/// At least one.
+/// Parses the addresses to listen on, at least one.
 fn addresses(given: &Given) -> Result<Vec<IpAddr>, ConfigError> {
     let hosts = given.list(values::host)?;
     if hosts.is_empty() { Err(given.wrong("names no address")) } else { Ok(hosts) }
 }
 
-/// In a `.env` file, which is the project's, this is every value that is not clearly ours. In the environment it is the URL of every other kind
-/// of database; a path without a scheme, or an unusable `SQLite` file, is an error that the user must see.
+/// Checks whether a value is meant for another program.
+///
+/// In a `.env` file, which belongs to the project, this is every value that is not clearly ours. In the environment, it is the
+/// URL of another kind of database. A path without a scheme, or an unusable `SQLite` file, is an error that the user must see.
 fn is_database_of_another_program(given: &Given) -> bool {
     if given.source == Source::Dotenv {
         return given.database().is_err();

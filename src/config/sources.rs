@@ -1,7 +1,7 @@
-//! Where values come from: flags, then the environment, then the `.env` file, then the default.
+//! The sources of values: flags, then the environment, then the `.env` file, then the default.
 //!
-//! Level 0, pure. An empty value counts as unset. A name goes through both the environment and `.env` before the next name of the same
-//! setting: an alias never wins.
+//! Level 0, pure. An empty value counts as unset. Each name of a setting is searched for in both the environment and `.env`
+//! before its next name, so an alias never takes precedence.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::settings::{READ_TOKEN, RUNTIME_DIR, SETTINGS, SOCKET, SOCKET_DEFAULT,
 use super::token::{FoundToken, FoundTokens, Origin, Token, Tokens};
 use super::values;
 
-/// What the caller read: flags, a look-up of variables, and [`super::parse_dotenv`]'s answer.
+/// The input that the caller has read: flags, a lookup of variables, and the result of [`super::parse_dotenv`].
 pub(super) struct Sources<'a, E> {
     pub(super) flags: &'a [Flag],
     pub(super) env: E,
@@ -19,7 +19,7 @@ pub(super) struct Sources<'a, E> {
 }
 
 impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
-    /// All values that are set and not empty, the strongest first.
+    /// Returns all values that are set and not empty, the strongest first.
     pub(super) fn candidates(&self, setting: &'static Setting) -> impl Iterator<Item = Given> {
         let flag = self.flags.iter().find(|(name, _)| setting.flag.is_some_and(|(flag, ..)| flag == *name));
         let flag = flag.map(|(name, value)| Given { setting, name, value: value.clone(), source: Source::Flag });
@@ -32,23 +32,23 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
         flag.into_iter().chain(named).filter(|given| !given.value.is_empty())
     }
 
-    /// The last line counts.
+    /// Returns the value in the `.env` file. If a name occurs more than once, the last line counts.
     pub(super) fn in_dotenv(&self, setting: &'static Setting, name: &'static str) -> Option<Given> {
         let (_, value) = self.dotenv.iter().rev().find(|(key, _)| key == name)?;
         Some(Given { setting, name, value: value.clone(), source: Source::Dotenv })
     }
 
-    /// The value that somebody set for this program.
+    /// Returns the value that was set for this program.
     pub(super) fn set(&self, setting: &'static Setting) -> Option<Given> {
         self.candidates(setting).find(|given| !given.is_foreign())
     }
 
-    /// True if a flag or the environment sets it, which a cloned project cannot.
+    /// Checks whether a flag or the environment sets it, which a cloned project cannot do.
     pub(super) fn is_named(&self, setting: &'static Setting) -> bool {
         self.set(setting).is_some_and(|given| matches!(given.source, Source::Flag | Source::Environment))
     }
 
-    /// The value in force; `None` if nobody set it and the default is no value.
+    /// Returns the value in force, or `None` if it is not set and the default is not a value.
     pub(super) fn found(&self, setting: &'static Setting) -> Option<Given> {
         self.set(setting).or_else(|| match setting.default {
             Default::Value(value) => {
@@ -62,12 +62,13 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
         self.found(&typed.setting).map(|given| (typed.parse)(&given)).transpose()
     }
 
-    /// Of a setting whose default is a value.
+    /// Returns the value in force of a setting whose default is a value.
     pub(super) fn value<T>(&self, typed: &'static Typed<T>) -> Result<T, ConfigError> {
         Ok(self.optional(typed)?.expect("the default is a value"))
     }
 
-    /// A size that has room for `least` MiB, which `what` takes; its default grows with that.
+    /// Returns a size of at least `least` MiB, which `what` needs. The default grows to that size; a smaller setting is an
+    /// error.
     pub(super) fn room(&self, typed: &'static Typed<u64>, least: u64, what: &str) -> Result<u64, ConfigError> {
         let Some(given) = self.set(&typed.setting) else { return Ok(self.value(typed)?.max(least)) };
         let range = (least, typed.setting.range.1);
@@ -97,7 +98,7 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
 }
 
 impl FoundTokens {
-    /// What a client command finds: as `Config::resolve` does.
+    /// Finds the tokens of a client command, from the same sources as `Config::resolve`.
     pub fn resolve(
         env: impl Fn(&str) -> Option<OsString>,
         dotenv: &[(String, OsString)],
@@ -115,7 +116,8 @@ impl FoundTokens {
     }
 }
 
-/// Returns the numbers of the groups that may write to directories above the runtime directory. `number_of` looks a group's name up.
+/// Returns the numbers of the groups that may write to directories above the runtime directory. `number_of` looks up the name
+/// of a group.
 pub fn trusted_groups(
     env: impl Fn(&str) -> Option<OsString>,
     number_of: impl Fn(&str) -> Option<u32>,
@@ -134,8 +136,8 @@ pub fn trusted_groups(
 /// Refuses guarded settings from a `.env` file at `path` that other users can have written, for the reason in `problem`.
 ///
 /// # Errors
-/// Names the settings. Other settings are accepted: they decide how the pipeline runs, and anyone who can write this file can
-/// usually change the pipeline too.
+/// The error names the settings. Other settings are accepted: they decide how the pipeline runs, and anyone who can write this
+/// file can usually change the pipeline too.
 pub fn refuse_guarded(
     flags: &[Flag],
     env: impl Fn(&str) -> Option<OsString>,
@@ -157,7 +159,7 @@ pub(super) fn names_from(given: impl Iterator<Item = Given>, source: Source) -> 
     names.join(", ")
 }
 
-/// `path` as seen from `cwd`, without `.` and doubled slashes; `..` stays, since what it means depends on links.
+/// Resolves `path` against `cwd`, without `.` and doubled slashes. `..` stays, because its meaning depends on links.
 pub(super) fn in_folder(cwd: &Path, path: &Path) -> PathBuf {
     cwd.join(path).components().collect()
 }

@@ -9,7 +9,7 @@ mod values;
 
 const CWD: &str = "/srv/box";
 
-/// The setting from flags, environment and `.env`, each as pairs.
+/// Resolves settings from flags, the environment and `.env`, each given as pairs.
 fn resolve(flags: &[(&'static str, &str)], env: &[(&str, &str)], dotenv: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let dotenv: Vec<_> = dotenv.iter().map(|&(name, value)| (name.to_owned(), value.into())).collect();
     let flags: Vec<_> = flags.iter().map(|&(name, value)| (name, value.into())).collect();
@@ -28,7 +28,7 @@ fn good(name: &str, value: &str) -> Config {
     from_env(name, value).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The refusal of `NAME=value`, after checking that it names both.
+/// Returns the error text for `NAME=value`, after checking that it names both.
 fn refusal(name: &str, value: &str) -> String {
     let error = from_env(name, value).expect_err(value).to_string();
     error.strip_prefix(&format!("{name}={value} ")).unwrap_or_else(|| panic!("names neither: {error}")).to_owned()
@@ -74,7 +74,7 @@ fn nothing_set_is_the_documented_default() {
 #[test]
 fn database_url_of_another_program_is_ignored() {
     let foreign = ["postgres://me:secret@host/db", "mysql://h/d", "file:./dev.db", "sqlite+aiosqlite:///x.db", "jdbc:sqlite:x"];
-    // In the project's file this is every value that is not clearly ours.
+    // In the project's file, this is every value that is not clearly ours.
     let projects = ["x.db", "sqlite:x.db?mode=rwc", "sqlite::memory:", "sqlite3:x.db", "${OTHER}"];
     let default = Path::new("/srv/box/runtime/autoappdev.db");
     for url in foreign {

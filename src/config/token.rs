@@ -1,36 +1,38 @@
-//! A token: the word by which a client shows that it may look or act.
+//! A token, with which a client proves that it is an operator or a viewer.
 //!
-//! Level 0, pure. Its text never gets into a message, a log or a `Debug` output by accident: whoever needs it says [`Token::expose`].
+//! Level 0, pure. The text of a token never gets into a message, a log or a `Debug` output by accident: it can be read only
+//! through [`Token::expose`].
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
-/// The fewest and the most characters.
+/// The minimum and the maximum number of characters.
 const CHARS_MIN: usize = 16;
 const CHARS_MAX: usize = 256;
-/// The fewest different ones: sixteen times the same letter is long, and the first thing that is tried.
+/// The minimum number of different characters. Sixteen times the same letter is long, but is among the first guesses.
 const DIFFERENT_MIN: usize = 6;
 
-/// The characters of one that is made here: none is easily taken for another when it is typed from a screen.
+/// The characters of a generated token. None is easily confused with another when it is typed from a screen.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-/// How many of them, and how many stand together: 120 bits.
+/// The number of characters in a generated token, and in each of its groups. The characters have 120 bits in all.
 const MADE_CHARS: usize = 24;
 const GROUP: usize = 4;
 
-/// Printable ASCII, long enough not to be guessed. Equality is for settings only: what a stranger sent is compared in constant time,
-/// by `http`.
+/// A text of printable ASCII that is long enough not to be guessed.
+///
+/// Equality is for settings only. `web` compares the tokens that clients send in constant time.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// How many bytes of randomness [`Self::made_of`] takes.
+    /// The number of random bytes that [`Self::made_of`] takes.
     pub const RANDOM_BYTES: usize = MADE_CHARS;
 
-    /// Takes a text that is fit to be one.
+    /// Creates a token from a text that is fit to be one.
     ///
     /// # Errors
-    /// What is wrong and what to do, to be read after the name of what holds it. The text is not in it.
+    /// Describes the error and what to do, as a text that follows the name of the token's source. It does not contain the token.
     pub fn new(text: &str) -> Result<Self, &'static str> {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("has a blank or a character that is not printable ASCII: a token consists of letters, digits and \
@@ -48,13 +50,13 @@ impl Token {
         Ok(Self(text.to_owned()))
     }
 
-    /// One made of random bytes, five bits of each.
+    /// Generates a token from random bytes, using five bits of each.
     pub fn made_of(random: [u8; Self::RANDOM_BYTES]) -> Self {
         let letters = random.map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]));
         Self(letters.chunks(GROUP).map(String::from_iter).collect::<Vec<_>>().join("-"))
     }
 
-    /// Its text: to be sent, shown to its owner, or made a key of.
+    /// Returns the text, to be sent, shown to its owner, or used to derive a key.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -66,28 +68,28 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The tokens that somebody set.
+/// The tokens that the settings contain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
-    /// Who has it may look and act.
+    /// The operators' token, which allows actions.
     pub token: Option<Token>,
-    /// Who has it may look.
+    /// The viewers' token, which allows reading only.
     pub read_token: Option<Token>,
 }
 
 impl Tokens {
-    /// Whether there is one.
+    /// Checks whether a token is set.
     pub fn is_set(&self) -> bool {
         self.token.is_some() || self.read_token.is_some()
     }
 }
 
-/// Where a client command found a token.
+/// The place where a client command found a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// In the user's environment.
+    /// The user's environment.
     Environment,
-    /// In the `.env` file of the working directory.
+    /// The `.env` file of the working directory.
     Dotenv,
 }
 

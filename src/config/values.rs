@@ -1,4 +1,4 @@
-//! One value each: its text, what is right, and the sentence when it is wrong, to be read after `NAME=value`.
+//! Parsers of single values, and the error texts for wrong ones, which follow `NAME=value`.
 //!
 //! Level 0, pure.
 
@@ -16,11 +16,11 @@ pub(super) const GRACE_MAX: u16 = 3600;
 /// What happens to the run when the server is asked to exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnTerm {
-    /// It keeps running, unless the end of the server would kill it.
+    /// The run keeps running, unless the end of the server would kill it.
     Auto,
-    /// It goes on.
+    /// The run keeps running.
     Leave,
-    /// It is stopped first.
+    /// The run is stopped first.
     Stop,
 }
 
@@ -28,7 +28,7 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
     digits(text).ok_or_else(|| "is not a port: a number from 0 to 65535".to_owned())
 }
 
-/// The address to listen on.
+/// Parses an address to listen on.
 pub(super) fn host(text: &str) -> Result<IpAddr, String> {
     if text.eq_ignore_ascii_case("localhost") {
         return Ok(Ipv4Addr::LOCALHOST.into());
@@ -38,10 +38,10 @@ pub(super) fn host(text: &str) -> Result<IpAddr, String> {
     })
 }
 
-/// Seconds from TERM to KILL, 0 to 3600, fractions allowed: the form that the setting and the command line share.
+/// Parses the seconds from TERM to KILL: 0 to 3600, fractions allowed. The setting and the command line share this form.
 ///
 /// # Errors
-/// What is expected, to be read after the value.
+/// Says what is expected, as a text that follows the value.
 pub fn grace_from_text(text: &str) -> Result<Duration, String> {
     let plain = text.chars().all(|c| c.is_ascii_digit() || c == '.');
     text.parse()
@@ -80,14 +80,14 @@ pub(super) fn keeps_env_values(text: &str) -> Result<bool, String> {
     }
 }
 
-/// What a size is, for [`number`].
+/// The description of a size, for [`number`].
 pub(super) const MEGABYTES: &str = "a size: a whole number of MiB";
 
 pub(super) fn number(text: &str, (min, max): (u64, u64), what: &str) -> Result<u64, String> {
     digits(text).filter(|number: &u64| (min..=max).contains(number)).ok_or_else(|| format!("is not {what} from {min} to {max}"))
 }
 
-/// A browser's origin, as it would send it.
+/// Parses an origin, and returns it in the form in which a browser sends it.
 pub(super) fn origin(text: &str) -> Result<String, String> {
     let expected = || "is not an origin: scheme://host[:port] without a path".to_owned();
     if text.contains('*') {
@@ -96,12 +96,12 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
     let scheme = scheme(text).ok_or_else(expected)?.to_ascii_lowercase();
     let authority = text[scheme.len()..].strip_prefix("://").ok_or_else(expected)?;
     let (host, port) = host_and_port(authority).ok_or_else(expected)?;
-    // A browser leaves a scheme's own port out of the origin it sends (RFC 6454, section 6.2).
+    // A browser leaves the default port of the scheme out of the origin that it sends (RFC 6454, section 6.2).
     let port = port.filter(|&port| !matches!((scheme.as_str(), port), ("http", 80) | ("https", 443)));
     Ok(join_origin(&scheme, &host, port))
 }
 
-/// A name by which a client may call the server.
+/// Parses a name by which a client may call the server.
 pub(super) fn host_name(text: &str) -> Result<String, String> {
     if text.contains('*') {
         return Err("would accept every host name, also that of a foreign page: name each host".to_owned());
@@ -112,10 +112,10 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A server's address as a client is given it, `http://HOST[:PORT]`, without a slash at its end.
+/// Parses a server's address as a client command receives it: `http://HOST[:PORT]`. The result has no slash at its end.
 ///
 /// # Errors
-/// What is expected, to be read after the value.
+/// Says what is expected, as a text that follows the value.
 pub fn server_url(text: &str) -> Result<String, String> {
     let expected = || "is not a server's address: http://HOST[:PORT] without a path".to_owned();
     if scheme(text).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) {
@@ -127,7 +127,7 @@ pub fn server_url(text: &str) -> Result<String, String> {
     Ok(join_origin("http", &host, port))
 }
 
-/// The path of an `sqlite:` URL, given what follows the scheme: `path`, `//path`, or `///absolute/path`.
+/// Returns the path of an `sqlite:` URL, given the text after the scheme: `path`, `//path`, or `///absolute/path`.
 pub(super) fn sqlite_path(rest: &OsStr) -> Result<PathBuf, String> {
     let bytes = rest.as_bytes();
     let path = bytes.strip_prefix(b"//").unwrap_or(bytes);
@@ -144,7 +144,7 @@ pub(super) fn sqlite_path(rest: &OsStr) -> Result<PathBuf, String> {
     }
 }
 
-/// The scheme before a URL's first colon (RFC 3986, section 3.1), if there is one.
+/// Returns the scheme before a URL's first colon (RFC 3986, section 3.1), if there is one.
 pub(super) fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once(':')?;
     let fits = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -152,7 +152,8 @@ pub(super) fn scheme(text: &str) -> Option<&str> {
     fits.then_some(scheme)
 }
 
-/// `host[:port]` with the host in lower case, an IPv6 address in brackets; `None` where it is neither or holds more.
+/// Parses `host[:port]`. The host is returned in lower case, and an IPv6 address in brackets. Returns `None` for any other
+/// text.
 fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (address, after) = rest.split_once(']')?;
@@ -178,7 +179,7 @@ fn join_origin(scheme: &str, host: &str, port: Option<u16>) -> String {
     }
 }
 
-/// A number written in digits only: no sign, no blanks.
+/// Parses a number that consists of digits only, without a sign or blanks.
 fn digits<T: FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

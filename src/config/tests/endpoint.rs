@@ -1,6 +1,6 @@
 use super::*;
 
-/// The folder in which a client looks.
+/// Returns the folder in which a client command finds its server.
 fn folder(env: &[(&str, &str)], dotenv: &[(&str, &str)]) -> Folder {
     let dotenv: Vec<_> = dotenv.iter().map(|&(name, value)| (name.to_owned(), value.into())).collect();
     match Endpoint::resolve(lookup(env), &dotenv, Path::new(CWD)).expect("right") {
@@ -58,7 +58,7 @@ fn dotenv_and_defaults_name_no_address() {
         (&[(PORT, "9000"), (HOST, "0.0.0.0")], "0.0.0.0:9000"),
         (&[(HOST, "192.168.1.5")], "192.168.1.5:8788"),
         (&[(HOST, "192.168.1.5"), ("PORT", "80")], "192.168.1.5:80"),
-        // No server in particular.
+        // No specific server.
         (&[(PORT, "0"), (HOST, "127.0.0.1")], ""),
         (&[(HOST, "0.0.0.0")], ""),
         (&[("PORT", "9000")], ""),

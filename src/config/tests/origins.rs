@@ -1,4 +1,4 @@
-//! Which source each setting may come from, in particular a `.env` file that other users can have written.
+//! The sources that each setting may come from, in particular a `.env` file that other users can have written.
 
 use super::*;
 use crate::config::sources::refuse_guarded;

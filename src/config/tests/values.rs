@@ -68,7 +68,7 @@ fn folders_are_taken_from_the_working_directory() {
         assert_eq!(good(RUNTIME_DIR, text).database, Path::new(path).join("autoappdev.db"));
         assert_eq!(good(ROOT, text).pipeline_root, Path::new(path));
     }
-    // A folder's name need not be UTF-8; a script's must be, since the API tells it.
+    // The name of a folder does not have to be UTF-8. That of a script does, because the API shows it.
     let bytes = OsStr::from_bytes(b"d\xff");
     let env = |wanted: &'static str| move |name: &str| (name == wanted).then(|| bytes.to_owned());
     let config = Config::resolve(&[], env(RUNTIME_DIR), &[], Path::new(CWD)).expect("a path of bytes");
