@@ -1,11 +1,11 @@
-//! What the server says on its standard output and error: to whoever started it, and without ever waiting for them.
+//! The server's output on standard output and standard error. Writing never waits for the reader.
 //!
-//! Level 0. Whoever reads there may have stopped to: a terminal after Ctrl-S, a line to another machine that hangs, a pager. A write would
-//! wait for them, and with it whatever thread had something to say: no stop would end, and no action either. So what there is no room for
-//! is left out and counted. `backend.log` has the log in any case.
+//! Level 0. The reader may have stopped: a terminal after Ctrl-S, a hanging connection to another machine, or a pager. A
+//! blocking write would block its thread, and no stop or other action would ever complete. So a line for which there is no room
+//! is dropped and counted. `backend.log` contains the log in any case.
 //!
-//! Text from outside may contain control sequences, and a path can contain line breaks. Everything printed here is made printable and
-//! stays on one line, and client commands use the same functions for everything that they print.
+//! Text from outside may contain control sequences, and a path can contain line breaks. Everything printed here is made
+//! printable and stays on one line, and client commands use the same functions for everything that they print.
 
 mod printable;
 mod terminal_line;
@@ -21,7 +21,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 pub use self::printable::{json_line, printable, printable_lines};
 pub use self::terminal_line::{Shown, TerminalLine};
 
-/// A pipe that has any room has room for so much (`pipe(7)`, `PIPE_BUF`).
+/// The number of bytes for which a pipe has room if it has any room (`pipe(7)`, `PIPE_BUF`).
 const AT_ONCE_BYTES: usize = 4096;
 
 static OUT: LazyLock<Mutex<Console>> = LazyLock::new(|| Mutex::new(Console::on(io::stdout(), "/proc/self/fd/1")));
@@ -37,25 +37,25 @@ pub fn complain(text: &str) {
     ERR.lock().unwrap_or_else(PoisonError::into_inner).say(text);
 }
 
-/// Whether standard output and standard error are the same terminal, so that a person reads both.
+/// Checks whether standard output and standard error are the same terminal, so that a person reads both.
 pub fn is_one_terminal() -> bool {
     let device = |stream: &dyn AsFd| rustix::fs::fstat(stream).map(|found| found.st_rdev).ok();
     let (out, error) = (io::stdout(), io::stderr());
     out.is_terminal() && error.is_terminal() && device(&out) == device(&error)
 }
 
-/// One of the two.
+/// Standard output or standard error.
 struct Console {
-    /// `None` where it is closed: a server that nobody listens to still serves.
+    /// The stream; `None` if it is closed. The server works without it.
     to: Option<File>,
-    /// How many lines were left out since the last that was not.
+    /// The number of lines that were dropped since the last line that was written.
     left_out: u64,
-    /// Whether a line broke off.
+    /// Whether only a part of the last line was written.
     is_torn: bool,
 }
 
 impl Console {
-    /// `name` leads to the same thing.
+    /// Creates a console for a stream. `name` is a path of the same stream.
     fn on(stream: impl AsFd, name: &str) -> Self {
         Self { to: own(stream, name).ok().map(File::from), left_out: 0, is_torn: false }
     }
@@ -77,7 +77,8 @@ impl Console {
         }
     }
 
-    /// How many bytes were taken. An error other than for want of room is the end of it: there is nobody to tell.
+    /// Writes as much as there is room for, and returns the number of bytes. After an error other than a lack of room, the
+    /// stream is no longer used, because the error could not be reported anywhere.
     fn write(&mut self, bytes: &[u8]) -> usize {
         let mut written = 0;
         while let Some(to) = self.to.as_mut().filter(|_| written < bytes.len()) {
@@ -96,8 +97,10 @@ impl Console {
     }
 }
 
-/// For a terminal that has some room and not enough a write waits as well, so it is opened once more, as one that never waits. The mode cannot
-/// be set on the one that is there: others have it too, the shell for one.
+/// Returns a descriptor whose writes do not block.
+///
+/// A write also waits if a terminal has some room, but not enough. So the stream is opened once more, in non-blocking mode. The
+/// mode of the existing descriptor cannot be changed, because other processes share it, such as the shell.
 fn own(stream: impl AsFd, name: &str) -> io::Result<OwnedFd> {
     let stream = stream.as_fd();
     let kind = FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode);
@@ -107,13 +110,13 @@ fn own(stream: impl AsFd, name: &str) -> io::Result<OwnedFd> {
             return Ok(again);
         }
     }
-    // A file, which takes it, a socket, or another user's terminal: these two are asked first.
+    // This is a file, which never blocks, or a socket or another user's terminal, which `has_room` polls first.
     Ok(rustix::io::fcntl_dupfd_cloexec(stream, 3)?)
 }
 
 fn has_room(to: &File) -> bool {
     let mut fd = [PollFd::new(to, PollFlags::OUT)];
-    // An error, and one that is told of the other end, shows when it is written to.
+    // The following write reports an error, or that the other end was closed.
     rustix::event::poll(&mut fd, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_or(true, |ready| ready > 0)
 }
 
@@ -128,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// By its number in `/proc`, as the two of the process are.
+    /// Creates a console for a path in `/proc`, like those of the process.
     fn on(stream: &OwnedFd) -> Console {
         Console::on(stream, &format!("/proc/self/fd/{}", stream.as_raw_fd()))
     }
@@ -137,7 +140,7 @@ mod tests {
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map(Into::into).expect("a pipe")
     }
 
-    /// Both ends of a terminal.
+    /// Returns both ends of a terminal.
     fn terminal() -> [OwnedFd; 2] {
         let pair = nix::pty::openpty(None, None).expect("a terminal");
         [pair.master, pair.slave]
@@ -170,13 +173,13 @@ mod tests {
             let mut console = on(&write);
             let text = line.clone();
             std::thread::spawn(move || {
-                // More than any of them holds.
+                // This is more than any of them can hold.
                 (0..said).for_each(|_| console.say(&text));
                 done.send(console)
             });
             let mut console = is_done.recv_timeout(Duration::from_mins(1)).expect("it does not wait for who reads");
             assert!(console.left_out > 0, "{what}");
-            // The reader comes back in another thread: what it has not taken yet is not room.
+            // The reader continues in another thread, because there is no room until it has read something.
             let reader = std::thread::spawn(move || lines_until(read, "last"));
             while console.left_out > 0 {
                 console.say("again");

@@ -32,8 +32,8 @@ pub fn json_line(json: &str) -> String {
     safe
 }
 
-/// True if a character acts on a terminal: a control character (C0, DEL or C1), one that changes the reading direction (`UAX
-/// #9`), or one that begins a new line.
+/// Checks whether a character acts on a terminal: a control character (C0, DEL or C1), one that changes the reading direction
+/// (`UAX #9`), or one that begins a new line.
 pub(super) fn acts(c: char) -> bool {
     c.is_control() || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

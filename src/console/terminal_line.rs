@@ -29,7 +29,7 @@ pub struct TerminalLine {
 /// The output for one part of a line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shown<'a> {
-    /// True if it replaces the part of the line that was shown before, and needs a row of its own.
+    /// True if the text replaces the part of the line that was shown before, and needs its own row.
     pub replaces: bool,
     /// The text, which contains no control characters except tabs and SGR sequences.
     pub text: Cow<'a, str>,
@@ -288,7 +288,8 @@ mod tests {
         shown.text.into_owned()
     }
 
-    /// True if the only control characters are tabs and SGR sequences of digits and semicolons, the last of which is a reset.
+    /// Checks whether the only control characters are tabs and SGR sequences of digits and semicolons, the last of which is a
+    /// reset.
     fn is_harmless(text: &str) -> bool {
         let (mut rest, mut is_styled) = (text, false);
         while let Some(c) = rest.chars().next() {
@@ -365,7 +366,7 @@ mod tests {
         );
         assert_eq!(parts(&[("a\u{1b}", true), ("]0;x", false)]), [same("a"), same(r"\u{1b}]0;x")]);
         assert_eq!(parts(&[("a\u{1b}[", true), ("", false)]), [same("a"), same(r"\u{1b}[")]);
-        // A state that replaces a shown one gets a row of its own.
+        // A state that replaces a shown one gets its own row.
         assert_eq!(
             parts(&[("10%\r", true), ("20%", true), ("\r30%\r", true), ("", false)]),
             [same("10%"), other("20%"), other("30%"), same("")]
