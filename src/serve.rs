@@ -1,6 +1,7 @@
-//! The server as a whole: one runtime directory and one database with a lock each, one supervisor, one listening socket, and an orderly end.
+//! The server as a whole. It has one runtime directory and one database with a lock each, one supervisor, its listeners, and an
+//! orderly end.
 //!
-//! Level 5. If killed here: the locks fall by themselves, `server.json` stays and is overwritten by the next server.
+//! Level 5. If killed here: the kernel releases the locks, and `server.json` stays until the next server overwrites it.
 
 mod announcing;
 mod ending;
@@ -41,22 +42,25 @@ use crate::supervisor::{Settings, Supervisor};
 use crate::transport::{Entrance, Listener, Server};
 use crate::web::{App, Authenticator, Guard, KeysInUse, ResponseBudget, Trust};
 
-/// How many times longer the supervisor may wait for the disk than for anything else before the watchdog counts it as hung: with the 30 s
-/// of the README's unit, five minutes.
+/// How many times longer the supervisor may wait for the disk than for anything else before the watchdog considers it hung.
+/// With the 30 s of the unit in the README, this is five minutes.
 const STORAGE_LIMITS: u32 = 40;
 
-/// Serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT. The pipeline then keeps running, unless the end of the server would kill it.
+/// Serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT. The pipeline then keeps running, unless the end of the server would kill
+/// it.
 pub fn serve(config: Config) -> anyhow::Result<()> {
-    // Whoever started this server may wait for the other end of what it left open: no shim, which lives longer, must hold on to that.
+    // The parent may wait for the other end of a descriptor that it left open. A shim lives longer than the server and must not
+    // The default hook would block until stderr is read.
     close_fds::set_fds_cloexec(3, &[]);
     process::give_back_what_is_long();
-    // The one that is there waits until somebody reads it.
+    // The default hook blocks until its output is read.
     std::panic::set_hook(Box::new(|panic| format!("{panic}\n{}", Backtrace::capture()).lines().for_each(console::complain)));
     process::unblock_signals().context("cannot unblock signals")?;
     process::survive_file_size_limit().context("cannot catch SIGXFSZ")?;
     // The server's memory holds the tokens. The shims inherit this limit and give their pipelines the server's original one.
-    let core_bytes_max = process::forgo_core_dumps().context("cannot turn off core dumps")?;
-    // The checks that fail most often come before any file is created. The root is resolved again at each start of a run, because it may be a link.
+    let core_bytes_max = process::forgo_core_dumps().context("cannot give up core dumps")?;
+    // The checks that fail most often come before any file is created. Each start of a run resolves the root again, because it
+    // may be a link.
     process::check_proc().context("cannot serve")?;
     let root_now = real_path(&config.pipeline_root).ok().filter(|root| root.is_dir());
     let Some(root_now) = root_now else {
@@ -73,7 +77,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     let mut made = Made::default();
     (runtime_dir, owned_dir, _lock) = own(&mut config, &mut made)?;
     let runtime_dir = &*runtime_dir;
-    // Of the path as it was given, a link could lead elsewhere later.
+    // A link in the path as it was given could lead elsewhere later.
     let given_runtime_dir = config.move_to(runtime_dir);
     KillPoint::ServerDirectoryOwned.reach();
     own_database(&mut config)?;
@@ -110,13 +114,13 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     if let Err(error) = keep_out_of_git(runtime_dir) {
         ::log::warn!("cannot write .gitignore in the runtime directory: {error}; exclude that directory from git yourself");
     }
-    // One listener that other machines reach, or a token that somebody set, and every TCP listener asks for it.
+    // A listener that other machines can reach, or a token in the settings, makes every TCP listener require the token.
     let is_open = listeners.iter().any(|listener| listener.reach().is_open());
     let needs_token = is_open || config.tokens.is_set();
     let mut replaced = None;
     let secrets = Secrets::keep(&config.tokens, runtime_dir, |why| {
         let note = announcing::replaced_secrets(why, runtime_dir);
-        // Before, because a killed server would not say it afterwards.
+        // Logged first, because a server that was killed in between could not log it afterwards.
         ::log::warn!(target: SAID, "{note}");
         replaced = Some(note);
     });
@@ -160,7 +164,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         }
     });
     let Some(supervisor) = supervisor.map_err(cannot("start a thread for the recovery"))? else {
-        // Something may have been recorded. What was created stays, as after a kill.
+        // The recovery may have recorded something, so the files that this start created stay, as after a kill.
         made.keep();
         say("autoappdev has stopped while it was recovering the latest run; the next start does that again");
         return Ok(());
@@ -168,7 +172,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     let supervisor = supervisor.map_err(|error| anyhow!("failed to {error}"))?;
     let runs = Runs::new(runtime_dir.to_owned());
     let logs = supervisor.logs();
-    // After the boot of the supervisor: what was found to have ended is recorded by then.
+    // Started after the supervisor's boot, which records the ends of runs that it finds.
     let retention = Retention::start(
         (waker, queue),
         runtime_dir,
@@ -245,7 +249,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     let ways = announcing::Ways::of(&info);
     ways.say_to_programs();
     upkeep::keep_files(&upkeep, (info, written.is_ok()), own_sockets, runtime_dir, &config.database);
-    // So that the first client has no scan to wait for.
+    // Begins a scan now, so that the first client does not have to wait for it.
     inspector.begin_look();
     announcing::say_taken(&config.taken);
     announcing::say_scarce_descriptors();
@@ -261,7 +265,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     ways.say_to_a_person(stops_run.is_some());
     let watchdog = Watchdog::start({
         let (probe, life_cycle) = (server.probe(), supervisor.handle());
-        // The state is answered from a copy: a thread that hangs behind it would show to nobody.
+        // The state is answered from a copy, so a request for the state alone would not reveal a supervisor that hangs.
         move |limit| probe.is_answered(limit / 2) && life_cycle.is_alive(limit / 2, limit * STORAGE_LIMITS)
     })
     .map_err(cannot("start a thread for the watchdog"))?;
@@ -275,13 +279,14 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     };
     drop(watchdog);
     upkeep.end();
-    // First, so that those who wait for news and are answered by the supervisor's end are told not to ask on here.
+    // Comes first, so that clients whose waits end with the supervisor's are told not to send another request on this
+    // connection.
     server.begin_stop();
     let live = supervisor.stop();
     retention.stop();
     server.stop();
     KillPoint::ServerSupervisorEnded.reach();
-    // Best effort: a client that finds a stale one finds nobody at its address.
+    // Best effort: an address in a stale file leads to no server.
     let _stale_is_harmless = ServerInfo::remove(owned_dir.path());
     KillPoint::ServerInfoRemoved.reach();
     match (live?, stopped) {

@@ -1,4 +1,4 @@
-//! What a server says when it begins, for people, on stdout and in the log.
+//! The messages of a starting server for people, on stdout and in the log.
 
 use std::path::Path;
 
@@ -9,10 +9,11 @@ use crate::runtime_dir::{Replaced, Secret, ServerInfo, target_of_link};
 use crate::script::find_script;
 use crate::transport::{DESCRIPTORS_MIN, scarce_descriptors};
 
-/// How to reach the server.
+/// The ways to reach the server.
 pub(super) struct Ways {
     all: Vec<String>,
-    /// How many of them are said: the socket is for client commands, which find it by themselves, unless there is nothing else.
+    /// The number of ways that are printed. The socket is not printed unless it is the only way, because client commands find
+    /// it by themselves.
     said: usize,
 }
 
@@ -24,12 +25,12 @@ impl Ways {
         Self { all, said }
     }
 
-    /// All of them, as a part of a sentence.
+    /// Returns all ways, as a part of a sentence.
     pub(super) fn sentence(&self) -> String {
         self.all.join(" and ")
     }
 
-    /// Logs them. Programs that start a server read its address in the first line of standard output.
+    /// Logs the ways, and prints them for programs, which read the server's address from the first line of standard output.
     pub(super) fn say_to_programs(&self) {
         ::log::info!(target: SAID, "listening on {}", self.sentence());
         if !is_one_terminal() {
@@ -37,7 +38,7 @@ impl Ways {
         }
     }
 
-    /// On a terminal, the address is the last line of the start: there it is found.
+    /// Prints the ways on a terminal, where they are the last lines of the start and so are easy to find.
     pub(super) fn say_to_a_person(&self, stops_run: bool) {
         if is_one_terminal() {
             let run = if stops_run { " and its run" } else { "; a run goes on" };
@@ -53,7 +54,7 @@ impl Ways {
     }
 }
 
-/// Warns if the configured script cannot be started now. It is looked for again at each start.
+/// Warns if the configured script cannot be started now. Each start looks it up again.
 pub(super) fn warn_of_script(root_now: &Path, script: Option<&str>) {
     if let Some(Err(error)) = script.map(|name| find_script(root_now, name, &[])) {
         ::log::warn!("the configured script cannot be started now: {error}");
@@ -85,7 +86,7 @@ pub(super) fn say_runtime_dir(path: &Path, real: &Path) {
     }
 }
 
-/// Says where scripts are looked up, if the root is a link.
+/// Reports where scripts are looked up, if the root is a link.
 pub(super) fn say_root(root: &Path, root_now: &Path) {
     if root_now != root {
         let root = format!("{} (now {})", root.display(), root_now.display());
@@ -94,7 +95,7 @@ pub(super) fn say_root(root: &Path, root_now: &Path) {
     }
 }
 
-/// Describes why secrets are replaced, and what follows from that.
+/// Describes why secrets are replaced, and what that means for the user.
 pub(super) fn replaced_secrets(why: &Replaced, runtime_dir: &Path) -> String {
     let dir = runtime_dir.display();
     let what = match why {
@@ -115,7 +116,7 @@ pub(super) fn replaced_secrets(why: &Replaced, runtime_dir: &Path) -> String {
     format!("{what}; log in or pair again; to choose a token yourself, set AUTOAPPDEV_TOKEN or AUTOAPPDEV_READ_TOKEN")
 }
 
-/// Says where the token is that the server asks for.
+/// Reports where to find the token that the server requires.
 pub(super) fn say_token(tokens: &Tokens, runtime_dir: &Path, is_open: bool) {
     let place = match tokens.token {
         Some(_) => "what AUTOAPPDEV_TOKEN says".to_owned(),

@@ -1,7 +1,8 @@
-//! How a server ends: the signals that request it, and stopping the run if the end of the server would kill all processes around it.
+//! The end of a server: the signals that request it, and the stop of the run if the end of the server would kill all processes
+//! around it.
 //!
-//! When process 1 of a PID namespace ends, the kernel kills all others (`pid_namespaces(7)`); a small init as process 1 ends with its one
-//! child. There the run is stopped first, as by a client, while the server keeps serving.
+//! When process 1 of a PID namespace ends, the kernel kills all others (`pid_namespaces(7)`), and a small init as process 1
+//! ends with its only child. In these cases the run is stopped first, as for a client, while the server keeps serving.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -21,43 +22,46 @@ use crate::process;
 use crate::run_dir::{Runs, read_header};
 use crate::supervisor::{ActionError, Ask, Handle, Snapshot};
 
-/// The longest grace of a run that is stopped without a request: container engines kill all remaining processes after 10 seconds.
+/// The longest grace of a run that is stopped without a request. Container engines kill all remaining processes after 10
+/// seconds.
 const GRACE_MAX: Duration = Duration::from_secs(8);
 
-/// How often a stop is looked at that is under way, and a run that cannot be stopped at this moment, because it is just being started.
+/// How often to check a stop that is under way, and a run that cannot be stopped yet, because it is just being started.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// For how long to try that beyond its grace.
+/// How long to try to stop the run, in addition to its grace.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Inits that start one program, pass signals on to it, and end when it does, as `ps` names them: those of Docker, Podman and others.
+/// Inits that start one program, pass signals on to it, and end when it does: those of Docker, Podman and others, as `ps` names
+/// them.
 const SMALL_INITS: [&str; 5] = ["tini", "tini-static", "docker-init", "dumb-init", "catatonit"];
 
-/// How long the opening of the database, or the recovery, may go on after a signal.
+/// How long the opening of the database, or the recovery, may take after a signal.
 const BOOT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The byte that says that the supervisor, or before it a part of the start, has ended. A signal writes another.
+/// The byte that reports the end of the supervisor, or before that of a part of the start. A signal writes another byte.
 pub(super) const ENDED: u8 = b'!';
 
-/// Any other byte stands for a signal; `signal-hook` writes this one.
+/// The byte that `signal-hook` writes. Any byte other than [`ENDED`] stands for a signal.
 const SIGNALLED: u8 = b'X';
 
-/// What woke the alarm.
+/// The event that woke the alarm.
 pub(super) enum Rung {
     /// A signal asked the server to exit.
     Signal,
     /// The supervisor has ended by itself, or a part of the start has ended.
     Ended,
-    /// Nothing, for as long as that was waited for.
+    /// No event, within the limit of the wait.
     Nothing,
 }
 
-/// Sleeps until a signal arrives or a bell rings.
+/// Sleeps until a signal arrives or a byte is written to the bell.
 pub(super) struct Alarm(UnixStream);
 
 impl Alarm {
-    /// Catches the signals from now on. A closing terminal and Ctrl-\ also request the end, unless they were ignored from the start (`nohup(1)`).
-    /// Also returns the bell for others to ring.
+    /// Catches the signals from now on, and returns the bell for other threads to write to.
+    ///
+    /// A closing terminal and Ctrl-\ also request the end, unless these signals were ignored from the start (`nohup(1)`).
     pub(super) fn set() -> io::Result<(Self, UnixStream)> {
         let (stream, bell) = UnixStream::pair()?;
         for number in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
@@ -68,11 +72,11 @@ impl Alarm {
         Ok((Self(stream), bell))
     }
 
-    /// Waits, for `limit` at most.
+    /// Waits for an event, for at most `limit`.
     pub(super) fn wait(&self, limit: Option<Duration>) -> Rung {
         self.0.set_read_timeout(limit).expect("no limit is zero");
         let mut byte = [0];
-        // The handlers of the signals hold the other end for as long as the process lives, so the pair does not break.
+        // The pair does not break, because the signal handlers hold the other end for as long as the process lives.
         match (&self.0).read_exact(&mut byte) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Rung::Nothing,
             Ok(()) if byte != [ENDED] => Rung::Signal,
@@ -81,11 +85,12 @@ impl Alarm {
     }
 }
 
-/// Makes a part of the start in a thread, so that a signal ends the server even while that takes long, such as the rollback of a large
-/// transaction or a look at a long journal. Returns `None` then; the thread ends with the process, which does as little harm as a kill.
+/// Runs a part of the start in a thread, so that a signal ends the server even if that part takes long, such as the rollback of
+/// a large transaction or the reading of a long journal.
 ///
-/// If the part ends soon after the signal, its result counts, and the alarm rings for that signal again. The supervisor's thread can end
-/// and ring before its start has returned: the alarm then rings twice, and this takes one of the two.
+/// Returns `None` if a signal ended the wait. The thread then ends with the process, which does as little harm as a kill. If
+/// the part ends soon after the signal, its result counts, and the alarm reports that signal again. The supervisor's thread can
+/// end and write to the bell before its start has returned. The bell then has two bytes, and this function reads one of them.
 pub(super) fn unless_told_to_end<T: Send + 'static>(
     alarm: &Alarm,
     bell: &UnixStream,
@@ -116,9 +121,9 @@ pub(super) fn unless_told_to_end<T: Send + 'static>(
     Ok(Some(result.unwrap_or_else(|payload| panic::resume_unwind(payload))))
 }
 
-/// Why this server stops the run when it is asked to exit; `None` if the run keeps running.
+/// The reason why this server stops the run when it is asked to exit; `None` if the run keeps running.
 pub(super) struct StopsRun {
-    /// Shown after "because".
+    /// The reason, as a clause that follows "because".
     why: &'static str,
     /// The longest grace, if the setting did not request the stop.
     grace_max: Option<Duration>,
@@ -136,7 +141,8 @@ impl StopsRun {
         }
     }
 
-    /// Stops the run. Another signal shortens the grace to nothing. Returns the run that was stopped, and why; a run that could not be stopped is left.
+    /// Stops the run, and returns it with the reason. Another signal shortens the grace to zero. A run that could not be
+    /// stopped keeps running.
     pub(super) fn stop(&self, alarm: &Alarm, supervisor: &Handle, runtime_dir: &Path) -> Option<(i64, &'static str)> {
         let mut stopped = None;
         let mut patience_until = None;
@@ -166,7 +172,7 @@ impl StopsRun {
         }
     }
 
-    /// The grace to ask for; `None` is the run's own.
+    /// Returns the grace to ask for; `None` means the run's own.
     fn grace(&self, snapshot: &Snapshot, runtime_dir: &Path) -> Option<Duration> {
         let longest = self.grace_max?;
         let journal = Runs::new(runtime_dir.to_owned()).run(snapshot.run_id?).journal_path();
@@ -175,7 +181,7 @@ impl StopsRun {
     }
 }
 
-/// Asks for the stop and waits for its answer. Needs no thread: the run may have left none to be had.
+/// Requests the stop and waits for its answer. Needs no thread, because the run may have used up the limit of processes.
 fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> Result<(), ActionError> {
     let begin = |grace| supervisor.begin(Ask::Stop { grace }, IfRun::Any, None, Origin::Shutdown);
     let answer = begin(grace)?;
@@ -186,7 +192,7 @@ fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> Result<()
             Err(TryRecvError::Empty) => {}
         }
         match alarm.wait(Some(LOOK)) {
-            // The first request is answered when the run has ended, so nobody waits for this one.
+            // Its answer is dropped, because the first request is answered when the run has ended.
             Rung::Signal => drop(begin(Some(Duration::ZERO))),
             Rung::Nothing => {}
             Rung::Ended => return Err(ActionError::Stopping),
@@ -207,7 +213,7 @@ pub(super) fn reap_orphans() -> io::Result<()> {
     let (mut children, bell) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(SIGCHLD, bell)?;
     thread::Builder::new().name("reaper".to_owned()).spawn(move || {
-        // Some may be there already.
+        // Some orphans may have ended before the handler was registered.
         process::reap_all_but(None);
         let mut bytes = [0; 64];
         while children.read(&mut bytes).is_ok_and(|count| count > 0) {

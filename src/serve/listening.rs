@@ -14,7 +14,7 @@ use crate::process;
 use crate::runtime_dir::{Distrust, ServerInfo, resolve_socket};
 use crate::transport::Listener;
 
-/// Every TCP socket to serve on: those that the service manager holds, else the addresses of the configuration.
+/// Opens every TCP socket to serve on: those that the service manager passes, else those at the configured addresses.
 pub(super) fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Listener::inherited().context("cannot use the sockets of the service manager (LISTEN_FDS)")?;
     if listeners.is_empty() {
@@ -37,7 +37,7 @@ pub(super) fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
                     };
                     anyhow!("cannot listen on {address}: {error}; {advice}")
                 })?;
-            // Where the kernel picks the port, it is the same one at every address.
+            // If the kernel picks the port, all addresses use the same one.
             port = listener.address().map_or(port, |address| address.port());
             listeners.push(listener);
         }
@@ -45,18 +45,18 @@ pub(super) fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-/// The Unix socket, if there is to be one.
+/// Opens the Unix socket, unless it is switched off.
 pub(super) fn listen_on_socket(config: &mut Config) -> anyhow::Result<Option<Listener>> {
     let Some(path) = &config.socket else { return Ok(None) };
     let listen = |path: &Path| patiently(&config.runtime_dir, || Listener::unix(path), io::ErrorKind::AddrInUse);
-    // A killed server's socket is removed there, so no other user's link may lead to that place.
+    // A killed server's socket is removed at this path, so no other user's link may be in it.
     let resolved = resolve_socket(path, config);
     let listener = match resolved.and_then(|path| listen(&path).map(|listener| (path, listener))) {
         Ok((path, listener)) => {
             config.socket = Some(path);
             Some(listener)
         }
-        // The user did not request this socket by name, so a full file system, or one without sockets, is no reason to fail.
+        // The user did not name this socket, so a full file system, or one without sockets, is no reason to fail.
         Err(error) if *path == config.runtime_dir.join(SOCKET_DEFAULT) => {
             console::complain(&format!("autoappdev: no Unix socket at {}: {error}; clients use the address", path.display()));
             None

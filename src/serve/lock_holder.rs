@@ -1,4 +1,4 @@
-//! Which process keeps a start from a lock, for its error message.
+//! The process whose lock makes a start fail, for the error message.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -13,15 +13,16 @@ pub(super) enum Holder {
     Server,
     /// Another process, with its description.
     Stranger(String),
-    /// A process that cannot be named: the one that took the lock has ended, is in another PID namespace, or is not shown by `/proc`.
+    /// A process that cannot be named: it took the lock and has ended, is in another PID namespace, or is hidden by the options
+    /// of `/proc`.
     Unknown,
 }
 
-/// The process that has locked the file.
+/// Returns the process that has locked the file.
 ///
-/// A file that other users could open before the server made it private can be locked by any of them: `flock(2)` needs only an open file.
+/// Any user who could open the file before the server made it private can lock it, because `flock(2)` needs only an open file.
 pub(super) fn holder_of_lock(file: &File) -> Holder {
-    // Without the table, no process is known.
+    // If the table cannot be read, no process is known.
     let holders = process::lock_holders(file).unwrap_or_default();
     let mut live =
         holders.into_iter().filter(|&pid| process::read_stat(pid).is_ok_and(|stat| stat.state != ProcState::Dead)).peekable();
@@ -31,7 +32,7 @@ pub(super) fn holder_of_lock(file: &File) -> Holder {
     live.find(|&pid| !is_server(pid)).map_or(Holder::Server, |pid| Holder::Stranger(description_of(pid)))
 }
 
-/// Whether this is a live process of this user with the name of this program.
+/// Checks whether this is a live process of this user with the name of this program.
 pub(super) fn is_server(pid: u32) -> bool {
     let name = process::name_of(pid);
     owner_of(pid).is_some_and(user::is_own) && name.is_some() && name == process::name_of(std::process::id())
@@ -47,7 +48,7 @@ fn description_of(pid: u32) -> String {
     format!("process {pid}{name}{of}")
 }
 
-/// The user of a process, if `/proc` shows it.
+/// Returns the user of a process, if `/proc` shows it.
 fn owner_of(pid: u32) -> Option<u32> {
     fs::metadata(format!("/proc/{pid}")).ok().map(|found| found.uid())
 }

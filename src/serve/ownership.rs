@@ -1,7 +1,7 @@
-//! Exclusive ownership of the runtime directory and the database, each with its lock. Files created for that are removed if
-//! the start fails.
+//! Exclusive ownership of the runtime directory and the database, each with its lock. Files created for that are removed if the
+//! start fails.
 //!
-//! Part of `serve`. If killed here: the locks fall by themselves.
+//! Part of `serve`. If killed here: the kernel releases the locks.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -29,13 +29,14 @@ use crate::runtime_dir::{
 use crate::shell_word::quoted_path;
 use crate::user;
 
-/// Beside the database: held by the server that uses it, and names that server's runtime directory.
+/// The suffix of the lock file beside the database. The server that uses the database holds the lock, and the file names that
+/// server's runtime directory.
 pub(super) const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
 
 /// How long to wait for a killed server's lock and port, and how often to try.
 const LET_GO_LIMIT: Duration = Duration::from_millis(500);
-/// The same once the previous server is known to be dead: a child that it had just forked releases its descriptors at its exec, which a
-/// busy machine delays.
+/// The same if the previous server is known to be dead. A child that it had just forked releases its descriptors at its exec,
+/// which a busy machine can delay.
 const LET_GO_LIMIT_OF_DEAD: Duration = Duration::from_secs(10);
 const LET_GO_LOOK: Duration = Duration::from_millis(2);
 
@@ -45,8 +46,11 @@ const PATH_BYTES_MAX: u64 = 4095;
 /// How often to create a runtime directory that another process removes meanwhile.
 const OWN_TRIES: usize = 10;
 
-/// Creates and locks the runtime directory, or names its owner; returns its path without links. Locks both the directory, whose lock does not vanish
-/// with a file that looks like a leftover, and the file in it, because not every file system can lock directories.
+/// Creates and locks the runtime directory, and returns its path without links. If another server owns it, the error names that
+/// server.
+///
+/// Locks the directory itself, because its lock file can be mistaken for a leftover and removed, and the lock file, because not
+/// every file system can lock directories.
 pub(super) fn own(config: &mut Config, made: &mut Made) -> anyhow::Result<(PathBuf, HeldDir, File)> {
     let folder = Some(&*config.folder).filter(|_| !config.is_runtime_dir_named);
     let path = &config.runtime_dir;
@@ -61,7 +65,7 @@ pub(super) fn own(config: &mut Config, made: &mut Made) -> anyhow::Result<(PathB
         anyhow!("cannot use {} as the runtime directory: {error}{advice}", path.display())
     };
     for _ in 0..OWN_TRIES {
-        // Before anything is created where a link leads to. From here on only the path without links is used.
+        // Resolved before anything is created at a link's target. From here on, only the path without links is used.
         let runtime_dir = resolve_runtime_dir(path, By::Server, folder).map_err(|error| distrusted(path, error))?;
         made.folder(&runtime_dir);
         match create_dir(&runtime_dir) {
@@ -77,7 +81,7 @@ pub(super) fn own(config: &mut Config, made: &mut Made) -> anyhow::Result<(PathB
             checked => checked.map_err(|error| distrusted(&runtime_dir, error))?,
         }
         let runs = Runs::new(runtime_dir.clone()).path();
-        // Old runs are removed from there.
+        // Old runs are removed from that directory.
         if is_link(&runs) {
             bail!(
                 "cannot use {}: it is a symbolic link, and the server removes old runs from that directory; remove the link, or, to keep \
@@ -85,7 +89,7 @@ pub(super) fn own(config: &mut Config, made: &mut Made) -> anyhow::Result<(PathB
                 runs.display()
             );
         }
-        // Before the locks are taken: an open file is all that another user needs to keep the server from them.
+        // Done before the locks are taken, because a user who can open a file can lock it and keep the server out.
         let files = [LOCK_FILE, BACKEND_LOG, PAUSE_FILE].map(|name| runtime_dir.join(name));
         for path in [runtime_dir.clone(), runs].into_iter().chain(files) {
             take_for_this_user(&path, &mut config.notes)?;
@@ -97,7 +101,7 @@ pub(super) fn own(config: &mut Config, made: &mut Made) -> anyhow::Result<(PathB
     bail!("cannot lock {}: it is removed repeatedly; stop whatever removes it", path.display())
 }
 
-/// Takes other users' access to one of the server's files or directories away, and notes that for the log.
+/// Removes other users' access to one of the server's files or directories, and notes that for the log.
 fn take_for_this_user(path: &Path, notes: &mut Vec<String>) -> anyhow::Result<()> {
     let shown = path.display();
     let had = private::make_private(path).map_err(|error| {
@@ -116,7 +120,7 @@ fn take_for_this_user(path: &Path, notes: &mut Vec<String>) -> anyhow::Result<()
     Ok(())
 }
 
-/// Puts the database at its path without links, and takes other users' access to its files away.
+/// Replaces the database's path with the path without links, and removes other users' access to its files.
 pub(super) fn own_database(config: &mut Config) -> anyhow::Result<()> {
     let path = config.database.display();
     config.database =
@@ -127,7 +131,8 @@ pub(super) fn own_database(config: &mut Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `None` if the directory was removed meanwhile, for example by a server that had created it and could not start.
+/// Locks a directory that exists. Returns `None` if it was removed meanwhile, for example by a server that had created it and
+/// could not start.
 fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<(HeldDir, File)>> {
     let take = |what: &File| patiently(runtime_dir, || Ok(what.try_lock()?), io::ErrorKind::WouldBlock);
     let refused = |path: &Path, file: &File, error: io::Error| {
@@ -151,7 +156,7 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<(H
         opened => opened.map_err(|error| cannot_open(runtime_dir, &error))?,
     };
     match take(&dir) {
-        // Not every file system can lock folders: there the lock of the file must suffice.
+        // Not every file system can lock directories. There, the lock of the file must suffice.
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
         taken => taken.map_err(|error| refused(runtime_dir, &dir, error))?,
     }
@@ -167,7 +172,7 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<(H
     Ok(Some((HeldDir::of(dir.into()), lock)))
 }
 
-/// A lock whose holder cannot be named, and how to find it.
+/// Describes a lock whose holder cannot be named, and how to find the holder.
 fn unknown_has_locked(path: &Path) -> String {
     format!(
         "a process that cannot be named has locked {}; it may belong to another user or a container; `fuser {}` as root names it: end it",
@@ -187,7 +192,7 @@ fn cannot_open(path: &Path, error: &io::Error) -> anyhow::Error {
     anyhow!("cannot open {}: {error}{advice}", path.display())
 }
 
-/// What to do if the kernel refuses this user a file or directory in a runtime directory of its own.
+/// Returns what to do if the kernel refuses this user a file or directory in this user's runtime directory.
 fn let_use(path: &Path) -> String {
     let dir = if path.is_dir() { None } else { path.parent() };
     // A file that this user cannot see may not exist.
@@ -207,7 +212,7 @@ pub(super) fn owned_already(runtime_dir: &Path, info: Option<&ServerInfo>) -> an
     anyhow!("{who} already uses {}; use that server, or set AUTOAPPDEV_RUNTIME_DIR to another folder", runtime_dir.display())
 }
 
-/// Opens a lock file, and reports whether this created it.
+/// Opens a lock file, and reports whether this call created it.
 fn open_lock(path: &Path) -> io::Result<(File, bool)> {
     match private_file().read(true).create_new(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok((private::writable(path)?, false)),
@@ -215,7 +220,7 @@ fn open_lock(path: &Path) -> io::Result<(File, bool)> {
     }
 }
 
-/// The database's lock, and its file.
+/// The database's lock and its file.
 pub(super) struct OwnDatabase {
     lock: File,
     path: PathBuf,
@@ -224,8 +229,11 @@ pub(super) struct OwnDatabase {
 }
 
 impl OwnDatabase {
-    /// Locks the database. Two servers on one database, or a server that gets another runtime directory while a run is alive, would record each
-    /// other's run as lost. A database in the runtime directory is no exception: another server can be configured to use it too.
+    /// Locks the database.
+    ///
+    /// Two servers on one database, or a server that gets another runtime directory while a run is alive, would record each
+    /// other's run as lost. A database in the runtime directory is no exception, because another server can be configured to
+    /// use it too.
     pub(super) fn take(database: &Path, runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Self> {
         let path = database_lock_path(database);
         let (mut lock, is_new) = open_lock(&path).with_context(|| {
@@ -246,7 +254,8 @@ impl OwnDatabase {
         let mut owner = Vec::new();
         (&mut lock).take(PATH_BYTES_MAX).read_to_end(&mut owner).with_context(|| format!("cannot read {}", path.display()))?;
         let owner = PathBuf::from(OsString::from_vec(owner));
-        // The lock can come with a folder and name any directory. If others can change that directory, no server of this user has used it.
+        // The lock file can come with a cloned folder and name any directory. If other users can change that directory, no
+        // server of this user has used it.
         let other = Some(&owner).filter(|owner| *owner != runtime_dir && !owner.as_os_str().is_empty());
         let checked = |dir: &PathBuf| resolve(dir, By::Server).and_then(|real| check_dir(&real, By::Server).map(|()| real));
         if let Some(Ok(other)) = other.map(checked) {
@@ -266,10 +275,11 @@ impl OwnDatabase {
         Ok(Self { lock, path, owner })
     }
 
-    /// Records the owner. Late, because a failed start must change nothing, but before anything of this runtime directory is recorded.
+    /// Records the owner. This comes late, because a failed start must change nothing, but before anything of this runtime
+    /// directory is recorded.
     pub(super) fn belong_to(&self, runtime_dir: &Path) -> anyhow::Result<()> {
         if self.owner == runtime_dir {
-            // Not rewritten: a kill in between would leave a live run's database without its owner.
+            // Not rewritten, because a kill in between would leave a live run's database without its owner.
             return Ok(());
         }
         let mut lock = &self.lock;
@@ -280,19 +290,19 @@ impl OwnDatabase {
             .with_context(|| format!("cannot write {}", self.path.display()))
     }
 
-    /// The lock alone, which is held for as long as it is open.
+    /// Returns the lock alone, which is held until it is closed.
     pub(super) fn into_lock(self) -> File {
         self.lock
     }
 }
 
-/// Beside the database, under its real name, even if a link leads to it.
+/// Returns the path of the lock file. It is beside the database's real file, even if a link leads to that.
 pub(super) fn database_lock_path(database: &Path) -> PathBuf {
     beside(&database.canonicalize().unwrap_or_else(|_| database.to_owned()), DATABASE_LOCK_SUFFIX)
 }
 
-/// Retries for a moment while the result is `taken`: the lock and the port of a killed server are released a little after the
-/// kill, and a restart does not wait for that.
+/// Retries for a moment while the result is `taken`. A killed server's lock and port are released a little after the kill, and
+/// a restart may come before that.
 pub(super) fn patiently<T>(runtime_dir: &Path, attempt: impl Fn() -> io::Result<T>, taken: io::ErrorKind) -> io::Result<T> {
     let began = Instant::now();
     let is_early = |waited| waited < LET_GO_LIMIT || waited < LET_GO_LIMIT_OF_DEAD && was_killed(runtime_dir);
@@ -304,12 +314,12 @@ pub(super) fn patiently<T>(runtime_dir: &Path, attempt: impl Fn() -> io::Result<
     }
 }
 
-/// Whether the previous server ended without removing its `server.json`.
+/// Checks whether the previous server ended without removing its `server.json`.
 fn was_killed(runtime_dir: &Path) -> bool {
     let is_dead = |info: ServerInfo| match process::read_stat(info.pid) {
         Ok(stat) => stat.state == ProcState::Dead,
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     };
-    // Also called before the directory was checked.
+    // The path is resolved, because this is also called before the directory was checked.
     resolve(runtime_dir, By::Server).is_ok_and(|real| ServerInfo::read(&real).is_some_and(is_dead))
 }

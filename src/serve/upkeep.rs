@@ -1,4 +1,4 @@
-//! The server's upkeep: publishes problems, and recreates removed files.
+//! The upkeep of the server. Publishes problems, and recreates removed files.
 
 use std::io;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::transport::OwnSocket;
 /// A call to the disk that lasts longer than this is a condition.
 const SLOW_DISK: Duration = Duration::from_secs(5);
 
-/// Looks for what is wrong, and publishes it.
+/// Starts the inspector, which scans for problems and publishes them.
 pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkeep: Upkeep) -> io::Result<Inspector> {
     let secrets = Secret::ALL.map(|secret| secret.path(runs.runtime_dir()));
     let places = Places::new(runs.clone(), database.to_owned(), secrets.to_vec());
@@ -37,7 +37,7 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
         watch.set_found(&found, SystemClock.now());
         again
     })?;
-    // What lies elsewhere, or has another name there, is missed when somebody asks.
+    // A file elsewhere, or with another name, is only found missing by a scan on request.
     let mut names = [LOCK_FILE, SERVER_INFO, SOCKET_DEFAULT, DATABASE_DEFAULT].map(str::to_owned).to_vec();
     names.push(format!("{DATABASE_DEFAULT}{DATABASE_LOCK_SUFFIX}"));
     if let Err(error) = inspector.watch(runs.runtime_dir(), names) {
@@ -49,8 +49,8 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
     Ok(inspector)
 }
 
-/// Keeps the server's own files: both locks, `server.json` and the sockets. A `server.json` that was not written, because the disk did not
-/// take it, is written as soon as the disk does.
+/// Keeps the server's own files: both locks, `server.json` and the sockets. If `server.json` could not be written at the start,
+/// it is written as soon as the disk accepts it.
 pub(super) fn keep_files(
     upkeep: &Upkeep,
     (info, is_written): (ServerInfo, bool),
@@ -59,7 +59,7 @@ pub(super) fn keep_files(
     database: &Path,
 ) {
     let (path, dir) = (runtime_dir.join(LOCK_FILE), runtime_dir.to_owned());
-    // The directory itself is locked as well, so no other server can take it meanwhile.
+    // The directory itself is locked too, so no other server can take it meanwhile.
     upkeep.keep(Kept::new(path.clone(), ConditionCode::LockMissing, move || {
         let made = private::writable(&path).and_then(|lock| Ok(lock.try_lock().map(|()| Some(lock))?));
         made.map_err(|error| format!("it cannot be recreated ({error}); do not start a second server for this directory"))
@@ -75,7 +75,7 @@ pub(super) fn keep_files(
         let advice = "until it can, give client commands the address with --url";
         info.write(&dir).map(|()| None).map_err(|error| format!("it cannot be written ({error}); {advice}"))
     });
-    // If the disk is full or read-only, the previous server's file may still be there.
+    // If the disk is full or read-only, the previous server's file may still exist.
     upkeep.keep(if is_written { server_info } else { server_info.unwritten() });
     for socket in sockets {
         upkeep.keep(Kept::new(socket.path().to_owned(), ConditionCode::SocketMissing, move || {
