@@ -1,9 +1,9 @@
 //! Ties a secret to the directory that it was made for.
 //!
-//! Level 1. A runtime directory can come with an archive, an image or a clone, and whoever packed it knows the secrets in it. So
-//! the server adds a tag to each secret: an HMAC of what the file system records when it creates the directory, which nobody can
-//! know who packs an archive. A directory keeps its secrets when it is renamed and when the machine is restarted. A copy, also
-//! one from a backup, is another directory.
+//! Level 1. A runtime directory can come with an archive, an image or a clone, whose author knows the secrets in it. So the
+//! server adds a tag to each secret: an HMAC of what the file system records when it creates the directory, which the author of
+//! an archive cannot know. A directory keeps its secrets when it is renamed and when the machine is restarted. A copy, also one
+//! from a backup, is another directory.
 
 use std::fs;
 use std::io;
@@ -23,36 +23,38 @@ use crate::hex::hex;
 /// The number of hexadecimal digits in a tag. A guess costs a start of the server, so 64 bits are more than enough.
 const TAG_DIGITS: usize = 16;
 
-/// What distinguishes a directory from all others of its file system, past and future.
+/// The properties that distinguish a directory from all others of its file system, past and future.
 ///
-/// Leaves out the device: its number can be another one after each restart (btrfs, USB disks, network file systems).
+/// They do not include the device, whose number can change at each restart (btrfs, USB disks, network file systems).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Birth {
     inode: u64,
     mark: Mark,
 }
 
-/// What tells a directory from others that have had or will have its inode number, which the author of an archive can guess.
+/// The property that distinguishes a directory from others that have had or will have its inode number, which the author of an
+/// archive can guess.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Mark {
     /// The time of its creation, in seconds and nanoseconds.
     Time(i64, u32),
     /// The file system's handle, which contains a random number drawn at the directory's creation.
     Handle(String),
-    /// The file system records neither. The boot of the machine is unknown to an author elsewhere, but not to other users of the
-    /// machine, so this mark lets client commands verify the live server and is not enough for the next one.
+    /// The boot of the machine, because the file system records neither. An author elsewhere does not know it, but other users
+    /// of the machine do. So with this mark, client commands can verify the live server, but the next server replaces the
+    /// secrets.
     Boot(String),
-    /// Not even the boot is known: no secret is certified.
+    /// Nothing, because even the boot is unknown. No secret is certified.
     Nothing,
 }
 
 impl Birth {
-    /// Reads it from the file system; follows links.
+    /// Reads the properties from the file system; follows links.
     pub(super) fn of(dir: &Path) -> io::Result<Self> {
         let time = match rustix::fs::statx(CWD, dir, AtFlags::empty(), StatxFlags::INO | StatxFlags::BTIME) {
             Ok(found) => {
                 let time = (found.stx_btime.tv_sec, found.stx_btime.tv_nsec);
-                // Zero is what some file systems say of a directory that was there before they recorded such times.
+                // Some file systems return zero for a directory that existed before they recorded such times.
                 (StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BTIME) && time != (0, 0)).then_some(time)
             }
             // An old kernel, or a container's filter for system calls.
@@ -66,7 +68,7 @@ impl Birth {
         Ok(Self { inode: FileId::of(dir)?.ino, mark })
     }
 
-    /// Whether a later server can tell by it that a secret was made for the directory.
+    /// Checks whether a later server can use it to verify that a secret was made for the directory.
     pub(super) fn is_lasting(&self) -> bool {
         matches!(self.mark, Mark::Time(..) | Mark::Handle(_))
     }
@@ -80,7 +82,7 @@ impl Birth {
     /// Returns the secret in the text of a file if it was made for the file of this name in this directory.
     pub(super) fn certified(&self, name: &str, text: &str) -> Option<Token> {
         let (random, tag) = text.rsplit_once('-')?;
-        // Needs no constant time: nobody can try tags but whoever can write the file.
+        // A comparison in constant time is not needed, because only users who can write the file can try tags.
         Token::new(text).ok().filter(|_| self.mark != Mark::Nothing && self.tag(name, random) == tag)
     }
 
@@ -88,7 +90,7 @@ impl Birth {
         let mut signer = Hmac::<Sha256>::new_from_slice(random.as_bytes()).expect("a key of any length will do (RFC 2104)");
         let inode = self.inode;
         let mark = match &self.mark {
-            // As every version has written it: a tag must stay good.
+            // The same form as in every earlier version, so that existing tags stay valid.
             Mark::Time(seconds, nanoseconds) => format!("Some(({seconds}, {nanoseconds}))"),
             Mark::Handle(handle) => format!("handle {handle}"),
             Mark::Boot(id) => format!("boot {id}"),
@@ -107,32 +109,33 @@ impl Mark {
         if let Some(handle) = handle_of(dir)?.filter(|handle| is_random(&file_system, handle)) {
             return Ok(Self::Handle(handle));
         }
-        // See random(4). A /proc with processes alone has no such file (`subset=pid` in proc(5)).
+        // See random(4). A `/proc` that shows only processes has no such file (`subset=pid` in proc(5)).
         let boot = if_there(fs::read_to_string("/proc/sys/kernel/random/boot_id"))?;
         Ok(boot.map_or(Self::Nothing, |id| Self::Boot(id.trim().to_owned())))
     }
 }
 
-/// Returns the file system's handle of a directory, in hexadecimal digits, or `None` if the file system has no handles or the kernel
-/// does not show them.
+/// Returns the file system's handle of a directory, in hexadecimal digits, or `None` if the file system has no handles or the
+/// kernel does not show them.
 ///
-/// The kernel shows the handle of each watched directory (`proc_pid_fdinfo(5)`). Containers often refuse `name_to_handle_at(2)`, and
-/// that has no safe form.
+/// The kernel shows the handle of each watched directory (`proc_pid_fdinfo(5)`). The alternative, `name_to_handle_at(2)`, is
+/// often refused in containers and has no safe wrapper.
 fn handle_of(dir: &Path) -> io::Result<Option<String>> {
     let watching = match inotify::init(inotify::CreateFlags::CLOEXEC) {
         Err(Errno::NOSYS | Errno::PERM) => return Ok(None),
         other => other?,
     };
-    // Any lasting event will do: none is read.
+    // Any event that lasts will do, because none is read.
     inotify::add_watch(&watching, dir, inotify::WatchFlags::DELETE_SELF | inotify::WatchFlags::ONLYDIR)?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", watching.as_raw_fd()))?;
     Ok(info.split_ascii_whitespace().find_map(|word| word.strip_prefix("f_handle:")).map(str::to_owned))
 }
 
-/// Whether a handle contains a number that the file system has drawn at random and keeps. The file system is given by its number in
-/// statfs(2), as hexadecimal digits.
+/// Checks whether a handle contains a random number that the file system has drawn and keeps. The file system is given by its
+/// number in statfs(2), as hexadecimal digits.
 ///
-/// Others count up from the same number (FUSE), or have none at all, which reads as zero. So do directories that mkfs(8) has made.
+/// Other file systems always count from the same number (FUSE), or have no such number, which reads as zero. So do directories
+/// that mkfs(8) created.
 fn is_random(file_system: &str, handle: &str) -> bool {
     /// The digits of a 32-bit number.
     const DIGITS: usize = 8;
@@ -141,7 +144,7 @@ fn is_random(file_system: &str, handle: &str) -> bool {
         "ef53" | "58465342" | "f2f52010" => handle.len().checked_sub(DIGITS).map(|at| &handle[at..]),
         // tmpfs.
         "1021994" => handle.get(..DIGITS),
-        // NFS: what the server has chosen, after at least three numbers of the client's.
+        // NFS: bytes chosen by the server, after at least three numbers of the client.
         "6969" => handle.get(3 * DIGITS..),
         _ => None,
     };
@@ -205,7 +208,7 @@ mod tests {
         let (ext4, fuse) = ("ef53", "65735546");
         for (file_system, handle, is_good) in [
             (ext4, "0c00000068a82134", true),
-            // The root, which mkfs has made.
+            // The root directory, which mkfs created.
             (ext4, "0200000000000000", false),
             (ext4, "", false),
             ("58465342", "830000000000000068a82134", true),
@@ -230,7 +233,7 @@ mod tests {
         fs::rename(&first, &second).expect("renames");
         assert_eq!(Mark::without_time(&second).expect("there"), mark);
         fs::remove_dir_all(&second).and_then(|()| fs::create_dir(&second)).expect("ours");
-        // Not every file system has a handle to be known by.
+        // Not every file system has a handle that identifies a directory.
         assert!(matches!(mark, Mark::Boot(_)) || Mark::without_time(&second).expect("there") != mark, "{mark:?}");
     }
 

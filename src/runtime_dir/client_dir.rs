@@ -1,8 +1,8 @@
-//! The runtime directory of a client command: which directory it is, decided once.
+//! The runtime directory of a client command. It is determined once.
 //!
-//! Level 1. Root can run a command in another user's folder, and that user can exchange the directory for a link to one of root's at any
-//! moment. So the directory is opened once, on a way without links, and its owner and all of its files are looked up through that
-//! descriptor.
+//! Level 1. Root can run a command in another user's folder, and that user can replace the directory with a link to one of
+//! root's at any time. So the directory is opened once, by a path without links, and its owner and all of its files are looked
+//! up through that descriptor.
 
 use std::fs::File;
 use std::io;
@@ -33,28 +33,28 @@ impl ClientDir {
         Ok(Self { id: FileId::from(&found), owner: found.uid(), real, dir })
     }
 
-    /// Its path without links, for messages.
+    /// Returns the directory's path without links, for messages.
     pub fn real(&self) -> &Path {
         &self.real
     }
 
-    /// The path by which its files are opened.
+    /// Returns the path through which its files are opened.
     pub fn path(&self) -> &Path {
         // Without /proc, a descriptor has no path. Only root can hide that from root.
         if FileId::of(self.dir.path()).is_ok_and(|id| id == self.id) { self.dir.path() } else { &self.real }
     }
 
-    /// Which directory it is.
+    /// Returns the directory's identity.
     pub fn id(&self) -> FileId {
         self.id
     }
 
-    /// Its owner, the user that its server must run as.
+    /// Returns the directory's owner, the user that its server must run as.
     pub fn owner(&self) -> u32 {
         self.owner
     }
 
-    /// True if it belongs to this user or root, so that its server may receive this user's tokens.
+    /// Checks whether it belongs to this user or root, so that its server may receive this user's tokens.
     pub fn is_own(&self) -> bool {
         user::is_own_or_root(self.owner)
     }

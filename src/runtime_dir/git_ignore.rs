@@ -1,4 +1,5 @@
-//! `.gitignore` in the runtime directory: keeps tokens, logs and the database out of a repository, and out of `git stash -u`.
+//! The `.gitignore` of the runtime directory. It keeps tokens, logs and the database out of a repository, and out of `git stash
+//! -u`.
 //!
 //! Level 1. Written to a temporary name and renamed, so it is never incomplete. If killed here: the next server writes it.
 
@@ -10,14 +11,15 @@ use crate::config::DATABASE_DEFAULT;
 use crate::kill_point::KillPoint;
 use crate::private::replace_file;
 
-/// Its name.
+/// The name of the file.
 pub const NAME: &str = ".gitignore";
 const BESIDE: &str = ".gitignore.new";
 
-/// Everything below the directory, this file included.
+/// The pattern for everything in the directory, including this file.
 const TEXT: &str = "*\n";
 
-/// The files that servers of every version put into a runtime directory. The database and the server's log have further files with longer names.
+/// The prefixes of the files that servers of every version put into a runtime directory. The database and the server's log have
+/// further files with longer names.
 const OURS: [&str; 10] = [
     "server.",
     DATABASE_DEFAULT,
@@ -31,8 +33,8 @@ const OURS: [&str; 10] = [
     "retention.json",
 ];
 
-/// Writes the file unless it exists. A directory that also holds other files may be a user's repository, which must not
-/// be hidden from git, so nothing is written there. An existing `.gitignore` is kept.
+/// Writes the file unless it exists. A directory that also contains other files may be a user's repository, which must not be
+/// hidden from git, so nothing is written there. An existing `.gitignore` is kept.
 pub fn keep_out_of_git(runtime_dir: &Path) -> io::Result<()> {
     let path = runtime_dir.join(NAME);
     if fs::symlink_metadata(&path).is_ok() || !holds_only_ours(runtime_dir)? {

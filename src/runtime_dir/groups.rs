@@ -1,8 +1,9 @@
-//! Groups by their numbers: which of them no other user is a member of, and which of them the user trusts.
+//! Groups by their numbers: which of them have no other user as a member, and which of them the user trusts.
 //!
-//! Level 1. Many systems give each user a group of the same name, and let that group write to whatever the user creates (umask 002). So
-//! a directory that a group can write to is not refused if this user is the group's only member. The members come from `/etc/group` and
-//! `/etc/passwd`. Whatever these files leave open counts as another member.
+//! Level 1. Many systems give each user a group of the same name, and let that group write to every file that the user creates
+//! (umask 002). So a directory that a group can write to is not refused if this user is the group's only member. The members
+//! come from `/etc/group` and `/etc/passwd`. If these files do not determine the members, the group counts as one with other
+//! members.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,18 +14,18 @@ use rustix::io::Errno;
 
 use crate::user;
 
-/// Larger files are not read.
+/// The maximum size of a file, in bytes. Larger files are not read.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// The bytes of an access control list that says no more than the mode: a header of 4 bytes, and owner, group and others with 8 each
-/// (`linux/posix_acl_xattr.h`).
+/// The size of an access control list that only repeats the mode, in bytes: a header of 4 bytes, and 8 each for owner, group
+/// and others (`linux/posix_acl_xattr.h`).
 const PLAIN_ACL_BYTES: usize = 4 + 3 * 8;
 
 static TRUSTED: OnceLock<Vec<u32>> = OnceLock::new();
 
-/// Sets the groups that the user trusts. They are set once, before the first directory is checked.
+/// Sets the groups that the user trusts. Called once, before the first directory is checked.
 pub fn trust_groups(gids: Vec<u32>) {
-    // A second call is possible in tests only.
+    // A second call is possible only in tests.
     let _first_one_counts = TRUSTED.set(gids);
 }
 
@@ -32,14 +33,14 @@ fn trusted() -> &'static [u32] {
     TRUSTED.get().map_or(&[], Vec::as_slice)
 }
 
-/// Returns the number of a group of `/etc/group`.
+/// Returns the number of a group in `/etc/group`.
 pub fn group_number(name: &str) -> Option<u32> {
     let text = read("/etc/group")?;
     let found = entries(&text)?.into_iter().find(|[entry, ..]: &[&str; 4]| *entry == name);
     found.and_then(|[_, _, gid, _]| gid.parse().ok())
 }
 
-/// The group, as an error message names it before "can write to".
+/// Returns the group as an error message names it before "can write to".
 pub(super) fn shown(gid: u32) -> String {
     if !user::group_has_number(gid) {
         return format!("every group without a number in this user namespace (gid {gid})");
@@ -50,8 +51,8 @@ pub(super) fn shown(gid: u32) -> String {
     found.map_or_else(|| format!("group {gid}"), |[name, ..]| format!("group {name} (gid {gid})"))
 }
 
-/// The advice to trust the group, as an error message appends it. There is none for a number that stands for several groups, because their
-/// members cannot be known.
+/// Returns the advice to trust the group, as an error message appends it. A number that stands for several groups gets no
+/// advice, because their members cannot be known.
 pub(super) fn advice(gid: u32) -> String {
     if !user::group_has_number(gid) {
         return String::new();
@@ -63,7 +64,7 @@ pub(super) fn advice(gid: u32) -> String {
     )
 }
 
-/// True if the user trusts the group, or if each of its members is one of these users.
+/// Checks whether the user trusts the group, or each of its members is one of these users.
 pub(super) fn is_harmless(gid: u32, is_trusted_user: impl Fn(u32) -> bool) -> bool {
     if !user::group_has_number(gid) {
         return false;
@@ -75,8 +76,10 @@ pub(super) fn is_harmless(gid: u32, is_trusted_user: impl Fn(u32) -> bool) -> bo
     trusted().contains(&gid) || has_only_these() == Some(true)
 }
 
-/// True unless the user namespace maps the group alone. Such a group is one of the users outside, whose members `/etc/group` of a container
-/// does not show; a longer range was set aside for the namespace. The initial namespace has one range with all groups.
+/// Checks that the user namespace does not map the group alone.
+///
+/// A group that is mapped alone is one of the users outside, whose members the `/etc/group` of a container does not show. A
+/// longer range was set aside for the namespace. The initial namespace has one range with all groups.
 fn is_delegated(gid: u32, map: &str) -> bool {
     map.lines().any(|line| {
         let numbers: Vec<u64> = line.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect();
@@ -84,7 +87,8 @@ fn is_delegated(gid: u32, map: &str) -> bool {
     })
 }
 
-/// True if each member of the group is one of these users, and the group is known at all. `None` if the files leave that open.
+/// Checks whether the group is known and each member of it is one of these users. Returns `None` if the files do not determine
+/// that.
 fn has_only(gid: u32, is_trusted_user: impl Fn(u32) -> bool, groups: &str, users: &str) -> Option<bool> {
     let users = entries::<7>(users)?.into_iter().map(|[name, _, uid, primary, ..]| {
         let (uid, primary): (u32, u32) = (uid.parse().ok()?, primary.parse().ok()?);
@@ -104,26 +108,26 @@ fn has_only(gid: u32, is_trusted_user: impl Fn(u32) -> bool, groups: &str, users
     Some(is_known && primary.all(&is_trusted_user) && members.all(is_trusted_name))
 }
 
-/// The fields of each line (`group(5)`, `passwd(5)`). `None` if a line has another form. Lines that begin with `+` or `-` refer to lists
-/// elsewhere.
+/// Returns the fields of each line (`group(5)`, `passwd(5)`), or `None` if a line has another form. Lines that begin with `+`
+/// or `-` refer to lists elsewhere, so they count as another form.
 fn entries<const FIELDS: usize>(text: &str) -> Option<Vec<[&str; FIELDS]>> {
     let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(|line| line.split(':').collect::<Vec<_>>().try_into().ok().filter(|_| !line.starts_with(['+', '-']))).collect()
 }
 
-/// The text of one of the system's files; `None` if it cannot be read, or is too long.
+/// Returns the text of one of the system's files, or `None` if it cannot be read or is too long.
 fn read(path: &str) -> Option<String> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 <= FILE_BYTES_MAX).then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// True if the directory has an access control list with more than the mode's entries. The group's bits of the mode are then the upper
-/// limit of what the list permits to groups and further users (`acl(5)`).
+/// Checks whether the directory has an access control list with more than the mode's entries. The group's bits of the mode are
+/// then the upper limit of what the list permits to groups and further users (`acl(5)`).
 pub(super) fn has_access_list(dir: &Path) -> io::Result<bool> {
     match rustix::fs::lgetxattr(dir, "system.posix_acl_access", &mut [0; PLAIN_ACL_BYTES]) {
         Ok(_) | Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
-        // It is longer.
+        // The list is longer.
         Err(Errno::RANGE) => Ok(true),
         Err(error) => Err(error.into()),
     }
@@ -149,7 +153,7 @@ mod tests {
             (1000, "me:x:1000:me\nadded:x:1000:you\n", false),
             (1000, "me:x:1000:stranger\n", false),
             (1000, "me:x:1000:twin\n", false),
-            // Without a line, a user has it as the primary group.
+            // Without a line in `/etc/group`, a group is the primary group of a user.
             (1000, "", true),
             (7, "", true),
             (1001, "", false),

@@ -1,10 +1,10 @@
 //! The server's proof to a client that it owns the runtime directory, so that no other process at its address gets a token.
 //!
 //! Level 1. The client generates a challenge. The answer is an HMAC over the challenge, the address of the server's end of this
-//! connection, and the network that the server is in; the key is derived from the directory's session key, which only the
-//! directory's owner can read. Each side uses the network that it is in itself. A process at another address that relays the
-//! challenge to the server gets an answer for the server's address, and a process at the same address in another network, on this
-//! machine or another one that shares the directory, gets an answer for the server's network.
+//! connection, and the server's network. The key is derived from the directory's session key, which only the directory's owner
+//! can read. Each side uses its own network. A process at another address that relays the challenge to the server gets an
+//! answer for the server's address. A process at the same address in another network, on this machine or on another one that
+//! shares the directory, gets an answer for the server's network.
 
 use std::fs;
 use std::io;
@@ -20,10 +20,10 @@ use crate::hex::hex;
 /// The number of hexadecimal digits in a challenge.
 pub const CHALLENGE_DIGITS: usize = 32;
 
-/// The network that a process is in: addresses mean the same to all processes in it.
+/// The network of a process. Addresses mean the same to all processes in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Network {
-    /// The boot of the kernel (`random(4)`, `/proc/sys/kernel/random/boot_id`): two machines never have the same.
+    /// The boot of the kernel (`random(4)`, `/proc/sys/kernel/random/boot_id`). Two machines never have the same one.
     boot: String,
     /// The network namespace on that kernel, as its inode number (`namespaces(7)`).
     namespace: u64,
@@ -40,8 +40,8 @@ impl Network {
 #[derive(Clone)]
 pub struct Prover {
     signer: Hmac<Sha256>,
-    /// `None` in a process whose `/proc` does not tell it. Such a server's proofs are valid for no client, and no proof is valid
-    /// for such a client.
+    /// The network of this process, or `None` if `/proc` does not show it. The proofs of such a server are valid for no client,
+    /// and no proof is valid for such a client.
     network: Option<Network>,
 }
 
@@ -64,7 +64,7 @@ impl Prover {
         Self { signer: mac(&key.finalize().into_bytes()), network }
     }
 
-    /// True if this process knows its network, and so can check proofs.
+    /// Checks whether this process knows its network, and so can check proofs.
     pub fn knows_network(&self) -> bool {
         self.network.is_some()
     }
@@ -74,9 +74,9 @@ impl Prover {
         hex(&self.signed(challenge, server).finalize().into_bytes())
     }
 
-    /// True if `text` is that answer.
+    /// Checks whether `text` is that answer.
     pub fn is_proof(&self, text: &str, challenge: &str, server: SocketAddr) -> bool {
-        // Needs no constant time: once sent, both are public, and each challenge is used only once.
+        // A comparison in constant time is not needed: once sent, both are public, and each challenge is used only once.
         self.network.is_some() && self.proof(challenge, server) == text
     }
 
@@ -96,7 +96,7 @@ fn mac(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("a key of any length will do (RFC 2104)")
 }
 
-/// True if a text has the form of a challenge: [`CHALLENGE_DIGITS`] lowercase hexadecimal digits.
+/// Checks whether a text has the form of a challenge: [`CHALLENGE_DIGITS`] lowercase hexadecimal digits.
 pub fn is_challenge(text: &str) -> bool {
     text.len() == CHALLENGE_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

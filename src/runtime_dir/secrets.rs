@@ -1,10 +1,10 @@
-//! The secrets in the runtime directory: the two tokens, and what sessions are signed with. Each is one line in a file of its own.
+//! The secrets in the runtime directory: the two tokens, and the key that signs sessions. Each is one line in its own file.
 //!
-//! Level 1. The server reads them at its start, and so do client commands of the same user. The server creates missing secrets
-//! from the kernel's randomness, and ties them to the directory (`birth`). Written whole and renamed: if killed here, the file is not
-//! there and the next boot makes another, or it is there and whole. A file that another user may have read or written is refused,
-//! never used and never replaced. A secret that was made for another directory came with a copy of that directory, or with an
-//! archive whose author knows it: it is never used, and replaced.
+//! Level 1. The server and client commands of the same user read them. At its start, the server creates missing secrets from
+//! the kernel's randomness, and ties them to the directory (`birth`). A secret is written whole and renamed. If killed here:
+//! the file does not exist and the next boot creates it, or it exists and is whole. A file that another user may have read or
+//! written is refused, and is never used or replaced. A secret that was made for another directory came with a copy of that
+//! directory, or with an archive whose author knows it. It is replaced, and is never used.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -19,30 +19,30 @@ use crate::random;
 use crate::shell_word::quoted_path;
 use crate::user;
 
-/// The longest file that is read, in bytes.
+/// The maximum number of bytes that are read from a file.
 const BYTES_MAX: u64 = 4096;
 
-/// Which one.
+/// One of the secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secret {
-    /// Who has it may look and act.
+    /// The operators' token, which allows actions.
     Token,
-    /// Who has it may look.
+    /// The viewers' token, which allows reading only.
     ReadToken,
-    /// What sessions are signed with, beside the token: nobody's but the server's.
+    /// The key that, together with the token, signs sessions. Only the server uses it for that.
     SessionKey,
 }
 
 impl Secret {
-    /// All of them.
+    /// All secrets.
     pub const ALL: [Self; 3] = [Self::Token, Self::ReadToken, Self::SessionKey];
 
-    /// Its file in the runtime directory.
+    /// Returns the path of its file in the runtime directory.
     pub fn path(self, runtime_dir: &Path) -> PathBuf {
         runtime_dir.join(self.name())
     }
 
-    /// The name of its file.
+    /// Returns the name of its file.
     pub fn name(self) -> &'static str {
         match self {
             Self::Token => "token",
@@ -51,7 +51,8 @@ impl Secret {
         }
     }
 
-    /// What is in its file, if there is one. An empty one counts as none: nobody can have been given what was in it.
+    /// Returns the secret in its file, if there is one. An empty file counts as missing, because no client can have received a
+    /// secret from it.
     ///
     /// # Errors
     /// The file cannot be read, may be known to another user, or was not made for this directory.
@@ -88,7 +89,7 @@ impl Secret {
     }
 }
 
-/// What is in a secret's file.
+/// The contents of a secret's file.
 enum Look {
     /// There is no file, or it is empty.
     Nothing,
@@ -101,26 +102,28 @@ enum Look {
 /// Why secrets are replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Replaced {
-    /// The files of these were not made for this directory.
+    /// The files of these secrets were not made for this directory.
     Foreign(Vec<Secret>),
-    /// The file system records nothing by which a server could tell for which directory they were made.
+    /// The file system records nothing from which a server could determine for which directory they were made.
     EachTime,
 }
 
-/// All that a server with a door for strangers needs.
+/// The secrets of a server, either set or read from files.
 #[derive(Clone, Debug)]
 pub struct Secrets {
-    /// Who has it may look and act.
+    /// The operators' token, which allows actions.
     pub token: Token,
-    /// Who has it may look.
+    /// The viewers' token, which allows reading only.
     pub read_token: Token,
-    /// What sessions are signed with.
+    /// The key that signs sessions.
     pub session_key: Token,
 }
 
 impl Secrets {
-    /// Those that were `given`, and the others from their files, which are made where they are not there. `before_replacing` is
-    /// called with the reason before files are replaced, and on a file system that makes every later start replace them.
+    /// Returns the secrets that were `given`, and the others from their files. Creates the missing files.
+    ///
+    /// `before_replacing` is called with the reason before files are replaced. On a file system that makes every later start
+    /// replace them, it is called at each start.
     pub fn keep(given: &Tokens, runtime_dir: &Path, before_replacing: impl FnOnce(&Replaced)) -> Result<Self, SecretError> {
         let birth = Birth::of(runtime_dir).map_err(|cause| SecretError::Io { path: runtime_dir.to_owned(), cause })?;
         let mut foreign = Vec::new();
@@ -137,7 +140,7 @@ impl Secrets {
                 }
             })
         };
-        // All are checked before the first is made: a start that is refused changes nothing.
+        // All are checked before the first is created, because a refused start must change nothing.
         let token = look(given.token.as_ref(), Secret::Token)?;
         let read_token = look(given.read_token.as_ref(), Secret::ReadToken)?;
         let session_key = look(None, Secret::SessionKey)?;
@@ -158,7 +161,7 @@ impl Secrets {
     }
 }
 
-/// Why a secret cannot be used. No text holds one. To be read after "failed to ".
+/// Why a secret cannot be used. No text contains a secret. The texts follow "failed to ".
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file cannot be read or written.
@@ -169,15 +172,15 @@ pub enum SecretError {
         /// The kernel's error.
         cause: io::Error,
     },
-    /// What is there is not to be used.
-    #[error("use {}: it {problem}; correct that, or remove the file, and the next start creates another", path.display())]
+    /// The file must not be used.
+    #[error("use {}: it {problem}; mend that, or remove the file and another one is made at the next start", path.display())]
     Wrong {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, to be read after "it".
+        /// The problem, as a text that follows "it".
         problem: String,
     },
-    /// It came with a copy of another directory, so other people may know it.
+    /// The secret was made for another directory, so other people may know it.
     #[error(
         "use {}: it was not made for this directory, which was copied or restored, or came with the folder; the next start of the server \
          replaces it",
@@ -187,16 +190,15 @@ pub enum SecretError {
         /// The file.
         path: PathBuf,
     },
-    /// A reader could act.
-    #[error("use the tokens: the read-only token is the same as the operator token; change one of AUTOAPPDEV_TOKEN, \
-        AUTOAPPDEV_READ_TOKEN and the files token and read-token in {}", runtime_dir.display())]
+    /// The two tokens are the same, so a viewer could act.
+    #[error("tell the tokens apart: the read-only one is the same as the other; change one of AUTOAPPDEV_TOKEN, AUTOAPPDEV_READ_TOKEN and the files token and read-token in {}", runtime_dir.display())]
     Same {
-        /// The folder of the files.
+        /// The directory of the files.
         runtime_dir: PathBuf,
     },
 }
 
-/// What to do if a secret's file cannot be read or written.
+/// Returns what to do if a secret's file cannot be read or written.
 fn advice(path: &Path, cause: &io::Error) -> String {
     let other_owner = fs::symlink_metadata(path).ok().map(|found| found.uid()).filter(|owner| !user::is_own(*owner));
     match (cause.kind(), other_owner) {
@@ -212,7 +214,7 @@ fn advice(path: &Path, cause: &io::Error) -> String {
     }
 }
 
-/// What is in a file that is its owner's alone, or what is wrong with the file.
+/// Returns the contents of a file that only its owner can access, or what is wrong with the file.
 fn read(path: &Path) -> io::Result<Result<Vec<u8>, String>> {
     let wrong = |problem: &str| Ok(Err(problem.to_owned()));
     let file = match private::open_of_any_user(path) {
@@ -239,7 +241,7 @@ fn write(path: &Path, token: &Token) -> io::Result<()> {
     file.sync_all()?;
     KillPoint::ServerSecretBeside.reach();
     fs::rename(&beside, path)?;
-    // Who was given it must find that it still holds after a power cut.
+    // A secret that a client has received must still be valid after a power cut.
     if let Some(folder) = path.parent() {
         private::sync_dir(folder)?;
     }
@@ -257,7 +259,7 @@ mod tests {
         tempfile::tempdir().expect("a temp folder")
     }
 
-    /// The secrets of a server that starts here, and the files that it replaced.
+    /// Returns the secrets of a server that starts here, and the files that it replaced.
     fn kept(given: &Tokens, dir: &Path) -> Result<(Secrets, Vec<Secret>), SecretError> {
         let mut replaced = Vec::new();
         let note = |why: &Replaced| match why {
@@ -306,7 +308,7 @@ mod tests {
     fn file_that_others_may_know_is_refused_and_nothing_is_changed() {
         let dir = folder();
         let path = Secret::SessionKey.path(dir.path());
-        // It would be replaced.
+        // This file would be replaced.
         put(&Secret::Token.path(dir.path()), "a-token-of-somebody-else", 0o600);
         for mode in [0o640, 0o604, 0o620] {
             put(&path, "a-token-that-is-good", mode);
@@ -338,7 +340,7 @@ mod tests {
             let (again, replaced) = kept(&NONE, dir.path()).expect("kept");
             assert_eq!((&again.token, replaced), (&made.token, vec![]));
         }
-        // Neither is one that was made for another file here.
+        // A secret that was made for another file in this directory is not used either.
         let (made, _) = kept(&NONE, dir.path()).expect("kept");
         put(&Secret::Token.path(dir.path()), made.read_token.expose(), 0o600);
         assert_eq!(kept(&NONE, dir.path()).expect("made anew").1, [Secret::Token]);
@@ -356,7 +358,7 @@ mod tests {
         }
     }
 
-    /// As for a server that is not root. A capability belongs to a thread.
+    /// Runs like a server that is not root. A capability belongs to a thread.
     #[test]
     fn advice_about_a_file_of_another_user_names_that_user_and_the_command() {
         if !rustix::process::geteuid().is_root() {

@@ -1,7 +1,8 @@
-//! `server.json` in the runtime directory: which server owns it, for client commands and for a second server.
+//! `server.json` in the runtime directory: which server owns the directory, for client commands and for a second server.
 //!
-//! Level 1. It is written whole and renamed, so a reader finds all of it or nothing. A killed server leaves it behind, and a copied
-//! folder has a copy of it. It therefore counts only while a server holds the lock of the directory that the file was written for.
+//! Level 1. It is written whole and renamed, so a reader finds all of it or nothing. A killed server leaves it behind, and a
+//! copied folder contains a copy of it. So it counts only while a server holds the lock of the directory that the file was
+//! written for.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read};
@@ -21,23 +22,24 @@ use crate::path_json;
 use crate::private::{self, replace_file};
 use crate::random;
 
-/// Its name in the runtime directory.
+/// The name of the file in the runtime directory.
 pub const NAME: &str = "server.json";
 
-/// Held by the server that owns the runtime directory, for as long as it lives, as is the directory itself: somebody may remove the file.
+/// The name of the lock file, which the server that owns the runtime directory holds for as long as it lives. It also holds the
+/// directory itself, because the file can be removed.
 pub const LOCK_FILE: &str = "server.lock";
 
-/// The longest one that is read, in bytes.
+/// The maximum number of bytes that are read from the file.
 const BYTES_MAX: u64 = 64 * 1024;
 
-/// The identity of a server that starts now, which `GET /api/version` shows and with which the field `AutoAppDev-Server` of a request is
-/// compared.
+/// Creates the identity of a starting server. `GET /api/version` shows it, and the field `AutoAppDev-Server` of a request is
+/// compared with it.
 pub fn new_identity(runtime_dir: &Path) -> io::Result<Server> {
     let id = random::id()?;
     Ok(Server { id, runtime_dir: runtime_dir.to_string_lossy().into_owned() })
 }
 
-/// Which server is in a runtime directory.
+/// The server that was found in a runtime directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// No live server.
@@ -48,24 +50,24 @@ pub enum Found {
     Live(ServerInfo),
 }
 
-/// Who serves, and where.
+/// A server's identity and addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerInfo {
     /// The server's process id.
     pub pid: u32,
     /// [`Server::id`].
     pub id: String,
-    /// The runtime directory that the file was written into: a copy of the folder is another one. A
-    /// live server keeps the directory open, so no other one has this meanwhile.
+    /// The runtime directory that the file was written into. A copy of the folder is another directory. A live server keeps the
+    /// directory open, so no other directory has this id meanwhile.
     pub dir: FileId,
-    /// The path that the server was started with, which may be a link. A client that arrives by another link is not following one
-    /// that the owner chose.
+    /// The path that the server was started with, which may be a link. A client that arrives through another link does not
+    /// follow one that the owner chose.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
     pub path: Option<PathBuf>,
-    /// Where it listens: the first of its addresses.
+    /// The first address at which it listens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
-    /// Further addresses.
+    /// The further addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_addresses: Vec<SocketAddr>,
     /// Its Unix socket.
@@ -74,12 +76,14 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
-    /// Reads it, whether or not that server is alive. A missing, torn or foreign file, or a copy from another directory, is ignored.
+    /// Reads the file, whether or not its server is alive. A missing, torn or foreign file, or a copy from another directory,
+    /// is ignored.
     pub fn read(runtime_dir: &Path) -> Option<Self> {
         Self::try_to_read(runtime_dir).ok().flatten()
     }
 
-    /// The same, if that server is alive. Another program may now use a killed server's address, so no secret must be sent there.
+    /// Reads the file if its server is alive. Another program may now use a killed server's address, so no secret must be sent
+    /// there.
     pub fn read_live(runtime_dir: &Path) -> Option<Self> {
         match Self::find(runtime_dir, None) {
             Ok(Found::Live(info)) => Some(info),
@@ -90,17 +94,17 @@ impl ServerInfo {
     /// Finds the live server of a runtime directory, which must be inside `folder` if there is one.
     ///
     /// # Errors
-    /// The directory or a required file in it cannot be read, so the answer is unknown; or the directory cannot be trusted, for
-    /// the reason given by [`Distrust`] in the error.
+    /// The directory or a required file in it cannot be read, so it is unknown whether there is a server; or the directory
+    /// cannot be trusted, for the reason given by [`Distrust`] in the error.
     pub fn find(runtime_dir: &Path, folder: Option<&Path>) -> io::Result<Found> {
         Self::find_in_dir(runtime_dir, folder).map(|(found, _)| found)
     }
 
-    /// As [`ServerInfo::find`]; also returns the directory in which a server was found. Only through this may anything else be read
-    /// there: the path can lead to another directory meanwhile.
+    /// Like [`ServerInfo::find`], but also returns the directory in which a server was found. Read other files of the directory
+    /// only through this, because the path can lead to another directory meanwhile.
     ///
     /// # Errors
-    /// The same.
+    /// The same as for [`ServerInfo::find`].
     pub fn find_in_dir(runtime_dir: &Path, folder: Option<&Path>) -> io::Result<(Found, Option<ClientDir>)> {
         let opened =
             resolve_for_client(runtime_dir, folder).and_then(|(real, has_link)| ClientDir::open(real).map(|dir| (dir, has_link)));
@@ -133,33 +137,33 @@ impl ServerInfo {
         Ok(info.filter(|info: &Self| info.dir == dir && is_field(&info.id)))
     }
 
-    /// Writes it. On an error the one of the server before is gone all the same: it would send clients to where nobody is.
+    /// Writes the file. If that fails, the previous server's file is removed anyway, because its addresses lead to no server.
     pub fn write(&self, runtime_dir: &Path) -> io::Result<()> {
         let text = serde_json::to_vec(self).expect("plain data");
         let write = || replace_file(&runtime_dir.join(NAME), &text, || KillPoint::ServerInfoBeside.reach());
         write().or_else(|_| {
-            // On a full disk this makes the room that is needed.
+            // On a full disk, this frees the space that is needed.
             let _was_none = Self::remove(runtime_dir);
             write()
         })
     }
 
-    /// Takes it away at an orderly end.
+    /// Removes the file at an orderly end.
     pub fn remove(runtime_dir: &Path) -> io::Result<()> {
         fs::remove_file(runtime_dir.join(NAME))
     }
 }
 
-/// Whether a server holds the directory or the lock file in it.
+/// Checks whether a server holds the lock of the directory or of the lock file in it.
 fn is_owned(runtime_dir: &Path) -> io::Result<bool> {
     let mut unreadable = None;
     let mut has_looked = false;
     for opened in [private::open_dir(runtime_dir), private::open(&runtime_dir.join(LOCK_FILE))] {
         match opened {
-            // Holding the lock for this moment delays no server: a starting server retries.
+            // Holding the lock for this moment delays no server, because a starting server retries.
             Ok(lock) => match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
                 Err(rustix::io::Errno::WOULDBLOCK) => return Ok(true),
-                // Not every file system can lock folders: there the lock of the file counts.
+                // Not every file system can lock directories. There, the lock of the file counts.
                 Ok(()) | Err(_) => has_looked = true,
             },
             Err(error) if is_absence(&error) => {}

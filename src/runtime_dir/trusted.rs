@@ -1,5 +1,5 @@
-//! Checks that no other user can have changed a runtime directory that a server or a client of this user reads, or can lead a path to
-//! another place.
+//! Checks that no other user can have changed a runtime directory that a server or a client of this user reads, or can make a
+//! path lead elsewhere.
 //!
 //! Level 1. The tokens, the socket, the address of the server and the runs' records all come from this directory, so anyone who
 //! can change it can act as the user who serves from it.
@@ -22,7 +22,7 @@ const STICKY: u32 = 0o1000;
 /// Why a runtime directory is not used. Completes an error message after the directory's path and a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
-    /// This process cannot tell its own files from those of users outside of its user namespace.
+    /// This process cannot distinguish its own files from those of users outside its user namespace.
     #[error(
         "this process runs as uid {own}, which also stands for every user without an id in its user namespace, so it cannot \
             tell its own \
@@ -61,7 +61,7 @@ pub enum Distrust {
         path: PathBuf,
         /// Its permissions.
         mode: u32,
-        /// Who can write to it.
+        /// The users who can write to it.
         by: &'static str,
         /// The mode change for `chmod`.
         change: &'static str,
@@ -72,7 +72,7 @@ pub enum Distrust {
         /// The directory.
         path: PathBuf,
     },
-    /// A group with members other than this user can replace what is in a parent directory.
+    /// A group with members other than this user can replace entries of a parent directory.
     #[error(
         "{} can write to {} (mode {mode:03o}), so its members could put another directory in its place; `chmod g-w {}` prevents that{}",
         groups::shown(*group), path.display(), quoted_path(path), groups::advice(*group)
@@ -85,14 +85,17 @@ pub enum Distrust {
         /// Its group.
         group: u32,
     },
-    /// Neither the environment nor the command line names this place, and it is outside of the folder. A cloned project's links and
-    /// `.env` could lead to another project, whose history would then be under this folder's limits.
+    /// Neither the environment nor the command line names this place, and it is outside the folder.
+    ///
+    /// Links and the `.env` of a cloned project could lead to another project, and the limits of this folder would then apply
+    /// to that project's history.
     #[error(
         "it leads to {}, and a project's .env and links are followed only inside its folder; if you trust this one, set {setting}{} in the \
          environment", target.display(), quoted_path(path)
     )]
     Outside {
-        /// The path. For a link, this and not its target is the advice: client commands find a server by the path that it was started with.
+        /// The path. For a link, the advice names this path instead of its target, because client commands find a server by the
+        /// path that it was started with.
         path: PathBuf,
         /// The path without links.
         target: PathBuf,
@@ -133,12 +136,14 @@ impl From<Distrust> for io::Error {
     }
 }
 
-/// The process that uses a path. It decides which users may own the directories and links on the way to that path.
+/// The process that uses a path. It determines which users may own the directories and links in that path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
-    /// A program of this user that writes there. Root has no exception: the owner of a directory or link would decide where root writes.
+    /// A program of this user that writes there. Root has no exception: the owner of a directory or link would decide where
+    /// root writes.
     Server,
-    /// A program of this user that reads there. Root may read every user's directory, but sends its own tokens to no other user's server.
+    /// A program of this user that reads there. Root may read every user's directory, but sends its own tokens to no other
+    /// user's server.
     Client,
 }
 
@@ -150,9 +155,11 @@ impl By {
         }
     }
 
-    /// The same for a directory or link on the way. In a user namespace, the machine's root, to whom the directories above a container's
-    /// belong, and all other users outside of it have the same number. There the place decides: what is in a directory that only the
-    /// directory's owner can write to was put there by that owner, who has been checked before.
+    /// Checks whether a user may own a directory or link in the path.
+    ///
+    /// In a user namespace, the machine's root, who owns the directories above a container's, and all other users outside it
+    /// have the same number. In that case the place decides: in a directory that only its owner can write to, every entry comes
+    /// from that owner, who was checked before.
     fn may_pass(self, path: &Path, owner: u32) -> io::Result<bool> {
         if user::is_own_or_root(owner) || self.is_right_owner(owner) {
             return Ok(true);
@@ -165,15 +172,16 @@ impl By {
     }
 }
 
-/// Follows the links in `path`, which need not exist, and returns the path without them. Use only the result: each directory and link on
-/// the way is checked, from the root down, so no other user can make the result lead elsewhere.
+/// Returns `path` without links. The path does not have to exist.
 ///
-/// A path that a file or a server names goes through this function before anything else is done with it.
+/// Use only the result: each directory and link in the path is checked, from the root down, so no other user can make the
+/// result lead elsewhere. A path that a file or a server names must go through this function before it is used in any other
+/// way.
 pub fn resolve(path: &Path, by: By) -> io::Result<PathBuf> {
     resolve_links(path, by).map(|(real, _)| real)
 }
 
-/// As [`resolve`]; also returns whether there was a link on the way. A later look could find another path.
+/// Like [`resolve`], but also returns whether the path contains a link. A second call could find another path.
 pub(super) fn resolve_links(path: &Path, by: By) -> io::Result<(PathBuf, bool)> {
     if !user::has_number(user::own()) {
         return Err(Distrust::NoNumber { own: user::own() }.into());
@@ -192,14 +200,14 @@ pub(super) fn resolve_links(path: &Path, by: By) -> io::Result<(PathBuf, bool)> 
     Ok((real, has_link))
 }
 
-/// Resolves the directory of a file. The file's own name can be anything, and is not followed.
+/// Resolves the directory of a file. The file's own name is not checked, and is not followed.
 pub fn resolve_parent(path: &Path, by: By) -> io::Result<PathBuf> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::IsADirectory.into()) };
     Ok(resolve(dir, by)?.join(name))
 }
 
-/// As [`resolve_new`], for a database. `SQLite` keeps files with names of their own beside it, so no other user may create files there, which
-/// a sticky directory permits.
+/// Like [`resolve_new`], for a database. `SQLite` chooses names for files beside it, so no other user may create files there,
+/// which a sticky directory permits.
 pub(super) fn resolve_new_database(path: &Path, by: By) -> io::Result<PathBuf> {
     let real = resolve_new(path, by)?;
     let Some(dir) = real.parent() else { return Ok(real) };
@@ -212,21 +220,21 @@ pub(super) fn resolve_new_database(path: &Path, by: By) -> io::Result<PathBuf> {
     Ok(real)
 }
 
-/// As [`resolve_parent`], for a file that is created there.
+/// Like [`resolve_parent`], for a file that is created there.
 pub(super) fn resolve_new(path: &Path, by: By) -> io::Result<PathBuf> {
     let real = resolve_parent(path, by)?;
     real.parent().map_or(Ok(()), |dir| check_above(dir, by))?;
     Ok(real)
 }
 
-/// Checks a directory on the way to a path: only its owner and trusted users can rename what is in it.
+/// Checks that only its owner and trusted users can rename the entries of a directory in the path.
 fn check_above(dir: &Path, by: By) -> io::Result<()> {
     let found = fs::symlink_metadata(dir)?;
     if !by.may_pass(dir, found.uid())? {
         return Err(Distrust::OwnerAbove { path: dir.to_owned(), owner: found.uid() }.into());
     }
     let (path, mode) = (dir.to_owned(), found.mode() & 0o7777);
-    // In a sticky directory only a file's owner can rename it.
+    // In a sticky directory, only the owner of a file can rename it.
     if mode & STICKY != 0 {
         return Ok(());
     }
@@ -246,12 +254,12 @@ fn check_above(dir: &Path, by: By) -> io::Result<()> {
     Err(Distrust::GroupAbove { path, mode, group: found.gid() }.into())
 }
 
-/// Checks that no other user can change a runtime directory, at the path that `resolve` has returned.
+/// Checks that no other user can change a runtime directory, at the path that `resolve` returned.
 pub fn check_dir(real: &Path, by: By) -> io::Result<()> {
     check_found(&fs::symlink_metadata(real)?, real, by)
 }
 
-/// As [`check_dir`], for what was found at that path.
+/// Like [`check_dir`], for metadata that was read at that path.
 pub(super) fn check_found(found: &Metadata, real: &Path, by: By) -> io::Result<()> {
     if !found.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
@@ -267,9 +275,10 @@ pub(super) fn check_found(found: &Metadata, real: &Path, by: By) -> io::Result<(
     Ok(())
 }
 
-/// Creates a runtime directory at the path that `resolve` has returned, and the missing directories above it, with mode 0700. If
-/// another process creates one of them meanwhile, that is [`io::ErrorKind::AlreadyExists`]: it can be a link, so the caller
-/// resolves the path again.
+/// Creates a runtime directory at the path that `resolve` returned, and its missing parents, with mode 0700.
+///
+/// If another process creates one of them meanwhile, the error is [`io::ErrorKind::AlreadyExists`]. That entry can be a link,
+/// so the caller must resolve the path again.
 pub fn create_dir(real: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = real.ancestors().take_while(|dir| matches!(if_there(dir.symlink_metadata()), Ok(None))).collect();
     missing.iter().rev().try_for_each(|dir| DirBuilder::new().mode(0o700).create(dir))
@@ -332,7 +341,7 @@ mod tests {
         for path in ["a/b", "relative", "second", "absolute/b", "second/../b", "absolute/../a/./b", "relative/../../absolute/b"] {
             assert_eq!(resolved(path), Ok(dir.join(path).canonicalize().expect("there")), "{path}");
         }
-        // The rest of a path that does not exist is kept, unless `..` would have to leave it: no link can be in it.
+        // The rest of a path that does not exist is kept, because it cannot contain a link, unless `..` would have to leave it.
         assert_eq!(resolved("absolute/new/dir"), Ok(dir.join("a/new/dir")));
         assert_eq!(resolved("dangling"), Ok(dir.join("missing/x")));
         for path in ["new/../absolute", "dangling/../../relative"] {

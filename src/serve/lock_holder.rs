@@ -13,8 +13,8 @@ pub(super) enum Holder {
     Server,
     /// Another process, with its description.
     Stranger(String),
-    /// A process that cannot be named: it took the lock and has ended, is in another PID namespace, or is hidden by the options
-    /// of `/proc`.
+    /// A process that cannot be named: it took the lock and has ended, is in another PID namespace, or is not shown by
+    /// `/proc`.
     Unknown,
 }
 
