@@ -1,7 +1,8 @@
-//! From the name of a script to what is executed: resolved, inside the root, a regular file that can be run.
+//! From the name of a script to the program that is executed. The name is resolved, and must lead to a regular file inside the
+//! root that can be run.
 //!
-//! Level 1. Reads only, and changes nothing. Called by the supervisor before a run is committed, so a refused name leaves no trace; and by the
-//! shim, for the sentence about a program that the kernel did not execute.
+//! Level 1. Reads only, and changes nothing. The supervisor calls it before a run is committed, so a refused name leaves no
+//! trace. The shim calls it for the sentence about a program that the kernel did not execute.
 
 mod elf;
 mod first_line;
@@ -21,17 +22,18 @@ use crate::shell_word::quoted;
 pub use list::{LIST_LIMIT, Listed, Listing, Wanted};
 pub use program::{Attempt, Program, Unrunnable, decides_what_env_runs};
 
-/// The longest path, in bytes (`PATH_MAX`, `path_resolution(7)`), and the longest of its parts.
+/// The maximum length of a path, in bytes (`PATH_MAX`, `path_resolution(7)`), and of one of its parts.
 const PATH_BYTES_MAX: usize = 4095;
 const PART_BYTES_MAX: usize = 255;
 
-/// Among so many words of a name and its arguments the script is looked for that was probably meant.
+/// The number of words, in a name and its arguments, among which to look for the script that was probably meant.
 const MEANT_WORDS_MAX: usize = 8;
 
-/// Arguments that are shorter than this together are repeated in the advice.
+/// Arguments are repeated in the advice if they are shorter than this, all together.
 const SHOWN_ARGS_BYTES_MAX: usize = 200;
 
-/// Why a script or a working directory cannot be used, as far as clients tell one reason from another. Each text is a sentence that says what to do.
+/// Why a script or a working directory cannot be used. Each variant is a reason that clients can distinguish, and each text is
+/// a sentence that says what to do.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ScriptError {
     /// No script was named, and none is configured.
@@ -42,16 +44,16 @@ pub enum ScriptError {
     /// A name that no file can have, or a working directory that cannot be used.
     #[error("{0}")]
     BadName(String),
-    /// There is nothing of that name, or the root is missing.
+    /// No file of that name exists, or the root is missing.
     #[error("{0}")]
     NotFound(String),
-    /// Every link resolved, it lies outside of the root.
+    /// The path without links is outside the root.
     #[error("{0}")]
     OutsideRoot(String),
-    /// It is no regular file, or could not be read.
+    /// It is not a regular file, or could not be read.
     #[error("{0}")]
     Unusable(String),
-    /// It exists and cannot be run.
+    /// It exists, but cannot be run.
     #[error(transparent)]
     Unrunnable(#[from] Unrunnable),
 }
@@ -67,8 +69,8 @@ pub fn find_root(configured: &Path) -> Result<PathBuf, ScriptError> {
     if root.is_dir() { Ok(root) } else { Err(unusable("it is not a folder")) }
 }
 
-/// Resolves `name` in `root`, which is absolute and without links, to a regular file. `args` are the client's: they help to suggest the intended
-/// command if there is no such file.
+/// Resolves `name` in `root`, which is absolute and without links, to a regular file. `args` are the client's, and are used to
+/// suggest the intended command if there is no such file.
 pub fn find_script(root: &Path, name: &str, args: &[String]) -> Result<PathBuf, ScriptError> {
     const WHAT: &str = "script";
     let path = match resolve(root, WHAT, name)? {
@@ -106,7 +108,7 @@ pub fn find_cwd(root: &Path, name: &str) -> Result<PathBuf, ScriptError> {
     }
 }
 
-/// Lists the scripts in `root`, which is absolute and without links, that a start takes without anything else in the request.
+/// Lists the scripts in `root`, which is absolute and without links, that can be started with only their name.
 pub fn list_scripts(root: &Path, wanted: &Wanted<'_>) -> Result<Listing, ScriptError> {
     list::list(root, wanted, |name| find_script(root, name, &[]).ok()).map_err(|error| {
         let root = root.display().to_string();
@@ -114,13 +116,13 @@ pub fn list_scripts(root: &Path, wanted: &Wanted<'_>) -> Result<Listing, ScriptE
     })
 }
 
-/// The command that was probably meant: a script together with its arguments in one name, or the script's interpreter in its place.
+/// Returns the command that was probably meant: the name may contain a script and its arguments, or a script's interpreter.
 fn what_was_meant(root: &Path, name: &str, args: &[String]) -> Option<String> {
     let is_script = |word: &str| matches!(resolve(root, "script", word), Ok(Place::Inside(path)) if path.is_file());
     let mut words: Vec<&str> = name.split_ascii_whitespace().collect();
     let has_arguments = words.len() > 1;
     words.extend(args.iter().map(String::as_str));
-    // The first word that is a script; a word that looks like an option of an interpreter is skipped.
+    // Finds the first word that is a script. A word that looks like an option of an interpreter is skipped.
     let at = words.iter().take(MEANT_WORDS_MAX).position(|word| !word.starts_with('-') && is_script(word))?;
     let (script, rest) = (words[at], &words[at + 1..]);
     let rest = rest.strip_prefix(&["--"]).unwrap_or(rest);
@@ -137,12 +139,12 @@ fn what_was_meant(root: &Path, name: &str, args: &[String]) -> Option<String> {
     }
 }
 
-/// Where a name leads to.
+/// The place to which a name leads.
 enum Place {
-    /// To this path without links, in the root.
+    /// This path without links, in the root.
     Inside(PathBuf),
     Outside,
-    /// To nothing.
+    /// Nothing.
     Nowhere,
 }
 
@@ -161,14 +163,14 @@ fn resolve(root: &Path, what: &str, name: &str) -> Result<Place, ScriptError> {
     match real_path(&named) {
         Ok(path) if path.starts_with(root) => Ok(Place::Inside(path)),
         Ok(_) => Ok(Place::Outside),
-        // What cannot be resolved must not tell what is there outside of the root.
+        // An error must not reveal what exists outside the root.
         Err(_) if leaves(root, &named) => Ok(Place::Outside),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Place::Nowhere),
         Err(error) => Err(unreadable(what, name, &error)),
     }
 }
 
-/// Whether a path whose end does not exist leaves the root: the longest part that does exist decides, and `..` after it.
+/// Checks whether a path whose end does not exist leaves the root, by the longest part that exists, and any `..` after it.
 fn leaves(root: &Path, path: &Path) -> bool {
     let mut existing = path;
     while let Some(parent) = existing.parent() {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-/// The longest program header table and the longest loader's path that are read, in bytes.
+/// The maximum size of the program header table and of the loader's path that are read, in bytes.
 const TABLE_BYTES_MAX: u64 = 64 * 1024;
 const LOADER_BYTES_MAX: u64 = 4096;
 
@@ -17,15 +17,15 @@ const PT_INTERP: u64 = 3;
 /// The header data of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Elf {
-    /// The number of its processor, with 32 or 64 bits.
+    /// The number of its processor's architecture.
     machine: u64,
     is_64_bit: bool,
-    /// The loader with which the kernel runs it; none if it is static.
+    /// The loader with which the kernel runs the program; `None` if it is static.
     pub(super) loader: Option<PathBuf>,
 }
 
 impl Elf {
-    /// Reads it, given the beginning of the file; `None` if it is damaged.
+    /// Parses the header data, given the beginning of the file. Returns `None` if the file is damaged.
     pub(super) fn read(head: &[u8], file: &File) -> Option<Self> {
         let is_64_bit = match head.get(4)? {
             1 => false,
@@ -67,20 +67,20 @@ impl Elf {
         Some(Self { machine, is_64_bit, loader })
     }
 
-    /// Whether it is for the processor that this program was built for.
+    /// Checks whether the program is for the processor that this binary was built for.
     pub(super) fn is_native(&self) -> bool {
         let ours = MACHINES.iter().find(|(_, name)| *name == std::env::consts::ARCH).map(|(number, _)| *number);
         ours == Some(self.machine) && self.is_64_bit == cfg!(target_pointer_width = "64")
     }
 
-    /// The name of its processor, as Rust and `uname -m` call it.
+    /// Returns the name of its processor, as in Rust and `uname -m`.
     pub(super) fn machine(&self) -> String {
         let known = MACHINES.iter().find(|(number, _)| *number == self.machine);
         known.map_or_else(|| format!("processor type {}", self.machine), |(_, name)| (*name).to_owned())
     }
 }
 
-/// `e_machine` of `elf(5)` and the name in [`std::env::consts::ARCH`].
+/// The values of `e_machine` (`elf(5)`), with the names in [`std::env::consts::ARCH`].
 const MACHINES: [(u64, &str); 12] = [
     (2, "sparc"),
     (3, "x86"),

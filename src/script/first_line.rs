@@ -1,14 +1,14 @@
-//! The beginning of a file, read as the kernel reads it: `#!`, an interpreter, at most one argument.
+//! The beginning of a file, parsed as the kernel parses it: `#!`, an interpreter, and at most one argument.
 //!
-//! Pure. The rules are those of `fs/binfmt_script.c` in Linux 5.1 and later, see `execve(2)`, "Interpreter scripts".
+//! Pure. The rules are those of `fs/binfmt_script.c` in Linux 5.1 and later; see `execve(2)`, "Interpreter scripts".
 
-/// How much of a file the kernel reads (`BINPRM_BUF_SIZE`).
+/// The number of bytes that the kernel reads from a file (`BINPRM_BUF_SIZE`).
 pub(super) const HEAD_BYTES: usize = 256;
 
-/// The byte order mark of UTF-8, which editors on Windows put in front of a text.
+/// The byte order mark of UTF-8, which editors on Windows put at the beginning of a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What a file begins with.
+/// The beginning of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beginning<'h> {
     /// A first line that names an interpreter, and at most one argument, including the blanks within it.
@@ -31,7 +31,7 @@ pub(super) enum Beginning<'h> {
     Binary,
 }
 
-/// Reads the first [`HEAD_BYTES`] of a file, or fewer if it is shorter.
+/// Parses the first [`HEAD_BYTES`] of a file, or fewer if it is shorter.
 pub(super) fn beginning(head: &[u8]) -> Beginning<'_> {
     let head = &head[..head.len().min(HEAD_BYTES)];
     if head.starts_with(b"\x7fELF") {
@@ -47,7 +47,7 @@ pub(super) fn beginning(head: &[u8]) -> Beginning<'_> {
     let line = &head[..newline.unwrap_or(head.len())];
     let ends_with_cr = newline.is_some() && line.ends_with(b"\r");
     let Some(named) = line.strip_prefix(b"#!") else {
-        // As bash does: a NUL in the first line makes a file a binary one.
+        // Like bash: a NUL in the first line marks a binary file.
         return if line.contains(&0) {
             Beginning::Binary
         } else if ends_with_cr {
@@ -62,7 +62,8 @@ pub(super) fn beginning(head: &[u8]) -> Beginning<'_> {
     interpreter(named, newline.is_none() && head.len() == HEAD_BYTES)
 }
 
-/// The part after `#!`. If the line is longer than the kernel reads, only a name that ends within that part is valid.
+/// Parses the part after `#!`. If the line is longer than the part that the kernel reads, only a name that ends within that
+/// part is valid.
 fn interpreter(named: &[u8], is_cut: bool) -> Beginning<'_> {
     let named = trim_blanks(named);
     let end = named.iter().position(|&byte| is_blank(byte) || byte == 0);
@@ -73,7 +74,7 @@ fn interpreter(named: &[u8], is_cut: bool) -> Beginning<'_> {
     if path.is_empty() {
         return Beginning::NoInterpreter;
     }
-    // A NUL ends the text for the kernel.
+    // For the kernel, a NUL ends the text.
     let rest = end.filter(|&end| named[end] != 0).map(|end| &named[end..]);
     let argument = rest.map(|rest| trim_blanks(rest.split(|&byte| byte == 0).next().unwrap_or(rest)));
     Beginning::Interpreter { path, argument: argument.filter(|argument| !argument.is_empty()) }

@@ -1,7 +1,8 @@
-//! The scripts in a folder and in the folders below it, as far as a bounded look finds them.
+//! The scripts in a folder and in the folders below it, as far as a bounded scan finds them.
 //!
-//! Reads only. What a start would refuse is left out, by the code that a start uses; so is this program, which is often
-//! copied beside the scripts. No link is followed to a folder, so there are no circles, and every loop here ends at a limit.
+//! Reads only. Files that a start would refuse are left out, by the same code that a start uses. So is this program, which is
+//! often copied beside the scripts. Links to folders are not followed, so there are no cycles, and every loop here ends at a
+//! limit.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -16,47 +17,47 @@ use super::first_line::{Beginning, beginning};
 use super::program::{Attempt, is_env, open, read_head};
 use crate::clock::Timestamp;
 
-/// How long a look goes on. Checked at each entry, so one call to a slow file system can exceed it.
+/// The time limit of a scan. It is checked at each entry, so one call to a slow file system can exceed it.
 pub const LIST_LIMIT: Duration = Duration::from_millis(500);
 
-/// The most directory entries that are looked at.
+/// The maximum number of directory entries that are scanned.
 const ENTRIES_MAX: usize = 5000;
 
-/// How many folders deep a script can be.
+/// The maximum number of folders above a script, within the root.
 const DEPTH_MAX: usize = 4;
 
-/// Folders of other programs' files, which can be many and are rarely scripts that a user wants to start.
+/// Folders with files of other programs. These can be many, and are rarely scripts that a user wants to start.
 const LEFT_OUT: [&str; 5] = ["node_modules", "target", "__pycache__", "venv", "site-packages"];
 
-/// How a script is named that no interpreter runs.
+/// The interpreter that is shown for a script that needs none.
 const ITSELF: &str = "itself";
 
-/// What is looked for.
+/// The filter and the limits of a scan.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    /// Only paths that contain this, in upper or lower case.
+    /// The text that the paths must contain, in upper or lower case.
     pub find: Option<&'a str>,
-    /// A folder that is left out: the runtime directory.
+    /// The folder that is left out: the runtime directory.
     pub left_out: &'a Path,
     /// The server's `PATH`, as for a start.
     pub search_path: Option<&'a OsStr>,
-    /// How long the look may take.
+    /// The time limit of the scan.
     pub limit: Duration,
 }
 
-/// The scripts that were found, in no order.
+/// The scripts that were found, in no particular order.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Listing {
     /// The scripts.
     pub scripts: Vec<Listed>,
-    /// Whether a limit ended the look, or a folder lay too deep.
+    /// Whether a limit ended the scan, or a folder was too deep.
     pub is_cut: bool,
 }
 
 /// A script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Relative to the root: what a start takes as its name.
+    /// The path relative to the root, which a start accepts as the name of the script.
     pub path: String,
     /// The size of the file, in bytes.
     pub size: u64,
@@ -66,21 +67,7 @@ pub struct Listed {
     pub run_by: String,
 }
 
-/// This program, told apart from other programs by its size and its beginning, which contains the places of its sections. Copies have the same,
-/// and those of another version do not.
-struct Program {
-    bytes: u64,
-    head: Vec<u8>,
-}
-
-impl Program {
-    fn own() -> io::Result<Self> {
-        let file = open(Path::new("/proc/self/exe"))?;
-        Ok(Self { bytes: file.metadata()?.len(), head: read_head(&file)? })
-    }
-}
-
-/// Looks through `root`, the nearest folders first. `find_file` leads from a name to the file, as for a start.
+/// Scans `root`, the nearest folders first. `find_file` resolves a name to a file, as for a start.
 pub(super) fn list(root: &Path, wanted: &Wanted<'_>, find_file: impl Fn(&str) -> Option<PathBuf>) -> io::Result<Listing> {
     let own = Program::own().ok();
     let (begun, find) = (Instant::now(), wanted.find.map(str::to_lowercase));
@@ -124,9 +111,9 @@ pub(super) fn list(root: &Path, wanted: &Wanted<'_>, find_file: impl Fn(&str) ->
     Ok(listing)
 }
 
-/// What is known of a file, if it is a script: it has its execute bit or names its interpreter, or its name ends in `.sh`; and a start takes
-/// it. `own` is this program, of which any copy is left out.
-fn script(root: &Path, file: &Path, path: String, search_path: Option<&OsStr>, own: Option<&Program>) -> Option<Listed> {
+/// Describes a file if it is a script. A script has its execute bit, names its interpreter, or has a name that ends in `.sh`,
+/// and a start accepts it. `own` is this program's file.
+fn script(root: &Path, file: &Path, path: String, search_path: Option<&OsStr>, own: Option<(u64, u64)>) -> Option<Listed> {
     let metadata = fs::metadata(file).ok()?;
     // A program need not be readable.
     let head = open(file).and_then(|file| read_head(&file)).unwrap_or_default();
@@ -134,6 +121,8 @@ fn script(root: &Path, file: &Path, path: String, search_path: Option<&OsStr>, o
         return None;
     }
     let is_executable = metadata.permissions().mode() & 0o111 != 0;
+    // A program does not have to be readable.
+    let head = open(file).and_then(|file| read_head(&file)).unwrap_or_default();
     let beginning = beginning(&head);
     let is_candidate = match beginning {
         Beginning::Interpreter { .. } => true,
@@ -159,7 +148,7 @@ fn script(root: &Path, file: &Path, path: String, search_path: Option<&OsStr>, o
     })
 }
 
-/// True for `libx.so` and `libx.so.1`. Build tools give shared objects an execute bit.
+/// Checks for names such as `libx.so` and `libx.so.1`. Build tools give shared objects an execute bit.
 fn is_library(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     has_ending(name, "so") || name.contains(".so.")
@@ -169,7 +158,7 @@ fn has_ending(path: &str, ending: &str) -> bool {
     Path::new(path).extension().is_some_and(|found| found.eq_ignore_ascii_case(ending))
 }
 
-/// The interpreter's name without its folder; behind `env` that of the program that `env` searches for.
+/// Returns the interpreter's name without its folder. For `env`, this is the name of the program that `env` searches for.
 fn interpreter(root: &Path, path: &[u8], argument: Option<&[u8]>) -> Option<String> {
     let named = OsStr::from_bytes(path);
     let words = argument.filter(|_| is_env(&root.join(named))).map(String::from_utf8_lossy).unwrap_or_default();

@@ -1,7 +1,8 @@
-//! How a script is run, and why it cannot be run: all error sentences about that are here.
+//! How a script is run, and why it cannot be run. All error sentences about that are here.
 //!
-//! Reads only, and changes nothing. A start checks before its run is committed, so that a detectable problem leaves no failed run behind; the shim
-//! checks again after execve(2) has failed, because a file can change in between and only the kernel can detect some problems.
+//! Reads only, and changes nothing. A start checks before its run is committed, so that a detectable problem leaves no failed
+//! run behind. The shim checks again after execve(2) has failed, because a file can change in between and only the kernel can
+//! detect some problems.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -18,16 +19,17 @@ use super::first_line::{Beginning, HEAD_BYTES, beginning};
 use crate::real_path::real_path;
 use crate::shell_word::quoted;
 
-/// Where a program without a slash in its name is searched for if there is no `PATH`, as in `process/spawn.rs`.
+/// The directories in which a program without a slash in its name is searched for if there is no `PATH`, as in
+/// `process/spawn.rs`.
 const PATH_DEFAULT: &str = "/bin:/usr/bin";
 
-/// The longest `PATH` that a sentence shows, in characters.
+/// The maximum length of `PATH` in a sentence, in characters.
 const SHOWN_PATH_CHARS: usize = 300;
 
-/// What runs a text that names no interpreter.
+/// The interpreter of a text that names none.
 const SHELL: &str = "bash";
 
-/// How many scripts the kernel follows from one interpreter to the next (`execve(2)`: `ELOOP`).
+/// The number of scripts that the kernel follows from one interpreter to the next (`execve(2)`: `ELOOP`).
 const SCRIPTS_MAX: usize = 5;
 
 /// File name endings of scripts that a shell cannot run, with their interpreters.
@@ -43,25 +45,25 @@ const OTHER_LANGUAGES: [(&str, &str); 9] = [
     ("r", "Rscript"),
 ];
 
-/// What to execute.
+/// The program to execute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// The file, absolute and without links, or its interpreter: the one that the first line names, or one found in the server's
-    /// `PATH`.
+    /// The file, absolute and without links, or its interpreter. The interpreter is the one that the first line names, or one
+    /// that was found in the server's `PATH`.
     pub program: PathBuf,
-    /// The arguments before the client's if the program is an interpreter: its own argument, if the first line has one, and
-    /// the script.
+    /// The arguments before the client's if the program is an interpreter: the argument in the first line, if any, and the
+    /// script.
     pub args: Vec<PathBuf>,
 }
 
-/// A script that is about to be run, or could not be.
+/// A script that is about to be run, or that could not be run.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
     /// The file, absolute and without links.
     pub file: &'a Path,
-    /// As it was named, for people.
+    /// The name that the client gave, for messages.
     pub name: &'a str,
-    /// Where it is to run.
+    /// The working directory of the run.
     pub cwd: &'a Path,
     /// The server's `PATH`, in which interpreters are searched for; `None` if it is not set.
     pub search_path: Option<&'a OsStr>,
@@ -69,19 +71,20 @@ pub struct Attempt<'a> {
     pub has_own_path: bool,
 }
 
-/// True if a variable decides which program `/usr/bin/env NAME` becomes: `PATH`, and the variables that the dynamic loader reads
-/// before `env` runs (`ld.so(8)`). They are set for the run, but only after its interpreter has been found.
+/// Checks whether a variable decides which program `/usr/bin/env NAME` becomes: `PATH`, and the variables that the dynamic
+/// loader reads before `env` runs (`ld.so(8)`). They are set for the run, but only after its interpreter has been found.
 pub fn decides_what_env_runs(variable: &str) -> bool {
     variable == "PATH" || variable == "GLIBC_TUNABLES" || variable.starts_with("LD_")
 }
 
-/// Why an existing file cannot be run: a sentence that says what to do.
+/// Why an existing file cannot be run, as a sentence that says what to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unrunnable(String);
 
 impl Attempt<'_> {
-    /// How it is run: directly if it has its execute bit, otherwise by the interpreter that its first line names, otherwise by `bash`.
+    /// Determines how the script is run: directly if it has its execute bit, otherwise by the interpreter that its first line
+    /// names, otherwise by `bash`.
     pub fn program(&self) -> Result<Program, Unrunnable> {
         let script = quoted(self.name);
         let refused = |why| Err(Unrunnable(why));
@@ -94,7 +97,7 @@ impl Attempt<'_> {
         }
         let file = match open(self.file) {
             Ok(file) => file,
-            // The kernel needs no permission to read a program; a script's interpreter does, and says so itself.
+            // The kernel does not need read permission to run a program. A script's interpreter does, and reports that itself.
             Err(_) if has_execute_bit => return Ok(self.as_it_is()),
             Err(error) => return Err(unreadable(error)),
         };
@@ -128,7 +131,7 @@ impl Attempt<'_> {
                 })
             }
             Beginning::Elf if has_execute_bit => self.check_loader(&head, &file).map(|()| self.as_it_is()),
-            // Only the kernel knows whether it has a handler for it, for example in binfmt_misc.
+            // Only the kernel knows whether it has a handler for the format, for example in binfmt_misc.
             Beginning::Text { .. } | Beginning::Binary if has_execute_bit => Ok(self.as_it_is()),
             Beginning::Elf | Beginning::Binary => refused(format!(
                 "{script} is a program, not a script, and its execute bit is not set; set it with `chmod +x {script}`"
@@ -137,10 +140,10 @@ impl Attempt<'_> {
         }
     }
 
-    /// Why execve(2) has failed, as a sentence: the cause if it can be found, else the kernel's error.
+    /// Explains why execve(2) has failed, as a sentence: the cause if it can be found, otherwise the kernel's error.
     pub fn explain(&self, error: &io::Error) -> String {
         let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-        // The file itself does not explain these errors.
+        // The file does not cause these errors.
         let is_its_fault = !matches!(errno, Some(Errno::TOOBIG | Errno::NOMEM | Errno::AGAIN | Errno::TXTBSY | Errno::IO));
         if is_its_fault && let Err(why) = self.program() {
             return why.to_string();
@@ -189,11 +192,11 @@ impl Attempt<'_> {
         Program { program: self.file.to_owned(), args: Vec::new() }
     }
 
-    /// As the kernel would: the interpreter, its one argument, the script (`execve(2)`).
+    /// Runs the script like the kernel: the interpreter, its one argument, the script (`execve(2)`).
     fn by(&self, interpreter: &[u8], argument: Option<&[u8]>) -> Program {
         let mut program = OsString::new();
         if !interpreter.contains(&b'/') {
-            // The kernel does not look it up in PATH.
+            // The kernel does not search for it in `PATH`.
             program.push("./");
         }
         program.push(OsStr::from_bytes(interpreter));
@@ -220,7 +223,7 @@ impl Attempt<'_> {
     }
 
     /// Returns the program that `env` would run in the server's environment. `env` itself is left out, because in the run's
-    /// environment it would find another one.
+    /// environment it would find another program.
     fn in_place_of_env(&self, env: &[u8], argument: &[u8]) -> Result<Program, Unrunnable> {
         let argument = String::from_utf8_lossy(argument);
         let (words, splits) = match argument.strip_prefix("-S") {
@@ -243,15 +246,16 @@ impl Attempt<'_> {
         }
         Ok(match found {
             Some(program) => Program { program, args: words.map(PathBuf::from).chain([self.file.to_owned()]).collect() },
-            // It existed a moment ago. `env` will not find it either.
+            // It existed a moment ago, and `env` will not find it either.
             None => self.by(env, Some(argument.as_bytes())),
         })
     }
 
-    /// Checks that an interpreter is not `env`, and is no script that `env` interprets: it would search in the `PATH` of this start.
+    /// Checks that an interpreter is not `env`, and is not a script that `env` interprets. `env` would search in the `PATH` of
+    /// this start.
     fn check_searches_nothing(&self, interpreter: &Path) -> Result<(), Unrunnable> {
         let mut program = interpreter.to_owned();
-        // Beyond that many scripts the kernel runs none of them.
+        // The kernel does not run a chain with more scripts than this.
         for _ in 0..=SCRIPTS_MAX {
             if is_env(&program) {
                 return Err(Unrunnable(format!(
@@ -267,12 +271,12 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// An interpreter as the kernel finds it: from the working directory, not in `PATH`.
+    /// Returns the path of an interpreter as the kernel finds it: relative to the working directory, and not in `PATH`.
     fn named(&self, interpreter: &[u8]) -> PathBuf {
         self.cwd.join(OsStr::from_bytes(interpreter))
     }
 
-    /// The execute bit is set: checks whether it applies to this user and the file system honours it.
+    /// Checks whether the execute bit, which is set, applies to this user and is not disabled by the file system.
     fn check_executable(&self) -> Result<(), Unrunnable> {
         let script = quoted(self.name);
         match rustix::fs::access(self.file, Access::EXEC_OK) {
@@ -321,7 +325,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// `env` searches for the program in `PATH`; if it is missing, the run would end at once with code 127.
+    /// Checks that `PATH` has the program that `env` searches for. Without it, the run would end at once with code 127.
     fn check_env(&self, argument: &[u8]) -> Result<(), Unrunnable> {
         let argument = String::from_utf8_lossy(argument);
         let is_plain = |word: &str| !word.starts_with('-') && !word.contains(['=', '/', '"', '\'', '\\', '$', '#']);
@@ -384,7 +388,7 @@ impl Attempt<'_> {
 
     fn shown_search_path(&self) -> String {
         let path = self.search_path.unwrap_or(OsStr::new(PATH_DEFAULT)).display().to_string();
-        // A client can make it as long as an argument.
+        // Limited, because a client can make it as long as an argument.
         match path.char_indices().nth(SHOWN_PATH_CHARS) {
             Some((end, _)) => format!("{}…", &path[..end]),
             None => path,
@@ -392,7 +396,7 @@ impl Attempt<'_> {
     }
 }
 
-/// Opens a file that was regular a moment ago. If it is a pipe now, this does not wait for its other end.
+/// Opens a file that was regular a moment ago. If it is a pipe now, this does not wait for the pipe's other end.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
@@ -405,8 +409,8 @@ pub(super) fn read_head(file: &File) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// True if an interpreter is `env`, which searches for another program: by its name, or by the name of the file that a link leads to.
-/// A copy with another name is a program like any other that starts programs.
+/// Checks whether an interpreter is `env`, which searches for another program: by its name, or by the name of the file to which
+/// a link leads. A copy of `env` with another name is treated like any other program.
 pub(super) fn is_env(interpreter: &Path) -> bool {
     let is_named = |path: &Path| path.file_name() == Some(OsStr::new("env"));
     is_named(interpreter) || real_path(interpreter).is_ok_and(|real| is_named(&real))

@@ -34,7 +34,7 @@ fn find(root: &Path, name: &str) -> Result<PathBuf, ScriptError> {
     find_script(root, name, &[])
 }
 
-/// How a file in `root` is run.
+/// Returns how a file in `root` is run.
 fn program(root: &Path, name: &str) -> Result<Program, Unrunnable> {
     let file = find(root, name).expect("it is there");
     Attempt { file: &file, name, cwd: root, search_path: Some(OsStr::new("/usr/bin:/bin")), has_own_path: false }.program()
@@ -80,7 +80,7 @@ fn no_name_resolves_outside_the_root() {
         assert!(matches!(find(&root, name), Err(ScriptError::OutsideRoot(_))), "{name}: {:?}", find(&root, name));
         assert!(matches!(find_cwd(&root, name), Err(ScriptError::OutsideRoot(_))), "{name}");
     }
-    // A folder beside the root whose name begins like the root's is not in it.
+    // A folder beside the root whose name begins with the root's name is not in the root.
     let twin = root.with_file_name("root2");
     fs::create_dir(&twin).expect("creates");
     fs::write(twin.join("x.sh"), "").expect("writes");
@@ -225,7 +225,7 @@ fn start_refuses_an_unrunnable_script_with_the_cause() {
         let said = program(&root, name).expect_err(cause).to_string();
         assert!(said.contains(cause) && said.contains(advice), "{said}");
     }
-    // `env` with more than a name is for `env` to judge.
+    // Only `env` can judge a line that passes it more than a name.
     for line in ["#!/usr/bin/env -i python9", "#!/usr/bin/env A=1 python9", "#!/usr/bin/env -S A=1 python9"] {
         write(&root, "x.py", line.as_bytes(), 0o755);
         assert!(program(&root, "x.py").is_ok(), "{line}");
@@ -266,7 +266,7 @@ fn variables_of_a_start_do_not_choose_the_interpreter() {
         assert!(said.contains("PATH of this start") && said.contains("with its path"), "{line}: {said}");
         assert!(look(false).is_ok(), "{line}");
     }
-    // `env` by a link, or behind a script that is the interpreter.
+    // A link leads to `env`, or a script that uses `env` is the interpreter.
     symlink("/usr/bin/env", root.join("finder")).expect("links");
     for line in ["#!finder tool9", "#!sub/../finder tool9"] {
         write(&root, "x.py", line.as_bytes(), 0o755);
@@ -302,7 +302,7 @@ fn variables_of_a_start_do_not_choose_the_interpreter() {
     }
 }
 
-/// The interpreter of an interpreter can be a pipe, whose opening would wait for a writer, or become one at any time.
+/// The interpreter of an interpreter can be a pipe, or become one at any time. Opening it would then wait for a writer.
 #[test]
 fn pipe_behind_an_interpreter_keeps_no_start_waiting() {
     let (dir, root) = a_root();
@@ -365,7 +365,7 @@ fn program_with_a_missing_loader_is_refused_with_the_loaders_name() {
     let mut elf = fs::read("/proc/self/exe").expect("it runs");
     let loader = b"/lib64/ld-linux-x86-64.so.2\0";
     let Some(at) = memchr::memmem::find(&elf[..4096.min(elf.len())], loader) else {
-        return; // Another processor's, or static.
+        return; // The binary is for another processor, or static.
     };
     elf[at..at + 7].copy_from_slice(b"/lib99/");
     write(&root, "tool", &elf, 0o755);
@@ -401,7 +401,7 @@ fn kernel_error_is_explained() {
     for (said, cause) in sayings {
         assert!(said.contains(cause) && said.contains(" could not be run: "), "{said}");
     }
-    // The file has changed since the check: the sentence names the cause, not the kernel's error.
+    // The file has changed since the check, so the sentence names the cause instead of the kernel's error.
     write(&root, "exec.sh", b"#!/bin/sh\r\n", 0o755);
     assert!(said("exec.sh", &root, Errno::NOENT).contains("Windows line endings"));
 }
