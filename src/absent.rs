@@ -1,10 +1,10 @@
-//! The one error that is often an answer: what a call was to find is not there.
+//! "Not found" as an answer instead of an error.
 //!
 //! Level 0.
 
 use std::io;
 
-/// `None` where a call has found nothing (`ENOENT`).
+/// Returns `None` if the call failed because something does not exist (`ENOENT`).
 pub fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -1,7 +1,8 @@
-//! Unix sockets with a name instead of a path (`unix(7)`, "abstract"): moving, copying or removing a directory does not affect them.
+//! Unix sockets with a name instead of a path (`unix(7)`, "abstract"). Moving, copying or removing a directory does not affect
+//! them.
 //!
-//! Level 0. Such a name has no owner and no mode. Every user of the machine may bind it or connect to it, so both sides check that the
-//! peer is this user or root.
+//! Level 0. Such a name has no owner and no mode. Every user of the machine can bind it or connect to it, so both sides check
+//! that the peer is this user or root.
 
 use std::fs;
 use std::io;
@@ -27,35 +28,39 @@ pub fn bind(name: &str) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Connects to the socket of this user, or of root, that has the name. Also returns the process that listens, if it has a pid here.
+/// Connects to the socket with this name, if it belongs to this user or root. Also returns the pid of the listening process, if
+/// it has one in this PID namespace.
 ///
 /// # Errors
-/// [`io::ErrorKind::PermissionDenied`] if it belongs to another user, and [`io::ErrorKind::TimedOut`] if the process that listens, whose user
-/// is then unknown, accepts no connection within `limit`.
+/// [`io::ErrorKind::PermissionDenied`] if the socket belongs to another user, and [`io::ErrorKind::TimedOut`] if the listening
+/// process does not accept a connection within `limit`. Its user is then unknown.
 pub fn connect(name: &str, limit: Duration) -> io::Result<(UnixStream, Option<u32>)> {
     let stream = connect_within(&SocketAddrUnix::new_abstract_name(name.as_bytes())?, limit)?;
     let peer = peer(&stream)?;
     Ok((stream, peer))
 }
 
-/// The pid, if it has one here, of a peer that belongs to this user or root; otherwise [`io::ErrorKind::PermissionDenied`].
+/// Returns the pid, if it has one in this PID namespace, of a peer that belongs to this user or root. The error for any other
+/// peer is [`io::ErrorKind::PermissionDenied`].
 pub fn peer(stream: &impl AsFd) -> io::Result<Option<u32>> {
     let (uid, pid) = credentials(stream)?;
     if user::is_own_or_root(uid) { Ok(pid) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
-/// The user and the pid at the other end of a Unix socket (`SO_PEERCRED`, `unix(7)`). A process that cannot be seen from this PID namespace
-/// has no pid here: the kernel reports 0, which rustix's type for a pid cannot hold.
+/// Returns the user and the pid at the other end of a Unix socket (`SO_PEERCRED`, `unix(7)`).
+///
+/// A process that cannot be seen from this PID namespace has no pid here: the kernel reports 0, which rustix's type for a pid
+/// cannot hold.
 pub fn credentials(stream: &impl AsFd) -> io::Result<(u32, Option<u32>)> {
     let peer = getsockopt(&stream.as_fd(), PeerCredentials)?;
     Ok((peer.uid(), u32::try_from(peer.pid()).ok().filter(|&pid| pid != 0)))
 }
 
-/// The names that begin with `prefix` and have a listener.
+/// Returns the names that begin with `prefix` and have a listener.
 pub fn listening(prefix: &str) -> io::Result<Vec<String>> {
     let table = fs::read("/proc/net/unix")?;
     let table = String::from_utf8_lossy(&table);
-    // Num, RefCount, Protocol, Flags, Type, St, Inode, Path; an abstract name is shown behind an "@".
+    // Num, RefCount, Protocol, Flags, Type, St, Inode, Path. The path of an abstract name begins with an "@".
     let names = table.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let flags = u32::from_str_radix(fields.nth(3)?, 16).ok()?;

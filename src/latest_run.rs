@@ -1,8 +1,10 @@
-//! The ids of the runs that have a directory, and the link `latest-run` in the runtime directory, which leads to that of the latest.
+//! The ids of the runs that have a directory, and the link `latest-run` in the runtime directory, which leads to the latest
+//! run's directory.
 //!
-//! Level 0. It saves listing `runs/`, which takes longer with each run in the history. The link is set after a run directory is made
-//! and before anything can live in it, so it never names an earlier run than the latest one that may live. It is a hint, not a record: it is
-//! not synced, a link that could not be set is removed, and a caller that finds none lists the directory.
+//! Level 0. The link saves listing `runs/`, which takes longer with each run in the history. It is set after a run directory
+//! was created and before any process can live in it, so it never names an earlier run than the latest one that may be alive.
+//! It is a hint, not a record: it is not synced, a link that could not be set is removed, and a caller that finds no link lists
+//! the directory.
 
 use std::fs;
 use std::io;
@@ -14,13 +16,13 @@ pub const RUNS_DIR: &str = "runs";
 
 const LINK: &str = "latest-run";
 
-/// The id of the latest run, if the link names one.
+/// Returns the id of the latest run, if the link names one.
 pub fn latest_run(runtime_dir: &Path) -> Option<i64> {
     let target = fs::read_link(runtime_dir.join(LINK)).ok()?;
     target.to_str()?.strip_prefix(RUNS_DIR)?.strip_prefix('/')?.parse().ok().filter(|&id| id > 0)
 }
 
-/// The ids that have a run directory, ascending. None where there is no `runs/` yet.
+/// Returns the ids that have a run directory, in ascending order. The list is empty if `runs/` does not exist yet.
 pub fn run_ids(runtime_dir: &Path) -> io::Result<Vec<i64>> {
     let entries = match fs::read_dir(runtime_dir.join(RUNS_DIR)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -34,11 +36,11 @@ pub fn run_ids(runtime_dir: &Path) -> io::Result<Vec<i64>> {
     Ok(ids)
 }
 
-/// Makes the link lead to this run. On an error there is no link, unless it cannot be removed either.
+/// Makes the link lead to this run. After an error there is no link, unless it cannot be removed either.
 pub fn set_latest_run(runtime_dir: &Path, run_id: i64) -> io::Result<()> {
     let link = runtime_dir.join(LINK);
     let new = runtime_dir.join(format!("{LINK}.new"));
-    // Left by a server that was killed between the two steps.
+    // A server that was killed between the two steps may have left this link.
     let _was_none = fs::remove_file(&new);
     let made = symlink(format!("{RUNS_DIR}/{run_id}"), &new).and_then(|()| fs::rename(&new, &link));
     if made.is_err() {
@@ -60,7 +62,7 @@ mod tests {
             set_latest_run(dir.path(), id).expect("sets");
             assert_eq!(latest_run(dir.path()), Some(id));
         }
-        // As a kill between the two steps leaves it.
+        // The state after a kill between the two steps.
         symlink("runs/13", dir.path().join("latest-run.new")).expect("links");
         set_latest_run(dir.path(), 14).expect("sets");
         assert_eq!(latest_run(dir.path()), Some(14));

@@ -1,12 +1,12 @@
-//! The files that a start has created so far, which are removed again if the start fails.
+//! The files that a start has created so far, which are removed if the start fails.
 //!
-//! Level 1. It removes only registered files, never a folder with contents, and nothing once `keep` was called. If killed here: what
-//! was made stays, and the next start uses it.
+//! Level 1. It removes only registered files, never a folder with contents, and nothing once `keep` was called. If killed here:
+//! the files stay, and the next start uses them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The files and folders. Dropped, it removes them, the newest first.
+/// The files and folders. Dropping it removes them, the newest first.
 #[derive(Debug, Default)]
 pub struct Made(Vec<PathBuf>);
 
@@ -29,7 +29,7 @@ impl Made {
         self.0.push(path.to_owned());
     }
 
-    /// The start has succeeded: nothing is removed.
+    /// Keeps all files, because the start has succeeded.
     pub fn keep(mut self) {
         self.0.clear();
     }
@@ -37,7 +37,7 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        // A file that was not created after all, or a folder with contents, stays as it is: the start already reports its error.
+        // A file that was not created after all, or a folder with contents, stays. The start already reports its own error.
         for path in self.0.iter().rev() {
             let _was_not_made_or_is_not_empty = fs::remove_file(path).or_else(|_| fs::remove_dir(path));
         }

@@ -1,7 +1,7 @@
-//! Paths in JSON: text where the path is UTF-8, else a list of its bytes.
+//! Paths in JSON: text if the path is UTF-8, otherwise a list of its bytes.
 //!
-//! Level 0. A file name on Linux can contain any bytes except NUL and `/`, and serde refuses a path that is not UTF-8. For `#[serde(with = "…")]`
-//! on a field: this module for one path, [`option`] and [`list`] for the others.
+//! Level 0. A file name on Linux can contain any bytes except NUL and `/`, and serde refuses a path that is not UTF-8. Use this
+//! with `#[serde(with = "…")]` on a field: this module for one path, [`option`] or [`list`] for the others.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A path as it is written.
+/// A path in its written form.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Written {
@@ -46,12 +46,12 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf
 pub mod option {
     use super::{Deserialize, Deserializer, PathBuf, Serialize, Serializer, Written};
 
-    /// Writes it, or null.
+    /// Writes the path, or null.
     pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
         path.as_ref().map(Written::from).serialize(serializer)
     }
 
-    /// Reads it.
+    /// Reads the path, or null.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
         Ok(Option::<Written>::deserialize(deserializer)?.map(Into::into))
     }
@@ -61,12 +61,12 @@ pub mod option {
 pub mod list {
     use super::{Deserialize, Deserializer, PathBuf, Serializer, Written};
 
-    /// Writes them in order.
+    /// Writes the paths in order.
     pub fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(paths.iter().map(Written::from))
     }
 
-    /// Reads them.
+    /// Reads the paths.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
         Ok(Vec::<Written>::deserialize(deserializer)?.into_iter().map(Into::into).collect())
     }

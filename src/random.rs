@@ -1,4 +1,4 @@
-//! Random bytes of the kernel's (`getrandom(2)`).
+//! Random bytes from the kernel (`getrandom(2)`).
 //!
 //! Level 0.
 
@@ -11,7 +11,7 @@ pub fn id() -> io::Result<String> {
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes()?)))
 }
 
-/// So many random bytes. Waits, early after a boot, until there is enough of it.
+/// Returns random bytes. Early after a boot, waits until the kernel has enough randomness.
 pub fn bytes<const COUNT: usize>() -> io::Result<[u8; COUNT]> {
     let mut bytes = [0; COUNT];
     let mut filled = 0;

@@ -1,7 +1,8 @@
-//! Paths without links, found without letting the kernel follow one.
+//! Paths without links. The kernel never follows a link to find them.
 //!
-//! Level 0. The kernel follows a link in `/proc` such as `/proc/PID/root` into the file systems of that process, which its user can keep
-//! from ever answering. Here each link is read and its text is followed, so every step stays in the file systems of this process.
+//! Level 0. The kernel follows a link in `/proc` such as `/proc/PID/root` into the file systems of that process, whose user can
+//! make a call to them wait for ever. Here each link is read and its text is followed, so every step stays in the file systems
+//! of this process.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -9,10 +10,10 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The number of links that the kernel follows on the way to a file (`path_resolution(7)`).
+/// The maximum number of links that the kernel follows in a path (`path_resolution(7)`).
 const LINKS_MAX: usize = 40;
 
-/// A step on the way along a path.
+/// A step along a path.
 #[derive(Debug)]
 pub enum Step<'p> {
     /// A directory in which the next name is looked up.
@@ -21,7 +22,7 @@ pub enum Step<'p> {
     Link(&'p Path, &'p Metadata),
 }
 
-/// Follows the links in `path`, which need not exist, and returns the path without them. Each step must pass `check`.
+/// Returns `path` without links. The path does not have to exist. Each step must pass `check`.
 pub fn follow(path: &Path, mut check: impl FnMut(Step<'_>) -> io::Result<()>) -> io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
     let mut real = PathBuf::new();
@@ -31,7 +32,7 @@ pub fn follow(path: &Path, mut check: impl FnMut(Step<'_>) -> io::Result<()>) ->
         if !real.as_os_str().is_empty() {
             check(Step::Dir(&real))?;
         }
-        // The target of a link can be an absolute path, and `..` leaves the directory that the links have led to.
+        // The target of a link can be an absolute path, and `..` leaves the directory to which the links have led.
         if part == ".." {
             if !fs::symlink_metadata(&real)?.is_dir() {
                 return Err(io::ErrorKind::NotADirectory.into());
@@ -67,7 +68,7 @@ pub fn follow(path: &Path, mut check: impl FnMut(Step<'_>) -> io::Result<()>) ->
     Ok(real)
 }
 
-/// The path of an existing file or directory, without links.
+/// Returns the path of an existing file or directory, without links.
 pub fn real_path(path: &Path) -> io::Result<PathBuf> {
     let real = follow(path, |_| Ok(()))?;
     fs::symlink_metadata(&real)?;
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn link_of_a_process_leads_to_a_path_of_this_process() {
-        // The file is removed: only the kernel finds it through the descriptor.
+        // The file is removed, so only the kernel can find it, through the descriptor.
         let file = tempfile::tempfile().expect("a file");
         let link = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
         fs::metadata(&link).expect("the kernel follows it");

@@ -1,7 +1,7 @@
-//! Unix sockets by paths of any length.
+//! Unix sockets at paths of any length.
 //!
-//! Level 0. An address holds at most 107 bytes (`unix(7)`). A longer path goes by way of its open directory in `/proc`, which a chroot may
-//! not have, so a path that fits is used as it is.
+//! Level 0. An address has at most 107 bytes (`unix(7)`). A longer path goes through its open directory in `/proc`, which a
+//! chroot may not have, so a path that fits is used directly.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::unix_connect::connect_within;
 
-/// A socket's place, whether there is one or not.
+/// The path of a socket, which may or may not exist.
 #[derive(Debug)]
 pub struct SocketPath {
     path: PathBuf,
@@ -25,7 +25,7 @@ pub struct SocketPath {
 }
 
 impl SocketPath {
-    /// Opens the directory that it lies in.
+    /// Opens the directory of the socket.
     pub fn open(path: &Path) -> io::Result<Self> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -36,7 +36,7 @@ impl SocketPath {
         })
     }
 
-    /// A path for `bind(2)` and `connect(2)`, good for as long as this lives.
+    /// Returns a path for `bind(2)` and `connect(2)`, which is valid for as long as `self` lives.
     pub fn address(&self) -> PathBuf {
         if SocketAddrUnix::new(&self.path).is_ok() {
             return self.path.clone();
@@ -44,19 +44,13 @@ impl SocketPath {
         Path::new("/proc/self/fd").join(self.dir.as_raw_fd().to_string()).join(&self.name)
     }
 
-    /// Binds a socket that only this user can open, and listens. Accepting there never waits.
-    pub fn bind(&self, backlog: i32) -> io::Result<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        // The file gets the mode that the socket has (`unix(7)`): there is no moment in which it is open to others, and no later change
-        // of the mode by a path that a link can have taken.
-        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-        rustix::net::bind(&socket, &SocketAddrUnix::new(self.address())?)?;
-        rustix::net::listen(&socket, backlog)?;
-        Ok(socket)
+    /// Binds the socket and listens.
+    pub fn bind(&self) -> io::Result<UnixListener> {
+        UnixListener::bind(self.address())
     }
 
-    /// Connects to the process that listens there, which has `limit` for accepting: otherwise [`io::ErrorKind::TimedOut`].
+    /// Connects to the process that listens there. If it does not accept within `limit`, the error is
+    /// [`io::ErrorKind::TimedOut`].
     pub fn connect(&self, limit: Duration) -> io::Result<UnixStream> {
         connect_within(&SocketAddrUnix::new(self.address())?, limit)
     }
