@@ -258,12 +258,12 @@ pub(super) struct LogsArgs {
     pub(super) source: Source,
 }
 
-/// How many lines.
+/// A number of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Amount {
-    /// As many of the latest.
+    /// The latest lines, up to this number.
     Latest(u32),
-    /// Every one that is kept.
+    /// All lines that are kept.
     All,
 }
 
