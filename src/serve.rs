@@ -50,10 +50,10 @@ const STORAGE_LIMITS: u32 = 40;
 /// it.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     // The parent may wait for the other end of a descriptor that it left open. A shim lives longer than the server and must not
-    // The default hook would block until stderr is read.
+    // keep it open.
     close_fds::set_fds_cloexec(3, &[]);
     process::give_back_what_is_long();
-    // The default hook blocks until its output is read.
+    // The default hook would block until stderr is read.
     std::panic::set_hook(Box::new(|panic| format!("{panic}\n{}", Backtrace::capture()).lines().for_each(console::complain)));
     process::unblock_signals().context("cannot unblock signals")?;
     process::survive_file_size_limit().context("cannot catch SIGXFSZ")?;
@@ -279,8 +279,8 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     };
     drop(watchdog);
     upkeep.end();
-    // Comes first, so that clients whose waits end with the supervisor's are told not to send another request on this
-    // connection.
+    // Comes first, so that the answers to clients that wait for the supervisor tell them not to send another request on
+    // this connection.
     server.begin_stop();
     let live = supervisor.stop();
     retention.stop();

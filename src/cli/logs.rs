@@ -38,10 +38,10 @@ const IDLE_MIN: Duration = Duration::from_millis(300);
 const IDLE_MAX: Duration = Duration::from_secs(1);
 /// How long to wait for a server that disappears while existing lines are printed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The most text that is collected from further back, in bytes, and the most that one answer contains.
+/// The most text that is collected from earlier in the log, in bytes, and the most that one answer contains.
 const LATEST_BYTES_MAX: usize = 1024 * 1024;
-/// The most JSON that is kept of the answers from further back, in bytes. It exceeds what that much text takes with its escapes
-/// and fields, so only a server that adds something else reaches it.
+/// The most JSON that is kept of the answers from earlier in the log, in bytes. It exceeds what that much text takes with its
+/// escapes and fields, so only a server that adds something else reaches it.
 const ANSWERS_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The maximum number of empty answers in a row, with more to search, after which requests slow down. A server of this version
 /// searches 8 MiB for each answer, so this is about 8 GiB of log.

@@ -282,8 +282,8 @@ fn start_body(args: &StartArgs) -> StartRequest {
     }
 }
 
-/// Returns the body of a restart of the named run, or of the latest one. The server refuses the
-/// restart if another run has begun since the latest one was looked up.
+/// Returns the body of a restart of the named run, or of the latest one. The server refuses the restart if another run
+/// has begun since the latest one was looked up.
 fn restart_body(args: &RestartArgs, latest: impl FnOnce() -> Result<Option<i64>, ClientError>) -> Result<StartRequest, Failure> {
     let env = args.env.iter().cloned().collect();
     let (run_id, if_run_id) = if let Some(run_id) = args.run {

@@ -139,8 +139,8 @@ fn is_open(listening: &[SocketAddr]) -> bool {
     listening.iter().any(|address| Reach::at(*address).is_open())
 }
 
-/// Returns `http://HOST:PORT` for each address that leads to a server which listens there, the likeliest first. If only this
-/// machine can reach the server, these are its own addresses.
+/// Returns `http://HOST:PORT` for each address at which a server that listens there can be reached, the likeliest first. If
+/// only this machine can reach the server, these are the listening addresses.
 fn bases(named: Option<&str>, listening: &[SocketAddr]) -> Result<Vec<String>, PairError> {
     if let Some(host) = named {
         return Ok(vec![with_host(host, listening.first().map(SocketAddr::port))]);

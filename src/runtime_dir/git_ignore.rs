@@ -1,5 +1,5 @@
-//! The `.gitignore` of the runtime directory. It keeps tokens, logs and the database out of a repository, and out of `git stash
-//! -u`.
+//! The `.gitignore` of the runtime directory. It keeps tokens, logs and the database out of a repository, and out of
+//! `git stash -u`.
 //!
 //! Level 1. Written to a temporary name and renamed, so it is never incomplete. If killed here: the next server writes it.
 

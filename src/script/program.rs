@@ -192,7 +192,7 @@ impl Attempt<'_> {
         Program { program: self.file.to_owned(), args: Vec::new() }
     }
 
-    /// Runs the script like the kernel: the interpreter, its one argument, the script (`execve(2)`).
+    /// Returns the program that the kernel would run: the interpreter with its one argument and the script (`execve(2)`).
     fn by(&self, interpreter: &[u8], argument: Option<&[u8]>) -> Program {
         let mut program = OsString::new();
         if !interpreter.contains(&b'/') {

@@ -121,7 +121,7 @@ pub(super) fn unless_told_to_end<T: Send + 'static>(
     Ok(Some(result.unwrap_or_else(|payload| panic::resume_unwind(payload))))
 }
 
-/// The reason why this server stops the run when it is asked to exit; `None` if the run keeps running.
+/// The reason why this server stops the run when it is asked to exit.
 pub(super) struct StopsRun {
     /// The reason, as a clause that follows "because".
     why: &'static str,
@@ -130,6 +130,7 @@ pub(super) struct StopsRun {
 }
 
 impl StopsRun {
+    /// Returns `None` if the run keeps running.
     pub(super) fn of(on_term: OnTerm) -> Option<Self> {
         let by_itself = |why| Some(Self { why, grace_max: Some(GRACE_MAX) });
         match on_term {
