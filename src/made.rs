@@ -17,7 +17,8 @@ impl Made {
         self.0.extend(missing.into_iter().rev().map(Path::to_owned));
     }
 
-    /// Registers a file that is about to be created, unless it exists. The caller holds the lock that keeps others from creating it.
+    /// Registers a file that is about to be created, unless it exists. The caller holds the lock that keeps others from
+    /// creating it.
     pub fn file(&mut self, path: &Path) {
         if is_absent(path) {
             self.made_file(path);

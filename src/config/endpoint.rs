@@ -27,8 +27,8 @@ pub struct Folder {
     pub project: PathBuf,
     /// The runtime directory, in which the server records its address.
     pub runtime_dir: PathBuf,
-    /// The folder that must contain the runtime directory, if a `.env` file names the directory. A link in place of the default is
-    /// followed to a server that was started with that path.
+    /// The folder that must contain the runtime directory, if a `.env` file names the directory. A link in place of the default
+    /// is followed only to a server that was started with that path.
     pub folder: Option<PathBuf>,
     /// The Unix socket of that directory's server, unless it is switched off or the environment names one.
     pub socket: Option<PathBuf>,

@@ -261,7 +261,8 @@ impl OwnDatabase {
         if let Some(Ok(other)) = other.map(checked) {
             let runs = Runs::new(other);
             let lives = |id: &i64| runs.run(*id).lock_state().is_ok_and(|state| state == LockState::Held);
-            // A copy of the whole directory contains a copy of the database: it has the same runs, and no other server writes to it.
+            // A copy of the whole directory contains a copy of the database, which has the same runs, and no other server
+            // writes to it.
             let here = Runs::new(runtime_dir.to_owned());
             let socket = |runs: &Runs, id| read_header(&runs.run(id).journal_path()).ok().and_then(|header| header.socket);
             let is_copied = |id: &i64| socket(&here, *id).is_some_and(|copied| socket(&runs, *id) == Some(copied));
