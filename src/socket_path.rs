@@ -44,9 +44,16 @@ impl SocketPath {
         Path::new("/proc/self/fd").join(self.dir.as_raw_fd().to_string()).join(&self.name)
     }
 
-    /// Binds the socket and listens.
-    pub fn bind(&self) -> io::Result<UnixListener> {
-        UnixListener::bind(self.address())
+    /// Binds a socket that only this user can open, and listens. Accepting at it never blocks.
+    pub fn bind(&self, backlog: i32) -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // The file gets the mode of the socket (`unix(7)`), so it is never open to other users, and the mode is not changed later by a path
+        // that a link may have replaced.
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(self.address())?)?;
+        rustix::net::listen(&socket, backlog)?;
+        Ok(socket)
     }
 
     /// Connects to the process that listens there. If it does not accept within `limit`, the error is

@@ -67,6 +67,20 @@ pub struct Listed {
     pub run_by: String,
 }
 
+/// This program. Its size and its first bytes, which locate its sections, distinguish it from other programs and from other versions of
+/// itself. A copy has the same.
+struct Program {
+    bytes: u64,
+    head: Vec<u8>,
+}
+
+impl Program {
+    fn own() -> io::Result<Self> {
+        let file = open(Path::new("/proc/self/exe"))?;
+        Ok(Self { bytes: file.metadata()?.len(), head: read_head(&file)? })
+    }
+}
+
 /// Scans `root`, the nearest folders first. `find_file` resolves a name to a file, as for a start.
 pub(super) fn list(root: &Path, wanted: &Wanted<'_>, find_file: impl Fn(&str) -> Option<PathBuf>) -> io::Result<Listing> {
     let own = Program::own().ok();
@@ -113,7 +127,7 @@ pub(super) fn list(root: &Path, wanted: &Wanted<'_>, find_file: impl Fn(&str) ->
 
 /// Describes a file if it is a script. A script has its execute bit, names its interpreter, or has a name that ends in `.sh`,
 /// and a start accepts it. `own` is this program's file.
-fn script(root: &Path, file: &Path, path: String, search_path: Option<&OsStr>, own: Option<(u64, u64)>) -> Option<Listed> {
+fn script(root: &Path, file: &Path, path: String, search_path: Option<&OsStr>, own: Option<&Program>) -> Option<Listed> {
     let metadata = fs::metadata(file).ok()?;
     // A program need not be readable.
     let head = open(file).and_then(|file| read_head(&file)).unwrap_or_default();
