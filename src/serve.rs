@@ -58,7 +58,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     process::unblock_signals().context("cannot unblock signals")?;
     process::survive_file_size_limit().context("cannot catch SIGXFSZ")?;
     // The server's memory holds the tokens. The shims inherit this limit and give their pipelines the server's original one.
-    let core_bytes_max = process::forgo_core_dumps().context("cannot give up core dumps")?;
+    let core_bytes_max = process::forgo_core_dumps().context("cannot turn off core dumps")?;
     // The checks that fail most often come before any file is created. Each start of a run resolves the root again, because it
     // may be a link.
     process::check_proc().context("cannot serve")?;

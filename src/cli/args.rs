@@ -133,7 +133,7 @@ pub(super) enum Command {
     },
 }
 
-/// What is asked of a running server.
+/// A request to a running server.
 #[derive(Debug, Subcommand)]
 pub(super) enum Ask {
     /// Show the pipeline's state and since when it lasts

@@ -134,7 +134,7 @@ fn tell(queue: &OwnedFd, waker: &Waker, watched: &Mutex<Watched>) {
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 // Event streams scan every ten seconds anyway.
-                ::log::error!("the kernel does not tell of log growth any more: {error}");
+                ::log::error!("the kernel no longer reports growth of the log: {error}");
                 return;
             }
         }

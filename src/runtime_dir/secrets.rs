@@ -173,7 +173,7 @@ pub enum SecretError {
         cause: io::Error,
     },
     /// The file must not be used.
-    #[error("use {}: it {problem}; mend that, or remove the file and another one is made at the next start", path.display())]
+    #[error("use {}: it {problem}; correct that, or remove the file, and the next start creates another", path.display())]
     Wrong {
         /// The file.
         path: PathBuf,
@@ -191,7 +191,8 @@ pub enum SecretError {
         path: PathBuf,
     },
     /// The two tokens are the same, so a viewer could act.
-    #[error("tell the tokens apart: the read-only one is the same as the other; change one of AUTOAPPDEV_TOKEN, AUTOAPPDEV_READ_TOKEN and the files token and read-token in {}", runtime_dir.display())]
+    #[error("use the tokens: the read-only token is the same as the operator token; change one of AUTOAPPDEV_TOKEN, \
+        AUTOAPPDEV_READ_TOKEN and the files token and read-token in {}", runtime_dir.display())]
     Same {
         /// The directory of the files.
         runtime_dir: PathBuf,

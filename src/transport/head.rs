@@ -52,10 +52,10 @@ pub enum Broken {
     )]
     NoThread,
     /// The request has an encoding or an expectation that is not supported.
-    #[error("{0} is not served here")]
+    #[error("{0} is not supported")]
     NotServed(&'static str),
     /// The handler panicked, which is a bug in this program.
-    #[error("a fault of ours; the server's log has it")]
+    #[error("internal error; see the server's log (backend.log)")]
     Fault,
 }
 

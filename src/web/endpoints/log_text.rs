@@ -18,7 +18,7 @@ use crate::web::error::ApiError;
 use crate::web::{etag, input};
 
 /// The text of a run whose amount of output is unknown, if nothing of it is left.
-const NOTHING_LEFT: &str = "[autoappdev: nothing of this log is there any more]\n";
+const NOTHING_LEFT: &str = "[autoappdev: this log was removed]\n";
 
 /// The body of a download, with the place that it occupies.
 struct Body<R> {
