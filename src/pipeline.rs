@@ -23,7 +23,7 @@ use crate::clock::Timestamp;
 
 pub use condition::{Condition, ConditionCode, Conditions};
 pub use exit::{Exit, signal_name};
-pub use killed::{Killed, KilledProcess};
+pub use killed::{Killed, KilledProcess, told_of_oom_kills};
 pub use lack::Lack;
 pub use origin::{Origin, Peer, Role};
 pub use outcome::{Ending, Outcome, OutcomeKind, took_ms, usual_ms};

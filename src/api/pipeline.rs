@@ -82,6 +82,10 @@ pub struct Pipeline {
     pub exit_code: Option<i32>,
     /// The signal that ended the latest run.
     pub signal: Option<i32>,
+    /// How many processes the kernel killed during the latest run because memory ran out; `None` if it did not count them. Known after
+    /// the end.
+    #[serde(default)]
+    pub oom_kills: Option<u64>,
     /// Why the latest run never came to life or was lost.
     pub error: Option<String>,
     /// How the latest run's processes are kept together; `None` until the run was seen to run.

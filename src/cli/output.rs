@@ -14,7 +14,7 @@ use crate::api::pipeline::{ActionResponse, Pipeline};
 use crate::api::runs::{Event, Run, WholeRun};
 use crate::clock::Timestamp;
 use crate::console::printable;
-use crate::pipeline::{Condition, ConditionCode, Conditions, Origin, RunStatus, State, signal_name};
+use crate::pipeline::{Condition, ConditionCode, Conditions, Origin, RunStatus, State, signal_name, told_of_oom_kills};
 use crate::shell_word::quoted;
 
 /// The longest command in the list of runs, in characters, if it has arguments. `runs ID` shows all of them.
@@ -34,7 +34,7 @@ pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
         Some(RunStatus::Running) => parts.extend(since(pipeline.started_at)),
         Some(RunStatus::Paused) => parts.extend(since(pipeline.paused_at)),
         Some(ended @ (RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped | RunStatus::Lost)) => {
-            parts.push(outcome(ended, pipeline.exit_code, pipeline.signal, pipeline.error.as_deref(), None));
+            parts.push(outcome(ended, pipeline.exit_code, pipeline.signal, pipeline.error.as_deref(), None, pipeline.oom_kills));
             let ago = |at| format!("{} ago ({})", self::since(between(at, now)), moment(at));
             parts.extend(pipeline.stopped_at.map(ago));
         }
@@ -88,8 +88,9 @@ fn outcome(
     signal: Option<i32>,
     error: Option<&str>,
     stopped_by: Option<Origin>,
+    oom_kills: Option<u64>,
 ) -> String {
-    match status {
+    let end = match status {
         RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Completed => status.to_string(),
         RunStatus::Failed => match (exit_code, signal, error) {
             (Some(code), _, _) => format!("failed with exit code {code}"),
@@ -106,7 +107,9 @@ fn outcome(
             }
         }
         RunStatus::Lost => format!("lost: {}", error.map_or_else(|| "how it ended is unknown".to_owned(), printable)),
-    }
+    };
+    // A number and no reason: the run can have ended for another one.
+    [Some(end), oom_kills.and_then(told_of_oom_kills)].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// Formats `runs` as a table. The last column has no fixed width.
@@ -121,7 +124,7 @@ pub(super) fn runs(runs: &[Run], now: Timestamp) -> String {
             run.started_at.map_or_else(|| "-".to_owned(), moment),
             took_by(run, now).unwrap_or_else(|| "-".to_owned()),
             command(run),
-            outcome(run.status, run.exit_code, run.signal, run.error.as_deref(), run.stopped_by),
+            outcome(run.status, run.exit_code, run.signal, run.error.as_deref(), run.stopped_by, run.oom_kills),
         ]
     }));
     columns::table(&table, &[0, 2])
@@ -141,7 +144,7 @@ fn command(run: &Run) -> String {
 pub(super) fn run(whole: &WholeRun, now: Timestamp) -> String {
     let WholeRun { run, progress, events, .. } = whole;
     let script = printable(&run.script);
-    let ended = outcome(run.status, run.exit_code, run.signal, run.error.as_deref(), run.stopped_by);
+    let ended = outcome(run.status, run.exit_code, run.signal, run.error.as_deref(), run.stopped_by, run.oom_kills);
     let args = serde_json::to_string(&run.args).expect("texts are JSON");
     let cpu = run.cpu_user_ms.zip(run.cpu_system_ms);
     let rows = [

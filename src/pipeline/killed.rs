@@ -1,4 +1,4 @@
-//! The processes that were killed at the end of a run, for the history: a few names, and the total.
+//! The processes that were killed: at the end of a run, for the history, a few names and the total; by the kernel, their number.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,15 @@ pub struct KilledProcess {
     pub pid: u32,
     /// The name that `ps` showed for it; empty if `/proc` showed none.
     pub name: String,
+}
+
+/// Describes for users how many processes the kernel killed because memory ran out. Returns `None` if there were none.
+pub fn told_of_oom_kills(count: u64) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some("1 process was killed because memory ran out".to_owned()),
+        _ => Some(format!("{count} processes were killed because memory ran out")),
+    }
 }
 
 /// The killed processes, in the order in which they were seen. In JSON, two keys of the enclosing object, which are both

@@ -9,7 +9,7 @@ use super::error::StoreErrorKind;
 use super::rows::{self, PipelineRow, RunRow};
 use crate::api::runs::Event;
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, Origin, RunStatus, State, Transition};
+use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, Origin, RunStatus, State, Transition, told_of_oom_kills};
 
 /// What a run begins with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -424,13 +424,4 @@ fn describe(entry: &Entry, at: Timestamp) -> Event {
     let told: Vec<String> = told.into_iter().flatten().collect();
     event.detail = (!told.is_empty()).then(|| told.join("; "));
     event
-}
-
-/// For people, of more than none.
-fn told_of_oom_kills(count: u64) -> Option<String> {
-    match count {
-        0 => None,
-        1 => Some("1 process was killed because memory ran out".to_owned()),
-        _ => Some(format!("{count} processes were killed because memory ran out")),
-    }
 }

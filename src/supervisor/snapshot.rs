@@ -62,6 +62,7 @@ impl Snapshot {
             default_script: default_script.map(str::to_owned),
             exit_code: run.and_then(|run| run.exit_code),
             signal: run.and_then(|run| run.signal),
+            oom_kills: run.and_then(|run| run.oom_kills),
             error: run.and_then(|run| run.error.clone()),
             containment: run.and_then(|run| run.containment),
             detail: run.and_then(told_at_end),

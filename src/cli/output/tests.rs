@@ -68,6 +68,9 @@ fn an_outcome_is_told_in_words() {
         (json!({"status": "completed", "exit_code": 0}), "completed"),
         (json!({"status": "failed", "exit_code": 3}), "failed with exit code 3"),
         (json!({"status": "failed", "signal": 9}), "ended by SIGKILL"),
+        (json!({"status": "failed", "signal": 9, "oom_kills": 0}), "ended by SIGKILL"),
+        (json!({"status": "failed", "signal": 9, "oom_kills": 1}), "ended by SIGKILL; 1 process was killed for want of memory"),
+        (json!({"status": "completed", "exit_code": 0, "oom_kills": 2}), "completed; 2 processes were killed for want of memory"),
         (json!({"status": "failed", "signal": 40}), "ended by signal 40"),
         (json!({"status": "failed", "error": "exec format error"}), "did not start: exec format error"),
         (json!({"status": "failed"}), "failed"),
@@ -171,6 +174,7 @@ fn history() -> Vec<WholeRun> {
     failed["cpu_user_ms"] = 1234.into();
     failed["cpu_system_ms"] = 50.into();
     failed["max_rss_kb"] = 2049.into();
+    failed["oom_kills"] = 1.into();
     failed["events"] = json!([
         {"seq": 1, "at": "2026-01-31T10:00:00.100Z", "kind": "spawned", "from_state": "stopped", "to_state": "running",
          "cause": "request", "detail": null},
@@ -188,7 +192,7 @@ fn runs_are_a_table() {
     let expected = "\
 RUN  STARTED                        TOOK  SCRIPT            OUTCOME
  10  2026-01-31 10:00:00 UTC  3 min 20 s  demo.sh -v 'a b'  running
-  9  2026-01-31 10:00:00 UTC        42 s  demo.sh -v 'a b'  failed with exit code 3
+  9  2026-01-31 10:00:00 UTC        42 s  demo.sh -v 'a b'  failed with exit code 3; 1 process was killed for want of memory
   8  -                                 -  demo.sh -v 'a b'  did not start: no such\\tfile
 ";
     let all: Vec<Run> = history().into_iter().map(|whole| whole.run).collect();
@@ -200,7 +204,7 @@ RUN  STARTED                        TOOK  SCRIPT            OUTCOME
 fn outcome_of_a_stopped_run_names_who_stopped_it() {
     let stopped = |by: Value| {
         let by = Origin::read_if_any(by).expect("any value will do");
-        outcome(RunStatus::Stopped, None, Some(15), None, by)
+        outcome(RunStatus::Stopped, None, Some(15), None, by, None)
     };
     assert_eq!(stopped(Value::Null), "stopped on request (SIGTERM)");
     assert_eq!(stopped(json!({"by": "limit"})), "stopped by a limit (SIGTERM)");
@@ -211,7 +215,7 @@ fn outcome_of_a_stopped_run_names_who_stopped_it() {
 #[test]
 fn one_run_is_told_in_full() {
     let expected = "\
-run 9  demo.sh  failed with exit code 3
+run 9  demo.sh  failed with exit code 3; 1 process was killed for want of memory
   folder     /srv
   arguments  [\"-v\",\"a b\"]
   pid        4711

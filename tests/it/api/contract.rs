@@ -55,6 +55,7 @@ fn look(place: &Place) -> Value {
             "default_script",
             "exit_code",
             "signal",
+            "oom_kills",
             "error",
             "progress",
         ],
@@ -63,7 +64,7 @@ fn look(place: &Place) -> Value {
         assert_time(&pipeline[key]);
     }
     assert!(pipeline["updated_at"].is_string() && pipeline["version"].is_u64() && pipeline["allowed"].is_array());
-    assert_number_or_null(&pipeline, &["pid", "run_id", "exit_code", "signal"]);
+    assert_number_or_null(&pipeline, &["pid", "run_id", "exit_code", "signal", "oom_kills"]);
     assert_text_or_null(&pipeline, &["pending", "script", "default_script", "error", "containment", "detail"]);
     assert!(["stopped", "running", "paused"].contains(&pipeline["state"].as_str().expect("a word")));
     let status = place.get("/api/pipeline/status").ok();
