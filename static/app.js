@@ -89,7 +89,7 @@ function context() {
   const shown = run?.id === id ? run : null;
   const brief = shown ?? rail.find(id);
   // The latest run as the state has it, any other as the history has it: that one is over.
-  const state = isLatest || !brief ? pipeline && { ...pipeline, oom_kills: brief?.oom_kills } : { ...brief, state: 'stopped', pending: null };
+  const state = isLatest || !brief ? pipeline : { ...brief, state: 'stopped', pending: null };
   return { pipeline, state, connected, locked, heard, failures, refusal, id, isLatest, run: shown, brief, route, address,
     progress: (isLatest ? pipeline?.progress : shown?.progress) ?? null, usage: (isLatest && pipeline?.usage) || null,
     mayAct: isLearned && !mayOnlyLook, mayOnlyLook, isStreaming: feed.isStreaming(), now: now(), ask, act: controls.act, startForm, pair, adjust };

@@ -161,15 +161,20 @@ export function fromWhere(origin) {
   return byWhom(origin);
 }
 
+// Whether a run ended because memory ran out, as far as can be told from its end and the number of its processes that were killed for this reason.
+// The kernel does that with SIGKILL. A script whose child was killed can end with any exit code. A stopped run did not end for this reason.
+const lackedMemory = ({ kind, signal }, oom) => oom > 0 && (kind === 'killed' ? signal === 9 : kind === 'failed' && signal === null);
+
 // How a run ended: `word`, `tone`, `how` in short, and `sign` for the title. `outcome` is the API's, and `oom` the number of its processes that were
 // killed because memory ran out.
 export function ending(outcome, oom) {
   const { kind, exit_code: code, signal_name: name, signal, by, forced } = outcome;
-  const sign = oom > 0 && kind === 'killed' ? 'out of memory' : name ?? (signal === null ? null : `signal ${signal}`);
+  const isLack = kind === 'killed' && lackedMemory(outcome, oom);
+  const sign = isLack ? 'out of memory' : name ?? (signal === null ? null : `signal ${signal}`);
   switch (kind) {
     case 'completed': return { word: 'Succeeded', tone: 'succeeded', how: '' };
     case 'failed': return { word: 'Failed', tone: 'failed', how: code === null ? sign : `exit ${code}`, sign: code ?? sign };
-    case 'killed': return { word: 'Killed', tone: 'killed', how: oom > 0 ? sign : `${sign}, not by you`, sign };
+    case 'killed': return { word: 'Killed', tone: 'killed', how: isLack ? sign : `${sign}, not by you`, sign };
     case 'stopped': return { word: 'Stopped', tone: 'stopped', how: commas(byWhom(by), forced && 'then killed') };
     case 'not_started': return { word: 'Couldn’t start', tone: 'unstarted', how: '' };
     case 'lost': return { word: 'Lost', tone: 'lost', how: '' };
@@ -422,7 +427,7 @@ export function verdict(run, progress, now) {
   const lasted = outcome.took_ms === null ? '' : ` after ${took(outcome.took_ms)}`;
   const steps = progress?.steps ?? [], before = progress?.steps_before ?? 0;
   const where = steps.length && tone !== 'succeeded' ? `, in step ${before + steps.length}, ${steps.at(-1).name}` : '';
-  const heading = oom > 0 && tone !== 'succeeded' ? `Out of memory${lasted}${where}`
+  const heading = lackedMemory(outcome, oom) ? `Out of memory${lasted}${where}`
     : tone === 'failed' && outcome.exit_code !== null ? `Exit code ${outcome.exit_code}${lasted}${where}`
     : `${word}${how ? ` ${tone === 'stopped' ? '' : '· '}${how}` : ''}${how.includes(',') ? ',' : ''}${lasted}${tone === 'succeeded' ? '' : where}`;
   const same = previous && tone !== 'succeeded' ? `The same script succeeded in ${took(previous.active_ms)} (run ${previous.id}).` : '';

@@ -32,7 +32,7 @@ pub use http::{Answer, acts, example, reads};
 pub use missing::{full_name, not_run};
 pub use processes::{describe, is_alive, is_stopped, letter, letters, pids, processes_with, signal, stat_field};
 pub use waiting::{DEADLINE, until, until_true};
-pub use witness::{can_make_cgroups, members, own_cgroup};
+pub use witness::{can_make_cgroups, members, own_cgroup, serve_with_made_up_kills};
 
 use std::collections::BTreeSet;
 use std::fs;

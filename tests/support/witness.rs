@@ -14,7 +14,7 @@ use autoappdev::process::Cgroup;
 use autoappdev::run_dir::{Command, RunDir, to_line};
 use serde_json::{Value, json};
 
-use super::{DEADLINE, Place, is_alive, letter, pids, until};
+use super::{DEADLINE, Place, is_alive, letter, not_run, pids, until};
 
 impl Place {
     /// Returns the complete lines of a run's journal, or an empty list if the journal does not exist.
@@ -241,4 +241,25 @@ pub fn can_make_cgroups() -> bool {
 pub fn members(group: &Path) -> BTreeSet<u32> {
     let list = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Starts the server of `place` in a mount namespace in which the test is the kernel that counts what is killed for want of memory: the
+/// returned file is `memory.events` of the server's control group. `None` where that cannot be done; then this says so.
+pub fn serve_with_made_up_kills(place: &mut Place) -> Option<String> {
+    let lacks = |what: &str| not_run(what, "AUTOAPPDEV_REQUIRE_ROOT");
+    let Some(group) = own_cgroup() else {
+        lacks("there are no control groups of version 2");
+        return None;
+    };
+    let group = group.to_str().expect("text");
+    let enter = "mount -t tmpfs none \"$1\" && echo 'oom_kill 5' >\"$1/memory.events\" && shift && exec \"$@\"";
+    let words = ["-m", "sh", "-c", enter, "sh", group];
+    if !std::process::Command::new("unshare").args(words).arg("true").status().is_ok_and(|status| status.success()) {
+        lacks("no mount namespace can be made here; it takes root and unshare(1)");
+        return None;
+    }
+    let mut command = place.command_of(Path::new("unshare"));
+    command.args(words).arg(env!("CARGO_BIN_EXE_autoappdev"));
+    place.start_server_with(command);
+    Some(format!("{group}/memory.events"))
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Place;
+use crate::support::{Place, serve_with_made_up_kills};
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
 use super::hand::{open_at, point_at, texts, until_page};
@@ -158,4 +158,40 @@ fn pause_has_no_samples_and_a_band() {
     browser.click("resume");
     wait_for_points(&browser, kept.len() + 2);
     assert!(points(&browser).iter().all(|[_, parts]| *parts == 2), "no line goes through the pause: {:?}", points(&browser));
+}
+
+/// A child was killed for want of memory in each of these runs, and then they ended in different ways.
+#[test]
+fn page_says_that_memory_ran_out_only_of_ends_that_it_explains() {
+    let Some(browser) = Browser::start() else { return };
+    let mut place = Place::new();
+    place.script("end.sh", "#!/bin/bash\necho \"oom_kill $2\" >\"$1\"\necho \"ready $2\"\neval \"$3\"\n");
+    let Some(events) = serve_with_made_up_kills(&mut place) else { return };
+    for (run_id, end) in (1..).zip(["kill -KILL $$", "kill -TERM $$", "kill -SEGV $$", "exit 3", "exit 0", "sleep 600", "exit 0"])
+    {
+        let count = (5 + run_id).to_string();
+        let (_, id) = place.start_with(json!({"script": "end.sh", "args": [events, count, end]}));
+        assert_eq!(id, run_id);
+        if end.starts_with("sleep") {
+            place.until_line(&format!("ready {count}"));
+            place.act("stop").ok();
+        }
+        assert_eq!(place.until_ended(id)["oom_kills"], 1, "{end}");
+    }
+    for (run_id, heading) in [
+        (1, "Out of memory after "),
+        (2, "Killed · SIGTERM, not by you, after "),
+        (3, "Failed · SIGSEGV after "),
+        (4, "Out of memory after "),
+        (5, "Succeeded after "),
+        (6, "Stopped by you after "),
+    ] {
+        open_at(&browser, &place, &format!("#/runs/{run_id}"));
+        until_page(&browser, &format!("document.querySelector('.card h2')?.textContent.startsWith({})", json!(heading)));
+    }
+    // The list beside it says the same in short.
+    let why = |run_id: i64| {
+        texts(&browser, &format!("a.r[href^=\"#/runs/{run_id}?\"] .why, a.r[href=\"#/runs/{run_id}\"] .why")).concat()
+    };
+    assert_eq!([1, 2, 3, 4].map(|run_id| why(run_id).trim().to_owned()), ["out of memory", "SIGTERM", "SIGSEGV", "exit 3"]);
 }

@@ -1,14 +1,12 @@
 //! The scenes that need a machine of their own: no memory, no space on the disk, no server, and a browser with another role.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
 
 use super::{Stage, fail, fill, furnish, pause, run, run_to_end, train};
 use crate::support::disk::SmallDisk;
-use crate::support::{Place, not_run, own_cgroup};
+use crate::support::{Place, not_run, serve_with_made_up_kills};
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
 /// Prepares the pipeline.
@@ -34,28 +32,16 @@ const PLAYED: &str = "
     return new Response(JSON.stringify(body), response);
   };";
 
-/// The kernel ends the run for want of memory. In a mount namespace the script itself plays the kernel that counts, as in the tests of usage.
+/// The kernel ends the run for want of memory: the script itself plays the kernel that counts.
 pub(super) fn without_memory(stage: &mut Stage<'_>) {
     if !stage.wants("no-memory") {
         return;
     }
-    let enter = "mount -t tmpfs none \"$1\" && echo 'oom_kill 5' >\"$1/memory.events\" && shift && exec \"$@\"";
-    let group = own_cgroup();
-    let group = group.as_ref().and_then(|dir| dir.to_str()).unwrap_or_default();
-    let words = ["-m", "sh", "-c", enter, "sh", group];
-    if group.is_empty() || !Command::new("unshare").args(words).arg("true").status().is_ok_and(|status| status.success()) {
-        return not_run("no-memory: it takes root, unshare(1) and control groups of version 2", "AUTOAPPDEV_REQUIRE_ROOT");
-    }
     let mut place = Place::new();
     furnish(&mut place);
-    let mut command = place.command_of(Path::new("unshare"));
-    command.args(words).arg(env!("CARGO_BIN_EXE_autoappdev"));
-    place.start_server_with(command);
+    let Some(events) = serve_with_made_up_kills(&mut place) else { return };
     fill(&place);
-    run_to_end(
-        &place,
-        json!({"script": "train.py", "args": ["oom"], "env": {"MEMORY_EVENTS": format!("{group}/memory.events")}}),
-    );
+    run_to_end(&place, json!({"script": "train.py", "args": ["oom"], "env": {"MEMORY_EVENTS": events}}));
     stage.show(&place, "no-memory", "", &|| {}, "document.querySelector('.card')?.textContent.includes('Out of memory')");
     stage.close_page();
 }
