@@ -95,14 +95,16 @@ pub fn wait_for_end(pid: u32) -> io::Result<()> {
 }
 
 /// Returns the fact `usage`: what all reaped children of this process used, and the children that those had reaped
-/// (`getrusage(2)`, `RUSAGE_CHILDREN`). The peak memory of all of them together is measured elsewhere and passed in.
-pub fn usage_of_children(memory_peak_bytes: Option<u64>) -> io::Result<Fact> {
+/// (`getrusage(2)`, `RUSAGE_CHILDREN`). The peak memory of all of them together is passed in: as counted by the kernel, or else the
+/// highest measurement, which can have missed a short peak of the largest process.
+pub fn usage_of_children(counted_peak_bytes: Option<u64>, seen_peak_bytes: Option<u64>) -> io::Result<Fact> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let max_rss_kb = u64::try_from(usage.max_rss()).unwrap_or(0);
     Ok(Fact::Usage {
         cpu_user_ms: ms(usage.user_time()),
         cpu_system_ms: ms(usage.system_time()),
-        max_rss_kb: u64::try_from(usage.max_rss()).unwrap_or(0),
-        memory_peak_bytes,
+        max_rss_kb,
+        memory_peak_bytes: counted_peak_bytes.or_else(|| Some(seen_peak_bytes?.max(max_rss_kb * 1024))),
     })
 }
 

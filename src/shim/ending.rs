@@ -8,7 +8,7 @@ use super::tree::Kill;
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Exit, Fact, Killed};
-use crate::process;
+use crate::process::{self, Cgroup};
 
 /// How long the rest of the output is read at the end. The limit is for writers outside the tree.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ impl Run {
         KillPoint::ShimEndPauseFileRemoved.reach();
         // Before the group is removed.
         let oom_kills = self.usage.oom_kills();
-        let memory_peak_bytes = self.usage.memory_peak_bytes(self.tree.cgroup());
+        let memory_peak_bytes = self.tree.cgroup().and_then(Cgroup::memory_peak_bytes);
         // Before the end is reported, because then nothing of the run may be left.
         self.or_log("remove the control group", self.tree.remove());
         KillPoint::ShimCgroupRemoved.reach();
@@ -55,7 +55,7 @@ impl Run {
         // Not earlier: until here, a kill of this process would have left the exit status with the kernel.
         process::reap_all_but(None);
         KillPoint::ShimReaped.reach();
-        if let Ok(usage) = process::usage_of_children(memory_peak_bytes) {
+        if let Ok(usage) = process::usage_of_children(memory_peak_bytes, self.usage.memory_seen_bytes()) {
             last.push(self.write_down(usage, None, false));
         }
         // Together, because a server that knows the end may start the next run before it receives the rest of this one.

@@ -137,9 +137,9 @@ impl UsageKeeper {
         self.oom.iter().find_map(|(group, before)| Some(group.oom_kills()?.saturating_sub(*before)))
     }
 
-    /// Returns the peak memory of the run: as counted by the kernel for the run's own group, or else the highest measurement.
-    pub(super) fn memory_peak_bytes(&self, own: Option<&Cgroup>) -> Option<u64> {
-        own.and_then(Cgroup::memory_peak_bytes).or((self.memory_peak_bytes > 0).then_some(self.memory_peak_bytes))
+    /// Returns the highest memory measurement of the run, or `None` if it was never measured.
+    pub(super) fn memory_seen_bytes(&self) -> Option<u64> {
+        (self.memory_peak_bytes > 0).then_some(self.memory_peak_bytes)
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(bench.keeper.due_at(at(125, 88)), Some(S(128)), "it has lapsed");
         assert_eq!(bench.look(15_000, at(128, 88)), 0, "what was used was used");
         assert_eq!(bench.kept(), [(10, 5_000), (108, 15_000), (118, 15_118), (128, 15_118)]);
-        assert_eq!(bench.keeper.memory_peak_bytes(None), Some(16_118));
+        assert_eq!(bench.keeper.memory_seen_bytes(), Some(16_118));
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
     fn nothing_is_due_where_no_look_is_wanted() {
         let mut bench = Bench::new(0);
         bench.keeper.watch(S(1));
-        assert_eq!((bench.keeper.due_at(at(1, 0)), bench.keeper.memory_peak_bytes(None)), (None, None));
+        assert_eq!((bench.keeper.due_at(at(1, 0)), bench.keeper.memory_seen_bytes()), (None, None));
         bench.keeper.begin([]);
         assert_eq!(bench.keeper.oom_kills(), None);
     }

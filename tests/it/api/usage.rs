@@ -3,10 +3,12 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::Path;
-use std::process::Command;
 
 use crate::support::sse::{Event, EventStream};
-use crate::support::{Place, assert_keys, assert_time, can_make_cgroups, not_run, own_cgroup, stat_field, until, until_true};
+use crate::support::{
+    Place, assert_keys, assert_time, can_make_cgroups, not_run, own_cgroup, serve_with_made_up_kills, stat_field, until,
+    until_true,
+};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use rustix::param::clock_ticks_per_second;
@@ -339,30 +341,19 @@ fn history_of_usage_is_told_without_a_wait_whatever_is_in_the_place_of_its_file(
     }
 }
 
-/// Runs in its own mount namespace, where a file replaces the kernel's counter: the script itself sets the number of killed
-/// processes.
+/// The script itself sets the number of killed processes.
 #[test]
 fn what_the_kernel_kills_for_want_of_memory_is_counted_as_of_the_start() {
-    let Some(group) = own_cgroup() else {
-        return not_run("there are no control groups of version 2", "AUTOAPPDEV_REQUIRE_ROOT");
-    };
-    let enter = "mount -t tmpfs none \"$1\" && echo 'oom_kill 5' >\"$1/memory.events\" && shift && exec \"$@\"";
-    let words = ["-m", "sh", "-c", enter, "sh", group.to_str().expect("text")];
-    if !Command::new("unshare").args(words).arg("true").status().is_ok_and(|status| status.success()) {
-        return not_run("no mount namespace can be made here; it takes root and unshare(1)", "AUTOAPPDEV_REQUIRE_ROOT");
-    }
     let mut place = Place::new();
-    place.script("killed.sh", "#!/bin/bash\necho \"oom_kill $2\" >\"$1/memory.events\"\nkill -KILL $$\n");
-    let mut command = place.command_of(Path::new("unshare"));
-    command.args(words).arg(env!("CARGO_BIN_EXE_autoappdev"));
-    place.start_server_with(command);
+    place.script("killed.sh", "#!/bin/bash\necho \"oom_kill $2\" >\"$1\"\nkill -KILL $$\n");
+    let Some(events) = serve_with_made_up_kills(&mut place) else { return };
     for (count, killed, told) in
         [(7, 2, "; 2 processes were killed because memory ran out"), (8, 1, "; 1 process was killed"), (8, 0, "")]
     {
-        let args = json!([group.to_str().expect("text"), count.to_string()]);
-        let (_, run_id) = place.start_with(json!({"script": "killed.sh", "args": args}));
+        let (_, run_id) = place.start_with(json!({"script": "killed.sh", "args": [events, count.to_string()]}));
         let run = place.until_ended(run_id);
         assert_eq!((&run["oom_kills"], &run["signal"]), (&json!(killed), &json!(9)), "{run}");
+        assert_eq!(place.pipeline()["oom_kills"], killed);
         let exited = place.event(run_id, "exited");
         assert_eq!(exited["oom_kills"], killed);
         let detail = exited["detail"].as_str().expect("a sentence");
@@ -374,6 +365,9 @@ fn what_the_kernel_kills_for_want_of_memory_is_counted_as_of_the_start() {
     }
 }
 
+/// The memory limit of the runs below, in MiB.
+const LIMIT_MIB: u64 = 100;
+
 /// The kernel kills a process itself: the server and its run are in a group with a memory limit, if a memory controller is
 /// available.
 #[test]
@@ -384,24 +378,40 @@ fn run_beyond_the_limit_of_its_group_is_said_to_have_lacked_memory() {
     if fs::create_dir(&group).is_err() {
         return lacks("this user may make no control group");
     }
-    let is_limited = fs::write(group.join("memory.max"), "100M").is_ok();
+    if fs::write(group.join("memory.max"), format!("{LIMIT_MIB}M")).is_err() {
+        fs::remove_dir(&group).expect("our own, and empty");
+        return lacks("the memory controller is not available in this process's control group");
+    }
     // With swap, the kernel would first move pages out for a long time.
     let _has_no_swap = fs::write(group.join("memory.swap.max"), "0");
-    if is_limited {
-        let mut place = Place::new();
-        place.script("greedy.sh", "#!/bin/bash\nx=$(tail /dev/zero)\n");
-        let mut command = place.command_of(Path::new("sh"));
-        let enter = "echo $$ >\"$1/cgroup.procs\" && shift && exec \"$@\"";
-        command.args(["-c", enter, "sh", group.to_str().expect("text"), env!("CARGO_BIN_EXE_autoappdev")]);
-        place.start_server_with(command);
-        let (_, run_id) = place.start_with(json!({"script": "greedy.sh"}));
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_USAGE_S", "1");
+    // The pauses leave time for a usage sample, which a faster kill could prevent.
+    place.script("leader.sh", "#!/bin/bash\nsleep 2\nexec tail /dev/zero\n");
+    place.script("child.sh", "#!/bin/bash\ntail /dev/zero\nsleep 2\nexit $1\n");
+    place.script("modest.sh", "#!/bin/bash\n");
+    let mut command = place.command_of(Path::new("sh"));
+    let enter = "echo $$ >\"$1/cgroup.procs\" && shift && exec \"$@\"";
+    command.args(["-c", enter, "sh", group.to_str().expect("text"), env!("CARGO_BIN_EXE_autoappdev")]);
+    place.start_server_with(command);
+    for (script, exit, kind, end, kills) in [
+        ("leader.sh", "", "killed", "signal 9", 1),
+        ("child.sh", "3", "failed", "exit code 3", 1),
+        ("child.sh", "0", "completed", "exit code 0", 1),
+        ("modest.sh", "", "completed", "exit code 0", 0),
+    ] {
+        let (_, run_id) = place.start_with(json!({"script": script, "args": [exit]}));
         let run = place.until_ended(run_id);
-        assert!(run["oom_kills"].as_u64() > Some(0), "{run}");
-        place.until_no_shim();
-        drop(place);
-        until_true("nothing is left in it", || fs::remove_dir(&group).is_ok());
-    } else {
-        fs::remove_dir(&group).expect("our own, and empty");
-        lacks("the memory controller is not available in this process's control group");
+        assert_eq!((&run["oom_kills"], &run["outcome"]["kind"]), (&json!(kills), &json!(kind)), "{script} {exit}: {run}");
+        let told = if kills > 0 { format!("{end}; 1 process was killed because memory ran out") } else { end.to_owned() };
+        assert_eq!(place.event(run_id, "exited")["detail"], told);
+        if kills > 0 {
+            let run = until("its figures", || Some(place.run(run_id)).filter(|run| run["memory_peak_bytes"].is_u64()));
+            let peak_mib = run["memory_peak_bytes"].as_u64().expect("a number") >> 20;
+            assert!((LIMIT_MIB * 4 / 5..=LIMIT_MIB * 6 / 5).contains(&peak_mib), "{script} {exit}: {run}");
+        }
     }
+    place.until_no_shim();
+    drop(place);
+    until_true("nothing is left in it", || fs::remove_dir(&group).is_ok());
 }
