@@ -341,6 +341,20 @@ fn history_of_usage_is_told_without_a_wait_whatever_is_in_the_place_of_its_file(
     }
 }
 
+/// The memory of a process that ends before the first sample counts.
+#[test]
+fn peak_between_two_looks_is_that_of_the_largest_process() {
+    let script =
+        "#!/bin/bash\nbash -c 'x=$(head -c 62914560 /dev/zero | tr \"\\0\" x)'\nwhile [ ! -e end ]; do sleep 0.1; done\n";
+    let place = looking("brief.sh", script, "tree");
+    let (_, run_id) = place.start();
+    until_more(&place, run_id, 1);
+    fs::write(place.root().join("end"), "").expect("writes");
+    let run = place.until_ended(run_id);
+    let [peak, largest_kb] = ["memory_peak_bytes", "max_rss_kb"].map(|key| run[key].as_u64().expect("a number"));
+    assert!(peak >= largest_kb * 1024 && peak > 60 << 20, "{run}");
+}
+
 /// The script itself sets the number of killed processes.
 #[test]
 fn what_the_kernel_kills_for_want_of_memory_is_counted_as_of_the_start() {
