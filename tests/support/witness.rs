@@ -243,7 +243,7 @@ pub fn members(group: &Path) -> BTreeSet<u32> {
     list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// Starts the server of `place` in a mount namespace in which the test is the kernel that counts what is killed for want of memory: the
+/// Starts the server of `place` in a mount namespace in which the test is the kernel that counts what is killed because memory ran out: the
 /// returned file is `memory.events` of the server's control group. `None` where that cannot be done; then this says so.
 pub fn serve_with_made_up_kills(place: &mut Place) -> Option<String> {
     let lacks = |what: &str| not_run(what, "AUTOAPPDEV_REQUIRE_ROOT");

@@ -69,8 +69,14 @@ fn an_outcome_is_told_in_words() {
         (json!({"status": "failed", "exit_code": 3}), "failed with exit code 3"),
         (json!({"status": "failed", "signal": 9}), "ended by SIGKILL"),
         (json!({"status": "failed", "signal": 9, "oom_kills": 0}), "ended by SIGKILL"),
-        (json!({"status": "failed", "signal": 9, "oom_kills": 1}), "ended by SIGKILL; 1 process was killed for want of memory"),
-        (json!({"status": "completed", "exit_code": 0, "oom_kills": 2}), "completed; 2 processes were killed for want of memory"),
+        (
+            json!({"status": "failed", "signal": 9, "oom_kills": 1}),
+            "ended by SIGKILL; 1 process was killed because memory ran out",
+        ),
+        (
+            json!({"status": "completed", "exit_code": 0, "oom_kills": 2}),
+            "completed; 2 processes were killed because memory ran out",
+        ),
         (json!({"status": "failed", "signal": 40}), "ended by signal 40"),
         (json!({"status": "failed", "error": "exec format error"}), "did not start: exec format error"),
         (json!({"status": "failed"}), "failed"),
@@ -192,7 +198,7 @@ fn runs_are_a_table() {
     let expected = "\
 RUN  STARTED                        TOOK  SCRIPT            OUTCOME
  10  2026-01-31 10:00:00 UTC  3 min 20 s  demo.sh -v 'a b'  running
-  9  2026-01-31 10:00:00 UTC        42 s  demo.sh -v 'a b'  failed with exit code 3; 1 process was killed for want of memory
+  9  2026-01-31 10:00:00 UTC        42 s  demo.sh -v 'a b'  failed with exit code 3; 1 process was killed because memory ran out
   8  -                                 -  demo.sh -v 'a b'  did not start: no such\\tfile
 ";
     let all: Vec<Run> = history().into_iter().map(|whole| whole.run).collect();
@@ -215,7 +221,7 @@ fn outcome_of_a_stopped_run_names_who_stopped_it() {
 #[test]
 fn one_run_is_told_in_full() {
     let expected = "\
-run 9  demo.sh  failed with exit code 3; 1 process was killed for want of memory
+run 9  demo.sh  failed with exit code 3; 1 process was killed because memory ran out
   folder     /srv
   arguments  [\"-v\",\"a b\"]
   pid        4711

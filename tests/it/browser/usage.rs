@@ -160,7 +160,7 @@ fn pause_has_no_samples_and_a_band() {
     assert!(points(&browser).iter().all(|[_, parts]| *parts == 2), "no line goes through the pause: {:?}", points(&browser));
 }
 
-/// A child was killed for want of memory in each of these runs, and then they ended in different ways.
+/// A child was killed because memory ran out in each of these runs, and then they ended in different ways.
 #[test]
 fn page_says_that_memory_ran_out_only_of_ends_that_it_explains() {
     let Some(browser) = Browser::start() else { return };

@@ -51,11 +51,23 @@ pub(super) fn exit_code(child: &mut Child) -> Option<i32> {
     panic!("it did not end");
 }
 
-/// Locks a runtime directory as a server does. If it is already locked, it stays so.
-pub(super) fn hold(runtime: &Path) -> fs::File {
+/// A runtime directory that is locked, as by a server, until this value is dropped.
+#[must_use]
+pub(super) struct Held(fs::File);
+
+impl Drop for Held {
+    /// Unlocks explicitly. Until it executes its program, a process that another test forked in the meantime also has the open file, and
+    /// would keep the lock after a close.
+    fn drop(&mut self) {
+        rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock).expect("it is open");
+    }
+}
+
+/// Locks a runtime directory. If it is already locked, it stays so.
+pub(super) fn hold(runtime: &Path) -> Held {
     let lock = fs::File::open(runtime).expect("there");
     let _is_held = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-    lock
+    Held(lock)
 }
 
 /// Writes the `server.json` of a server with this id.
@@ -67,8 +79,7 @@ pub(super) fn write_server_json(runtime: &Path, id: &str, server: &FakeServer) {
 }
 
 /// Announces this as the server of the folder until the returned value is dropped.
-#[must_use]
-pub(super) fn announce(folder: &Path, server: &FakeServer) -> fs::File {
+pub(super) fn announce(folder: &Path, server: &FakeServer) -> Held {
     let runtime = folder.join("runtime");
     fs::create_dir_all(&runtime).expect("made");
     write_server_json(&runtime, "x", server);

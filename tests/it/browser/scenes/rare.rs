@@ -32,7 +32,7 @@ const PLAYED: &str = "
     return new Response(JSON.stringify(body), response);
   };";
 
-/// The kernel ends the run for want of memory: the script itself plays the kernel that counts.
+/// The kernel ends the run because memory ran out: the script itself plays the kernel that counts.
 pub(super) fn without_memory(stage: &mut Stage<'_>) {
     if !stage.wants("no-memory") {
         return;
