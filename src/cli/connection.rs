@@ -104,7 +104,11 @@ impl Resolver for Addresses {
         if thread::Builder::new().spawn(|| ()).is_err() {
             timeout.after = Limit::NotHappening;
         }
-        DefaultResolver::default().resolve(uri, config, timeout)
+        // A name without an address is an input/output error for the library, like a connection that breaks. Nothing was sent.
+        DefaultResolver::default().resolve(uri, config, timeout).map_err(|error| match error {
+            Error::Io(_) => Error::HostNotFound,
+            other => other,
+        })
     }
 }
 

@@ -266,6 +266,8 @@ fn every_error_begins_with_the_program_name() {
         (&["serve", "--json"], 2, "serve does not use --json; remove it"),
         (&["check"], 1, "there is no such file"),
         (&["--url", "http://127.0.0.1:1", "status"], 4, "no server answers at"),
+        // No resolver is asked for a name with an empty part.
+        (&["--url", "http://a..b:1", "status"], 4, "no server answers at"),
     ] {
         let (found, out, err) = run_in(folder.path(), args);
         assert_eq!((found, out.as_str()), (code, ""), "{args:?}: {err}");
