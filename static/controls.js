@@ -59,16 +59,16 @@ function watchForFocus(changed) {
 // Calls `then` for each click on a button that the user began while this page was before their eyes. A double click is one.
 export function onMeantClick(button, then) {
   let isMeant = false;
-  button.addEventListener('pointerdown', ({ timeStamp }) => {
+  button.onpointerdown = ({ timeStamp }) => {
     isMeant = isSettled(timeStamp) || (timeStamp - shownAt >= SHOWN_MS && timeStamp - focusedAt < SAME_PRESS_MS);
-  });
-  button.addEventListener('click', ({ detail, timeStamp }) => {
+  };
+  button.onclick = ({ detail, timeStamp }) => {
     // A key, or a screen reader, makes a click without a press before it.
     if (detail === 0 ? isSettled(timeStamp) : isMeant && detail === 1) then();
     isMeant = false;
-  });
+  };
   // A key that is held down is one press.
-  button.addEventListener('keydown', (event) => { if (event.repeat) event.preventDefault(); });
+  button.onkeydown = (event) => !event.repeat;
 }
 
 // ---- The buttons -----------------------------------------------------------------------------------------------------

@@ -185,10 +185,10 @@ export function makeRail({ ask, address }) {
     clearTimeout(typing);
     typing = setTimeout(() => choose({ find: $('find-runs').value.trim() }), FIND_MS);
   };
-  $('runs').addEventListener('scroll', () => {
+  $('runs').onscroll = () => {
     const { scrollTop, scrollHeight, clientHeight } = $('runs');
     if (next && scrollHeight - scrollTop - clientHeight < NEAR_PX) load(next);
-  }, { passive: true });
+  };
   $('fold').onclick = () => document.body.classList.toggle(innerWidth > 1100 ? 'no-rail' : 'show-rail');
 
   return { show, tick, find: (id) => recent.find((run) => run.id === id) ?? null };

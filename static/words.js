@@ -264,11 +264,11 @@ export function timeLeft({ percent, active, told, usual }) {
 
 // What to do next, by the API's stable error code.
 export const HINTS = {
-  invalid_transition: 'It had changed already, by itself or through another client. The state above is up to date.',
+  invalid_transition: 'It had already changed. The state above is up to date.',
   run_changed: 'Another run has begun since. The state above is up to date.',
   not_repeatable: 'Choose “Edit and run…” and give the values that were not kept.',
   script_not_found: 'Put the script back, or start another one.',
-  invalid_script: 'Choose another script, or mend this one.',
+  invalid_script: 'Choose another script, or correct this one.',
   script_outside_root: 'Move it into the root folder, or set another one (AUTOAPPDEV_PIPELINE_CWD) and restart the server.',
   spawn_failed: 'Check the script’s first line (#!…) and its execute bit.',
   still_under_way: 'The action is still under way. Watch the state above before trying again.',
@@ -278,9 +278,9 @@ export const HINTS = {
   storage_failed: 'Check the disk and the server’s log, backend.log.',
   disk_full: 'Free some space on the server’s disk.',
   unauthorized: 'Log in above, then try again.',
-  read_only: 'Log out, and log in with the other token or its link.',
+  read_only: 'Log in with the operator token or its link.',
   other_server: 'Nothing was done.',
-  lost: 'It may or may not have been done. The state above will tell as soon as the server answers.',
+  lost: 'It may have been done. The state above will tell once the server answers.',
 };
 export const NO_HINT = 'The server’s log, backend.log, may say more.';
 export const didNotWork = (action) => (action === 'longer' ? 'The stop was not put off.' : `The ${action} did not work.`);
@@ -333,7 +333,7 @@ export const START = {
   starting: 'Starting…', scripts: 'Scripts', findScripts: (root) => (root ? `Find a script in ${root}` : 'Find a script'),
   reading: 'Looking for scripts…',
   noScripts: (root) => `No scripts found in ${root}`, noMatch: 'No script has this in its name.', noList: 'The scripts could not be listed.',
-  whatIsOne: 'Listed are executable files, files with a first line such as #!/usr/bin/env python3, and names that end with .sh.',
+  whatIsOne: 'The list has executable files, files that begin with #!, and names that end with .sh.',
   cut: (count) => `Only ${count.toLocaleString()} are listed. Type a part of a name to find others.`,
   tryAgain: 'Try again', use: (path) => `Use “${path}”`, notListed: (problem) => (problem ? '' : 'not in the list'),
   chooseOne: 'Choose a script.',
@@ -404,7 +404,7 @@ export const DETAILS = {
   command: 'Command', copyLink: 'Copy link', copyCli: 'Copy as CLI', copyCurl: 'Copy as curl', process: 'Process',
   pid: 'Process', startedBy: 'Started by', started: 'Started', ended: 'Ended', active: 'Active', cpuTime: 'CPU time',
   exit: 'Exit', grace: 'Time to stop', error: 'Error', environment: 'Environment', hidden: 'not shown', notKept: 'not kept',
-  happened: 'What happened', unknown: 'unknown',
+  happened: 'Events', unknown: 'unknown',
   paused: (ms) => `paused ${since(ms)}`, soFar: (ms) => `${since(ms)} so far`, user: (ms) => `${took(ms)} in user mode`,
   system: (ms) => `${took(ms)} in the kernel`,
   pidOf: (pid, containment) => `${pid}, ${containment === 'cgroup' ? 'in its own control group' : 'with its descendants'}`,

@@ -98,10 +98,7 @@ fn same_action_of_two_pages_happens_once() {
 fn assert_at_most_one_is_told(told: &[String; 2]) {
     let troubles: Vec<_> = told.iter().filter(|words| !words.is_empty()).collect();
     assert!(troubles.len() <= 1, "{told:?}");
-    let says_why = |words: &str| {
-        words.contains("It had changed already, by itself or through another client.")
-            || words.contains("Another run has begun since.")
-    };
+    let says_why = |words: &str| words.contains("It had already changed.") || words.contains("Another run has begun since.");
     assert!(troubles.iter().all(|words| says_why(words)), "{told:?}");
 }
 
