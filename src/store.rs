@@ -1,12 +1,12 @@
 //! The database: opening it, its schema, and all SQL.
 //!
-//! Level 1. The supervisor owns the one [`Store`], which writes, and takes in what others hand it through a [`Writer`]; HTTP threads open a
-//! [`Reader`] for each use. A change is one IMMEDIATE
-//! transaction that is on the disk when the call returns (WAL, `synchronous=FULL`: <https://www.sqlite.org/pragma.html#pragma_synchronous>),
-//! and counts `version` up by one for each thing newly known. If killed here: all of a change is there, or nothing.
+//! Level 1. The supervisor owns the only [`Store`], which is the only writer. Other threads hand it changes through a [`Writer`],
+//! and HTTP threads open a [`Reader`] for each use. A change is one IMMEDIATE transaction that is on the disk when the call
+//! returns (WAL, `synchronous=FULL`: <https://www.sqlite.org/pragma.html#pragma_synchronous>), and it increments `version` by one
+//! for each new fact. If killed here: all of a change is stored, or nothing.
 //!
-//! No rule of the life cycle stands here. What a fact means is decided in [`crate::pipeline`]; this file keeps it, and refuses
-//! what does not follow from what is stored.
+//! This module contains no rule of the life cycle. [`crate::pipeline`] decides what a fact means. This module stores the result,
+//! and refuses a change that does not follow from what is stored.
 
 mod change;
 mod check;

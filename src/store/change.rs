@@ -1,7 +1,7 @@
 //! The changes that the writer makes, each within a transaction that its caller begins and commits.
 //!
-//! A change reads what is stored, works out what follows, and writes it under the guard that the stored state still is what it
-//! started from. Times are floored here: nothing in a run is earlier than what happened before it, whatever the clock says.
+//! A change reads what is stored, works out the new values, and writes them only if the stored state is still the one that it
+//! read. Times never decrease within a run, whatever the clock says.
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
@@ -11,44 +11,44 @@ use crate::api::runs::Event;
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, Origin, RunStatus, State, Transition, told_of_oom_kills};
 
-/// What a run begins with.
+/// The values with which a run begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewRun {
-    /// The script as it was asked for.
+    /// The script, as the request named it.
     pub script: String,
-    /// The folder it runs in.
+    /// The working directory.
     pub cwd: String,
     /// Its arguments.
     pub args: Vec<String>,
-    /// The position in the log before its first byte.
+    /// The position in the log at which the run's output begins.
     pub log_start: u64,
-    /// The origin of its start; none if it is unknown.
+    /// The origin of the start; `None` if it is unknown.
     pub origin: Option<Origin>,
-    /// The folder as the start named it; none means the root.
+    /// The working directory as the start named it; `None` means the root.
     pub start_cwd: Option<String>,
     /// The names of the variables that the start added to the environment, sorted.
     pub env_names: Vec<String>,
-    /// The grace that the start named, in milliseconds; none means the server's.
+    /// The grace that the start named, in milliseconds; `None` means the server's.
     pub grace_ms: Option<u64>,
 }
 
-/// How a run ends that nobody saw end.
+/// How a run without an observed end is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnseenEnd {
-    /// It may have lived; how it ended is unknown.
+    /// It may have run; how it ended is unknown.
     Lost,
-    /// It never came to life. Only for a run that is still `starting`.
+    /// It never ran. Only for a run that is still `starting`.
     NeverBegan,
 }
 
-/// The event before a run's first fact: its commit.
+/// The event before a run's first fact: the commit of the run.
 pub(super) const KIND_STARTING: &str = "starting";
-/// The event after a run's last fact, where that is no end.
+/// The event after the last fact of a run without an observed end.
 pub(super) const KIND_LOST: &str = "lost";
-/// The event of a run that never came to life, told by its shim or found out at boot.
+/// The event of a run that never ran, reported by its shim or found at boot.
 pub(super) const KIND_SPAWN_FAILED: &str = "spawn_failed";
 
-/// Inserts a run that is `starting`, with an id of its own or the one given. Returns the id.
+/// Inserts a run that is `starting`, with a new id or the given one. Returns the id.
 pub(super) fn begin(
     tx: &Transaction<'_>,
     id: Option<i64>,
@@ -85,7 +85,7 @@ pub(super) fn begin(
     let detail = new.origin.map(|origin| format!("started {origin}"));
     let event = Event { cause: Some(cause.to_string()), origin: new.origin, detail, ..rows::event(0, at, KIND_STARTING) };
     insert_event(tx, run_id, &event)?;
-    // A new run is a new line of time: a clock that was set back before it is believed.
+    // A new run starts its own timeline, so the clock is accepted even if it was set back.
     let changed = tx
         .prepare_cached(
             "UPDATE pipeline_state SET run_id = ?1, version = version + 1, updated_at = ?2 WHERE id = 1 AND state = ?3",
@@ -97,14 +97,16 @@ pub(super) fn begin(
     Ok(run_id)
 }
 
-/// Why a run could not be inserted. `SQLite` reports a full disk when there is no next id: <https://www.sqlite.org/autoinc.html>.
-/// No machine starts that many runs, but a database or a run directory from another machine can claim any number.
+/// Returns why a run could not be inserted. `SQLite` reports a full disk when there is no next id:
+/// <https://www.sqlite.org/autoinc.html>. No machine starts that many runs, but a database or a run directory from another
+/// machine can contain any number.
 pub(super) fn why_no_run(conn: &Connection, error: rusqlite::Error) -> rusqlite::Result<StoreErrorKind> {
     Ok(if highest_id(conn, "pipeline_runs")? == i64::MAX { no_next_id() } else { error.into() })
 }
 
-/// The highest id that a table has given: the next row gets its successor. As `SQLite` itself reads it, from the first line of the table
-/// and from the rows: a database from another machine can have any value in both. 0 before the first row.
+/// Returns the highest id that a table has assigned, or 0 before the first row; the next row gets its successor. Like `SQLite`,
+/// it uses the first line for the table in `sqlite_sequence` and the rows themselves, because a database from another machine can
+/// have any value in both.
 pub(super) fn highest_id(conn: &Connection, table: &str) -> rusqlite::Result<i64> {
     let given = "SELECT coalesce((SELECT CAST(seq AS INTEGER) FROM sqlite_sequence WHERE name = ?1 ORDER BY rowid LIMIT 1), 0)";
     let given: i64 = conn.prepare_cached(given)?.query_row([table], |row| row.get(0))?;
@@ -112,7 +114,7 @@ pub(super) fn highest_id(conn: &Connection, table: &str) -> rusqlite::Result<i64
     Ok(given.max(used))
 }
 
-/// The highest id itself is not given to a run, because much is looked up by the id after a run's.
+/// Refuses the highest possible id, because some queries need the id after a run's.
 pub(super) fn refuse_highest_id(run_id: i64) -> Result<(), StoreErrorKind> {
     if run_id == i64::MAX { Err(no_next_id()) } else { Ok(()) }
 }
@@ -121,7 +123,7 @@ fn no_next_id() -> StoreErrorKind {
     StoreErrorKind::Conflict("no run can begin, because the highest possible run id has been used".to_owned())
 }
 
-/// Records one fact on top of `before`, which stays where the fact's number is there already.
+/// Records one fact on top of `before`. Returns `before` if a fact with this number is already recorded.
 pub(super) fn record(
     tx: &Transaction<'_>,
     run_id: i64,
@@ -164,12 +166,12 @@ pub(super) fn record(
         ))?;
     }
     let row = PipelineRow { version: before.version + 1, updated_at: before.updated_at.max(at), ..before };
-    // Such a fact may come late, of a run that is not the latest any more.
+    // Such a fact may come late, from a run that is no longer the latest.
     write_row(tx, &row, row.state, row.run_id)?;
     Ok(row)
 }
 
-/// Ends a run that is alive as far as is known.
+/// Ends a run that is recorded as live.
 pub(super) fn end(
     tx: &Transaction<'_>,
     run_id: i64,
@@ -206,7 +208,7 @@ pub(super) fn end(
     Ok(row)
 }
 
-/// What the pipeline and its run become by a transition that the fact of `entry` brought at `at`.
+/// Returns the pipeline's new row and updates `run`, for a transition caused by the fact of `entry` at `at`.
 fn follow(
     before: &PipelineRow,
     run: &mut RunRow,
@@ -260,8 +262,8 @@ fn follow(
     Ok(row)
 }
 
-/// What the pipeline is once `run` has ended. Of a run that never came to life there are no times to keep; those that stand there are
-/// of the run before.
+/// Returns the pipeline's row once `run` has ended. A run that never ran has no times of its pauses; those in `before` belong to
+/// the previous run.
 fn ended(before: &PipelineRow, run: &RunRow, at: Timestamp) -> PipelineRow {
     let lived = run.started_at.is_some();
     PipelineRow {
@@ -277,7 +279,7 @@ fn ended(before: &PipelineRow, run: &RunRow, at: Timestamp) -> PipelineRow {
     }
 }
 
-/// The run, which must not have ended: an end is final.
+/// Returns a run that has not ended, because an end is final.
 fn live_run(tx: &Transaction<'_>, run_id: i64) -> Result<RunRow, StoreErrorKind> {
     match RunRow::read(tx, run_id)? {
         Some(run) if run.status.is_live() => Ok(run),
@@ -286,7 +288,7 @@ fn live_run(tx: &Transaction<'_>, run_id: i64) -> Result<RunRow, StoreErrorKind>
     }
 }
 
-/// The number and the time of what happened last in the run. Later events are not earlier than this, whatever the clock says.
+/// Returns the number and the time of the run's last event. Later events never get an earlier time, whatever the clock says.
 fn last_event(tx: &Transaction<'_>, run_id: i64) -> Result<(u64, Timestamp), StoreErrorKind> {
     let last: Option<(i64, Timestamp)> = tx
         .prepare_cached("SELECT seq, at FROM pipeline_events WHERE run_id = ?1 ORDER BY seq DESC LIMIT 1")?
@@ -325,7 +327,7 @@ fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &Event) -> Result<(), 
     Ok(())
 }
 
-/// Writes what can change of a run.
+/// Writes the columns of a run that can change.
 fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), StoreErrorKind> {
     let (killed, killed_count) = rows::stored_killed(&run.killed).unzip();
     tx.prepare_cached(
@@ -355,7 +357,7 @@ fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), StoreErrorKind> {
     Ok(())
 }
 
-/// Writes what the pipeline is, if it still is what the change started from.
+/// Writes the pipeline's row, if the stored one still is what the change started from.
 fn write_row(tx: &Transaction<'_>, row: &PipelineRow, expected: State, of_run: Option<i64>) -> Result<(), StoreErrorKind> {
     let changed = tx
         .prepare_cached(
@@ -383,7 +385,7 @@ fn write_row(tx: &Transaction<'_>, row: &PipelineRow, expected: State, of_run: O
     }
 }
 
-/// A fact as the history shows it: its values, and a sentence for people.
+/// Converts a fact to an event of the history: its values, and a sentence for users.
 fn describe(entry: &Entry, at: Timestamp) -> Event {
     let origin = entry.origin;
     let mut event = Event { origin, ..rows::event(entry.seq, at, entry.fact.kind()) };

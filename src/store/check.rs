@@ -1,6 +1,6 @@
-//! `autoappdev check`: looks the database over, and proves that it can be written, without changing it.
+//! `autoappdev check`: checks the database, and that it can be written, without changing it.
 //!
-//! May run beside a live server: it holds the write lock for about a millisecond.
+//! It may run beside a live server: it holds the write lock for about a millisecond.
 
 use std::path::Path;
 
@@ -14,15 +14,18 @@ use super::{change, open, schema};
 /// One step of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckStep {
-    /// What was looked at.
+    /// The name of the step.
     pub name: &'static str,
-    /// What was found, for people: good or bad.
+    /// What was found, for users: good or bad.
     pub result: Result<String, String>,
 }
 
-/// Looks the database at `path` over; gives the steps in the order of looking. A step that failed may keep later ones from being taken.
-/// An error where there is nothing to look over: no file, not ours, newer, damaged so that it can't be read, not writable. Creates and
-/// migrates nothing.
+/// Checks the database at `path`, without creating or migrating anything. Returns the steps in their order. After a failed step,
+/// later ones may be left out.
+///
+/// # Errors
+/// The database cannot be checked: the file is missing, of another program, newer, not writable, or so damaged that it cannot be
+/// read.
 pub fn check(path: &Path) -> Result<Vec<CheckStep>, StoreError> {
     steps(path).map_err(|kind| StoreError::new(path, kind.found()))
 }
@@ -38,7 +41,7 @@ fn steps(path: &Path) -> Result<Vec<CheckStep>, StoreErrorKind> {
     let mut conn = open::connect(path)?;
     // Other differences were refused above.
     let inert = schema::differences(&conn, schema_version())?.inert;
-    // A table of others can have expressions in it that take hours, so only ours are looked over then.
+    // A table of another program can contain expressions that take hours, so then only this program's tables are checked.
     let tables = if inert.is_empty() { Vec::new() } else { schema::tables(schema_version())? };
     let schema = if inert.is_empty() { Ok(format!("version {}", schema_version())) } else { Err(inert.join("; ")) };
     steps.push(CheckStep { name: "schema", result: schema });
@@ -46,7 +49,7 @@ fn steps(path: &Path) -> Result<Vec<CheckStep>, StoreErrorKind> {
     let is_intact = integrity.is_ok();
     steps.push(CheckStep { name: "integrity", result: integrity });
     if !is_intact {
-        // The other steps read the tables, and that might not end.
+        // The other steps read the tables, and that might never end.
         return Ok(steps);
     }
     steps.push(CheckStep { name: "foreign keys", result: verdict(&conn, "foreign_key_check", &tables, "")? });
@@ -54,8 +57,9 @@ fn steps(path: &Path) -> Result<Vec<CheckStep>, StoreErrorKind> {
     Ok(steps)
 }
 
-/// Runs a checking pragma on each of these tables, or on the whole file where none are named: good when the first column of the first
-/// line that it gives is `good`. Reads the first line only: a damaged file's next one might take for ever, or there are millions.
+/// Runs a checking pragma on each of these tables, or on the whole file if there are none. The result is good if the first column
+/// of the first line is `good`. Reads only the first line: in a damaged file the next one might take forever, or there may be
+/// millions.
 fn verdict(conn: &Connection, whole: &str, tables: &[String], good: &str) -> rusqlite::Result<Result<String, String>> {
     let (pragma, _) = whole.split_once('(').unwrap_or((whole, ""));
     let mut checks: Vec<String> = tables.iter().map(|table| format!("{pragma}('{table}')")).collect();
@@ -78,11 +82,12 @@ fn write_and_read_back(conn: &mut Connection, path: &Path) -> rusqlite::Result<R
     let before = PipelineRow::read(conn)?;
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let read_back = try_writing(&tx);
-    // Not `rollback`, which fails where SQLite has done it already, as after SQLITE_FULL: https://www.sqlite.org/lang_transaction.html
+    // Not `rollback`, which fails if SQLite has already rolled back, as after SQLITE_FULL:
+    // https://www.sqlite.org/lang_transaction.html
     tx.finish()?;
     let after = PipelineRow::read(conn)?;
     Ok(match read_back {
-        // A live server may have gone on in the meantime; what must not be there is what was written here.
+        // A live server may have made changes meanwhile, but the values written here must be gone.
         Ok(written) if after.version < before.version || after == written => {
             Err("what was written could not be undone".to_owned())
         }
@@ -91,7 +96,7 @@ fn write_and_read_back(conn: &mut Connection, path: &Path) -> rusqlite::Result<R
     })
 }
 
-/// Writes what a lost run leaves, which no rule of the schema forbids at any time.
+/// Writes the rows of a lost run, which the schema always allows.
 fn try_writing(tx: &Transaction<'_>) -> Result<PipelineRow, StoreErrorKind> {
     const AT: &str = "2000-01-01T00:00:00.000Z";
     let inserted = tx.execute(

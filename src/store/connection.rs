@@ -1,4 +1,4 @@
-//! The one connection that writes: opening it, its patience with locks of other processes, and each change as one transaction.
+//! The only connection that writes: opening it, its timeout for locks of other processes, and each change as one transaction.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -19,21 +19,22 @@ use crate::pipeline::{Cause, Entry, Killed, Transition};
 /// How long the writer waits for a lock that another process holds. This blocks the supervisor's thread.
 pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
-/// The same once the lock is known to be held: no wait, except in [`Store::try_writing`], which finds out when it is released.
-/// A few attempts within a moment find a gap that a single one would miss where the other process takes the lock again and again.
+/// The timeout while the lock is known to be held: no wait, except in [`Store::try_writing`], which finds out when the lock is
+/// released. If another process takes the lock again and again, a few attempts in quick succession can find a gap that a single
+/// attempt would miss.
 pub(super) const PATIENCE_WHILE_LOCKED: Duration = Duration::ZERO;
 const PATIENCE_OF_A_TRIAL: Duration = Duration::from_millis(20);
 
-/// The one connection that writes.
+/// The only connection that writes.
 #[derive(Debug)]
 pub struct Store {
     pub(super) conn: Connection,
     pub(super) file: DatabaseFile,
-    /// Behind the connection, which is closed first.
+    /// Declared after the connection, which is closed first.
     pub(super) index: Index,
-    /// Whether the last commit was not synced, so that the next one must ask for that again.
+    /// True if the last commit was not synced, so that the next synced change must restore the setting.
     pub(super) is_relaxed: bool,
-    /// How long to wait for a lock of another process now.
+    /// How long to wait now for a lock of another process.
     pub(super) patience: Cell<Duration>,
 }
 
@@ -46,14 +47,15 @@ pub struct Opened {
     pub applied: Vec<String>,
 }
 
-/// Applies what is lacking to the database at `path`, creating it where there is none; gives the names of what was applied. Idempotent.
+/// Applies the missing migrations to the database at `path`, and creates it if it does not exist. Returns the names of the
+/// migrations that were applied. Idempotent.
 pub fn migrate(path: &Path) -> Result<Vec<String>, StoreError> {
     Store::open(path).map(|opened| opened.applied)
 }
 
 impl Store {
-    /// Opens the database at `path` and brings its schema up to date. A file that is not there is made, with mode 0600; its folder is
-    /// not. A file that is damaged, newer, of another program or not writable is refused and left as it is.
+    /// Opens the database at `path` and brings its schema up to date. Creates a missing file with mode 0600, but not its folder.
+    /// Refuses a file that is damaged, newer, of another program or not writable, and leaves it unchanged.
     pub fn open(path: &Path) -> Result<Opened, StoreError> {
         let (conn, applied) = open::open(path).map_err(|kind| StoreError::new(path, kind.found()))?;
         let patience = Cell::new(BUSY_TIMEOUT);
@@ -62,22 +64,22 @@ impl Store {
         Ok(Opened { store, applied })
     }
 
-    /// What the pipeline is.
+    /// Returns the pipeline's row.
     pub fn row(&self) -> Result<PipelineRow, StoreError> {
         self.read(PipelineRow::read)
     }
 
-    /// The run with the highest id; none before the first.
+    /// Returns the run with the highest id; `None` before the first run.
     pub fn latest_run(&self) -> Result<Option<RunRow>, StoreError> {
         self.read(RunRow::latest)
     }
 
-    /// The run with this id.
+    /// Returns the run with this id.
     pub fn run(&self, id: i64) -> Result<Option<RunRow>, StoreError> {
         self.read(|conn| RunRow::read(conn, id))
     }
 
-    /// The number of the last fact of the run's journal that is recorded; 0 when none is. What the store itself added does not count.
+    /// Returns the number of the last recorded fact of the run's journal, or 0. Events that the store itself added do not count.
     pub fn last_seq(&self, run_id: i64) -> Result<u64, StoreError> {
         let seq: Option<i64> = self.read(|conn| {
             rows::events_in_order(conn, run_id)?;
@@ -89,31 +91,31 @@ impl Store {
         Ok(seq.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0))
     }
 
-    /// The recorded stops of the run as one; none while nobody has asked it to end.
+    /// Returns the recorded stops of the run as one; `None` if no stop was requested.
     pub fn stop_of(&self, run_id: i64) -> Result<Option<StopRow>, StoreError> {
         self.read(|conn| StopRow::read(conn, run_id))
     }
 
-    /// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run.
+    /// Returns the highest position in the log that any run is known to have reached, in bytes; 0 before the first run.
     pub fn log_position_max(&self) -> Result<u64, StoreError> {
-        // Each run begins where those before it had ended, so the latest ones are enough. More than one is read, because a run that was
-        // recorded without a readable journal has an unknown position, stored as 0.
+        // Each run begins at the position where the runs before it ended, so the latest runs are enough. More than one is read,
+        // because a run that was recorded without a readable journal has an unknown position, stored as 0.
         let sql = "SELECT coalesce(max(position), 0) AS position FROM
              (SELECT coalesce(log_end, log_start) AS position FROM pipeline_runs ORDER BY id DESC LIMIT 64)";
         self.read(|conn| conn.prepare_cached(sql)?.query_row([], |row| rows::count(row, "position")))
     }
 
-    /// The id that the next run gets.
+    /// Returns the id that the next run gets.
     pub fn next_run_id(&self) -> Result<i64, StoreError> {
         self.read(|conn| Ok(change::highest_id(conn, "pipeline_runs")?.saturating_add(1)))
     }
 
-    /// Keeps every id up to `highest` from being given to a new run: directories of these ids exist, or existed before the database was
-    /// removed. No change of the pipeline, so `version` stays.
+    /// Prevents new runs from getting an id up to `highest`: directories of these ids exist, or existed before the database was
+    /// removed. The pipeline does not change, so `version` stays.
     pub fn reserve_run_ids(&mut self, highest: i64) -> Result<(), StoreError> {
         self.write(|tx| {
             if change::highest_id(tx, "pipeline_runs")? < highest {
-                // AUTOINCREMENT takes the successor of what stands here: https://www.sqlite.org/autoinc.html
+                // AUTOINCREMENT uses the successor of this value: https://www.sqlite.org/autoinc.html
                 tx.execute("DELETE FROM sqlite_sequence WHERE name = 'pipeline_runs'", [])?;
                 tx.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('pipeline_runs', ?1)", [highest])?;
             }
@@ -121,15 +123,15 @@ impl Store {
         })
     }
 
-    /// Commits a run that the database knows nothing of but whose shim lives: the database was lost meanwhile. Its journal, recorded
-    /// from the beginning, tells the rest.
+    /// Commits a run that is missing in the database but whose shim is alive, because the database was lost meanwhile. Its
+    /// journal, recorded from the beginning, supplies the rest.
     pub fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<i64, StoreError> {
         self.write(|tx| change::begin(tx, Some(id), new, at, Cause::Recovery))
     }
 
-    /// Records facts of a run in the order of its journal, all in one transaction. A number that is recorded already changes nothing.
-    /// A transition must start from the stored state and be of the latest run, alive as far as is known; otherwise it is a
-    /// [`StoreErrorKind::Conflict`] and nothing of the whole call is kept. Returns what the pipeline is now.
+    /// Records facts of a run in the order of its journal, all in one transaction. Facts that are already recorded change
+    /// nothing. A transition must start from the stored state and belong to the latest run, which must be live. Otherwise the
+    /// call fails with [`StoreErrorKind::Conflict`] and records nothing. Returns the pipeline's new row.
     pub fn record_all(&mut self, run_id: i64, facts: &[(Entry, Option<Transition>)]) -> Result<PipelineRow, StoreError> {
         self.write(|tx| {
             facts
@@ -138,8 +140,8 @@ impl Store {
         })
     }
 
-    /// Ends the latest run, which counts as alive, without an observed end. `error` is the reason, for users; `killed` are the processes that
-    /// recovery killed.
+    /// Ends the latest run, which is recorded as live, without an observed end. `error` is the reason, for users; `killed` are
+    /// the processes that recovery killed.
     pub fn end_run(
         &mut self,
         run_id: i64,
@@ -151,12 +153,12 @@ impl Store {
         self.write(|tx| change::end(tx, run_id, end, at, error, killed))
     }
 
-    /// Where the database is, and which file that is.
+    /// Returns the database's file.
     pub fn file(&self) -> &DatabaseFile {
         &self.file
     }
 
-    /// Takes runs that have ended out of the history, with their events; never the latest.
+    /// Removes runs that have ended from the history, with their events; never the latest.
     pub fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
         self.write(|tx| {
             for id in ids {
@@ -171,9 +173,10 @@ impl Store {
         })
     }
 
-    /// Counts `version` up for a change that is not stored here but that clients wait for, such as an action that is now pending.
+    /// Increments `version` for a change that is not stored here but that clients wait for, such as an action that is now
+    /// pending.
     pub fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError> {
-        // What a power cut takes with it nobody waits for any more.
+        // No sync: after a power cut, no client waits for this version any more.
         self.write_unsynced(|tx| {
             let mut row = PipelineRow::read(tx)?;
             row.version += 1;
@@ -184,11 +187,11 @@ impl Store {
         })
     }
 
-    /// Writes what is there already, to find out whether the database takes it: `Ok` means that it does again.
+    /// Writes a value that is already stored, to find out whether the database accepts writes. `Ok` means that it does again.
     pub fn try_writing(&mut self) -> Result<(), StoreError> {
         self.be_patient_for(self.patience.get().max(PATIENCE_OF_A_TRIAL));
         self.write(|tx| {
-            // An UPDATE to the values that are there writes nothing; the header's page is written whatever it is set to.
+            // An UPDATE to the same values writes nothing, but the header's page is written whatever the value is.
             Ok(tx.pragma_update(None, "application_id", history::APPLICATION_ID)?)
         })
     }
@@ -202,13 +205,13 @@ impl Store {
         done.map_err(|kind| StoreError::new(self.file.path(), kind)).inspect_err(|error| self.learn_of_failure(error))
     }
 
-    /// Refuses where another process keeps readers out, and with them the writer.
+    /// Fails if another process locks readers out, and with them the writer.
     fn let_in(&self) -> Result<(), StoreErrorKind> {
         if self.index.keeps_readers_out() { Err(StoreErrorKind::Busy) } else { Ok(()) }
     }
 
-    /// After one failed wait for a lock, no caller waits for the same lock again: the next successful change shows that it is released.
-    /// A successful read proves nothing, because a writer does not lock readers out.
+    /// Notes a failed wait for a lock, so that no caller waits for the same lock again. The next successful change shows that the
+    /// lock was released. A successful read proves nothing, because a writer does not lock readers out.
     fn learn_of_failure(&self, error: &StoreError) {
         if matches!(error.kind, StoreErrorKind::Busy) {
             self.be_patient_for(PATIENCE_WHILE_LOCKED);
@@ -221,7 +224,8 @@ impl Store {
         }
     }
 
-    /// Runs `change` as one transaction without a sync, which is all that takes time here: a kill keeps it, a power cut may not.
+    /// Runs `change` as one transaction without a sync, which is the only slow part: a kill keeps the change, but a power cut can
+    /// lose it.
     pub(super) fn write_unsynced<T>(
         &mut self,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, StoreErrorKind>,
@@ -243,8 +247,8 @@ impl Store {
         self.change(change)
     }
 
-    /// Runs `change` as one transaction. IMMEDIATE takes the write lock at once, so nobody writes between what it reads and what it
-    /// writes, and a busy file is known before anything was done. Dropping the transaction rolls it back.
+    /// Runs `change` as one transaction. IMMEDIATE takes the write lock at once, so no other process writes between the reads and
+    /// the writes, and a busy file is known before anything is done. Dropping the transaction rolls it back.
     fn change<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, StoreErrorKind>) -> Result<T, StoreError> {
         let let_in = self.let_in();
         let Self { conn, file, .. } = &mut *self;

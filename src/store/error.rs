@@ -1,6 +1,6 @@
-//! What can go wrong with the database, in sentences that say the file, the reason and what to do next.
+//! Errors of the database. Each text contains the file, the reason and what to do next.
 //!
-//! Which kind an error of `SQLite` is of is decided here once.
+//! Only this file decides which kind an error of `SQLite` has.
 
 use std::fmt;
 use std::io;
@@ -10,22 +10,22 @@ use rusqlite::ErrorCode;
 
 use crate::pipeline::UnknownWord;
 
-/// Why the database did not do what was asked. Nothing of a failed change was kept.
+/// The reason why an operation of the database failed. A failed change stores nothing.
 #[derive(Debug)]
 pub struct StoreError {
     /// The database file.
     pub path: PathBuf,
-    /// What went wrong.
+    /// The kind of error.
     pub kind: StoreErrorKind,
 }
 
-/// What went wrong with a database. Texts are the reasons, as far as there is more to say than the kind.
+/// The kinds of database errors. The texts are reasons, where the kind alone does not say enough.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreErrorKind {
-    /// There is no file, and the caller asked for one that is there.
+    /// The file does not exist, and the caller needs an existing one.
     #[error("there is no such file; `autoappdev migrate` creates it, or DATABASE_URL names another")]
     Missing,
-    /// The file is no database, or an inconsistent one. It has not been touched.
+    /// The file is not a database, or is inconsistent. It has not been touched.
     #[error(
         "it is damaged: {0}; it has not been touched: move it aside with its -wal and -shm files and start again, or restore a backup"
     )]
@@ -40,7 +40,8 @@ pub enum StoreErrorKind {
         /// The highest schema version of this program.
         known: i64,
     },
-    /// The file's history names migrations that this program knows differently: a development version wrote it. It has not been touched.
+    /// The file's history names migrations that this program knows differently: a development version wrote it. It has not been
+    /// touched.
     #[error(
         "a development version wrote it, and no release can use its schema: {0}; it has not been touched: move it aside with its -wal and -shm files and start again, or run the version that wrote it"
     )]
@@ -50,33 +51,33 @@ pub enum StoreErrorKind {
         "it belongs to another program: {0}; it has not been touched: name another file with DATABASE_URL, or move it aside and start again"
     )]
     Foreign(String),
-    /// The file was refused for one of the reasons above, after a transaction that was cut off in it had been undone.
+    /// The file was refused for one of the reasons above, after an unfinished transaction in it had been rolled back.
     #[error("a transaction that was cut off was undone from the rollback journal beside it; now {0}")]
     RolledBack(String),
-    /// The file or its folder can't be read or written.
+    /// The file or its folder cannot be read or written.
     #[error("{0}; let this user write the file and its folder, or name another file with DATABASE_URL")]
     NotWritable(String),
-    /// A setting that durability or safety stands on, as `name=value`, was not taken.
+    /// `SQLite` rejected a setting that durability or safety depends on, as `name=value`.
     #[error("SQLite rejected {0}; put the file on a local file system that has shared memory and locks")]
     Setting(String),
-    /// There is no room for the change. It passes by itself once there is.
+    /// The disk has no room for the change. Trying again works once there is room.
     #[error("the disk is full; make room and try again")]
     Full,
-    /// The file was removed or replaced while it is open.
+    /// The file was removed or replaced while it was open.
     #[error("it was removed or replaced; put it back, or stop the pipeline and restart the server")]
     Gone,
-    /// Another process has held a lock for longer than the wait. It passes with that lock.
+    /// Another process has held a lock for longer than the timeout. Trying again works once the lock is released.
     #[error(
         "another process has locked it, such as a backup or a sqlite3 shell with an open transaction; end that process or wait, then try again"
     )]
     Busy,
-    /// The change does not fit to what is stored: a fault of the caller, or somebody else wrote in between.
+    /// The change does not fit the stored data: a fault of the caller, or another process wrote in between.
     #[error("{0}; check the state again")]
     Conflict(String),
-    /// A stored value is none of the set that its column holds.
+    /// A stored value is not one of the words that its column allows.
     #[error("{0}; run the version that wrote it, or restore a backup")]
     UnknownWord(UnknownWord),
-    /// A migration did not go through; the file is as it was.
+    /// A migration failed; the file is unchanged.
     #[error("{0}; it is unchanged; check it with `autoappdev check`")]
     Migration(String),
     /// Anything else that `SQLite` reports.
@@ -107,7 +108,8 @@ impl StoreError {
         Self { path: path.to_owned(), kind: kind.into() }
     }
 
-    /// Whether the same change can go through later: the file, the disk or another process stood in the way, and not what is stored.
+    /// Checks whether the same change can succeed later: the cause is the file, the disk or another process, and not the stored
+    /// data.
     pub const fn may_pass(&self) -> bool {
         use StoreErrorKind as Kind;
         match self.kind {
@@ -119,7 +121,7 @@ impl StoreError {
 }
 
 impl StoreErrorKind {
-    /// The same for a file that is only being looked at: there, damage is damage and not an accident.
+    /// Converts the error for a file that is only being checked: in a check, corruption is `Damaged` and not `Sqlite`.
     pub(super) fn found(self) -> Self {
         let Self::Sqlite(error) = self else { return self };
         match error.sqlite_error_code() {
@@ -130,7 +132,7 @@ impl StoreErrorKind {
         }
     }
 
-    /// The same for a file that was changed by the rollback of a transaction before it was refused.
+    /// Converts the error for a file that was changed by a rollback before it was refused.
     pub(super) fn after_rollback(self) -> Self {
         match self {
             Self::Damaged(_) | Self::Newer { .. } | Self::Divergent(_) | Self::Foreign(_) => {
@@ -152,11 +154,12 @@ impl From<rusqlite::Error> for StoreErrorKind {
                 let reason = || said.clone().unwrap_or_else(|| failure.to_string());
                 match failure.code {
                     ErrorCode::DiskFull => Self::Full,
-                    // Growing the shared memory file fails for want of room too (https://www.sqlite.org/rescode.html#ioerr_shmsize).
+                    // Growing the shared memory file also fails if there is no room
+                    // (https://www.sqlite.org/rescode.html#ioerr_shmsize).
                     _ if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => Self::Full,
                     ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Busy,
                     ErrorCode::ReadOnly | ErrorCode::PermissionDenied => Self::NotWritable(reason()),
-                    // A broken CHECK, key or unique index: what was asked for does not fit to what is there.
+                    // A violated CHECK, key or unique index: the change does not fit the stored data.
                     ErrorCode::ConstraintViolation => Self::Conflict(reason()),
                     _ => Self::Sqlite(error),
                 }
@@ -166,7 +169,7 @@ impl From<rusqlite::Error> for StoreErrorKind {
     }
 }
 
-/// Of the file itself or its folder.
+/// Converts an error of the file itself or its folder.
 impl From<io::Error> for StoreErrorKind {
     fn from(error: io::Error) -> Self {
         match error.kind() {

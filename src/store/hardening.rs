@@ -1,7 +1,7 @@
-//! Restricts every database connection, because someone else may have written the file, and a schema can contain code.
+//! Restricts every database connection, because the file may come from an untrusted source, and a schema can contain code.
 //!
 //! <https://www.sqlite.org/security.html>. Loading extensions needs no setting: the SQL function is off by default, and
-//! `.cargo/config.toml` leaves the C function out.
+//! `.cargo/config.toml` leaves out the C function.
 
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -28,14 +28,16 @@ const SETTINGS: [(DbConfig, bool); 7] = [
     (DbConfig::SQLITE_DBCONFIG_DQS_DDL, false),
 ];
 
-/// The longest row or value. Ours are shorter than two request bodies. A file of some megabytes can compute or claim a value of a gigabyte.
+/// The maximum size of a row or value. The server's rows are shorter than two request bodies. A file of a few megabytes can
+/// compute or claim a value of a gigabyte.
 const VALUE_BYTES_MAX: i32 = 16 * 1024 * 1024;
 
-/// The longest pattern of `LIKE` and `GLOB`, whose time grows with the lengths of pattern and text. Ours have 24 characters.
+/// The maximum length of a pattern of `LIKE` and `GLOB`, whose time grows with the lengths of pattern and text. The server's
+/// patterns have 24 characters.
 const PATTERN_BYTES_MAX: i32 = 100;
 
-/// The limits of [`with_limits`]: the longest row, value and statement; the length of a compiled statement; and how many instructions
-/// `SQLite` executes, in portions. Our schema needs less than a fourth of each.
+/// The limits of [`with_limits`]: the size of a row, value or statement; the length of a compiled statement; and the number of
+/// instructions that `SQLite` executes, counted in portions. This program's schema needs less than a fourth of each.
 const SCHEMA_VALUE_BYTES_MAX: i32 = 16 * 1024;
 const SCHEMA_OPS_MAX: i32 = 1024;
 const PORTION: c_int = 500;
@@ -60,8 +62,8 @@ pub(super) fn harden(conn: &Connection) -> Result<(), StoreErrorKind> {
 
 /// Reads from a file whose schema is not known yet, with a limit on the number of steps and on what each can cost.
 ///
-/// `SQLite` reads the whole schema and the planner's statistics before the first statement. Pages that refer to the same page again and
-/// again have endless rows, rows that share pages take gigabytes, and columns of the statistics can be computed.
+/// `SQLite` reads the whole schema and the planner's statistics before the first statement. Pages that refer to the same page
+/// again and again have endless rows, rows that share pages take gigabytes, and columns of the statistics can be computed.
 ///
 /// # Errors
 /// The error of `read`; [`StoreErrorKind::Damaged`] if a limit was reached, even if `SQLite` ignored that.
@@ -96,7 +98,7 @@ pub(super) fn with_limits<T>(
             Some(ErrorCode::TooBig) => {
                 damaged(format!("its schema or its schema history has a row of more than {SCHEMA_VALUE_BYTES_MAX} bytes"))
             }
-            // What SQLite reports for a statement that is too long.
+            // SQLite reports this for a statement that is too long.
             Some(ErrorCode::OutOfMemory) => damaged("an expression in its schema takes too much memory".to_owned()),
             _ => Err(StoreErrorKind::Sqlite(error)),
         },

@@ -1,4 +1,4 @@
-//! What a file's header and its migration history say: whose it is, and which migrations it lacks.
+//! Reads a file's header and its migration history: which program wrote it, and which migrations it lacks.
 //!
 //! Called while a file is opened, before anything is written to it. The file may come from an untrusted source.
 
@@ -11,20 +11,22 @@ use super::error::StoreErrorKind;
 use super::known;
 use super::schema::{self, HISTORY_TABLE};
 
-/// The letters "`AADv`" in the file's header say whose it is. Set by V1; <https://www.sqlite.org/pragma.html#pragma_application_id>.
+/// The letters "`AADv`" in the file's header, which mark a file of this program. Set by V1;
+/// <https://www.sqlite.org/pragma.html#pragma_application_id>.
 pub(super) const APPLICATION_ID: i32 = 0x4141_4476;
 
 /// The maximum number of lines in the history, one for each migration.
 const HISTORY_LINES_MAX: usize = 1000;
 
-/// The schema this program works with: its highest migration's number.
+/// Returns the version of the schema that this program uses: the number of its latest migration.
 pub fn schema_version() -> i64 {
     known::all().last().map_or(0, |newest| newest.version)
 }
 
-/// Whose file it is, its version (0 before the first migration), and which migrations it lacks. To be called within a transaction.
+/// Returns a file's version (0 before the first migration) and the migrations that it lacks. Refuses a file of another program.
+/// Call it within a transaction.
 ///
-/// refinery compares too, but panics on a history it can't parse, so it only ever gets one that went through here.
+/// refinery compares the histories too, but panics on one that it cannot parse. So it only gets a history that was checked here.
 pub(super) fn lacking(conn: &Connection) -> Result<(i64, Vec<String>), StoreErrorKind> {
     let foreign = |reason| Err(StoreErrorKind::Foreign(reason));
     let application_id: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0))?;
@@ -33,8 +35,8 @@ pub(super) fn lacking(conn: &Connection) -> Result<(i64, Vec<String>), StoreErro
     }
     let history = history(conn)?;
     if history.is_empty() {
-        // An empty file, or an empty history, is what a kill before the first migration leaves.
-        // SQLite takes another spelling of the history's name for the same name, so such a table counts as another object.
+        // A kill before the first migration leaves an empty file or an empty history. SQLite takes another spelling of the
+        // history's name for the same name, so such a table counts as another object.
         let sql = "SELECT name FROM sqlite_schema
              WHERE NOT (lower(type) = 'table' AND name = ?1) AND NOT (tbl_name = ?1 AND sql IS NULL) LIMIT 1";
         let object: Option<String> = conn.query_row(sql, [HISTORY_TABLE], |row| row.get(0)).optional()?;
@@ -55,7 +57,7 @@ struct Applied {
     checksum: u64,
 }
 
-/// The migrations that were applied, as refinery wrote them; none where there is no such table.
+/// Returns the migrations that were applied, as refinery recorded them; empty if the table does not exist.
 fn history(conn: &Connection) -> Result<Vec<Applied>, StoreErrorKind> {
     match schema::is_history_of_refinery(conn)? {
         Some(true) => {}
@@ -64,7 +66,7 @@ fn history(conn: &Connection) -> Result<Vec<Applied>, StoreErrorKind> {
         }
         None => return Ok(Vec::new()),
     }
-    // Not in order: where the file has no index for the primary key, SQLite would read and sort all lines first.
+    // Not in order: if the file has no index for the primary key, SQLite would read and sort all lines first.
     let mut statement = conn.prepare(&format!("SELECT version, name, checksum, applied_on FROM {HISTORY_TABLE}"))?;
     let lines: Vec<[Value; 4]> = statement
         .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?
@@ -88,12 +90,12 @@ fn history(conn: &Connection) -> Result<Vec<Applied>, StoreErrorKind> {
         .collect()
 }
 
-/// Refuses a history that this program can't go on from.
+/// Refuses a history that this program cannot continue.
 fn compare(history: &[Applied]) -> Result<(), StoreErrorKind> {
     let newest_known = schema_version();
     let newest_applied = history.iter().map(|applied| applied.version).max().unwrap_or(0);
     let divergent = |reason| Err(StoreErrorKind::Divergent(reason));
-    // Before the versions: a history that does not begin as this one does is not a later part of it.
+    // Checked before the versions: a history with a different beginning is not a newer version of this one.
     for applied in history.iter().filter(|applied| applied.version <= newest_known) {
         let Some(ours) = known::all().iter().find(|ours| ours.version == applied.version) else {
             return divergent(format!("it has V{}__{}, which this program never had", applied.version, applied.name));

@@ -1,7 +1,7 @@
-//! Whether another process keeps readers of the database out, by locks on the index of its write-ahead log.
+//! Detects whether another process locks readers of the database out, by locks on the index of its write-ahead log.
 //!
-//! `SQLite` tries for ten seconds to get past such a lock, whatever wait a connection allows, and the supervisor's thread would stand still
-//! meanwhile. The bytes are those of <https://www.sqlite.org/walformat.html#locks>.
+//! `SQLite` tries for ten seconds to get past such a lock, whatever timeout a connection sets, and would block the supervisor's
+//! thread meanwhile. The bytes are those of <https://www.sqlite.org/walformat.html#locks>.
 
 use std::fs::File;
 use std::ops::Range;
@@ -15,31 +15,32 @@ use nix::libc;
 use super::open::beside;
 use crate::private;
 
-/// The locks of readers that can be had whatever the log contains. A reader needs one of them, and who resets the log takes all for a moment.
+/// The read locks that are available whatever the log contains. A reader needs one of them. A process that resets the log takes
+/// all of them for a moment.
 const READ_LOCKS: Range<libc::off_t> = 124..128;
 
-/// How often, and after which pauses, all locks must be seen taken.
+/// How often all locks must be seen taken, with a pause after each check, before readers count as locked out.
 const LOOKS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The index, kept open as long as the database: to close any descriptor of it drops all locks that `SQLite` holds on it for this process
-/// (<https://www.sqlite.org/howtocorrupt.html>, 2.2).
+/// The index file, kept open as long as the database: closing any descriptor of it would drop all locks that `SQLite` holds on it
+/// for this process (<https://www.sqlite.org/howtocorrupt.html>, 2.2).
 #[derive(Debug)]
 pub(super) struct Index(Option<File>);
 
 impl Index {
-    /// That of the database at `path`, which is open. Without an index nobody can be kept out by it.
+    /// Opens the index of the database at `path`, which is open. Without an index, no process can lock readers out.
     pub(super) fn of(path: &Path) -> Self {
         Self(private::open(&beside(path, "-shm")).ok())
     }
 
-    /// For a database in memory.
+    /// Returns an empty value, for a database in memory.
     #[cfg(test)]
     pub(super) fn none() -> Self {
         Self(None)
     }
 
-    /// Whether another process keeps readers out.
+    /// Checks whether another process locks readers out.
     pub(super) fn keeps_readers_out(&self) -> bool {
         let Some(index) = &self.0 else { return false };
         let are_all_locked = || READ_LOCKS.clone().all(|byte| is_locked(index, byte));
@@ -53,7 +54,7 @@ impl Index {
     }
 }
 
-/// Whether a byte has a lock that excludes readers.
+/// Checks whether a byte has a lock that excludes readers.
 fn is_locked(index: &File, byte: libc::off_t) -> bool {
     let kind = |kind: libc::c_int| libc::c_short::try_from(kind).expect("small");
     let mut lock = libc::flock { l_type: kind(libc::F_RDLCK), l_whence: kind(libc::SEEK_SET), l_start: byte, l_len: 1, l_pid: 0 };

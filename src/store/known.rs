@@ -1,4 +1,4 @@
-//! The migrations that this program carries, as refinery tells them apart.
+//! The migrations that this program contains, with the values by which refinery distinguishes them.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use refinery::Runner;
 pub(super) struct Known {
     pub(super) version: i64,
     pub(super) name: &'static str,
-    /// Of name, version and SQL.
+    /// The checksum of name, version and SQL.
     pub(super) checksum: u64,
     pub(super) sql: &'static str,
 }
@@ -22,14 +22,14 @@ mod embedded {
     refinery::embed_migrations!("migrations");
 }
 
-/// All of them, by version.
+/// Returns all migrations, by version.
 #[cfg(not(test))]
 pub(super) const fn all() -> &'static [Known] {
     KNOWN
 }
 
-/// The migrations, ready to run. Grouped: by itself refinery commits a migration apart from its line in the history, and a kill in
-/// between would leave a file that can't be migrated any more.
+/// Returns a runner of the migrations. It is grouped, because by default refinery commits a migration separately from its line in
+/// the history, and a kill in between would leave a file that can no longer be migrated.
 #[cfg(not(test))]
 pub(super) fn runner() -> Runner {
     embedded::migrations::runner().set_grouped(true)
@@ -44,7 +44,8 @@ impl fmt::Display for Known {
     }
 }
 
-/// Lets a test be a later version of this program, with one more migration: the first release has no older schema to come from.
+/// Simulates a later version of this program with one more migration, because the first release has no older schema to migrate
+/// from.
 #[cfg(test)]
 pub(super) mod later {
     use std::cell::Cell;
@@ -53,15 +54,15 @@ pub(super) mod later {
 
     use super::{KNOWN, Known, embedded};
 
-    /// Adds to each run what only the later version knows of it.
+    /// Adds a column to each run that only the later version has.
     const SQL: &str = "ALTER TABLE pipeline_runs ADD COLUMN mood TEXT; UPDATE pipeline_runs SET mood = status || '!'";
 
-    /// The same, and then a change that the schema forbids.
+    /// Does the same, and then makes a change that the schema forbids.
     const FAULTY_SQL: &str =
         "ALTER TABLE pipeline_runs ADD COLUMN mood TEXT; UPDATE pipeline_runs SET mood = status || '!', log_start = -1";
 
     thread_local! {
-        /// The migrations of the later version, on this thread while it plays one.
+        /// The migrations of the later version, while this thread simulates one.
         static LATER: Cell<Option<&'static [Known]>> = const { Cell::new(None) };
     }
 

@@ -1,9 +1,9 @@
-//! Opening the database in named phases: look at it without touching it, create it where there is none, connect, migrate.
+//! Opens the database in named phases: check the file without changing it, create it if it does not exist, connect, migrate.
 //!
-//! A file that is refused stays byte for byte as it was: everything that can refuse it looks through a connection that can't write.
-//! The file may come from an untrusted source, so a changed schema is refused before any of its expressions is evaluated.
-//! If killed here: a new file is empty, or has a header and no tables, or has all of V1 (each migration and its line in the history
-//! are one transaction). The next opening takes each of these further.
+//! A refused file stays unchanged byte for byte, because every check that can refuse it uses a connection that cannot write. The
+//! file may come from an untrusted source, so a changed schema is refused before any of its expressions is evaluated. If killed
+//! here: a new file is empty, or has a header and no tables, or has all of V1 (each migration and its line in the history are one
+//! transaction). The next opening continues from each of these.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -25,31 +25,32 @@ use crate::absent::if_there;
 use crate::kill_point::KillPoint;
 use crate::private;
 
-/// How long opening the database waits for a lock that another process holds. Our own locks last less than a millisecond, those of
-/// `autoappdev migrate` and `check` little more.
+/// How long opening the database waits for a lock that another process holds. The server's own locks last less than a
+/// millisecond, and those of `autoappdev migrate` and `check` hardly longer.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A larger database is not checked completely at each opening, but only the parts that every server needs. A thousand runs
-/// take less.
+/// The size up to which each opening checks the whole database. In a larger one it checks only the parts that every server needs.
+/// A thousand runs take less.
 const CHECKED_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The maximum number of sessions, and of request keys, in a file. The server stores at most 32 sessions of each role, and 1,000 keys.
+/// The maximum number of sessions, and of request keys, in a file. The server stores at most 32 sessions of each role, and 1,000
+/// keys.
 const ROWS_MAX: i64 = 4096;
 
-/// The highest id of a request key that is believed.
+/// The highest id of a request key that is accepted.
 const KEY_ID_MAX: i64 = 1 << 53;
 
-/// The head of a write-ahead log, before its first frame: <https://www.sqlite.org/fileformat2.html#walformat>.
+/// The size of a write-ahead log's header, before the first frame: <https://www.sqlite.org/fileformat2.html#walformat>.
 const WAL_HEADER_BYTES: usize = 32;
 
-/// What a path holds, as far as can be told without reading it.
+/// The kind of file at a path, as far as its metadata shows.
 enum Look {
     Absent,
     Empty,
     Filled,
 }
 
-/// Opens the database at `path` for writing, up to date; also says which migrations were applied.
+/// Opens the database at `path` for writing and brings it up to date. Also returns the migrations that were applied.
 pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreErrorKind> {
     let looked_through = match look(path)? {
         Look::Absent => {
@@ -73,8 +74,8 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreErrorK
     Ok((conn, applied))
 }
 
-/// Forgets all request keys of a database whose ids for them are used up, or soon will be. No server gives that many, but a database from
-/// another machine can claim any number. Keys are kept for a day only, so their ids can begin again.
+/// Deletes all request keys if their ids are used up, or soon will be. No server assigns ids that high, but a database from
+/// another machine can contain any number. Keys are kept for only a day, so their ids can start again.
 fn forget_claimed_keys(conn: &mut Connection) -> rusqlite::Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if change::highest_id(&tx, "request_keys")? <= KEY_ID_MAX {
@@ -85,7 +86,8 @@ fn forget_claimed_keys(conn: &mut Connection) -> rusqlite::Result<()> {
     tx.commit()
 }
 
-/// Refuses what is no file, and what has lost its file: `SQLite` would silently delete the write-ahead log of one that is missing or empty.
+/// Refuses anything but a regular file, and a missing or empty file whose write-ahead log holds data: `SQLite` would silently
+/// delete that log.
 fn look(path: &Path) -> Result<Look, StoreErrorKind> {
     let refused = |reason: &str| Err(StoreErrorKind::NotWritable(reason.to_owned()));
     let look = match fs::metadata(path) {
@@ -105,7 +107,8 @@ fn look(path: &Path) -> Result<Look, StoreErrorKind> {
     if !holds_data(&wal) {
         return Ok(look);
     }
-    // Another process may be making the file right now. It fills the file before the log, so this look at it comes after that one.
+    // Another process may be creating the file right now. It fills the file before the log, so check the file again after the
+    // log.
     if holds_data(path) {
         return Ok(Look::Filled);
     }
@@ -114,7 +117,7 @@ fn look(path: &Path) -> Result<Look, StoreErrorKind> {
     Err(StoreErrorKind::Damaged(reason))
 }
 
-/// Refuses anything but regular files at the paths of `SQLite`'s other files: `SQLite` would block on a pipe, for example.
+/// Refuses anything but regular files at the paths of `SQLite`'s other files. `SQLite` would block on a pipe, for example.
 pub(super) fn files_beside(path: &Path) -> Result<(), StoreErrorKind> {
     for path in ["-journal", "-wal", "-shm"].map(|suffix| beside(path, suffix)) {
         match fs::symlink_metadata(&path) {
@@ -127,15 +130,16 @@ pub(super) fn files_beside(path: &Path) -> Result<(), StoreErrorKind> {
     only_our_journal(&beside(path, "-journal"))
 }
 
-/// The end of a rollback journal that names a super-journal, and its beginning: <https://www.sqlite.org/fileformat2.html#the_rollback_journal>.
+/// The magic number that begins a rollback journal, and that also ends one that names a super-journal:
+/// <https://www.sqlite.org/fileformat2.html#the_rollback_journal>.
 const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
 /// Refuses a rollback journal that names a super-journal: `SQLite` would wait for that file if it is a pipe, read it into memory
-/// whatever its size, and delete it. Only a transaction over several databases makes one, and this program has none.
+/// whatever its size, and delete it. Only a transaction over several databases creates one, and this program uses one database.
 fn only_our_journal(journal: &Path) -> Result<(), StoreErrorKind> {
     let Some(file) = if_there(private::open(journal))? else { return Ok(()) };
     let mut end = [0; JOURNAL_MAGIC.len()];
-    // A shorter one is not read by `SQLite` either.
+    // `SQLite` does not read a shorter journal either.
     let Some(at) = file.metadata()?.len().checked_sub(end.len() as u64) else { return Ok(()) };
     file.read_exact_at(&mut end, at)?;
     if at > 0 && end == JOURNAL_MAGIC {
@@ -146,29 +150,30 @@ fn only_our_journal(journal: &Path) -> Result<(), StoreErrorKind> {
     Ok(())
 }
 
-/// The file that `SQLite` keeps next to the database, with symbolic links resolved as `SQLite` resolves them.
+/// Returns the path of a file that `SQLite` keeps next to the database. Resolves symbolic links as `SQLite` does.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name: OsString = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).into();
     name.push(suffix);
     name.into()
 }
 
-/// The path from the root. Some relative ones mean something else to `SQLite`: `:memory:`, and all that begin with `file:`.
+/// Makes a path absolute. `SQLite` gives some relative paths another meaning: `:memory:`, and every path that begins with
+/// `file:`.
 pub(super) fn absolute(path: &Path) -> io::Result<PathBuf> {
     std::path::absolute(path)
 }
 
-/// Makes an empty file that only its owner can read. `SQLite` gives its other files the same mode.
+/// Creates an empty file that only its owner can read. `SQLite` gives its other files the same mode.
 fn create(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        // Another process made it since: as good as ours.
+        // Another process has created it in the meantime, which is just as good.
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         other => other.map(drop),
     }
 }
 
-/// Looks through a file, without writing where [`inspect`] can, and gives the names of the migrations it lacks; an empty one lacks
-/// everything.
+/// Checks a file and returns the names of the migrations that it lacks; an empty file lacks all of them. Writes nothing unless a
+/// rollback journal has to be played back.
 pub(super) fn look_over(path: &Path) -> Result<Vec<String>, StoreErrorKind> {
     match look(path)? {
         Look::Absent => Err(StoreErrorKind::Missing),
@@ -180,21 +185,23 @@ pub(super) fn look_over(path: &Path) -> Result<Vec<String>, StoreErrorKind> {
     }
 }
 
-/// As [`pending`] does, with the first statement of a connection that writes: it plays a rollback journal back, which changes the file.
+/// Like [`pending`], with the first statement on a writing connection. That statement plays a rollback journal back, which
+/// changes the file.
 fn pending_after_rollback(conn: &mut Connection, path: &Path) -> Result<Vec<String>, StoreErrorKind> {
     pending(conn, path).map_err(|kind| kind.found().after_rollback())
 }
 
-/// Looks through a file with something in it, without writing: whose it is, its schema's version, its integrity. Gives the names of the
-/// migrations it lacks; nothing where a transaction was cut off before the file was in WAL mode, for only a writer can undo that.
+/// Checks a file that is not empty, without writing: which program wrote it, the version of its schema, its integrity. Returns
+/// the names of the migrations that it lacks. Returns `None` if a transaction was cut off before the file was in WAL mode,
+/// because only a writer can undo that.
 ///
-/// The file is never opened by other means than `SQLite`'s: closing any descriptor of it would drop the locks of all of this process's
-/// connections to it (<https://www.sqlite.org/howtocorrupt.html>, 2.2).
+/// Only `SQLite` may open the file: closing any other descriptor of it would drop the locks of all of this process's connections
+/// to it (<https://www.sqlite.org/howtocorrupt.html>, 2.2).
 fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreErrorKind> {
     if fs::metadata(beside(path, "-journal")).is_ok_and(|meta| meta.len() > 0) {
         return Ok(None);
     }
-    // Who looks without locks promises that nobody writes. Where somebody did meanwhile, a bad finding proves nothing.
+    // Reading without locks is safe only while no process writes. If one did write meanwhile, a negative result proves nothing.
     let marks = || (fs::metadata(path).ok().map(|meta| (meta.len(), meta.modified().ok())), has_log(path));
     let mut attempts = 5;
     loop {
@@ -213,9 +220,9 @@ fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreErrorKind> {
     }
 }
 
-/// Whether there is a write-ahead log with something in it. One whose header is not valid holds nothing to `SQLite`: a kill can leave a log
-/// of a header alone, and a power cut one of zeros. When `SQLite` may not write, it tries for ten seconds to read such a log and gives up
-/// with `SQLITE_PROTOCOL`. There are no locks on this file that closing it could drop.
+/// Checks whether a write-ahead log with frames exists. `SQLite` treats a log with an invalid header as empty. A kill can leave a
+/// log that consists of a header only, and a power cut one of zeros. If `SQLite` may not write, it tries for ten seconds to read
+/// such a log and then fails with `SQLITE_PROTOCOL`. `SQLite` holds no locks on this file that closing a descriptor could drop.
 fn has_log(path: &Path) -> bool {
     let read = |file: fs::File| {
         let mut header = [0; WAL_HEADER_BYTES];
@@ -225,7 +232,7 @@ fn has_log(path: &Path) -> bool {
     private::open(&beside(path, "-wal")).and_then(read).unwrap_or(false)
 }
 
-/// Whether `SQLite` takes this for the header of a write-ahead log: magic number, page size and checksum.
+/// Checks whether `SQLite` accepts this header of a write-ahead log: magic number, page size and checksum.
 /// <https://www.sqlite.org/fileformat2.html#walformat>
 fn is_wal_header(header: &[u8; WAL_HEADER_BYTES]) -> bool {
     let number = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
@@ -243,8 +250,8 @@ fn is_wal_header(header: &[u8; WAL_HEADER_BYTES]) -> bool {
     is_page_size && sums == (u32::from_be_bytes(number(24)), u32::from_be_bytes(number(28)))
 }
 
-/// Refuses a file whose last page is cut off: `SQLite` reads what is missing of it as zeros. For a file without a write-ahead log; one
-/// with a log may have been cut off by a kill in the middle of a checkpoint, and the log still has that page.
+/// Refuses a file whose last page is cut off, because `SQLite` reads the missing part as zeros. Only for files without a
+/// write-ahead log: a kill during a checkpoint may have cut off a file with a log, and the log still has that page.
 fn whole_pages(conn: &Connection, path: &Path) -> Result<(), StoreErrorKind> {
     let page_bytes: u32 = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
     if fs::metadata(path)?.len().is_multiple_of(u64::from(page_bytes)) {
@@ -254,14 +261,15 @@ fn whole_pages(conn: &Connection, path: &Path) -> Result<(), StoreErrorKind> {
     }
 }
 
-/// A connection that writes nothing, not even beside the file where that can be had. <https://www.sqlite.org/uri.html>
+/// Opens a connection that does not write to the database, and if possible not beside it either.
+/// <https://www.sqlite.org/uri.html>
 fn inspection(path: &Path, has_wal: bool) -> Result<Connection, StoreErrorKind> {
     let parameters = match (has_wal, beside(path, "-shm").exists()) {
-        // Without a write-ahead log the file is all there is; by default even a reader would create one.
+        // Without a write-ahead log the file contains everything. By default even a reader would create a log.
         (false, true | false) => "immutable=1",
-        // Reads the log through an index in memory, or through the one of a live writer.
+        // Reads the log through an index in memory, or through the index of a live writer.
         (true, true) => "mode=ro&readonly_shm=1",
-        // The index has to be made anew, and is left behind. It holds nothing of its own.
+        // The index must be created, and stays. It contains nothing that the log does not contain.
         (true, false) => "mode=ro",
     };
     let mut uri = "file://".to_owned();
@@ -280,12 +288,12 @@ fn inspection(path: &Path, has_wal: bool) -> Result<Connection, StoreErrorKind> 
     Ok(conn)
 }
 
-/// Refuses a file that is foreign, newer, divergent or damaged, in this order; gives the names of the migrations it lacks.
+/// Refuses a file that is foreign, newer, divergent or damaged, in this order. Returns the names of the migrations that it lacks.
 fn pending(conn: &mut Connection, path: &Path) -> Result<Vec<String>, StoreErrorKind> {
     let (lacking, version, is_ours_alone) = with_limits(conn, |conn| {
         let _moment = moment(conn)?;
         let (version, lacking) = lacking(conn)?;
-        // Before the checks below, which evaluate expressions of the schema.
+        // Before the checks below, because they evaluate expressions of the schema.
         let is_ours_alone = refuse_other_schema(conn, version)?;
         schema::read_tables_of_sqlite(conn)?;
         Ok((lacking, version, is_ours_alone))
@@ -294,8 +302,9 @@ fn pending(conn: &mut Connection, path: &Path) -> Result<Vec<String>, StoreError
         refuse_many(conn, "sessions", "sessions")?;
         refuse_many(conn, "request_keys", "request keys")?;
     }
-    // Not `integrity_check`, which also compares every index with its table: that is for `autoappdev check`. Nor, where that takes longer
-    // with each run in the history, all tables: it took seconds for a hundred thousand runs. Nor tables of others.
+    // `integrity_check` also compares every index with its table; only `autoappdev check` does that. A large file is not checked
+    // table by table either, because the time grows with the history: it took seconds for 100,000 runs. Tables of other programs
+    // are never checked.
     let is_small = fs::metadata(path).is_ok_and(|meta| meta.len() <= CHECKED_BYTES_MAX);
     let checks = if is_small && is_ours_alone { &["1"][..] } else { &["'pipeline_state'", "'sessions'", "'request_keys'"] };
     for checked in checks {
@@ -307,8 +316,9 @@ fn pending(conn: &mut Connection, path: &Path) -> Result<Vec<String>, StoreError
     Ok(lacking)
 }
 
-/// Refuses a file with more rows of a table than this program ever stores. The server reads all sessions when it starts and removes old
-/// keys all at once, and pages of a file that refer to the same page again and again have more rows than can be read in a lifetime.
+/// Refuses a file with more rows in a table than this program ever stores. The server reads all sessions when it starts and
+/// removes old keys all at once. A crafted file whose pages refer to the same page again and again has more rows than could ever
+/// be read.
 fn refuse_many(conn: &Connection, table: &str, what: &str) -> Result<(), StoreErrorKind> {
     let sql = format!("SELECT count(*) FROM (SELECT 1 FROM {table} NOT INDEXED LIMIT ?1)");
     let count: i64 = conn.query_row(&sql, [ROWS_MAX + 1], |row| row.get(0))?;
@@ -318,12 +328,14 @@ fn refuse_many(conn: &Connection, table: &str, what: &str) -> Result<(), StoreEr
     Ok(())
 }
 
-/// All that is read while the result exists is of one moment: another process may be migrating. There is nothing to commit.
+/// Begins a read transaction, so that all reads until it is dropped see the same snapshot: another process may be migrating.
+/// There is nothing to commit.
 fn moment(conn: &Connection) -> rusqlite::Result<Transaction<'_>> {
     Transaction::new_unchecked(conn, TransactionBehavior::Deferred)
 }
 
-/// Refuses a file whose tables and indexes are not those that its migrations make. Returns whether nothing else is in it.
+/// Refuses a file whose tables and indexes differ from those that its migrations create. Returns whether it contains nothing
+/// else.
 fn refuse_other_schema(conn: &Connection, version: i64) -> Result<bool, StoreErrorKind> {
     // Before the first migration there is no table, see `lacking`.
     if version == 0 {
@@ -342,7 +354,7 @@ fn refuse_other_schema(conn: &Connection, version: i64) -> Result<bool, StoreErr
     )))
 }
 
-/// Names in the log what somebody else has put into the database, and what does nothing.
+/// Logs the objects in the database that are not this program's and have no effect.
 fn name_inert(conn: &Connection) -> rusqlite::Result<()> {
     let inert = schema::differences(conn, schema_version())?.inert;
     if !inert.is_empty() {
@@ -351,13 +363,13 @@ fn name_inert(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Opens a file that exists, for writing.
+/// Opens an existing file for writing.
 pub(super) fn connect(path: &Path) -> Result<Connection, StoreErrorKind> {
-    // Without CREATE: a file that has vanished since it was looked at is an error, not an empty database.
+    // Without CREATE: a file that has vanished since the check is an error, not an empty database.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(absolute(path)?, flags)?;
     harden(&conn)?;
-    // SQLite falls back to reading without a word: https://www.sqlite.org/c3ref/open.html
+    // SQLite silently falls back to reading: https://www.sqlite.org/c3ref/open.html
     if conn.is_readonly(rusqlite::MAIN_DB)? {
         return Err(StoreErrorKind::NotWritable("it is write-protected".to_owned()));
     }
@@ -365,7 +377,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StoreErrorKind> {
     Ok(conn)
 }
 
-/// Sets what the promises stand on, and reads each setting back: `SQLite` ignores one that it can't take.
+/// Sets what durability and safety depend on, and reads each setting back, because `SQLite` ignores a value that it cannot use.
 fn configure(conn: &Connection) -> Result<(), StoreErrorKind> {
     let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
@@ -383,7 +395,7 @@ fn configure(conn: &Connection) -> Result<(), StoreErrorKind> {
     Ok(())
 }
 
-/// Applies the migrations that are lacking, each with its line in the history, all in one transaction.
+/// Applies the missing migrations, each with its line in the history, all in one transaction.
 fn migrate(conn: &mut Connection) -> Result<Vec<String>, StoreErrorKind> {
     let lacking_now = |conn: &Connection| {
         let _moment = moment(conn)?;
@@ -395,13 +407,13 @@ fn migrate(conn: &mut Connection) -> Result<Vec<String>, StoreErrorKind> {
     conn.set_transaction_behavior(TransactionBehavior::Immediate);
     match runner().run(conn) {
         Ok(report) => Ok(report.applied_migrations().iter().map(ToString::to_string).collect()),
-        // refinery looks and writes in two steps. Where another process got in between and did the work, there is nothing left to do.
+        // refinery checks and writes in two steps. If another process did the work in between, there is nothing left to do.
         Err(_) if lacking_now(conn).is_ok_and(|left| left.is_empty()) => Ok(Vec::new()),
         Err(e) => Err(migration_failed(&e)),
     }
 }
 
-/// A failed migration by its cause: a full disk and a busy file have their own words.
+/// Converts a failed migration by its cause: a full disk, a busy file and a file that is not writable have their own kinds.
 fn migration_failed(error: &refinery::Error) -> StoreErrorKind {
     let refinery::error::Kind::Connection(step, cause) = error.kind() else {
         return StoreErrorKind::Migration(error.to_string());
@@ -415,11 +427,11 @@ fn migration_failed(error: &refinery::Error) -> StoreErrorKind {
     StoreErrorKind::Migration(format!("{step}: {cause}"))
 }
 
-/// Writes and takes it back: better refused at the start than at the first transition. Only a statement that writes proves it; where
-/// `SQLite` can't write, BEGIN IMMEDIATE begins a reading transaction without a word.
+/// Writes and rolls back, because refusing the file at the start is better than at the first transition. Only a statement that
+/// writes proves anything: if `SQLite` cannot write, BEGIN IMMEDIATE silently begins a read transaction.
 fn prove_writable(conn: &Connection) -> rusqlite::Result<()> {
     let written = conn.execute_batch("BEGIN IMMEDIATE; UPDATE pipeline_state SET version = version WHERE id = 1");
-    // Without a transaction to take back this fails, and the other error is the one to tell.
+    // Fails if no transaction began; then the other error is the one to report.
     let taken_back = conn.execute_batch("ROLLBACK");
     written.and(taken_back)
 }

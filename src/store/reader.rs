@@ -1,6 +1,6 @@
-//! Reading beside the writer: for HTTP threads, opened for each use and never kept.
+//! Reads the database next to the writer. HTTP threads open a reader for each use and never keep it.
 //!
-//! WAL lets it read while the writer writes; it sees whole transactions only (<https://www.sqlite.org/wal.html>).
+//! With WAL it reads while the writer writes, and sees only whole transactions (<https://www.sqlite.org/wal.html>).
 
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -19,11 +19,11 @@ use crate::api::runs::{CompletedRun, Event};
 use crate::clock::Timestamp;
 use crate::lock::lock;
 
-/// How long a reader waits for a lock that another process holds. A process that writes locks no readers out; one that has the file to itself
-/// (`locking_mode=EXCLUSIVE`) does.
+/// How long a reader waits for a lock that another process holds. A process that writes does not lock readers out, but one with
+/// exclusive access (`locking_mode=EXCLUSIVE`) does.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The most events that are read at once.
+/// The maximum number of events that are read at once.
 const EVENTS_MAX: u32 = 500;
 
 /// The maximum number of readers in this process. Others wait until a reader is dropped. Each reader uses two descriptors, and
@@ -53,7 +53,7 @@ impl Drop for Turn {
     }
 }
 
-/// A connection that can't write.
+/// A connection that cannot write.
 #[derive(Debug)]
 pub struct Reader {
     pub(super) conn: Connection,
@@ -63,7 +63,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens the database, which must exist and be the file that the store opened. Nothing is read yet.
+    /// Opens the database, which must exist and be the file that the store opened. Reads nothing yet.
     pub fn open(file: &DatabaseFile) -> Result<Self, StoreError> {
         let path = file.path();
         let turn = Turn::wait();
@@ -84,15 +84,15 @@ impl Reader {
         Ok(Self { conn, path: path.to_owned(), _turn: turn })
     }
 
-    /// The database's clock, asked together with a row: an answer proves that the file can be read.
+    /// Returns the time of the database's clock. It is queried together with a row, so a result proves that the file can be read.
     pub fn time(&self) -> Result<String, StoreError> {
         self.read(|conn| {
             conn.query_row("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now') FROM pipeline_state WHERE id = 1", [], |row| row.get(0))
         })
     }
 
-    /// At most `limit` of the selected runs, newest first, and fewer where they are large: those with ids below `before`; or, without one,
-    /// the newest and how many runs there are, both of one moment.
+    /// Returns at most `limit` of the selected runs, newest first, and fewer if they are large. With `before`, these are runs
+    /// with lower ids. Without it, the result also contains the number of runs, from the same snapshot.
     pub fn runs(&self, before: Option<i64>, limit: u32, filter: &RunFilter) -> Result<RunsPage, StoreError> {
         self.read(|conn| {
             let tx = conn.unchecked_transaction()?;
@@ -102,17 +102,17 @@ impl Reader {
         })
     }
 
-    /// The ids of the oldest and the newest request key, each 0 if no key is kept.
+    /// Returns the ids of the oldest and the newest request key, each 0 if no key is stored.
     pub fn request_key_ids(&self) -> Result<(i64, i64), StoreError> {
         self.read(request_keys::oldest_and_newest)
     }
 
-    /// How long the latest completed runs of this script took before run `before`, the latest first; five at most.
+    /// Returns the durations of the latest completed runs of this script before run `before`, the latest first; at most five.
     pub fn completed_before(&self, script: &str, before: i64) -> Result<Vec<CompletedRun>, StoreError> {
         self.read(|conn| runs::completed_before(conn, script, before))
     }
 
-    /// Shows the latest runs to `look`, at most `limit` of them, newest first.
+    /// Passes the latest runs to `look`, at most `limit` of them, newest first.
     pub fn latest_runs(
         &self,
         limit: u32,
@@ -129,7 +129,7 @@ impl Reader {
         })
     }
 
-    /// The run with this id and everything that happened in it, oldest first, both of one moment.
+    /// Returns the run with this id and its events, oldest first, from the same snapshot.
     pub fn run(&self, id: i64) -> Result<Option<(RunRow, Vec<Event>)>, StoreError> {
         self.read(|conn| {
             let tx = conn.unchecked_transaction()?;
@@ -139,12 +139,12 @@ impl Reader {
         })
     }
 
-    /// The run with this id, without its events.
+    /// Returns the run with this id, without its events.
     pub fn run_alone(&self, id: i64) -> Result<Option<RunRow>, StoreError> {
         self.read(|conn| RunRow::read(conn, id))
     }
 
-    /// What happened after event `seq` of run `run_id`, in order, a page of it at most.
+    /// Returns the events after event `seq` of run `run_id`, in order; at most one page ([`EVENTS_MAX`]).
     pub fn events_after(&self, run_id: i64, seq: u64) -> Result<Vec<RunEvent>, StoreError> {
         let sql = "SELECT * FROM pipeline_events WHERE (run_id, seq) > (?1, ?2) ORDER BY run_id, seq LIMIT ?3";
         self.list(sql, (run_id, rows::stored(seq), EVENTS_MAX), |row| {
@@ -152,19 +152,19 @@ impl Reader {
         })
     }
 
-    /// The last thing that happened: the run and the event's number there.
+    /// Returns the last event: the run, and the event's number in it.
     pub fn last_event(&self) -> Result<Option<(i64, u64)>, StoreError> {
         let sql = "SELECT run_id, seq FROM pipeline_events ORDER BY run_id DESC, seq DESC LIMIT 1";
         Ok(self.list(sql, (), |row| Ok((row.get(0)?, rows::count(row, "seq")?)))?.pop())
     }
 
-    /// The oldest runs with ids above `after`, at most `limit` of them, and whether they have ended.
+    /// Returns the oldest runs with ids above `after`, at most `limit` of them, and whether each has ended.
     pub fn oldest_runs(&self, after: i64, limit: usize) -> Result<Vec<(i64, bool)>, StoreError> {
         let sql = "SELECT id, stopped_at IS NOT NULL FROM pipeline_runs WHERE id > ?1 ORDER BY id LIMIT ?2";
         self.list(sql, (after, i64::try_from(limit).unwrap_or(i64::MAX)), |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
-    /// The number of runs with ids above `above` and up to `up_to`, and the highest of these ids.
+    /// Returns the number of runs with ids above `above` and up to `up_to`, and the highest of these ids.
     pub fn count_runs(&self, above: i64, up_to: i64) -> Result<(u64, Option<i64>), StoreError> {
         self.read(|conn| {
             conn.prepare_cached("SELECT count(*), max(id) FROM pipeline_runs WHERE id > ?1 AND id <= ?2")?
@@ -172,27 +172,28 @@ impl Reader {
         })
     }
 
-    /// The ids of all runs, ascending.
+    /// Returns the ids of all runs, ascending.
     pub fn run_ids(&self) -> Result<Vec<i64>, StoreError> {
         self.read(|conn| rows::ascending(conn, "SELECT id FROM pipeline_runs ORDER BY id", ()))
     }
 
-    /// The run that has not ended.
+    /// Returns the run that has not ended.
     pub fn live_run(&self) -> Result<Option<i64>, StoreError> {
         Ok(self.list("SELECT id FROM pipeline_runs WHERE stopped_at IS NULL LIMIT 1", (), |row| row.get(0))?.pop())
     }
 
-    /// A run's row; `None` where there is no such run.
+    /// Returns a run's row; `None` if the run does not exist.
     pub fn run_row(&self, id: i64) -> Result<Option<RunRow>, StoreError> {
         self.read(|conn| RunRow::read(conn, id))
     }
 
-    /// Where a run's log lies; `None` where there is no such run.
+    /// Returns the position of a run's log; `None` if the run does not exist.
     pub fn run_log(&self, id: i64) -> Result<Option<RunLogRow>, StoreError> {
         self.read(|conn| RunLogRow::read(conn, id))
     }
 
-    /// The runs whose end was seen before this, in the order of their ids. What an end that nobody saw leaves out, a log may still hold.
+    /// Returns the runs whose observed end was before `at`, in the order of their ids. Runs without an observed end are left out,
+    /// because the log may still contain output of them.
     pub fn runs_over_before(&self, at: Timestamp) -> Result<Vec<i64>, StoreError> {
         let sql = "SELECT id FROM pipeline_runs WHERE stopped_at < ?1 AND log_end IS NOT NULL ORDER BY id";
         self.list(sql, [at], |row| row.get(0))

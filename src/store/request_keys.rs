@@ -1,7 +1,8 @@
-//! What came of the requests that were sent with an `Idempotency-Key`, so that a repeat gets the same answer and acts once.
+//! The table of requests with an `Idempotency-Key`, so that a repeat gets the same response and nothing is done twice.
 //!
-//! A start's key is committed with its run, and any other action's before its command is sent; the answer is added before the client gets it.
-//! If killed in between, the key tells which run the action was about, and the run's events tell what came of it.
+//! The key of a start is committed with its run, and the key of any other action before its command is sent. The response is
+//! added before the client gets it. If killed in between, the key shows which run the action was about, and the run's events show
+//! its result.
 
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use super::rows;
 use crate::clock::Timestamp;
 use crate::pipeline::Cause;
 
-/// The most keys that are kept; the oldest go first.
+/// The maximum number of stored keys. The oldest are removed first.
 pub(super) const KEYS_MAX: i64 = 1000;
-/// The most bytes of keys and answers that are kept beside the newest.
+/// The maximum number of bytes of stored keys and responses, without the newest.
 const BYTES_MAX: i64 = 1024 * 1024;
 
 /// A key, and a digest of the request that it was sent with.
@@ -28,17 +29,17 @@ pub struct RequestKey {
     pub request: String,
 }
 
-/// What is known of a request by its key.
+/// The stored state of a request with a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyedRequest {
-    /// It was answered.
+    /// The request was answered.
     Answered {
         /// The HTTP status.
         status: u16,
         /// The body.
         body: String,
     },
-    /// It was begun, and no answer is known.
+    /// The action was begun, and its response is unknown.
     Begun(Begun),
     /// The key was sent with another request.
     Other,
@@ -47,13 +48,13 @@ pub enum KeyedRequest {
 /// An action that was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Begun {
-    /// The run that it began or was meant for.
+    /// The run that the action began or was meant for.
     pub run_id: i64,
-    /// The run's last fact that was recorded before.
+    /// The number of the run's last fact that was recorded before the action.
     pub seq: u64,
 }
 
-/// Notes that an action is begun under a key that is not there yet.
+/// Stores a new key for an action that begins.
 pub(super) fn insert(tx: &Transaction<'_>, key: &RequestKey, begun: Begun) -> Result<(), StoreErrorKind> {
     tx.prepare_cached("INSERT INTO request_keys (key, request, run_id, seq) VALUES (?1, ?2, ?3, ?4)")?.execute((
         &key.key,
@@ -64,7 +65,7 @@ pub(super) fn insert(tx: &Transaction<'_>, key: &RequestKey, begun: Begun) -> Re
     prune(tx)
 }
 
-/// Removes the oldest keys where there are too many. The newest stays, whatever its length.
+/// Removes the oldest keys if there are too many. The newest stays, whatever its length.
 fn prune(tx: &Transaction<'_>) -> Result<(), StoreErrorKind> {
     let sql =
         "SELECT id, length(key) + length(request) + coalesce(octet_length(body), 0) FROM request_keys ORDER BY id DESC LIMIT ?1";
@@ -82,15 +83,16 @@ fn prune(tx: &Transaction<'_>) -> Result<(), StoreErrorKind> {
     Ok(())
 }
 
-/// The ids of the oldest and the newest key, each 0 if no key is kept.
+/// Returns the ids of the oldest and the newest key, each 0 if no key is stored.
 pub(super) fn oldest_and_newest(conn: &Connection) -> rusqlite::Result<(i64, i64)> {
     let sql = "SELECT coalesce((SELECT min(id) FROM request_keys), 0), coalesce((SELECT max(id) FROM request_keys), 0)";
     conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 impl Store {
-    /// Commits a run as `starting`, before anything of it exists. The pipeline must be stopped and no run alive. The state and the times
-    /// of the run before stay until this one is seen to run. The key of the request is committed with it. Returns its id.
+    /// Commits a run as `starting`, before anything else of it exists, together with the key of its request. The pipeline must be
+    /// stopped and no run alive. The state and the times of the previous run stay until this one is known to run. Returns the
+    /// run's id.
     pub fn begin_run(&mut self, new: &NewRun, key: Option<&RequestKey>, at: Timestamp) -> Result<i64, StoreError> {
         self.write(|tx| {
             let run_id = change::begin(tx, None, new, at, Cause::Request)?;
@@ -99,7 +101,7 @@ impl Store {
         })
     }
 
-    /// What is known of a request by its key; none if the key is new.
+    /// Returns what is known about a request by its key; `None` if the key is new.
     pub fn keyed_request(&self, key: &RequestKey) -> Result<Option<KeyedRequest>, StoreError> {
         self.read(|conn| {
             conn.prepare_cached("SELECT request, run_id, seq, status, body FROM request_keys WHERE key = ?1")?
@@ -117,9 +119,10 @@ impl Store {
         })
     }
 
-    /// Notes that an action on a live run is begun under this key. Its command must not wait for a slow disk: the key is not synced, and a
-    /// power cut, which alone can lose it, ends the run as well. The next fact is synced, and the key with it. Nor does it wait for a lock
-    /// of another process; that a lock is held for a moment does not shorten the wait of the next change.
+    /// Stores the key of an action that begins on a live run. Its command must not wait for a slow disk, so the key is not
+    /// synced. Only a power cut can lose it, and that ends the run as well. The next fact is synced, and the key with it. The key
+    /// does not wait for a lock of another process either; a lock that is held only briefly does not shorten the wait of the next
+    /// change.
     pub fn begin_keyed(&mut self, key: &RequestKey, begun: Begun) -> Result<(), StoreError> {
         let patience = self.patience.get();
         self.be_patient_for(Duration::ZERO);
@@ -130,7 +133,7 @@ impl Store {
         done
     }
 
-    /// Notes the actions that [`Store::begin_keyed`] failed to note. A key that is there by now stays as it is.
+    /// Stores the keys that [`Store::begin_keyed`] failed to store. An existing key stays unchanged.
     pub fn begin_keyed_late(&mut self, keys: &[(RequestKey, Begun)]) -> Result<(), StoreError> {
         self.write_unsynced(|tx| {
             for (key, begun) in keys {
@@ -143,7 +146,7 @@ impl Store {
         })
     }
 
-    /// Keeps the answer to a request, unless one is kept or the key belongs to another request.
+    /// Stores the response to a request, unless one is stored or the key belongs to another request.
     pub fn keep_answer(&mut self, key: &RequestKey, status: u16, body: &str) -> Result<(), StoreError> {
         self.write(|tx| {
             tx.prepare_cached(
@@ -156,7 +159,7 @@ impl Store {
         })
     }
 
-    /// Forgets the keys with ids up to this one.
+    /// Deletes the keys with ids up to this one.
     pub fn forget_request_keys(&mut self, up_to: i64) -> Result<(), StoreError> {
         self.write(|tx| {
             tx.prepare_cached("DELETE FROM request_keys WHERE id <= ?1")?.execute([up_to])?;
@@ -164,7 +167,7 @@ impl Store {
         })
     }
 
-    /// Whether an event of this kind is recorded of the run behind `begun`.
+    /// Checks whether an event of this kind was recorded after `begun`, in the same run.
     pub fn has_happened_since(&self, begun: Begun, kind: &str) -> Result<bool, StoreError> {
         self.read(|conn| {
             rows::events_in_order(conn, begun.run_id)?;

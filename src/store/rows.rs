@@ -1,6 +1,6 @@
 //! The rows of the pipeline's three tables as values, and the text forms of their columns.
 //!
-//! Reading only; what writes them is the parent module.
+//! Reading only; the parent module writes them.
 
 use std::ops::{Deref, DerefMut};
 
@@ -13,7 +13,7 @@ use crate::api::session::Role;
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Containment, Ending, Killed, Origin, Outcome, RunStatus, State, signal_name};
 
-/// Stores words and times as their one text. A text that is none is an error when read, never a default.
+/// Stores words and times as text. An unknown text is an error when it is read, never a default.
 macro_rules! stored_as_text {
     ($($name:ty),+) => {$(
         impl ToSql for $name {
@@ -32,16 +32,17 @@ macro_rules! stored_as_text {
 
 stored_as_text!(State, RunStatus, Cause, Containment, Timestamp, Role);
 
-/// The one row of `pipeline_state`: what the pipeline is now.
+/// The only row of `pipeline_state`: the current state of the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PipelineRow {
-    /// What it is.
+    /// The state.
     pub state: State,
-    /// The leader's process id; none when stopped.
+    /// The leader's process id; `None` when stopped.
     pub pid: Option<u32>,
-    /// The latest run, also after its end; none before the first.
+    /// The latest run, also after its end; `None` before the first run.
     pub run_id: Option<i64>,
-    /// When the latest run was seen to run. While a new run is `starting` this and the next three still tell of the one before.
+    /// When the latest run was first seen running. While a new run is `starting`, this time and the next three still belong to
+    /// the previous run.
     pub started_at: Option<Timestamp>,
     /// The latest pause of the run.
     pub paused_at: Option<Timestamp>,
@@ -49,24 +50,24 @@ pub struct PipelineRow {
     pub resumed_at: Option<Timestamp>,
     /// When the run was seen to have ended.
     pub stopped_at: Option<Timestamp>,
-    /// When anything of this last changed; does not go back within a run.
+    /// When this row last changed. It never decreases within a run.
     pub updated_at: Timestamp,
-    /// Counts changes; never goes back.
+    /// The number of changes. It never decreases.
     pub version: u64,
 }
 
-/// A row of `pipeline_runs`: one life of the pipeline.
+/// A row of `pipeline_runs`: one run of the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunRow {
-    /// What clients see of it.
+    /// The part that clients see.
     pub run: Run,
-    /// What was killed at its end. Clients see it in the event.
+    /// The processes that were killed at its end. Clients see them in the event.
     pub killed: Killed,
-    /// The folder as its start named it; none means the root.
+    /// The working directory as the start named it; `None` means the root.
     pub start_cwd: Option<String>,
-    /// The position in the log before its first byte.
+    /// The position in the log at which the run's output begins.
     pub log_start: u64,
-    /// The position in the log after its last byte; known after an end that was seen.
+    /// The position in the log at which the run's output ends; known only after an observed end.
     pub log_end: Option<u64>,
 }
 
@@ -84,33 +85,33 @@ impl DerefMut for RunRow {
     }
 }
 
-/// What a row of `pipeline_runs` says of the run's log.
+/// The columns of `pipeline_runs` about the run's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunLogRow {
-    /// The position before its first byte.
+    /// The position at which the run's output begins.
     pub start: u64,
-    /// The position after its last byte; known after an end that was seen.
+    /// The position at which the run's output ends; known only after an observed end.
     pub end: Option<u64>,
     /// Whether the run has ended.
     pub is_over: bool,
-    /// Whether it was seen to run.
+    /// Whether the run was seen running.
     pub was_seen: bool,
-    /// When it was committed.
+    /// When the run was committed.
     pub created_at: Timestamp,
 }
 
-/// A run as the list of scripts looks at it: what most of them do not need is not read.
+/// A run as the list of scripts needs it. Columns that most of its runs do not need are read on demand.
 #[derive(Debug)]
 pub struct LatestRun<'r, 's> {
-    /// Its id.
+    /// The run's id.
     pub id: i64,
-    /// The script that a client named.
+    /// The script, as the client named it.
     pub script: &'r str,
     row: &'r Row<'s>,
 }
 
 impl<'r, 's> LatestRun<'r, 's> {
-    /// The columns that it is read from.
+    /// The columns that a query must select.
     pub(super) const COLUMNS: &'static str = "id, script, status, started_at, stopped_at, paused_ms";
 
     pub(super) fn from_row(row: &'r Row<'s>) -> rusqlite::Result<Self> {
@@ -118,42 +119,42 @@ impl<'r, 's> LatestRun<'r, 's> {
         Ok(Self { id: row.get("id")?, script, row })
     }
 
-    /// How long it took without its pauses, in milliseconds; `None` unless it completed.
+    /// Returns how long the run took without its pauses, in milliseconds; `None` unless it completed.
     pub fn completed_in_ms(&self) -> rusqlite::Result<Option<u64>> {
         let status: RunStatus = self.row.get("status")?;
         let (started_at, stopped_at): (Option<Timestamp>, Option<Timestamp>) =
             (self.row.get("started_at")?, self.row.get("stopped_at")?);
         let (Some(started_at), Some(stopped_at)) = (started_at, stopped_at) else { return Ok(None) };
-        // The clock can have been set back meanwhile.
+        // The clock may have been set back meanwhile.
         let took_ms = u64::try_from(stopped_at.unix_ms() - started_at.unix_ms()).unwrap_or(0);
         let paused_ms = count(self.row, "paused_ms")?;
         Ok((status == RunStatus::Completed).then(|| took_ms.saturating_sub(paused_ms)))
     }
 }
 
-/// The stops of a run, put together.
+/// All stops of a run as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopRow {
-    /// The grace that the latest of them gave, in milliseconds.
+    /// The grace of the latest stop, in milliseconds.
     pub grace_ms: u64,
-    /// Who asked first.
+    /// The origin of the first stop.
     pub origin: Option<Origin>,
 }
 
-/// A count as `SQLite` stores it: signed. What is larger than it can hold becomes the largest it can.
+/// Converts a count to the signed number that `SQLite` stores. A count that is too large becomes the maximum.
 pub(super) fn stored(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-// A database from another machine can have any number in a column. One that does not fit is read as the nearest one that does: nothing
-// depends on it, so it must not make the row unreadable.
+// A database from another machine can have any number in a column. A number that does not fit is read as the nearest one that
+// does: nothing depends on it, so it must not make the row unreadable.
 
-/// A count; 0 if it is null.
+/// Reads a count; 0 if it is null.
 pub(super) fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
     Ok(optional_count(row, column)?.unwrap_or(0))
 }
 
-/// The same as a length in memory.
+/// Reads a count as a length in memory.
 pub(super) fn bytes(row: &Row<'_>, column: &str) -> rusqlite::Result<usize> {
     Ok(usize::try_from(count(row, column)?).unwrap_or(usize::MAX))
 }
@@ -162,18 +163,18 @@ fn optional_count(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> 
     Ok(row.get::<_, Option<i64>>(column)?.map(|number| u64::try_from(number).unwrap_or(0)))
 }
 
-/// The process id of a leader.
+/// Reads the process id of a leader.
 fn pid(row: &Row<'_>) -> rusqlite::Result<Option<u32>> {
     Ok(optional_count(row, "pid")?.map(|pid| u32::try_from(pid).unwrap_or(u32::MAX)))
 }
 
-/// An exit code, or the number of a signal.
+/// Reads an exit code, or the number of a signal.
 pub(super) fn code(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<i32>> {
     let nearest = |number: i64| i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX });
     Ok(row.get::<_, Option<i64>>(column)?.map(nearest))
 }
 
-/// The JSON value of a column; none if it is null.
+/// Reads the JSON value of a column; `None` if it is null.
 fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>> {
     let index = row.as_ref().column_index(column)?;
     let parse = |text: &str| {
@@ -183,36 +184,37 @@ fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<Op
     row.get_ref(index)?.as_str_or_null()?.map(parse).transpose()
 }
 
-/// The origin in a column. A newer version's counts as unknown, as on the wire: nothing depends on it, so it must not make the row unreadable.
+/// Reads the origin in a column. An origin of a newer version counts as unknown, as in messages: nothing depends on it, so it
+/// must not make the row unreadable.
 fn origin(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<Origin>> {
     let value: Option<serde_json::Value> = json(row, column)?;
     Ok(value.map(|value| Origin::read(value).unwrap_or_default()))
 }
 
-/// The arguments of a run.
+/// Reads the arguments of a run.
 pub(super) fn args(row: &Row<'_>) -> rusqlite::Result<Vec<String>> {
     Ok(json(row, "args")?.unwrap_or_default())
 }
 
 fn killed(row: &Row<'_>) -> rusqlite::Result<Killed> {
-    // With a number in it that does not fit, none is named.
+    // If one of its numbers does not fit, the list counts as empty.
     let named = json(row, "killed").unwrap_or_default().unwrap_or_default();
     Ok(Killed { named, count: count(row, "killed_count")? })
 }
 
-/// An origin as its column.
+/// Converts an origin to the text of its column.
 pub(super) fn stored_origin(origin: Option<Origin>) -> Option<String> {
     origin.map(|origin| serde_json::to_string(&origin).expect("words and numbers are JSON"))
 }
 
-/// What was killed, as its two columns.
+/// Converts the killed processes to the values of their two columns.
 pub(super) fn stored_killed(killed: &Killed) -> Option<(String, i64)> {
     (!killed.is_empty())
         .then(|| (serde_json::to_string(&killed.named).expect("numbers and texts are JSON"), stored(killed.count)))
 }
 
 impl PipelineRow {
-    /// Reads it. No row is an error: the schema made one, and nothing here deletes it.
+    /// Reads the row. A missing row is an error: the schema creates one, and this program never deletes it.
     pub(super) fn read(conn: &Connection) -> rusqlite::Result<Self> {
         conn.prepare_cached("SELECT * FROM pipeline_state WHERE id = 1")?.query_row([], |row| {
             Ok(Self {
@@ -276,19 +278,19 @@ impl RunRow {
         })
     }
 
-    /// The run with this id.
+    /// Reads the run with this id.
     pub(super) fn read(conn: &Connection, id: i64) -> rusqlite::Result<Option<Self>> {
         conn.prepare_cached("SELECT * FROM pipeline_runs WHERE id = ?1")?.query_row([id], Self::from_row).optional()
     }
 
-    /// The run with the highest id.
+    /// Reads the run with the highest id.
     pub(super) fn latest(conn: &Connection) -> rusqlite::Result<Option<Self>> {
         conn.prepare_cached("SELECT * FROM pipeline_runs ORDER BY id DESC LIMIT 1")?.query_row([], Self::from_row).optional()
     }
 }
 
 impl RunLogRow {
-    /// Of the run with this id.
+    /// Reads the row of the run with this id.
     pub(super) fn read(conn: &Connection, id: i64) -> rusqlite::Result<Option<Self>> {
         let sql = "SELECT log_start, log_end, stopped_at IS NOT NULL AS is_over, started_at IS NOT NULL AS was_seen, created_at
              FROM pipeline_runs WHERE id = ?1";
@@ -307,7 +309,7 @@ impl RunLogRow {
 }
 
 impl StopRow {
-    /// Those of a run.
+    /// Reads the stops of a run.
     pub(super) fn read(conn: &Connection, run_id: i64) -> rusqlite::Result<Option<Self>> {
         events_in_order(conn, run_id)?;
         let sql = "SELECT grace_ms, origin FROM pipeline_events WHERE run_id = ?1 AND kind = 'stopping' ORDER BY seq";
@@ -321,10 +323,10 @@ impl StopRow {
     }
 }
 
-/// The numbers that a statement gives, which must be ascending.
+/// Returns the numbers that a statement selects, which must be ascending.
 ///
-/// Pages of a damaged file can refer to the same page again and again: a megabyte then has more rows than can be read in a lifetime.
-/// But the order of these rows is wrong, so a statement that reads all rows of a table in the order of its key ends here.
+/// Pages of a damaged file can refer to the same page again and again, so that a megabyte has more rows than could ever be read.
+/// But these rows are not in order, so a statement that reads all rows of a table in the order of its key ends here.
 pub(super) fn ascending(conn: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<Vec<i64>> {
     let mut statement = conn.prepare_cached(sql)?;
     let mut rows = statement.query(params)?;
@@ -339,12 +341,12 @@ pub(super) fn ascending(conn: &Connection, sql: &str, params: impl Params) -> ru
     Ok(numbers)
 }
 
-/// Refuses a run whose events can't be read to their end, see [`ascending`].
+/// Refuses a run whose events cannot be read to the end, see [`ascending`].
 pub(super) fn events_in_order(conn: &Connection, run_id: i64) -> rusqlite::Result<()> {
     ascending(conn, "SELECT seq FROM pipeline_events WHERE run_id = ?1 ORDER BY seq", [run_id]).map(drop)
 }
 
-/// An event of which nothing more is known.
+/// Returns an event with only these fields.
 pub(super) fn event(seq: u64, at: Timestamp, kind: &str) -> Event {
     Event {
         seq,
@@ -366,7 +368,7 @@ pub(super) fn event(seq: u64, at: Timestamp, kind: &str) -> Event {
     }
 }
 
-/// Everything that happened in a run, oldest first.
+/// Returns all events of a run, oldest first.
 pub(super) fn events_of(conn: &Connection, run_id: i64) -> rusqlite::Result<Vec<Event>> {
     events_in_order(conn, run_id)?;
     conn.prepare_cached("SELECT * FROM pipeline_events WHERE run_id = ?1 ORDER BY seq")?
@@ -374,7 +376,7 @@ pub(super) fn events_of(conn: &Connection, run_id: i64) -> rusqlite::Result<Vec<
         .collect()
 }
 
-/// An event.
+/// Converts a row to an event.
 pub(super) fn event_of_row(row: &Row<'_>) -> rusqlite::Result<Event> {
     let signal = code(row, "signal")?;
     let cause: Option<Cause> = row.get("cause")?;

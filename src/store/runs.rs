@@ -1,6 +1,6 @@
-//! The history as readers see it: pages of runs, which can be selected, their number, and how long completed runs took.
+//! Reads the history: pages of runs, which can be filtered, the number of runs, and the durations of completed runs.
 //!
-//! Every answer is bounded by rows and by bytes, however many runs a file has or claims to have.
+//! Every result is bounded in rows and bytes, however many runs a file has or claims to have.
 
 use memchr::memmem::Finder;
 use rusqlite::{Connection, Row};
@@ -10,18 +10,19 @@ use crate::api::runs::{CompletedRun, OutcomeFilter, RUNS_COUNTED_MAX, RUNS_SEARC
 use crate::clock::Timestamp;
 use crate::pipeline::{OutcomeKind, took_ms};
 
-/// The most arguments and names of variables that one page of runs carries, in bytes of JSON; the run that reaches it is the page's last.
+/// The maximum size of the arguments and names of variables in one page of runs, in bytes of JSON. The run that reaches it is the
+/// last of the page.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// The most text that a search examines for one answer, in bytes; the run that reaches it is the last one examined.
+/// The maximum amount of text that one search examines, in bytes. The run that reaches it is the last one examined.
 const SEARCHED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// How many completed runs say how long a script usually takes.
+/// The number of completed runs from which a script's usual duration is estimated.
 const COMPLETED_MAX: u32 = 5;
 
-/// The runs of a page, newest first, each with the length of its texts, which `SQLite` knows without reading them
-/// (<https://www.sqlite.org/lang_corefunc.html#octet_length>). The columns that a search reads stand first, because a column is looked up
-/// from the first on: that saves a third of a search's time.
+/// The query for the runs of a page, newest first, each with the length of its texts, which `SQLite` knows without reading them
+/// (<https://www.sqlite.org/lang_corefunc.html#octet_length>). The columns that a search reads come first, because `SQLite` looks
+/// a column up from the first one on. That saves a third of a search's time.
 const PAGE: &str = "SELECT id, octet_length(script) + octet_length(args) + coalesce(octet_length(error), 0) AS text_bytes,
             status, exit_code, signal, script, error, args, *
      FROM pipeline_runs WHERE id < ?1 ORDER BY id DESC";
@@ -33,7 +34,7 @@ pub(super) const COUNT_FAILED: &str =
 pub(super) const COMPLETED_BEFORE: &str = "SELECT id, started_at, stopped_at, paused_ms FROM pipeline_runs
      WHERE status = 'completed' AND script = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
 
-/// Which runs a page has: all of them by default.
+/// The filter for the runs of a page: all runs by default.
 #[derive(Debug, Default)]
 pub struct RunFilter {
     outcomes: Option<Vec<OutcomeFilter>>,
@@ -41,7 +42,7 @@ pub struct RunFilter {
 }
 
 impl RunFilter {
-    /// Runs that one of these words selects, and with this text in their script, arguments, error or id.
+    /// Selects runs that match one of these outcomes and contain this text in their script, arguments, error or id.
     pub fn new(outcomes: Option<Vec<OutcomeFilter>>, text: Option<&str>) -> Self {
         Self { outcomes, text: text.map(|text| Finder::new(&text.to_ascii_lowercase()).into_owned()) }
     }
@@ -61,7 +62,7 @@ impl RunFilter {
     }
 }
 
-/// Whether a run has this text, which is in lower case. Arguments count as one text with blanks between them.
+/// Checks whether a run contains this text, which is in lower case. The arguments count as one text, joined by spaces.
 fn has_text(row: &Row<'_>, text: &Finder<'_>) -> rusqlite::Result<bool> {
     let is_in = |field: &str| text.find(field.to_ascii_lowercase().as_bytes()).is_some();
     if is_in(row.get_ref("script")?.as_str()?) || is_in(&row.get::<_, i64>("id")?.to_string()) {
@@ -79,17 +80,17 @@ fn has_text(row: &Row<'_>, text: &Finder<'_>) -> rusqlite::Result<bool> {
 pub struct RunsPage {
     /// Newest first.
     pub runs: Vec<RunRow>,
-    /// The highest id of which the next page has only lower ones; none if no further run is selected.
+    /// The `before` of the next page; `None` if no further run is selected.
     pub next_before: Option<i64>,
-    /// Whether the search ended before its limits.
+    /// True if the search ended before it reached its limits.
     pub searched_all: bool,
-    /// How many runs there are, if that was requested.
+    /// The number of runs, if it was requested.
     pub counts: Option<RunCounts>,
 }
 
 impl RunsPage {
-    /// At most `limit` selected runs with ids below `before`, newest first; fewer where their arguments are long, or where the search
-    /// reaches its limits.
+    /// Reads at most `limit` selected runs with ids below `before`, newest first; fewer if their arguments are long, or if the
+    /// search reaches its limits.
     pub(super) fn read(conn: &Connection, before: i64, limit: u32, filter: &RunFilter) -> rusqlite::Result<Self> {
         let mut page = Self { searched_all: true, ..Self::default() };
         let (mut examined, mut examined_bytes, mut page_bytes, mut last) = (0, 0, 0, before);
@@ -107,7 +108,7 @@ impl RunsPage {
             if !filter.selects(row)? {
                 continue;
             }
-            // This run is on the next page. It is not read here, so that a page never ends with an empty one.
+            // This run belongs to the next page, which therefore is never empty.
             if page.runs.len() >= limit as usize || page_bytes >= PAGE_BYTES_MAX {
                 page.next_before = page.runs.last().map(|run| run.id);
                 break;
@@ -119,13 +120,13 @@ impl RunsPage {
     }
 }
 
-/// How many runs there are. An index has both numbers, and each stops counting at its limit.
+/// Counts the runs. An index has both numbers, and each count stops at its limit.
 pub(super) fn count(conn: &Connection) -> rusqlite::Result<RunCounts> {
     let count = |sql| conn.prepare_cached(sql)?.query_row([RUNS_COUNTED_MAX], |row| row.get(0));
     Ok(RunCounts { all: count(COUNT_ALL)?, failed: count(COUNT_FAILED)? })
 }
 
-/// How long the latest completed runs of this script took before run `before`, the latest first.
+/// Returns the durations of the latest completed runs of this script before run `before`, the latest first.
 pub(super) fn completed_before(conn: &Connection, script: &str, before: i64) -> rusqlite::Result<Vec<CompletedRun>> {
     let of_row = |row: &Row<'_>| {
         let (started_at, stopped_at): (Timestamp, Timestamp) = (row.get("started_at")?, row.get("stopped_at")?);

@@ -1,8 +1,9 @@
-//! Compares the schema in a file with the one that the migrations make. A schema contains code, so what is not ours may act on each write.
+//! Compares the schema in a file with the one that the migrations create. A schema contains code, so foreign objects may act on
+//! each write.
 //!
-//! Triggers and views do nothing, because every connection turns them off (`hardening`), and a table of another program is left alone.
-//! Everything else makes the file unusable: a table that silently ignores or replaces rows, computes columns, or keeps rows of our
-//! tables from being deleted.
+//! Triggers and views do nothing, because every connection turns them off (`hardening`), and a table of another program is left
+//! alone. Everything else makes the file unusable: a table that silently ignores or replaces rows, computes columns, or prevents
+//! rows of this program's tables from being deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,29 +13,30 @@ use sha2::{Digest, Sha256};
 use super::known;
 use crate::hex::hex;
 
-/// refinery's table: which migrations were applied.
+/// refinery's table of applied migrations.
 pub(super) const HISTORY_TABLE: &str = "refinery_schema_history";
 
-/// The tables that refinery and `SQLite`'s ANALYZE make, word by word. One with this name and another text may compute columns, check
-/// rows, or keep rows of our tables from being deleted.
+/// The exact texts of the tables that refinery and `SQLite`'s ANALYZE create. A table with one of these names and another text
+/// may compute columns, check rows, or prevent rows of this program's tables from being deleted.
 const TEXTS_OF_OTHERS: [&str; 3] =
     [HISTORY_TEXT, "CREATE TABLE sqlite_stat1(tbl,idx,stat)", "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)"];
 const HISTORY_TEXT: &str = "CREATE TABLE refinery_schema_history( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), \
      checksum VARCHAR(255))";
 
-/// The digests of our schemas, version 1 first. Comparing with a digest takes a tenth of the time that making the schema takes.
+/// The digests of this program's schemas, version 1 first. Comparing digests takes a tenth of the time that creating the schema
+/// takes.
 const DIGESTS: &[&str] = &["a460434c9dd3583ca28723ad150dbc502f7485211be2cd5aa098e6ce732b6148"];
 
-/// How a schema differs from ours, in sentences.
+/// The differences of a schema from this program's, in sentences.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Differences {
-    /// What changes the result of our statements, or can make them fail.
+    /// The differences that change the result of this program's statements, or can make them fail.
     pub(super) effective: Vec<String>,
-    /// Triggers, views, and tables that have nothing to do with ours, such as those of a backup program.
+    /// Triggers, views, and tables that do not affect this program's tables, such as those of a backup program.
     pub(super) inert: Vec<String>,
 }
 
-/// Compares with the schema that the migrations up to `version` make in an empty database.
+/// Compares a schema with the one that the migrations up to `version` create in an empty database.
 pub(super) fn differences(conn: &Connection, version: i64) -> rusqlite::Result<Differences> {
     let found = objects(conn)?;
     let mut differences = Differences::default();
@@ -54,7 +56,7 @@ pub(super) fn differences(conn: &Connection, version: i64) -> rusqlite::Result<D
     for (name, object) in found.iter().filter(|(name, _)| !ours.contains_key(*name)) {
         let is_effective = match name.split_once(' ') {
             Some(("trigger" | "view", _)) => false,
-            // Columns of the statistics that are computed are evaluated each time that the schema is read.
+            // SQLite evaluates computed columns of the statistics each time that it reads the schema.
             Some(("table", table)) if has_name_of_statistics(table) => true,
             Some(("table", table)) => is_ours(table) || references(conn, table)?.iter().any(|referred| is_ours(referred)),
             _ => is_ours(&object.table),
@@ -65,13 +67,14 @@ pub(super) fn differences(conn: &Connection, version: i64) -> rusqlite::Result<D
     Ok(differences)
 }
 
-/// Names are the same to `SQLite` in capital letters.
+/// `SQLite` ignores the case of names.
 fn has_name_of_statistics(table: &str) -> bool {
     table.to_ascii_lowercase().starts_with("sqlite_stat")
 }
 
-/// Reads the tables that `SQLite` itself reads to their ends: the planner's statistics with each schema, the highest ids with each new run.
-/// To be called with limits, because it ignores those that it reached while it read the statistics. What they contain does not matter.
+/// Reads all rows of the tables that `SQLite` itself reads: the planner's statistics with each schema, the highest ids with each
+/// new run. Call it with limits, because `SQLite` ignores a limit that it reaches while it reads the statistics. The contents do
+/// not matter.
 pub(super) fn read_tables_of_sqlite(conn: &Connection) -> rusqlite::Result<()> {
     let names: Vec<String> = conn
         .prepare("SELECT name FROM sqlite_schema WHERE lower(type) = 'table' AND name LIKE 'sqlite!_%' ESCAPE '!'")?
@@ -85,8 +88,9 @@ pub(super) fn read_tables_of_sqlite(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// A table or index that begins at the page of another one, at the first page, which is the schema's, or at none. What is written to one of
-/// two would damage the other, and a check of single tables does not notice that. The tables of extensions have no pages.
+/// Returns a table or index without its own first page: it begins at the page of another object, at the first page, which is the
+/// schema's, or at no page. A write to one of two objects on a page would damage the other, and a check of single tables does not
+/// notice that. The tables of extensions have no pages.
 pub(super) fn without_own_page(conn: &Connection) -> rusqlite::Result<Option<String>> {
     let mut statement = conn.prepare(
         "SELECT rootpage, name FROM sqlite_schema
@@ -102,12 +106,13 @@ pub(super) fn without_own_page(conn: &Connection) -> rusqlite::Result<Option<Str
     Ok(None)
 }
 
-/// The tables that a table's foreign keys refer to, in lower case, as ours are.
+/// Returns the tables to which a table's foreign keys refer, in lower case like this program's names.
 fn references(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
     conn.prepare("SELECT lower(\"table\") FROM pragma_foreign_key_list(?1)")?.query_map([table], |row| row.get(0))?.collect()
 }
 
-/// Of each object's name and text, each with its length before it, so that no other division has the same digest.
+/// Returns the digest of each object's name and text. Each text is preceded by its length, so that a different division has a
+/// different digest.
 fn digest(objects: &BTreeMap<String, Object>) -> String {
     let mut digest = Sha256::new();
     for text in objects.iter().flat_map(|(name, object)| [name, &object.table, &object.sql]) {
@@ -117,8 +122,8 @@ fn digest(objects: &BTreeMap<String, Object>) -> String {
     hex(&digest.finalize())
 }
 
-/// Whether the history's table is the one that refinery makes; none where it does not exist. To read another one can take any amount
-/// of time and memory.
+/// Checks whether the history's table is the one that refinery creates; `None` if it does not exist. Reading a different table
+/// could take any amount of time and memory.
 pub(super) fn is_history_of_refinery(conn: &Connection) -> rusqlite::Result<Option<bool>> {
     conn.query_row("SELECT sql FROM sqlite_schema WHERE lower(type) = 'table' AND name = ?1", [HISTORY_TABLE], |row| {
         row.get(0).map(|sql: String| in_one_line(&sql) == HISTORY_TEXT)
@@ -126,12 +131,12 @@ pub(super) fn is_history_of_refinery(conn: &Connection) -> rusqlite::Result<Opti
     .optional()
 }
 
-/// refinery's text is indented, and another version of refinery may indent it differently.
+/// Removes the indentation, because another version of refinery may indent its text differently.
 fn in_one_line(sql: &str) -> String {
     sql.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The tables of a version.
+/// Returns the tables of a version.
 pub(super) fn tables(version: i64) -> rusqlite::Result<Vec<String>> {
     model(version)?
         .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT GLOB 'sqlite_*' ORDER BY name")?
@@ -139,7 +144,7 @@ pub(super) fn tables(version: i64) -> rusqlite::Result<Vec<String>> {
         .collect()
 }
 
-/// The schema of a version, in memory. Without refinery, which compiles a regular expression first.
+/// Creates the schema of a version in memory, without refinery, which would compile a regular expression first.
 fn model(version: i64) -> rusqlite::Result<Connection> {
     let conn = Connection::open_in_memory()?;
     known::all().iter().filter(|known| known.version <= version).try_for_each(|known| conn.execute_batch(known.sql))?;
@@ -149,16 +154,16 @@ fn model(version: i64) -> rusqlite::Result<Connection> {
 /// A table, an index, a trigger or a view.
 #[derive(Debug, PartialEq, Eq)]
 struct Object {
-    /// The table that it is or belongs to, in lower case.
+    /// The name of the table, or of the table to which the object belongs, in lower case.
     table: String,
     sql: String,
 }
 
-/// All objects, by type and name. Left out are what `SQLite` makes for constraints, which has no text, the history, and the planner's
-/// statistics, which change no result.
+/// Returns all objects by type and name. Without the objects that `SQLite` creates for constraints, which have no text, and
+/// without the history and the planner's statistics, which change no result.
 ///
-/// The type is in lower case, because `SQLite` reads `Table` as `table`. An object's name alone says nothing: in a file, an index can have
-/// the name of any of these tables.
+/// The type is in lower case, because `SQLite` reads `Table` as `table`. The key contains the type, because in a file an index
+/// can have the name of any of these tables.
 fn objects(conn: &Connection) -> rusqlite::Result<BTreeMap<String, Object>> {
     let mut objects: BTreeMap<String, Object> = conn
         .prepare("SELECT lower(type) || ' ' || name, lower(tbl_name), sql FROM sqlite_schema WHERE sql IS NOT NULL")?

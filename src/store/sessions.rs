@@ -17,7 +17,7 @@ pub struct SessionRow {
     pub id: String,
     /// The digest of the cookie's secret, 64 hexadecimal digits.
     pub secret: String,
-    /// What the session may do.
+    /// The role of the session.
     pub role: Role,
     /// The fingerprint of its role's token, 64 hexadecimal digits.
     pub made_with: String,

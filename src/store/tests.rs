@@ -1,4 +1,4 @@
-//! What is written and what is refused.
+//! Tests of what the store writes and refuses.
 
 mod crashes;
 mod locked;
@@ -17,7 +17,7 @@ use crate::api::runs::Event;
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Containment, Entry, Exit, Fact, Killed, Origin, Peer, RunStatus, State, observe};
 
-/// A store in a folder of its own.
+/// A store in its own folder.
 struct Bench {
     folder: TempDir,
     store: Store,
@@ -55,12 +55,12 @@ impl Bench {
         self.store.begin_run(&new_run(), None, at(ms)).expect("a stopped pipeline can begin a run")
     }
 
-    /// Records what the rules make of a fact in the stored state.
+    /// Records a fact, with the transition that the rules derive from it in the stored state.
     fn see(&mut self, run_id: i64, seq: u64, ms: i64, fact: Fact) -> PipelineRow {
         self.see_by(None, run_id, seq, ms, fact)
     }
 
-    /// The same of a fact that somebody wanted.
+    /// Does the same for a fact with an origin.
     fn see_by(&mut self, origin: Option<Origin>, run_id: i64, seq: u64, ms: i64, fact: Fact) -> PipelineRow {
         let transition = observe(self.row().state, &fact);
         let entry = Entry { origin, ..entry(seq, ms, fact) };
@@ -288,7 +288,7 @@ fn a_lost_run_keeps_what_is_known_of_it() {
     assert_eq!((event.seq, event.kind.as_str(), event.cause.as_deref()), (2, "lost", Some("recovery")));
     assert_eq!(bench.store.last_seq(id).expect("readable"), 1, "what the store added is no fact of the journal");
 
-    // An end is final: nothing that turns up later changes it.
+    // An end is final: no later fact changes it.
     assert!(is_conflict(&bench.store.end_run(id, UnseenEnd::Lost, at(30), "again", &Killed::default())));
     let late = entry(7, 40, spawned(1));
     assert!(is_conflict(&bench.store.record(id, &late, observe(State::Stopped, &late.fact))));
@@ -326,7 +326,7 @@ fn what_does_not_follow_from_what_is_stored_is_a_conflict() {
     assert!(is_conflict(&bench.store.end_run(id + 1, UnseenEnd::Lost, at(20), "?", &Killed::default())), "there is no such run");
     assert!(is_conflict(&bench.store.adopt_unknown_run(id, &new_run(), at(20))), "it is known");
 
-    // Of several facts in one call all are kept, or none.
+    // A call with several facts records all of them, or none.
     let facts = [(paused, from_running), (entry(3, 30, spawned(2)), observe(State::Stopped, &spawned(2)))];
     assert!(is_conflict(&bench.store.record_all(id, &facts)));
     assert_eq!((bench.row(), bench.run(id), bench.events(id)), before, "a refused change changes nothing");
@@ -387,7 +387,7 @@ fn every_fact_can_be_kept() {
         Fact::Paused { cause: Cause::Request },
         Fact::Resumed { cause: Cause::Outside, paused_ms: u64::MAX, detail: None },
         Fact::SpawnFailed { error: String::new(), lack: None },
-        // Before the run's log even begins: a journal is a record, however odd.
+        // A position before the run's log begins: a journal is a record, however odd.
         Fact::Exited {
             exit: Exit::Code(-1),
             asked: false,
@@ -444,11 +444,11 @@ fn times_do_not_go_back_within_a_run_when_the_clock_does() {
     assert_eq!((row.resumed_at, row.updated_at), (Some(at(2000)), at(2000)));
     let row = bench.store.touch(at(3000)).expect("room");
     assert_eq!(row.updated_at, at(3000));
-    // The touch was ours and later; the fact keeps its true time.
+    // The touch had a later time; the fact keeps its true time.
     let row = bench.see(id, 4, 2500, exited(Exit::Code(0), false));
     assert_eq!((row.stopped_at, row.updated_at), (Some(at(2500)), at(3000)));
     assert_eq!(bench.store.touch(at(0)).expect("room").updated_at, at(3000));
-    // The next run believes the clock again.
+    // The next run accepts the clock again.
     assert_eq!(bench.store.begin_run(&new_run(), None, at(500)).expect("stopped"), id + 1);
     assert_eq!(bench.row().updated_at, at(500));
 }

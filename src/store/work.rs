@@ -1,6 +1,7 @@
-//! Work for the one connection that writes, handed over by threads that do not own it, and answered with its result.
+//! Changes that other threads hand to the only writing connection, which returns their results.
 //!
-//! The supervisor's thread owns the [`Store`] and does this work between its own. Whoever hands it over needs to know nothing of that thread.
+//! The supervisor's thread owns the [`Store`] and makes these changes between its own. The other threads need to know nothing
+//! about that thread.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -8,38 +9,38 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use super::connection::Store;
 use super::error::StoreError;
 
-/// A piece of work whose result's type only its owner knows.
+/// A change whose result type only the sender knows.
 pub trait Work: Send {
-    /// Does it. Called once.
+    /// Makes the change. Called once.
     fn run(&mut self, store: &mut Store) -> Result<(), StoreError>;
 
-    /// Tells the owner how that went.
+    /// Sends the result to the sender.
     fn answer(self: Box<Self>, done: Result<(), StoreError>);
 }
 
-/// Why handed work has no result.
+/// The reason why a change has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
-    /// The database did not take it.
+    /// The database refused the change.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The thread that writes has ended, or ends before its turn comes. Nothing was done.
+    /// The writing thread has ended, or ends before the change is made. Nothing was changed.
     #[error("write to the database: the server is stopping")]
     Stopping,
 }
 
-/// Hands work to the thread that writes.
+/// Hands changes to the thread that writes.
 #[derive(Clone)]
 pub struct Writer(Arc<dyn Fn(Box<dyn Work>) -> bool + Send + Sync>);
 
 impl Writer {
-    /// `send` passes work on, and returns whether somebody is there to do it.
+    /// Creates a writer. `send` passes a change on, and returns whether the thread that makes changes still runs.
     pub fn new(send: impl Fn(Box<dyn Work>) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(send))
     }
 
-    /// Hands over a change and waits for its result. It waits behind what the thread is doing; a lock that another process holds
-    /// fails it after the store's own short wait, or at once while that lock is known.
+    /// Hands over a change and waits for its result. It waits until the thread has finished its current work. A lock that another
+    /// process holds makes it fail after the store's own short wait, or at once while the lock is known to be held.
     pub fn write<T: Send + 'static>(
         &self,
         change: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
@@ -47,7 +48,7 @@ impl Writer {
         Ok(self.begin(change)?.recv().map_err(|_| WorkError::Stopping)??)
     }
 
-    /// Hands over a change. Its result comes where this returns; a caller that does not need it drops that.
+    /// Hands over a change. The returned receiver gets its result. A caller that does not need the result can drop the receiver.
     pub fn begin<T: Send + 'static>(
         &self,
         change: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
@@ -58,7 +59,7 @@ impl Writer {
     }
 }
 
-/// A change, its value once it is made, and where the answer goes.
+/// A change, its value once it is made, and the channel for the result.
 struct Change<F, T> {
     make: Option<F>,
     value: Option<T>,
@@ -74,7 +75,7 @@ impl<F: FnOnce(&mut Store) -> Result<T, StoreError> + Send, T: Send> Work for Ch
 
     fn answer(self: Box<Self>, done: Result<(), StoreError>) {
         let Self { value, reply_to, .. } = *self;
-        // The owner may not wait for it.
+        // The sender may not be waiting for it.
         let _nobody_waits = reply_to.try_send(done.map(|()| value.expect("`run` made it")));
     }
 }

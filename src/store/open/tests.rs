@@ -1,4 +1,4 @@
-//! Files by kind of damage and kind of maker: what is opened, and what is refused and left as it is.
+//! Tests by kind of damage and by the program that made the file: what is opened, and what is refused and left unchanged.
 
 mod checking;
 mod layouts;
@@ -29,7 +29,7 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a temp folder")
 }
 
-/// A closed database with a few runs in it.
+/// Makes a closed database with a few runs.
 fn filled() -> TempDir {
     let folder = folder();
     let mut store = Store::open(&folder.path().join(NAME)).expect("a new database").store;
@@ -48,21 +48,21 @@ fn filled() -> TempDir {
     folder
 }
 
-/// A closed database that then was changed by this SQL.
+/// Makes a closed database, and then changes it by this SQL.
 fn changed(sql: &str) -> TempDir {
     let folder = filled();
     Connection::open(folder.path().join(NAME)).and_then(|conn| conn.execute_batch(sql)).expect("valid SQL");
     folder
 }
 
-/// Another program's database.
+/// Makes another program's database.
 fn made_by(sql: &str) -> TempDir {
     let folder = folder();
     Connection::open(folder.path().join(NAME)).and_then(|conn| conn.execute_batch(sql)).expect("valid SQL");
     folder
 }
 
-/// The files that a kill leaves of a database that was changed by this SQL: the change stands in the write-ahead log only.
+/// Makes the files that a kill leaves of a database that was changed by this SQL: the change is only in the write-ahead log.
 fn changed_and_killed(sql: &str) -> TempDir {
     let living = filled();
     let conn = Connection::open(living.path().join(NAME)).expect("our own file");
@@ -75,7 +75,7 @@ fn changed_and_killed(sql: &str) -> TempDir {
     killed
 }
 
-/// A database whose bytes were changed.
+/// Makes a database and then changes its bytes.
 fn bent(bend: impl FnOnce(&mut Vec<u8>)) -> TempDir {
     let folder = filled();
     let path = folder.path().join(NAME);
@@ -91,7 +91,7 @@ fn holding(bytes: &[u8]) -> TempDir {
     folder
 }
 
-/// Every file's name and bytes.
+/// Returns every file's name and bytes.
 fn contents(folder: &TempDir) -> BTreeMap<OsString, Vec<u8>> {
     fs::read_dir(folder.path())
         .expect("our own folder")
@@ -100,12 +100,12 @@ fn contents(folder: &TempDir) -> BTreeMap<OsString, Vec<u8>> {
         .collect()
 }
 
-/// Whether every step of a check is good.
+/// Checks whether every step of a check is good.
 fn is_good(path: &Path) -> bool {
     check(path).expect("it can be read").iter().all(|step| step.result.is_ok())
 }
 
-/// Opens what must be refused, by every way in, and sees that not a byte of it changed and nothing was added.
+/// Opens a file that must be refused, in every way, and asserts that no byte changed and no file was added.
 fn refused(folder: &TempDir) -> StoreError {
     let path = folder.path().join(NAME);
     let before = contents(folder);
@@ -160,7 +160,7 @@ fn a_flipped_bit_is_refused_or_harmless_and_never_a_panic() {
     let size = contents(&filled())[&OsString::from(NAME)].len();
     let original = filled();
     let bytes = fs::read(original.path().join(NAME)).expect("our own file");
-    // A prime step, so that every part of a page gets its turn; the first page is looked at closely.
+    // A prime step, so that the changes reach every part of a page; each byte of the first 200 is changed.
     for at in (0..200).chain((200..size).step_by(397)) {
         let mut bytes = bytes.clone();
         bytes[at] ^= 1 << (at % 8);
@@ -226,7 +226,7 @@ fn a_database_of_another_program_is_refused() {
         "PRAGMA application_id = 7; CREATE TABLE recipes (name TEXT)",
         "PRAGMA application_id = 7",
         "CREATE TABLE refinery_schema_history( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255)); CREATE TABLE recipes (name TEXT)",
-        // Nothing but an empty history of refinery's is left by a kill.
+        // A kill leaves nothing but an empty history of refinery.
         "CREATE TABLE refinery_schema_history( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255)); CREATE INDEX recipes ON refinery_schema_history (name)",
         "CREATE TABLE REFINERY_SCHEMA_HISTORY( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255))",
         "CREATE TABLE Refinery_schema_history (version, name AS (hex(zeroblob(7000000))))",
@@ -247,7 +247,7 @@ fn damage_is_seen_through_a_log_that_a_kill_left() {
     bytes[last..].fill(0xFF);
     fs::write(&path, bytes).expect("our own file");
     is_damaged(&folder);
-    // Without the index SQLite makes a new one; the data stays as it is.
+    // Without the index, SQLite creates a new one; the data stays unchanged.
     fs::remove_file(folder.path().join("test.db-shm")).expect("it is there");
     let before = contents(&folder);
     assert!(matches!(Store::open(&path), Err(StoreError { kind: StoreErrorKind::Damaged(_), .. })));
@@ -271,14 +271,14 @@ fn what_is_no_file_or_cannot_be_made_is_refused() {
 
 #[test]
 fn what_cannot_be_written_is_refused() {
-    // The header's write version says: only for reading (https://www.sqlite.org/fileformat2.html, 1.3.3).
+    // The header's write version means: only for reading (https://www.sqlite.org/fileformat2.html, 1.3.3).
     let folder = bent(|bytes| bytes[18] = 3);
     let before = contents(&folder);
     let error = Store::open(&folder.path().join(NAME)).expect_err("it must be refused");
     assert!(matches!(error.kind, StoreErrorKind::NotWritable(_)), "{error}");
     assert!(contents(&folder) == before);
 
-    // As root permissions say nothing, so the rest runs in a thread that has given that privilege up (capabilities(7)).
+    // For root, permissions do not matter, so the rest runs in a thread that has dropped that privilege (capabilities(7)).
     std::thread::spawn(|| {
         let mut capabilities = rustix::thread::capabilities(None).expect("the kernel knows them");
         capabilities.effective.remove(CapabilitySet::DAC_OVERRIDE);
@@ -308,7 +308,7 @@ fn what_cannot_be_written_is_refused() {
     .expect("no panic");
 }
 
-/// The name of the only file.
+/// Returns the name of the only file.
 fn only_file(folder: &TempDir) -> OsString {
     let mut files = fs::read_dir(folder.path()).expect("our own folder");
     let name = files.next().expect("one file").expect("our own folder").file_name();
@@ -319,7 +319,7 @@ fn only_file(folder: &TempDir) -> OsString {
 #[test]
 fn a_new_database_is_for_its_owner_only_and_migrated_once() {
     let folder = folder();
-    // Signs that mean something in a URI.
+    // Characters with a meaning in a URI.
     let path = folder.path().join("a b%41?mode=memory#ü.db");
     let opened = Store::open(&path).expect("a new database");
     assert_eq!(opened.applied, all_migrations());

@@ -1,4 +1,4 @@
-//! What a kill leaves, and what holds on every path.
+//! Tests of what a kill leaves, and of the invariants on every path.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use super::super::change;
 use super::*;
 
 impl Bench {
-    /// The files as a kill at this moment would leave them, opened elsewhere.
+    /// Copies the files as a kill at this moment would leave them, and opens the copy.
     fn crashed(&self) -> (TempDir, Store) {
         self.crashed_with_wal_cut(usize::MAX)
     }
@@ -36,7 +36,7 @@ fn a_kill_within_a_transaction_leaves_nothing_of_it_and_after_it_all() {
     let transition = observe(State::Stopped, &fact);
     let row = PipelineRow::read(&tx).expect("the row");
     assert!(change::record(&tx, id, &entry(1, 10, fact), transition, row).is_ok());
-    // Pages of an unfinished transaction may already be in the log: this puts them there.
+    // Pages of an unfinished transaction may already be in the log, so write them there.
     tx.cache_flush().expect("room");
     let image = tempfile::tempdir().expect("a temp folder");
     for suffix in ["", "-wal"] {
@@ -107,7 +107,7 @@ impl Dice {
     }
 }
 
-/// What holds whatever happened.
+/// Asserts the invariants.
 fn assert_invariants(bench: &Bench, last: &PipelineRow) {
     let row = bench.row();
     assert_eq!(&row, last, "what a change returned is what is stored");
@@ -159,7 +159,7 @@ fn random_walks_keep_the_invariants() {
                 },
                 2 => bench.store.touch(at(ms)).expect("room"),
                 3 if !journal.is_empty() => {
-                    // The journal once more from its beginning, as after a restart that forgot where it was.
+                    // Records the journal again from its beginning, as after a restart that lost its position.
                     let run_id = last.run_id.expect("a run has the journal");
                     let facts: Vec<_> = journal.iter().map(|entry| (entry.clone(), observe(last.state, &entry.fact))).collect();
                     let again = bench.store.record_all(run_id, &facts).expect("harmless");
@@ -181,8 +181,8 @@ fn random_walks_keep_the_invariants() {
                             journal.push(entry);
                             row
                         }
-                        // A shim writes nothing after its end but `usage`; whatever else comes is refused, or bears the number that
-                        // was given to the `lost`.
+                        // After its end a shim writes only `usage`. Any other fact is refused, or has the number that the `lost`
+                        // event got.
                         Ok(_) if ended => continue,
                         Err(StoreError { kind: StoreErrorKind::Conflict(_), .. }) if ended && transition.is_some() => continue,
                         other => panic!("seed {seed}: {other:?}"),

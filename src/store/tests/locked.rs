@@ -1,4 +1,4 @@
-//! A database that another process has locked: how long the writer waits for it.
+//! Tests of a database that another process has locked: how long the writer waits.
 
 use std::sync::mpsc;
 use std::thread;

@@ -1,4 +1,4 @@
-//! What only tests ask of a store: a database that lives in memory, for those that need very many of them, and its whole content.
+//! Test-only functions of a store: a database in memory, for tests that need very many of them, and its whole content.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::store::index::Index;
 use crate::store::{DatabaseFile, PipelineRow, Store, StoreError, known};
 
 impl Store {
-    /// The schema of today, nothing in it.
+    /// Creates an empty database with the current schema.
     pub(crate) fn in_memory() -> Self {
         let mut conn = Connection::open_in_memory().expect("memory");
         conn.pragma_update(None, "foreign_keys", 1).expect("SQLite has foreign keys");
@@ -27,7 +27,7 @@ impl Store {
         }
     }
 
-    /// Takes everything out, as if the file had been removed.
+    /// Deletes everything, as if the file had been removed.
     pub(crate) fn clear(&self) {
         self.execute(
             "DELETE FROM sessions;
@@ -50,17 +50,17 @@ impl Store {
         self.record_all(run_id, &[(entry.clone(), transition)])
     }
 
-    /// Lets triggers run on this connection: a test injects its faults with them, in the middle of a transaction.
+    /// Lets triggers run on this connection. A test uses them to inject faults in the middle of a transaction.
     pub(crate) fn let_triggers_run(&self) {
         self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true).expect("SQLite has triggers");
     }
 
-    /// Runs SQL past all rules.
+    /// Runs SQL directly, without any rules.
     pub(crate) fn execute(&self, sql: &str) {
         self.conn.execute_batch(sql).expect("good SQL");
     }
 
-    /// The whole content, one line a row, in a fixed order: for comparing.
+    /// Returns the rows of a query as texts, for comparing.
     pub(crate) fn dump(&self, sql: &str) -> Vec<String> {
         let mut statement = self.conn.prepare_cached(sql).expect("good SQL");
         let rows = statement.query_map([], |row| row.get::<_, String>(0)).expect("runs");

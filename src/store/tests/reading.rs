@@ -1,4 +1,4 @@
-//! Reading beside the writer, and what the database or its disk refuses.
+//! Tests of reading beside the writer, and of what the database or its disk refuses.
 
 use rusqlite::TransactionBehavior;
 

@@ -1,4 +1,4 @@
-//! Pages of runs that are selected, counted and compared, in a history of a hundred thousand runs.
+//! Tests of pages of runs that are selected, counted and compared, in a history of 100,000 runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use super::super::runs::{COMPLETED_BEFORE, COUNT_ALL, COUNT_FAILED};
 use super::*;
 use crate::api::runs::{CompletedRun, OutcomeFilter, RUNS_SEARCHED_MAX, RunCounts};
 
-/// Ends of runs: status, exit code, signal, and the word that selects them.
+/// Ends of runs: status, exit code, signal, and the filter that selects them.
 const ENDS: [(&str, &str, &str, OutcomeFilter); 7] = [
     ("completed", "0", "NULL", OutcomeFilter::Completed),
     ("failed", "3", "NULL", OutcomeFilter::Failed),
@@ -19,7 +19,7 @@ const ENDS: [(&str, &str, &str, OutcomeFilter); 7] = [
 ];
 
 impl Bench {
-    /// Adds so many runs with these values, which can use their number `n`.
+    /// Adds `count` runs with these values, which can use their number `n`.
     fn add_runs(&self, count: usize, script: &str, args: &str, end: usize) {
         let (status, exit_code, signal, _) = ENDS[end];
         let error = if ["lost", "failed"].contains(&status) { "'Disk is full'" } else { "NULL" };
@@ -33,7 +33,7 @@ impl Bench {
         ));
     }
 
-    /// A hundred thousand runs, of which the first failed and the others completed.
+    /// Makes a store with 100,000 runs, of which the first failed and the others completed.
     fn with_long_history() -> Self {
         let bench = Self::new();
         bench.add_runs(1, "'first.sh'", "'[]'", 1);
@@ -175,7 +175,7 @@ fn search_examines_so_much_text_and_no_more() {
     assert_eq!((ids(&page), page.searched_all, page.next_before), (vec![20], true, Some(20)), "a page of a megabyte");
 }
 
-/// How many instructions `SQLite` executes.
+/// Returns the number of instructions that `SQLite` executes, and the result.
 fn steps<T>(reader: &mut Reader, read: impl FnOnce(&Reader) -> T) -> (u64, T) {
     let steps = Arc::new(AtomicU64::new(0));
     let counted = steps.clone();
@@ -204,7 +204,7 @@ fn oldest_page_of_a_hundred_thousand_runs_is_as_much_work_as_the_newest() {
     let counts = |reader: &Reader| reader.runs(None, 1, &RunFilter::default()).expect("readable").counts;
     let (of_counts, _) = steps(&mut reader, counts);
     assert!(of_counts < 1_000_000, "{of_counts}");
-    // Neither reads a row of a run.
+    // None of these queries reads a row of a run.
     for sql in [COUNT_ALL, COUNT_FAILED, COMPLETED_BEFORE] {
         let mut statement = bench.store.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("good SQL");
         let plan: Vec<String> = statement.raw_query().mapped(|row| row.get("detail")).collect::<Result<_, _>>().expect("texts");

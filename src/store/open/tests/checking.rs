@@ -1,4 +1,4 @@
-//! `autoappdev check`: what it finds, and that it changes nothing.
+//! Tests of `autoappdev check`: what it finds, and that it changes nothing.
 
 use super::*;
 
@@ -41,7 +41,8 @@ fn a_check_makes_no_database_and_migrates_none() {
     assert_eq!(contents(&folder)[&OsString::from(NAME)], b"");
 }
 
-/// An expression that is evaluated makes an error here, because its value is too large. Others take hours and make none.
+/// The tables' expressions fail when they are evaluated, because their values are too large. Other expressions would take hours
+/// without an error.
 #[test]
 fn a_check_evaluates_no_expression_of_a_table_that_is_not_ours() {
     for table in [
@@ -54,7 +55,7 @@ fn a_check_evaluates_no_expression_of_a_table_that_is_not_ours() {
         let bad: Vec<_> = told(&report).into_iter().filter(|(_, good)| !good).collect();
         assert!(bad == [("schema", false)] && report.len() == 5, "{table}: {report:?}");
     }
-    // Ours are checked all the same.
+    // This program's tables are checked all the same.
     let sql = "CREATE TABLE extra (a); PRAGMA foreign_keys = 0; PRAGMA ignore_check_constraints = 1;
         INSERT INTO pipeline_events (run_id, seq, at, kind) VALUES (99, 0, 'no time', 'lost')";
     let report = check(&changed(sql).path().join(NAME)).expect("it can be read");
@@ -82,7 +83,7 @@ fn a_check_tells_what_opening_overlooks() {
 
 #[test]
 fn check_of_a_database_without_a_next_run_id_says_so() {
-    // The highest id is left, and is given to no run; or none is left.
+    // The highest id is left but is never given to a run; or no id is left.
     let noted =
         [i64::MAX - 1, i64::MAX].map(|latest| format!("UPDATE sqlite_sequence SET seq = {latest} WHERE name = 'pipeline_runs'"));
     let highest = i64::MAX;

@@ -3,7 +3,8 @@
 use super::trees::{PAGE, ended};
 use super::*;
 
-/// A file without tables, with this page size and encoding, of whose pages so many bytes are reserved for others than `SQLite`.
+/// Makes a file without tables, with this page size and encoding, whose pages reserve this number of bytes for programs other
+/// than `SQLite`.
 fn without_tables(pragmas: &str, reserved: u8) -> TempDir {
     let folder = made_by(&format!("{pragmas}; CREATE TABLE t (a); DROP TABLE t; VACUUM"));
     let path = folder.path().join(NAME);
@@ -16,7 +17,7 @@ fn without_tables(pragmas: &str, reserved: u8) -> TempDir {
     folder
 }
 
-/// Sees that so many runs are recorded in the file, and read again.
+/// Asserts that this number of runs can be recorded in the file and read again.
 fn records(folder: &TempDir, runs: i64, what: &str) {
     let path = folder.path().join(NAME);
     let new = NewRun {
@@ -60,7 +61,7 @@ fn database_with_any_page_size_encoding_and_layout_is_used() {
     assert!(is_good(&folder.path().join(NAME)));
 }
 
-/// A table of another program, because of which not all of ours are looked through.
+/// A table of another program, which makes the file too large for a check of all tables.
 const LARGE: &str = "CREATE TABLE large (a); INSERT INTO large VALUES (zeroblob(2000000))";
 
 #[test]

@@ -1,21 +1,22 @@
-//! Schemas, histories and statistics that would take forever, or gigabytes, to read: refused with little work.
+//! Tests of schemas, histories and statistics that would take forever, or gigabytes, to read: they are refused with little work.
 
 use super::trees::{PAGE, ended, multiply, number, pages_above, store};
 use super::*;
 
 const HISTORY: &str = "CREATE TABLE refinery_schema_history( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255))";
 
-/// Sees that the file is refused as damaged, for this reason, by every way in.
+/// Asserts that the file is refused as damaged for this reason, in every way.
 fn is_refused_because(folder: TempDir, why: &'static str, what: &str) {
     let error = ended(what, move || refused(&folder));
     assert!(matches!(&error.kind, StoreErrorKind::Damaged(reason) if reason.contains(why)), "{what}: {error}");
 }
 
-/// The first page has the file's header before its own: <https://www.sqlite.org/fileformat2.html#b_tree_pages>.
+/// The size of the file's header, which precedes the first page's own header:
+/// <https://www.sqlite.org/fileformat2.html#b_tree_pages>.
 const HEADER: usize = 100;
 
-/// Puts pages above the leaf that begins the schema's tree, each of which refers to the one below as often as it has room. Of the rows
-/// in the leaf, those from `first` on are repeated, and the others come once.
+/// Adds pages above the leaf that begins the schema's tree. Each refers to the page below as often as it has room. The rows in
+/// the leaf from `first` on are repeated, and the others occur once.
 fn repeat_schema(path: &Path, first: usize) {
     let mut bytes = fs::read(path).expect("our own file");
     let page = bytes[..PAGE].to_vec();
@@ -47,9 +48,9 @@ fn repeat_schema(path: &Path, first: usize) {
 #[test]
 fn database_with_an_endless_schema_is_refused() {
     for (sql, first) in [
-        // Each row after the first is an error to SQLite, but it reads on.
+        // Each row after the first is an error to SQLite, but it continues to read.
         (HISTORY, 0),
-        // The row of the index of a primary key may come as often as it likes.
+        // The row of the index of a primary key may be repeated any number of times.
         (HISTORY, 1),
         ("CREATE TABLE recipes (name PRIMARY KEY)", 1),
     ] {
@@ -68,7 +69,7 @@ fn database_with_thousands_of_objects_is_refused_and_one_with_a_hundred_is_not()
     Store::open(&folder.path().join(NAME)).expect("tables of others are ignored");
 }
 
-/// Each of the lines would take a megabyte, in the same pages.
+/// Each line would take a megabyte, in the same pages.
 #[test]
 fn database_whose_history_lines_share_their_pages_is_refused() {
     let folder = made_by(&format!("{HISTORY}; INSERT INTO {HISTORY_TABLE} VALUES (1, hex(zeroblob(500000)), '', '')"));
@@ -85,7 +86,7 @@ fn database_with_a_long_text_in_its_schema_is_refused() {
     }
 }
 
-/// The statistics that the `sqlite3` shell makes. The second table is not made by the library that this program contains.
+/// The statistics that the `sqlite3` shell creates. The library in this program does not create the second table.
 const STATISTICS: &str = "ANALYZE; CREATE TABLE stat4(tbl,idx,neq,nlt,ndlt,sample); INSERT INTO stat4 VALUES (1, 2, 3, 4, 5, 6);
     PRAGMA writable_schema = 1;
     UPDATE sqlite_schema SET name = 'sqlite_stat4', tbl_name = 'sqlite_stat4', sql = replace(sql, 'stat4', 'sqlite_stat4') WHERE name = 'stat4'";
@@ -116,7 +117,7 @@ fn database_with_computed_statistics_is_refused() {
     for columns in ["tbl,idx AS (1),stat", "tbl,idx,stat CHECK (length(hex(zeroblob(9000000))) > 0)", "tbl,idx,stat,more"] {
         is_refused_because(with_statistics(columns), "table sqlite_stat1 is not ours", columns);
     }
-    // A million evaluations of the first one.
+    // A million evaluations of the first column.
     let doubled: Vec<String> = (1..20).map(|number| format!("c{number} AS (c{0} + c{0})", number - 1)).collect();
     let columns = format!("tbl,c0 AS (1),{},idx AS (c19 + c19),stat", doubled.join(","));
     is_refused_because(with_statistics(&columns), "takes too much memory", "doubled");

@@ -1,4 +1,4 @@
-//! Schemas of older versions and of other authors: what is migrated, and what is refused.
+//! Tests of schemas of older versions and of other authors: what is migrated, and what is refused.
 
 use super::*;
 use crate::store::{Begun, KeyedRequest, RequestKey};
@@ -19,23 +19,23 @@ fn database_with_tables_or_indexes_that_are_not_ours_is_refused() {
     for sql in [
         "DROP INDEX pipeline_runs_one_live".to_owned(),
         "DROP TABLE sessions".to_owned(),
-        // Silently not stored, and silently replaced.
+        // Rows silently not stored, and silently replaced.
         redefined("address    TEXT NOT NULL", "address    TEXT NOT NULL ON CONFLICT IGNORE"),
         redefined("PRIMARY KEY (run_id, seq)", "PRIMARY KEY (run_id, seq) ON CONFLICT REPLACE"),
         // Evaluated by the check of the file.
         redefined("exit_code     INTEGER,", "exit_code     INTEGER CHECK (length(hex(zeroblob(7000000))) > 0),"),
         "ALTER TABLE pipeline_events ADD COLUMN extra TEXT".to_owned(),
-        // Keeps a session from being deleted.
+        // Prevents a session from being deleted.
         "CREATE TABLE extra (id REFERENCES sessions (id))".to_owned(),
         "CREATE INDEX extra ON sessions (length(hex(zeroblob(7000000))))".to_owned(),
         redefined("checksum VARCHAR(255))", "checksum VARCHAR(255) check(length(hex(zeroblob(7000000))) > 0))"),
         format!("ALTER TABLE {HISTORY_TABLE} ADD COLUMN extra TEXT AS (hex(zeroblob(7000000)))"),
-        // Keeps runs from being deleted, or is deleted with them.
+        // Prevents runs from being deleted, or is deleted with them.
         redefined("version int4 PRIMARY KEY,", "version int4 PRIMARY KEY REFERENCES pipeline_runs (id),"),
         redefined("checksum VARCHAR(255))", "checksum VARCHAR(255) REFERENCES sessions ON DELETE CASCADE)"),
         labelled("CREATE TABLE extra (run_id REFERENCES pipeline_runs (id))", "type = 'Table'"),
         labelled("CREATE INDEX extra ON pipeline_runs (script)", "type = 'INDEX'"),
-        // An index is not this table, whatever its name.
+        // An index is never this table, whatever its name.
         labelled("CREATE UNIQUE INDEX extra ON pipeline_runs (script, id)", &named(HISTORY_TABLE)),
         labelled("CREATE INDEX extra ON pipeline_state (length(hex(zeroblob(7000000))))", &named("sqlite_stat1")),
         labelled("CREATE INDEX extra ON pipeline_events (kind)", &named("sqlite_stat4")),
@@ -69,14 +69,14 @@ fn a_migration_without_its_line_in_the_history_is_undone() {
     assert_eq!(Store::open(&path).expect("nothing was left of it").applied, all_migrations());
 }
 
-/// A file that a version of this program left, from its dump.
+/// Makes a file that a version of this program left, from its dump.
 fn left_by(dump: &str) -> TempDir {
     let dump = format!("{}/tests/fixtures/schema/{dump}.sql", env!("CARGO_MANIFEST_DIR"));
     made_by(&fs::read_to_string(&dump).unwrap_or_else(|e| panic!("{dump}: {e}; each schema needs its fixture")))
 }
 
-/// Each schema that was ever released is a dump with runs in it: what is kept of it must survive every later migration. The later
-/// version of this program stands for those to come.
+/// Each released schema has a dump with runs in it, and its data must survive every later migration. The later version of this
+/// program represents those to come.
 #[test]
 fn older_schema_is_migrated_with_its_data() {
     let newest = schema_version();
@@ -157,10 +157,10 @@ fn database_of_a_development_version_is_refused_with_advice() {
     assert!(text.contains("move it aside with its -wal and -shm files and start again"), "{text}");
 }
 
-/// A file with a rollback journal can be looked at only by a writer, which plays the journal back first.
+/// Only a writer can check a file with a rollback journal, because it plays the journal back first.
 #[test]
 fn file_that_is_refused_after_a_rollback_is_not_said_to_be_untouched() {
-    // An expression of this index that was evaluated would be another error.
+    // Evaluating an expression of this index would cause another error.
     let living = changed(
         "PRAGMA journal_mode = DELETE; CREATE TABLE kept AS SELECT * FROM sessions;
          CREATE INDEX extra ON sessions (length(hex(zeroblob(9000000))))",

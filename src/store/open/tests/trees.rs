@@ -1,4 +1,4 @@
-//! Files whose pages refer to the same page again and again: more rows than can be read in a lifetime.
+//! Tests of files whose pages refer to the same page again and again: they have more rows than could ever be read.
 
 use std::time::Instant;
 
@@ -7,10 +7,10 @@ use crate::api::runs::RUNS_COUNTED_MAX;
 
 pub(super) const PAGE: usize = 4096;
 
-/// How long a test waits for what would otherwise not end.
+/// How long a test waits for an operation that might never end.
 const DEADLINE: Duration = Duration::from_mins(2);
 
-/// The root page of a table or index.
+/// Returns the root page of a table or index.
 fn root_of(path: &Path, name: &str) -> usize {
     let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
     let conn = Connection::open(path).expect("our own file");
@@ -22,7 +22,7 @@ pub(super) fn number(bytes: &[u8], at: usize) -> usize {
     usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
 }
 
-/// Puts pages above a table's only page, each of which refers to the one below as often as it has room
+/// Adds pages above a table's only page. Each refers to the page below as often as it has room
 /// (<https://www.sqlite.org/fileformat2.html#b_tree_pages>). Ten of them make more than 10^20 rows.
 pub(super) fn multiply(path: &Path, table: &str) {
     let root = root_of(path, table);
@@ -34,7 +34,8 @@ pub(super) fn multiply(path: &Path, table: &str) {
         other => panic!("{table} has more than one page: {other:#x}"),
     };
     assert!(number(&leaf, 3) > 0, "{table} has a row");
-    // A cell of an index is its length, here in one byte or two, and its content. A cell above has the number of a page before that.
+    // A cell of an index is its length, here in one byte or two, and its content. A cell above it begins with the number of a
+    // page.
     let cell = number(&leaf, 8);
     let content = if is_of_rowids {
         &[1][..]
@@ -50,8 +51,8 @@ pub(super) fn multiply(path: &Path, table: &str) {
     store(path, bytes);
 }
 
-/// Adds nine pages above the last one, each of which refers to the one below as often as it has room, and returns a tenth, which is not added.
-/// `content` follows a page's number in each cell. The pages begin after `margin` bytes.
+/// Adds nine pages above the last one, each of which refers to the page below as often as it has room. Returns a tenth page,
+/// which is not added. `content` follows a page's number in each cell. The pages begin after `margin` bytes.
 pub(super) fn pages_above(bytes: &mut Vec<u8>, content: &[u8], is_of_rowids: bool, margin: usize) -> Vec<u8> {
     let mut page = Vec::new();
     for level in 0..10 {
@@ -80,14 +81,14 @@ pub(super) fn pages_above(bytes: &mut Vec<u8>, content: &[u8], is_of_rowids: boo
     page
 }
 
-/// Writes the file, and its number of pages into its header.
+/// Writes the file, with its number of pages in its header.
 pub(super) fn store(path: &Path, mut bytes: Vec<u8>) {
     let pages = u32::try_from(bytes.len() / PAGE).expect("few pages").to_be_bytes();
     bytes[28..32].copy_from_slice(&pages);
     fs::write(path, bytes).expect("our own file");
 }
 
-/// A database with a run, an event and a session, which is not checked completely at each opening, because there is another table.
+/// Makes a database with a run, an event and a session. Opening does not check it completely, because it has another table.
 fn with_multiplied(table: &str) -> TempDir {
     let folder = folder();
     let path = folder.path().join(NAME);
@@ -179,7 +180,7 @@ fn live_runs_are_not_counted_to_an_endless_end() {
     assert_eq!(live.expect("readable"), Some(1));
 }
 
-/// The rows are counted by an index, and their texts are read from the table.
+/// An index counts the rows, and their texts are read from the table.
 #[test]
 fn runs_are_not_counted_or_searched_to_an_endless_end() {
     for (endless, all, searched_all) in [("pipeline_runs", 1, false), ("pipeline_runs_by_status", RUNS_COUNTED_MAX, true)] {
