@@ -1,9 +1,9 @@
-//! `runs/<run_id>/`: the files that server and shim share. Their names, the lock, the control socket; the journal, the progress
-//! and the words on the socket stand in the files below this one.
+//! `runs/<run_id>/`: the files that server and shim share. This file has their names, the lock and the control socket; the files
+//! below it have the journal, the progress and the messages on the socket.
 //!
 //! Level 1. `supervisor` and `shim` know each other only through this module. It never interprets a fact.
 //!
-//! If killed here: a directory without a lock holder and without a journal is a run that never began; recovery says so.
+//! If killed here: a directory without a lock holder and without a journal is a run that never began; recovery records that.
 
 mod format;
 mod journal;
@@ -52,13 +52,13 @@ pub const RUN_ID_VAR: &str = "AUTOAPPDEV_RUN_ID";
 pub const RUNTIME_DIR_VAR: &str = "AUTOAPPDEV_RUNTIME_DIR";
 /// The environment variable that carries the run's mark into the pipeline: the random part of the cookie.
 pub const RUN_MARK_VAR: &str = "AUTOAPPDEV_RUN_MARK";
-/// What stands in the runtime directory while the pipeline is paused, for programs that look.
+/// The file that exists in the runtime directory while the pipeline is paused, for programs that check it.
 pub const PAUSE_FILE: &str = "PAUSE";
 
-/// How the names of the control groups of all runs begin.
+/// The beginning of the names of all runs' control groups.
 const CGROUP_PREFIX: &str = "autoappdev-";
 
-/// Creates a private directory (mode 0700) and its parents; one that is there is left as it is.
+/// Creates a private directory (mode 0700) and its parents. An existing directory stays unchanged.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
@@ -70,33 +70,34 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// `runtime_dir` must be absolute: it is part of the cookie.
+    /// Creates a value for this runtime directory, which must be absolute, because it is part of the cookie.
     pub fn new(runtime_dir: PathBuf) -> Self {
         Self { runtime_dir }
     }
 
-    /// The runtime directory.
+    /// Returns the runtime directory.
     pub fn runtime_dir(&self) -> &Path {
         &self.runtime_dir
     }
 
-    /// Where the run directories are.
+    /// Returns the directory of the run directories.
     pub fn path(&self) -> PathBuf {
         self.runtime_dir.join(RUNS_DIR)
     }
 
-    /// The directory of run `run_id`, there or not.
+    /// Returns the directory of run `run_id`, which need not exist.
     pub fn run(&self, run_id: i64) -> RunDir {
         RunDir { path: self.path().join(run_id.to_string()) }
     }
 
-    /// The ids that have a directory, ascending. None where there is no `runs/` yet.
+    /// Returns the ids that have a directory, ascending; empty if `runs/` does not exist.
     pub fn ids(&self) -> io::Result<Vec<i64>> {
         run_ids(&self.runtime_dir)
     }
 
-    /// The highest id that has or had a directory: that of the latest run. Reads the link that names it, and lists the directory only
-    /// if there is no link, or if a server was killed before it could make the link name a directory that it had created.
+    /// Returns the highest id that has or had a directory: that of the latest run. Reads the link that names it. Lists the
+    /// directory only if there is no link, or if a server was killed after it had created a directory and before it had updated
+    /// the link.
     pub fn latest_id(&self) -> io::Result<Option<i64>> {
         match latest_run(&self.runtime_dir) {
             Some(id) if !has_entry(&self.run(id.saturating_add(1)).path) => Ok(Some(id)),
@@ -104,7 +105,7 @@ impl Runs {
         }
     }
 
-    /// Makes the link name this run, which is the latest.
+    /// Makes the link point to this run, which is the latest.
     pub fn note_latest(&self, run_id: i64) {
         if latest_run(&self.runtime_dir) != Some(run_id)
             && let Err(error) = set_latest_run(&self.runtime_dir, run_id)
@@ -113,9 +114,9 @@ impl Runs {
         }
     }
 
-    /// Creates the directory of a new run and takes its lock. The lock is handed to the shim as an open file, so it is held without a
-    /// gap from before the shim exists until it leaves: nobody can find this run unlocked and call it dead. The link to the latest run has to
-    /// follow before anything can live in the directory: [`Runs::note_latest`].
+    /// Creates the directory of a new run and takes its lock. The shim gets the lock as an open file, so it is held without a gap
+    /// from before the shim exists until it has exited: the run never looks dead. The link to the latest run must follow before a
+    /// process can run in the directory: [`Runs::note_latest`].
     pub fn create(&self, run_id: i64) -> io::Result<(RunDir, File)> {
         create_private_dir(&self.path())?;
         let run = self.run(run_id);
@@ -138,38 +139,40 @@ impl Runs {
         Ok((run, lock))
     }
 
-    /// The name of the control group of run `run_id`: of this folder, wherever it is mounted, and no other that is there.
+    /// Returns the name of the control group of run `run_id`. It depends on the runtime directory, wherever that is mounted, and
+    /// no other existing directory has the same name.
     pub fn cgroup_name(&self, run_id: i64) -> io::Result<String> {
         let FileId { dev, ino } = FileId::of(&self.runtime_dir)?;
         Ok(format!("{CGROUP_PREFIX}{dev:x}-{ino:x}-{run_id}"))
     }
 
-    /// Whether the last component of a path can be the name of a control group of run `run_id`, of this folder or of another one.
+    /// Checks whether the last component of a path can be the name of a control group of run `run_id`, for any runtime directory.
     pub fn is_cgroup_name(dir: &Path, run_id: i64) -> bool {
         let name = dir.file_name().map(OsStr::as_bytes).unwrap_or_default();
         name.starts_with(CGROUP_PREFIX.as_bytes()) && name.ends_with(format!("-{run_id}").as_bytes())
     }
 
-    /// A name for the second control socket of run `run_id`, which needs no directory: of this folder, and used once.
+    /// Returns a new name for the second control socket of run `run_id`, which needs no directory. The name contains a digest of
+    /// the runtime directory's path, and is used once.
     pub fn new_socket_name(&self, run_id: i64) -> io::Result<String> {
         Ok(format!("{}{run_id}-{:016x}", self.socket_prefix(), u64::from_ne_bytes(random::bytes()?)))
     }
 
-    /// How the names of all those sockets begin.
+    /// Returns the beginning of the names of all these sockets.
     pub fn socket_prefix(&self) -> String {
         let digest: [u8; 32] = Sha256::digest(self.runtime_dir.as_os_str().as_bytes()).into();
         let first = digest.first_chunk().expect("a digest has 32 bytes");
         format!("autoappdev-{:016x}-", u64::from_be_bytes(*first))
     }
 
-    /// The run whose socket has this name.
+    /// Returns the run whose socket has this name.
     pub fn run_of_socket(&self, name: &str) -> Option<i64> {
         let (run_id, _) = name.strip_prefix(&self.socket_prefix())?.split_once('-')?;
         run_id.parse().ok().filter(|&run_id| run_id > 0)
     }
 
-    /// The cookie that every process of run `run_id` carries in its environment, unless it threw it away. Without the `mark` it is the cookie
-    /// of every run with this number and this path, which a container can have as well.
+    /// Returns the cookie that every process of run `run_id` has in its environment, unless the process removed it. Without the
+    /// `mark`, every run with this number and this path has the same cookie, for example one in a container.
     pub fn cookie(&self, run_id: i64, mark: Option<&str>) -> Vec<(&'static str, PathBuf)> {
         let mut cookie = vec![(RUN_ID_VAR, PathBuf::from(run_id.to_string())), (RUNTIME_DIR_VAR, self.runtime_dir.clone())];
         cookie.extend(mark.map(|mark| (RUN_MARK_VAR, PathBuf::from(mark))));
@@ -177,12 +180,12 @@ impl Runs {
     }
 }
 
-/// Who holds a run's lock.
+/// The state of a run's lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockState {
-    /// A live shim, or a server that is about to start one.
+    /// A live shim holds it, or a server that is about to start one.
     Held,
-    /// Nobody, or there is no lock file.
+    /// No process holds it, or there is no lock file.
     Free,
 }
 
@@ -193,56 +196,56 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// The directory at `path`.
+    /// Returns the directory at `path`.
     pub fn at(path: PathBuf) -> Self {
         Self { path }
     }
 
-    /// Its path.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Held by the shim for its whole life.
+    /// Returns the path of the lock, which the shim holds for its whole life.
     pub fn lock_path(&self) -> PathBuf {
         self.path.join("lock")
     }
 
-    /// The facts.
+    /// Returns the path of the journal, which contains the facts.
     pub fn journal_path(&self) -> PathBuf {
         self.path.join("journal.jsonl")
     }
 
-    /// How far the pipeline says it is.
+    /// Returns the path of the progress that the pipeline reported.
     pub fn progress_path(&self) -> PathBuf {
         self.path.join("progress.json")
     }
 
-    /// The values of the variables that its start added to the environment, where they are kept.
+    /// Returns the path of the values of the variables that the start added to the environment, if they are kept.
     pub fn start_path(&self) -> PathBuf {
         self.path.join("start.json")
     }
 
-    /// What the run used over time.
+    /// Returns the path of the run's resource usage over time.
     pub fn usage_path(&self) -> PathBuf {
         self.path.join("usage")
     }
 
-    /// The output segments.
+    /// Returns the directory of the output segments.
     pub fn log_dir(&self) -> PathBuf {
         self.path.join("log")
     }
 
-    /// The shim's own last words, normally empty.
+    /// Returns the path of the shim's stderr, normally empty.
     pub fn shim_log_path(&self) -> PathBuf {
         self.path.join("shim.log")
     }
 
-    /// Looks who holds the lock. A shared lock is tried for a moment: it disturbs nobody, since a run's lock is taken once, at its
-    /// creation, and never again.
+    /// Returns the state of the lock. It tries a shared lock for a moment, which disturbs no process, because a run's lock is
+    /// taken only once, when it is created.
     ///
-    /// A run whose directory is reached by a link is not one of this runtime directory: a cloned project can contain a link to the
-    /// live run of another one.
+    /// A run directory that is reached through a link does not belong to this runtime directory: a cloned project can contain a
+    /// link to the live run of another project.
     pub fn lock_state(&self) -> io::Result<LockState> {
         if is_foreign(&self.path) {
             return Ok(LockState::Free);
@@ -250,8 +253,8 @@ impl RunDir {
         let path = self.lock_path();
         let file = match private::open(&path) {
             Ok(file) => file,
-            // The lock was removed or replaced, or this never was the directory of a run. The socket still tells whether the shim lives: only
-            // a live process listens at it.
+            // The lock was removed or replaced, or this never was the directory of a run. The socket still shows whether the shim
+            // is alive: only a live process listens on it.
             Err(error) if self.is_no_lock(&error) => {
                 return Ok(if self.is_listened_to() { LockState::Held } else { LockState::Free });
             }
@@ -269,13 +272,13 @@ impl RunDir {
         }
     }
 
-    /// Whether the error of opening the lock means that it is not the file that the server made for this run.
+    /// Checks whether the error of opening the lock means that it is not the file that the server created for this run.
     fn is_no_lock(&self, error: &io::Error) -> bool {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => true,
-            // A file has the name of the run. If the directory of all runs cannot be read, nothing is known of this one.
+            // A file has the name of the run. If the directory of all runs cannot be read, nothing is known about this run.
             io::ErrorKind::NotADirectory => self.path.symlink_metadata().is_ok(),
-            // A file of another user, which `private::open` refuses. An error of the kernel has a number.
+            // A file of another user, which `private::open` refuses. An error of the kernel would have a number.
             io::ErrorKind::PermissionDenied => error.raw_os_error().is_none(),
             _ => false,
         }
@@ -291,8 +294,11 @@ impl RunDir {
         fs::remove_file(self.path.join(SOCKET))
     }
 
-    /// Connects to the shim's control socket. A shim that does not accept within `limit` is [`io::ErrorKind::TimedOut`], one of another
-    /// user [`io::ErrorKind::PermissionDenied`], and a link to a socket is [`io::ErrorKind::NotFound`].
+    /// Connects to the shim's control socket.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] if the shim does not accept within `limit`, [`io::ErrorKind::PermissionDenied`] for a socket
+    /// of another user, and [`io::ErrorKind::NotFound`] for a link to a socket.
     pub fn connect(&self, limit: Duration) -> io::Result<UnixStream> {
         let path = self.path.join(SOCKET);
         if is_foreign(&self.path) || is_link(&path) {
@@ -303,8 +309,8 @@ impl RunDir {
         Ok(stream)
     }
 
-    /// Whether a process listens at the control socket, and be it so busy that it accepts nothing. Only this user can: the directory is
-    /// private.
+    /// Checks whether a process listens on the control socket, even if it is too busy to accept. Only a process of this user can,
+    /// because the directory is private.
     pub fn is_listened_to(&self) -> bool {
         match self.connect(Duration::ZERO) {
             Ok(_) => true,
@@ -342,7 +348,7 @@ mod tests {
         drop(lock);
         assert_eq!(run.lock_state().expect("a look"), LockState::Held, "the shim's copy holds it");
         drop(second_holder);
-        // What another test forks at this moment has a copy too, up to its exec.
+        // A process that another test forks at this moment also has a copy, until its exec.
         let deadline = Instant::now() + Duration::from_mins(1);
         while run.lock_state().expect("a look") == LockState::Held {
             assert!(Instant::now() < deadline, "it is never free");
@@ -358,7 +364,7 @@ mod tests {
         assert_eq!(runs.ids().expect("a look"), [1]);
     }
 
-    /// With a database that was put back its id would be given again.
+    /// Otherwise its id would be given again if an older database was restored.
     #[test]
     fn latest_run_is_known_before_the_link_names_it() {
         let (_dir, runs) = runs();
