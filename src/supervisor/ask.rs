@@ -1,4 +1,4 @@
-//! What clients ask of the supervisor, and where the answer goes.
+//! The actions that clients request, and the channel for the result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,24 +9,24 @@ use super::error::ActionError;
 use super::snapshot::Published;
 use crate::pipeline::Action;
 
-/// What a client asks for.
+/// An action that a client requests.
 #[derive(Clone, Debug)]
 pub enum Ask {
     /// Begin a run.
     Start(StartRequest),
-    /// Pause it.
+    /// Pause the run.
     Pause,
-    /// Let it go on.
+    /// Resume the run.
     Resume,
-    /// End it.
+    /// End the run.
     Stop {
-        /// From TERM to KILL; the run's own where none is named.
+        /// The time from TERM to KILL; `None` means the run's own.
         grace: Option<Duration>,
     },
 }
 
 impl Ask {
-    /// The action's word.
+    /// Returns the action without its parameters.
     pub const fn action(&self) -> Action {
         match self {
             Self::Start(_) => Action::Start,
@@ -37,25 +37,25 @@ impl Ask {
     }
 }
 
-/// What a start can say; each thing has a default.
+/// The parameters of a start. Each has a default.
 #[derive(Clone, Debug, Default)]
 pub struct StartRequest {
     /// The script, by its name in the root.
     pub script: Option<String>,
     /// Its arguments.
     pub args: Vec<String>,
-    /// Where it runs, in the root.
+    /// The working directory, in the root.
     pub cwd: Option<String>,
-    /// Added to its environment.
+    /// The variables that are added to its environment.
     pub env: BTreeMap<String, String>,
-    /// The grace of a stop that names none.
+    /// The grace of a stop that sets none.
     pub grace: Option<Duration>,
 }
 
-/// Takes one answer.
+/// The channel for one result.
 pub(super) type ReplyTo = SyncSender<Result<Arc<Published>, ActionError>>;
 
-/// Answers. A client that has hung up does not take its answer; what happened is recorded all the same.
+/// Sends a result. A client that has disconnected does not receive it; the action is recorded all the same.
 pub(super) fn answer(reply_to: &ReplyTo, result: Result<Arc<Published>, ActionError>) {
     let _client_may_be_gone = reply_to.try_send(result);
 }

@@ -1,22 +1,24 @@
-//! The life cycle: takes actions and facts, asks the rules, commits, publishes, answers. Knows no thread, no process and no clock of its
-//! own, so that a test can be the whole world around it.
+//! The life cycle: takes actions and facts, applies the rules, commits, publishes and answers. Contains no thread, process or
+//! clock, so that a test can simulate everything around it.
 //!
-//! Each part owns its fields: `ledger` (what is on record), `shim_link` (the connection to the shim), `in_flight` (the action under way),
-//! and `signs` (what the shim says beside the facts). The other files say what is done with them, and when:
+//! Each part owns its fields: `ledger` (the recorded state), `shim_link` (the connection to the shim), `in_flight` (the action
+//! under way), and `signs` (what the shim reports besides facts). The other files define what is done with them, and when:
 //!
-//! | what comes | goes through |
+//! | input | goes through |
 //! |---|---|
-//! | a pause, resume or stop | `actions`: `decide` → `shim_link` sends the command → `in_flight` keeps who waits → published as under way |
-//! | its fact | `messages` → `record`: `ledger` commits → `in_flight` says what came of it → published → answered |
+//! | a pause, resume or stop | `actions`: `decide` → `shim_link` sends the command → `in_flight` keeps the waiting clients →
+//! published as under way |
+//! | its fact | `messages` → `record`: `ledger` commits → `in_flight` determines the result → published → answered |
 //! | a start | `actions`: `ledger` commits the run → `shim_link` launches its shim; then its first fact as above |
-//! | a repeat of an action that was begun under a key | `repeats`: what came of it is told, or it is done if nothing did |
+//! | a repeat of an action that was begun under a key | `repeats`: answers with the first result, or does the action if it was
+//! not done |
 //! | a sign | `messages` → `signs` → published |
-//! | a connection that breaks, a boot | `recovery`: what is found of the run, and what is made of it |
-//! | a client that follows what the run uses | `watching`: the shim is told so |
+//! | a broken connection, a boot | `recovery`: what is found of the run, and what follows |
+//! | a client that follows the resource usage | `watching`: notifies the shim |
 //! | time | `deadlines` |
 //!
-//! If killed here: what was committed is what the next boot finds, what the shim wrote down is what it adds. Nothing is kept in
-//! memory only, but who waits for an answer: what the database does not take is in the journal or kept by the shim.
+//! If killed here: the next boot finds what was committed, and adds what the shim wrote down. Only the waiting clients are kept
+//! in memory alone: facts that the database refuses are in the journal or kept by the shim.
 
 mod actions;
 mod boot;

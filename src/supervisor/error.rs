@@ -1,4 +1,4 @@
-//! Why an action was not done, and why a server cannot begin.
+//! Errors of actions, and of the server's start.
 
 use std::io;
 
@@ -7,16 +7,16 @@ use crate::process;
 use crate::script::ScriptError;
 use crate::store::{StoreError, StoreErrorKind};
 
-/// Why an action was not done.
+/// The reason why an action was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum ActionError {
     /// The state does not allow it, or another client was faster.
     #[error("{0}")]
     Refused(Refusal),
-    /// It is meant for another run than the latest one.
+    /// The action names a run that is not the latest one.
     #[error("{}", run_changed(*.latest))]
     RunChanged {
-        /// The latest run, if there is one.
+        /// The latest run, if any.
         latest: Option<i64>,
     },
     /// The key was used for another request before.
@@ -24,7 +24,7 @@ pub enum ActionError {
         "this Idempotency-Key was used for another request before: the route or the body differs; use a new key. Nothing was done"
     )]
     KeyReused,
-    /// The script or the working directory is no good.
+    /// The script or the working directory cannot be used.
     #[error(transparent)]
     Script(#[from] ScriptError),
     /// A run was begun, and its script could not be executed.
@@ -32,15 +32,15 @@ pub enum ActionError {
     SpawnFailed {
         /// The run that failed.
         run_id: i64,
-        /// Why.
+        /// The reason.
         detail: String,
         /// The resource whose lack is the cause, if any.
         lack: Option<Lack>,
     },
-    /// A process would not stop in time; the pause is undone.
+    /// A process did not stop in time, so the pause was undone.
     #[error("{0}")]
     PauseTimeout(String),
-    /// The leader would not go on.
+    /// The leader did not continue.
     #[error("{0}")]
     ResumeFailed(String),
     /// The shim refused for a reason that this version does not know.
@@ -49,13 +49,13 @@ pub enum ActionError {
     /// The shim does not answer.
     #[error("the run's own process (the shim) does not answer, and the pipeline is unchanged; see /api/health")]
     ShimSilent,
-    /// It is not done yet; it may be, later.
+    /// The action is not done yet, but may still be done later.
     #[error("{0} is still under way; see GET /api/pipeline (`autoappdev status`)")]
     StillUnderWay(Action),
     /// Too many clients are waiting for the same stop, and this one had waited longest.
     #[error("too many clients are waiting for the same {0}, and this one had waited longest; the {0} is still under way")]
     TooManyWaiting(Action),
-    /// It was done, and the database could not take that yet.
+    /// The action was completed, but the database could not record it yet.
     #[error("the action was completed but could not be recorded yet: {}", unrecorded_because(*.obstacle))]
     Unrecorded {
         /// The database's condition.
@@ -69,13 +69,13 @@ pub enum ActionError {
         "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait, then try again"
     )]
     DatabaseLocked,
-    /// The database did not take it.
+    /// The database refused the change.
     #[error("the database could not store it: {0}")]
     Store(String),
-    /// A folder could not be read.
+    /// The runtime directory could not be read.
     #[error("the runtime directory could not be read: {0}")]
     Io(io::Error),
-    /// The server stops.
+    /// The server is stopping.
     #[error("the server is stopping; the pipeline is unchanged")]
     Stopping,
 }
@@ -85,7 +85,7 @@ fn run_changed(latest: Option<i64>) -> String {
     format!("the action is meant for another run: {latest}; nothing was done")
 }
 
-/// The condition of a database that has refused a change.
+/// Returns the condition of a database that has refused a change.
 pub(super) const fn condition_of(error: &StoreError) -> ConditionCode {
     match error.kind {
         StoreErrorKind::Full => ConditionCode::DiskFull,
@@ -95,7 +95,7 @@ pub(super) const fn condition_of(error: &StoreError) -> ConditionCode {
     }
 }
 
-/// Why something that happened is not on record yet, by the database's condition, and when it will be.
+/// Returns why an event is not recorded yet, by the database's condition, and when it will be.
 pub(super) const fn unrecorded_because(obstacle: ConditionCode) -> &'static str {
     match obstacle {
         ConditionCode::DiskFull => "the disk is full; it will be recorded as soon as there is room",
@@ -125,21 +125,22 @@ impl From<StoreError> for ActionError {
     }
 }
 
-/// Why a server cannot begin. Each sentence fits after "failed to".
+/// The reason why a server cannot start. Each sentence fits after "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
-    /// The database did not tell what is stored, or did not take what was found.
+    /// The database could not be read, or refused what recovery found.
     #[error("{}", told_at_boot(.0))]
     Store(#[from] StoreError),
     /// A thread that the life cycle needs could not be started.
     #[error("{}", process::explain_lack("start a thread", .0))]
     Thread(io::Error),
-    /// It cannot be said whether a run lives that the database knows nothing of, and whose id it would give again.
+    /// The run directories could not be read, so a live run could exist that is missing in the database and whose id the next run
+    /// would get.
     #[error("read the run directories: {0}")]
     Runs(io::Error),
 }
 
-/// No client can look at a state before the server has begun.
+/// Returns the text for a boot, when clients cannot check the state.
 fn told_at_boot(error: &StoreError) -> String {
     match &error.kind {
         StoreErrorKind::Conflict(what) => format!(

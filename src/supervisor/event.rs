@@ -1,4 +1,4 @@
-//! What wakes the supervisor's thread.
+//! The events that wake the supervisor's thread.
 
 use std::sync::mpsc::SyncSender;
 
@@ -9,7 +9,7 @@ use crate::pipeline::Origin;
 use crate::run_dir::Message;
 use crate::store::{RequestKey, Work};
 
-/// What the thread takes in.
+/// An event for the supervisor's thread.
 pub(super) enum Event {
     Act {
         ask: Ask,
@@ -25,13 +25,13 @@ pub(super) enum Event {
     ShimGone {
         number: ConnectionNumber,
     },
-    /// Another thread wants this done to the database.
+    /// Another thread hands over a change of the database.
     Work(Box<dyn Work>),
-    /// Somebody asks whether the thread runs.
+    /// Another thread checks whether this one is alive.
     Ping {
         reply_to: SyncSender<()>,
     },
-    /// Somebody looks at what the run uses.
+    /// A client follows the resource usage or asks for it.
     Look,
     Stop,
 }

@@ -1,20 +1,22 @@
-//! The part of the server's environment that a pipeline inherits: the user's variables, without those that were set to start the server.
+//! The part of the server's environment that a pipeline inherits: the user's variables, without those that were set to start the
+//! server.
 
 use std::ffi::{OsStr, OsString};
 
 use crate::config::is_for_server_only;
 
-/// The variables that a service manager sets for the process that it started (`sd_notify(3)`, `sd_listen_fds(3)`): a pipeline that used them
-/// would act as the server.
+/// The variables that a service manager sets for the process that it started (`sd_notify(3)`, `sd_listen_fds(3)`). A pipeline
+/// that used them would act as the server.
 const SERVICE_MANAGER: &[&str] =
     &["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
-/// The variables that `make` sets for the commands of its recipes (GNU make manual, "Communicating Options to a Sub-make"). A `make` in the pipeline would
-/// use those options, and expect the job server on descriptors that do not exist.
+/// The variables that `make` sets for the commands of its recipes (GNU make manual, "Communicating Options to a Sub-make"). A
+/// `make` in the pipeline would use those options, and expect the job server on descriptors that do not exist.
 const MAKE: &[&str] =
     &["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MAKE_RESTARTS", "MAKE_TERMOUT", "MAKE_TERMERR", "GNUMAKEFLAGS"];
 
-/// The variables that `cargo run` sets for the program, and rustup for cargo. A `cargo` in the pipeline would build with this program's toolchain.
+/// The variables that `cargo run` sets for the program, and rustup for cargo. A `cargo` in the pipeline would build with this
+/// program's toolchain.
 const CARGO: &[&str] = &[
     "CARGO",
     "CARGO_MANIFEST_DIR",
@@ -27,13 +29,15 @@ const CARGO: &[&str] = &[
 ];
 const CARGO_PACKAGE_PREFIX: &str = "CARGO_PKG_";
 
-/// The names in `environment` that a pipeline must not get. `taken` are the shared names from which the server took a setting.
+/// Returns the names in `environment` that a pipeline must not get. `taken` are the shared names from which the server took a
+/// setting.
 pub(super) fn not_for_pipelines(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     taken: &[&'static str],
 ) -> Vec<OsString> {
     let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
-    // A user may have set MAKEFLAGS permanently. This variable exists only within a recipe, where all of them are make's.
+    // A user may have set MAKEFLAGS permanently. MAKELEVEL exists only within a recipe, where make has set all of these
+    // variables.
     let is_in_make = environment.iter().any(|(name, _)| name == "MAKELEVEL");
     let is_in_cargo = environment.iter().any(|(name, value)| name == "CARGO_PKG_NAME" && value == env!("CARGO_PKG_NAME"));
     let is_of = |names: &[&str], name: &OsStr| names.iter().any(|of| name == *of);

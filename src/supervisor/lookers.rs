@@ -1,9 +1,10 @@
-//! Who looks at what a run uses: as long as anybody does, its shim is told so, and looks more often.
+//! Counts the clients that follow a run's resource usage. While there are any, the server notifies the shim, which then measures
+//! more often.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// All of them.
+/// The clients that follow the usage.
 #[derive(Debug, Default)]
 pub(super) struct Lookers {
     following: AtomicUsize,
@@ -11,29 +12,29 @@ pub(super) struct Lookers {
 }
 
 impl Lookers {
-    /// One more follows, until what is returned is dropped.
+    /// Adds a client, until the returned guard is dropped.
     pub(super) fn follow(self: &Arc<Self>) -> Looking {
         self.following.fetch_add(1, Ordering::SeqCst);
         Looking(self.clone())
     }
 
-    /// Somebody has asked once.
+    /// Records a single request.
     pub(super) fn ask(&self) {
         self.has_asked.store(true, Ordering::SeqCst);
     }
 
-    /// Whether anybody follows, or has asked since the shim was told last.
+    /// Checks whether a client follows, or has asked since the shim was last notified.
     pub(super) fn is_any(&self) -> bool {
         self.following.load(Ordering::SeqCst) > 0 || self.has_asked.load(Ordering::SeqCst)
     }
 
-    /// The shim is told.
+    /// Records that the shim was notified.
     pub(super) fn are_told(&self) {
         self.has_asked.store(false, Ordering::SeqCst);
     }
 }
 
-/// Somebody follows as long as this is kept.
+/// A guard that counts as one following client.
 #[derive(Debug)]
 pub struct Looking(Arc<Lookers>);
 

@@ -1,7 +1,7 @@
-//! The life cycle of the pipeline: one thread; commands in, facts in, transitions out; recovery.
+//! The life cycle of the pipeline, in one thread that receives commands and facts, commits transitions, and recovers runs.
 //!
-//! Level 2. [`Supervisor::start`] recovers and begins the thread; a [`Handle`] is how the HTTP threads reach it. Readers never come here:
-//! they look at the snapshot. The thread ends with the server; the pipeline does not.
+//! Level 2. [`Supervisor::start`] recovers and starts the thread, and the HTTP threads reach it through a [`Handle`]. Readers
+//! never wait for this thread: they read the snapshot. The thread ends with the server, but the pipeline continues.
 
 mod ask;
 mod conductor;
@@ -46,7 +46,7 @@ use records::NotedStore;
 pub use settings::Settings;
 pub use snapshot::{Notice, Published, Snapshot, Watch};
 
-/// The running thread.
+/// The running supervisor thread.
 pub struct Supervisor {
     handle: Handle,
     logs: RunLogs,
@@ -54,9 +54,10 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Recovers what the last server left, and begins. When this returns, the snapshot is true. `wake_retention` is called when a run has
-    /// begun or ended, and when its log has gone on to another segment: there may be something to remove or to pack. `at_end` is called
-    /// when the thread ends, by [`Supervisor::stop`] or by a panic: a server without it must not go on as if all were well.
+    /// Recovers the run that the last server left, and starts the thread. When this returns, the snapshot is correct.
+    /// `wake_retention` is called when a run has begun or ended, and when its log continues in a new segment, because there may
+    /// be something to remove or to pack. `at_end` is called when the thread ends, by [`Supervisor::stop`] or by a panic, because
+    /// a server must not silently continue without it.
     pub fn start(
         store: Store,
         settings: Settings,
@@ -72,7 +73,7 @@ impl Supervisor {
         let store = NotedStore { store, pulse: pulse.clone() };
         let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
         let (watch, lookers) = (conductor.watch.clone(), conductor.lookers.clone());
-        // A power cut can have taken it.
+        // A power cut can have removed the link.
         if let Some(run_id) = watch.get().snapshot.run_id.max(runs.latest_id().ok().flatten()) {
             runs.note_latest(run_id);
         }
@@ -88,31 +89,34 @@ impl Supervisor {
         Ok(Self { handle: Handle { events, writer, watch, lookers, pulse }, logs, thread })
     }
 
-    /// The logs of all runs. Copies share their cache.
+    /// Returns the logs of all runs. Copies share their cache.
     pub fn logs(&self) -> RunLogs {
         self.logs.clone()
     }
 
-    /// How others reach it.
+    /// Returns a handle through which other threads reach the supervisor.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Ends the thread after what it is doing. Returns the run that goes on without it; `Err` when the thread had died of a fault.
+    /// Ends the thread after its current event. Returns the live run, which continues without it.
+    ///
+    /// # Errors
+    /// The thread had panicked.
     pub fn stop(self) -> Result<Option<i64>, SupervisorDied> {
         self.handle.watch.close();
-        // It cannot be told if it has died; then there is nothing to wait for either.
+        // Fails if the thread has panicked; then there is nothing to wait for either.
         let _has_died = self.handle.events.send(Event::Stop);
         self.thread.join().map_err(|_| SupervisorDied)
     }
 }
 
-/// A fault ended the thread. The pipeline goes on, and the next server takes it over.
+/// The supervisor thread ended with a panic. The pipeline continues, and the next server takes it over.
 #[derive(Debug, thiserror::Error)]
 #[error("the supervisor ended by a fault of ours; the pipeline goes on, start the server again to take it over")]
 pub struct SupervisorDied;
 
-/// Calls what it holds when it goes out of scope.
+/// A guard that calls its function when it goes out of scope.
 struct AtEnd<F: FnOnce()>(Option<F>);
 
 impl<F: FnOnce()> Drop for AtEnd<F> {
@@ -123,7 +127,7 @@ impl<F: FnOnce()> Drop for AtEnd<F> {
     }
 }
 
-/// How HTTP threads reach the supervisor.
+/// The connection of the HTTP threads to the supervisor.
 #[derive(Clone)]
 pub struct Handle {
     events: Sender<Event>,
@@ -134,13 +138,13 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Asks for an action that `origin` wants if `if_run` is the latest run, and waits until it is so or refused. The wait is bounded by the
-    /// supervisor. Under one `key` the action is done once.
+    /// Requests an action for `origin` if `if_run` is the latest run, and waits until it is done or refused. The supervisor
+    /// limits the wait. The action is done only once for each `key`.
     pub fn act(&self, ask: Ask, if_run: IfRun, key: Option<RequestKey>, origin: Origin) -> Result<Arc<Published>, ActionError> {
         self.begin(ask, if_run, key, origin)?.recv().unwrap_or(Err(ActionError::Stopping))
     }
 
-    /// Asks for an action. The answer comes where this returns; who does not want it drops that.
+    /// Requests an action. The returned receiver gets the result. A caller that does not need the result can drop the receiver.
     pub fn begin(
         &self,
         ask: Ask,
@@ -153,13 +157,13 @@ impl Handle {
         Ok(reply)
     }
 
-    /// Has the one thread that writes make a change of the database. The change must not be one of the pipeline's state, which facts
-    /// alone change.
+    /// Returns the writer of the database, for changes by the only thread that writes. They must not change the pipeline's state,
+    /// which only facts change.
     pub fn writer(&self) -> &Writer {
         &self.writer
     }
 
-    /// Whether the thread is alive: it answers within `limit`, or it has waited for the disk for less than
+    /// Checks whether the thread is alive: it answers within `limit`, or it has waited for the disk for less than
     /// `storage_limit`. A slow sync is not the server's fault, and another server would wait for the same disk.
     pub fn is_alive(&self, limit: Duration, storage_limit: Duration) -> bool {
         let (reply_to, reply) = mpsc::sync_channel(1);
@@ -167,26 +171,26 @@ impl Handle {
         has_answered || self.in_storage_for().is_some_and(|waited| waited < storage_limit)
     }
 
-    /// For how long the thread has been waiting for the disk; `None` when it is not.
+    /// Returns how long the thread has been waiting for the disk; `None` if it is not.
     pub fn in_storage_for(&self) -> Option<Duration> {
         self.pulse.in_storage_for()
     }
 
-    /// Somebody follows what the run uses, as long as what is returned is kept.
+    /// Adds a client that follows the resource usage, until the returned guard is dropped.
     pub fn look(&self) -> Looking {
         let looking = self.lookers.follow();
-        // If the supervisor has died, nothing is left to do.
+        // If the supervisor has died, there is nothing to do.
         let _has_died = self.events.send(Event::Look);
         looking
     }
 
-    /// Somebody asks what the run uses, once.
+    /// Notes a single request for the resource usage.
     pub fn look_once(&self) {
         self.lookers.ask();
         let _has_died = self.events.send(Event::Look);
     }
 
-    /// The state, for looking at and waiting on.
+    /// Returns the published state, for reading and waiting.
     pub fn watch(&self) -> &Watch {
         &self.watch
     }
@@ -213,7 +217,7 @@ fn conduct(
             }
             Ok(Event::Work(work)) => conductor.carry_out(work),
             Ok(Event::ShimGone { number }) => conductor.lose_shim(number),
-            // Who asked may have given it up.
+            // The sender may have given up waiting.
             Ok(Event::Ping { reply_to }) => drop(reply_to.try_send(())),
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return conductor.live_run(),
             Ok(Event::Look) | Err(RecvTimeoutError::Timeout) => {}

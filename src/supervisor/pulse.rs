@@ -1,36 +1,37 @@
-//! Where the supervisor's thread is: at work on an event, or waiting for the disk.
+//! Tracks whether the supervisor's thread is working on an event or waiting for the disk.
 //!
-//! A thread that does not answer is hung, unless it waits for the kernel: a disk that takes a minute for a sync is no fault of the server,
-//! and a new server would wait for the same disk. So the thread records when it begins a call that reads or writes files (calls to sockets and processes have their own limits), and the check
-//! whether it is alive allows more time for such a call. The time is limited: a call that never returns justifies a new server.
+//! A thread that does not answer is hung, unless it waits for the kernel: a disk that takes a minute for a sync is not the
+//! server's fault, and a new server would wait for the same disk. So the thread records when it begins a call that reads or
+//! writes files, and the liveness check allows more time for such a call. (Calls to sockets and processes have their own limits.)
+//! The time is limited: a call that never returns justifies a new server.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock, whole_ms};
 
-/// Since when the thread waits for the disk.
+/// The time at which the thread's current call to the disk began.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
-    /// In awake time, in milliseconds plus one; 0 while it does not.
+    /// In awake time, in milliseconds plus one; 0 outside of a call.
     since_ms: AtomicU64,
 }
 
 impl Pulse {
-    /// How long the thread's current call has lasted; `None` outside of a call.
+    /// Returns how long the thread's current call has lasted; `None` outside of a call.
     pub(super) fn in_storage_for(&self) -> Option<Duration> {
         let since_ms = self.since_ms.load(Ordering::Acquire).checked_sub(1)?;
         Some(SystemClock.awake().saturating_sub(Duration::from_millis(since_ms)))
     }
 
-    /// Notes that a call to the disk begins. It lasts until the result is dropped, even by a panic.
+    /// Records that a call to the disk begins. It lasts until the result is dropped, even by a panic.
     pub(super) fn begin_storage(&self) -> InStorage<'_> {
         self.since_ms.store(whole_ms(SystemClock.awake()) + 1, Ordering::Release);
         InStorage(&self.since_ms)
     }
 }
 
-/// A call to the disk.
+/// A guard of a call to the disk.
 pub(super) struct InStorage<'a>(&'a AtomicU64);
 
 impl Drop for InStorage<'_> {

@@ -1,7 +1,7 @@
-//! The real world on the supervisor's side: starting a shim, talking to it, and looking what a run left behind.
+//! The server's side of processes and files: starting a shim, communicating with it, and finding what a run left behind.
 //!
-//! If killed between the run's directory and the shim's start: the lock falls with this process, and the next boot finds a run that
-//! never began.
+//! If killed between the run's directory and the shim's start: the lock falls with this process, and the next boot finds a run
+//! that never began.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -36,42 +36,43 @@ use crate::run_dir::{
 };
 use crate::shell_word::quoted_path;
 
-/// How long a shim may not read what it is told before it counts as silent.
+/// How long a shim may leave a message unread before it counts as silent.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a shim may leave a connection unaccepted before it counts as silent. It accepts at once, unless it is stopped, or another user
-/// floods its abstract socket. The whole life cycle waits meanwhile, and connects again later.
+/// How long a shim may leave a connection unaccepted before it counts as silent. It accepts at once, unless it is stopped, or
+/// another user floods its abstract socket. The whole life cycle is blocked meanwhile, and connects again later.
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 
-/// The longest line from a shim, in bytes. Its facts are a few hundred.
+/// The maximum length of a line from a shim, in bytes. Its facts have a few hundred bytes.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long the leftovers of a run may take to die, from the first SIGKILL on, before the search for them is given up and said so.
+/// How long the leftovers of a run may take to die after the first SIGKILL before the search for them ends with a report.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Processes, sockets and files.
+/// The real processes, sockets and files.
 #[derive(Debug)]
 pub(super) struct RealShims {
     runs: Runs,
-    /// The runtime directory, in which runs are created: another directory can have its path by then.
+    /// The runtime directory, in which runs are created: another directory can have its path later.
     dir: HeldDir,
     logs: RunLogs,
     stream: Option<UnixStream>,
-    /// To the thread that reads messages from shims. It exists from the start, because at the limit of processes it could not be created.
+    /// The channel to the thread that reads messages from shims. The thread exists from the start, because at the limit of
+    /// processes it could not be created.
     to_reader: Sender<(UnixStream, ConnectionNumber)>,
     next_number: ConnectionNumber,
-    /// The shim that this server started, to be reaped when it has left.
+    /// The shim that this server started, to be reaped when it has exited.
     children: Vec<Child>,
-    /// Variables of the environment from which this server took a setting.
+    /// The variables of the environment from which this server took a setting.
     taken: Vec<&'static str>,
     keeps_env_values: bool,
-    /// Runs that lived at the start of this server and carry this runtime directory's path, wherever their directories are.
+    /// The runs that were alive when this server started and have this runtime directory's path, wherever their directories are.
     strays: Vec<i64>,
     pulse: Arc<Pulse>,
 }
 
 impl RealShims {
-    /// Starts. Messages from shims go to `events`.
+    /// Starts the reading thread. Messages from shims go to `events`.
     pub(super) fn start(
         runs: Runs,
         logs: RunLogs,
@@ -101,7 +102,7 @@ impl RealShims {
         })
     }
 
-    /// Keeps `stream` for sending, and passes `reader`, the same stream, to the reading thread. Drops the previous one.
+    /// Keeps `stream` for sending, and passes `reader`, the same stream, to the reading thread. Drops the previous stream.
     fn listen_to(&mut self, stream: UnixStream, reader: UnixStream) -> ConnectionNumber {
         self.disconnect();
         let number = self.next_number;
@@ -111,14 +112,14 @@ impl RealShims {
         number
     }
 
-    /// The run's control group, there or not, and the one that the journal names, if the directory has been replaced since. Another
-    /// directory can now have the number that is in that one's name, so nothing in it is killed.
+    /// Returns the run's control group, which need not exist, or the one that the journal names, if the runtime directory has
+    /// been replaced since. Another directory can now have the inode number in that name, so nothing in that group is killed.
     ///
-    /// The journal can have come with an archive, so a path in it counts only if it is that of a control group of such a run.
+    /// The journal may come from an archive, so a path in it counts only if it can be a control group of such a run.
     fn cgroups(&self, run_id: i64, header: Option<&Header>) -> io::Result<(Option<Cgroup>, Option<Cgroup>)> {
         let Ok(name) = self.runs.cgroup_name(run_id) else { return Ok((None, None)) };
-        // Without a journal it is looked for by its name, which no other has: it may have been made a moment before the shim was killed,
-        // or somebody removed the run's directory.
+        // Without a journal the group is found by its name, which is unique: it may have been created just before the shim was
+        // killed, or the run's directory was removed.
         let Some(header) = header else { return Ok((Cgroup::below_own(&name), None)) };
         Ok(match &header.cgroup {
             Some(dir) if dir.ends_with(&name) => (Cgroup::at(dir.clone())?, None),
@@ -131,7 +132,7 @@ impl RealShims {
         })
     }
 
-    /// Takes shims that have left out of the process table.
+    /// Reaps the shims that have exited.
     fn reap(&mut self) {
         self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     }
@@ -150,11 +151,11 @@ impl Shims for RealShims {
             run_dir::write_kept_env(&dir.start_path(), &spec.env)?;
             KillPoint::ServerStartKept.reach();
         }
-        // Our own resources are reserved before the shim is started.
+        // Reserve the server's resources before the shim is started.
         let (ours, its) = UnixStream::pair()?;
         let reader = ours.try_clone()?;
         let shim_log = private::append(&dir.shim_log_path())?;
-        // The path that /proc/self/exe leads to may hold a newer binary by now; the link itself always starts this one.
+        // The path to which /proc/self/exe leads may have a newer binary by now; the link itself always starts this one.
         let mut command = std::process::Command::new("/proc/self/exe");
         command.arg0("autoappdev").arg("shim").arg(self.runs.run(spec.run_id).path());
         for name in inherited::not_for_pipelines(std::env::vars_os(), &self.taken) {
@@ -162,15 +163,16 @@ impl Shims for RealShims {
         }
         command.stdin(OwnedFd::from(its)).stdout(lock).stderr(Stdio::from(shim_log));
         let child = command.spawn()?;
-        // Our copies of the lock and of the shim's end go with the command: from here on only the shim holds them.
+        // Dropping the command closes the server's copies of the lock and of the shim's end: from here on only the shim holds
+        // them.
         drop(command);
         self.children.push(child);
         KillPoint::ServerShimSpawned.reach();
-        // While the shim is being loaded. It starts nothing before it has the specification.
+        // Done while the shim is being loaded, because it starts nothing before it gets the specification.
         held.note_latest(spec.run_id);
         let mut stream = ours;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
-        // A time-out has the same error number as a lack of processes.
+        // A timeout has the same error number as a lack of processes.
         stream
             .write_all(&to_line(spec))
             .map_err(|error| io::Error::other(format!("it does not accept the run's specification: {error}")))?;
@@ -205,7 +207,7 @@ impl Shims for RealShims {
 
     fn disconnect(&mut self) {
         if let Some(stream) = self.stream.take() {
-            // Ends the reading thread too. An error means that the other side was faster.
+            // Also ends the reading thread. An error means that the other side closed first.
             let _already_closed = stream.shutdown(Shutdown::Both);
         }
         self.reap();
@@ -214,16 +216,17 @@ impl Shims for RealShims {
     fn find(&self, run_id: i64) -> io::Result<Finding> {
         let _noted = self.pulse.begin_storage();
         let dir = self.runs.run(run_id);
-        // The lock first: a journal read after the lock was seen free will not grow any more.
+        // The lock first: a journal that is read after the lock was seen free does not grow any more.
         let lock = match dir.lock_state()? {
-            // Opened and locked before this server's user made the directory private. Only a live shim listens in the directory.
+            // Another user opened and locked it before this server's user made the directory private. Only a live shim listens in
+            // the directory.
             LockState::Held if process::is_locked_by_other_user(&dir.lock_path()) && !dir.is_listened_to() => LockState::Free,
             state => state,
         };
         let (journal, mut damage) = match run_dir::read_journal(&dir.journal_path()) {
             Ok(journal) => (Some(journal), None),
             Err(JournalError::Absent) => (None, None),
-            // It passes. A run whose journal may tell its end is not given up for it.
+            // The lack is temporary, so a run whose journal may record its end is not given up for it.
             Err(JournalError::Io(error)) if process::is_shortage(&error) => return Err(error),
             Err(error @ (JournalError::Damaged(_) | JournalError::Newer { .. } | JournalError::Io(_))) => {
                 (None, Some(error.to_string()))
@@ -231,10 +234,10 @@ impl Shims for RealShims {
         };
         let found = match (lock, &journal) {
             (LockState::Held, _) => Found::ShimAlive,
-            // Its directory may have been emptied or removed under it.
+            // Its directory may have been emptied or removed while it runs.
             (LockState::Free, None) if strays::socket_of(&self.runs, run_id)?.is_some() => Found::ShimAlive,
             (LockState::Free, None) if damage.is_none() => Found::NeverBegan,
-            // Nobody can read what it was: look for what it left, which is harmless where there is nothing.
+            // The journal is unreadable, so search for leftovers. That is harmless if there are none.
             (LockState::Free, None) => Found::Vanished { same_boot: true },
             (LockState::Free, Some(journal)) if journal.entries.iter().any(|entry| entry.fact.is_end()) => Found::Ended,
             (LockState::Free, Some(journal)) if journal.header.boot_id != process::boot_id()? => {
@@ -244,7 +247,7 @@ impl Shims for RealShims {
             (LockState::Free, Some(journal)) => match strays::whereabouts_of_shim(&journal.header, dir.path())? {
                 // The peer at the socket is the shim, in whatever namespace. A dying shim closes its lock before its socket.
                 Whereabouts::Unseen if dir.is_listened_to() => Found::ShimAlive,
-                // A backup was put in the place of a later run with this number, whose directory was removed: that one lives.
+                // The directory of a later run with this number was removed and replaced by a backup. The later run is alive.
                 Whereabouts::Dead | Whereabouts::Unseen
                     if strays::socket_of(&self.runs, run_id)?.is_some_and(|other| journal.header.socket != Some(other)) =>
                 {
@@ -267,7 +270,7 @@ impl Shims for RealShims {
         let _noted = self.pulse.begin_storage();
         let dir = self.runs.run(run_id);
         let header = run_dir::read_header(&dir.journal_path()).ok();
-        // A journal can name any process, which must not be ended for that.
+        // A journal can name any process, which users must not be told to end.
         let seen = header.filter(|header| matches!(strays::whereabouts_of_shim(header, dir.path()), Ok(Whereabouts::Here)));
         if let Some(header) = seen {
             return format!("a TERM to the `shim_pid` in its journal.jsonl ({}) ends the run as a stop does", header.shim_pid);
@@ -307,19 +310,19 @@ impl Shims for RealShims {
 
     fn log_end(&self) -> io::Result<u64> {
         let _noted = self.pulse.begin_storage();
-        // Positions grow from run to run: the newest run that has any log has the end of it.
+        // Positions grow from run to run, so the newest run with a log has the end.
         self.logs.end()
     }
 
     fn kill_leftovers(&self, run_id: i64) -> io::Result<Leftovers> {
-        // As it was given to the run, whose directory may have been moved since.
+        // The runtime directory as the run was given it; it may have been moved since.
         let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok();
         let given = header.as_ref().map_or_else(|| self.runs.clone(), |header| Runs::new(header.runtime_dir.clone()));
         let socket = header.as_ref().and_then(|header| header.socket.as_deref());
         let is_elsewhere = given.runtime_dir() != self.runs.runtime_dir();
         let has_mark = header.as_ref().is_some_and(|header| header.mark.is_some());
         let cookie = cookie(&given, run_id, header.as_ref(), is_elsewhere)?;
-        // The copy of a directory names the path of the original, where the numbers may have begun anew since.
+        // The copy of a directory names the path of the original, where the numbers may have started again since.
         if !cookie.is_empty() && strays::has_namesake(&given, run_id, socket, has_mark)? {
             let given = given.runtime_dir().display();
             return Err(io::Error::other(format!(
@@ -348,7 +351,7 @@ impl Shims for RealShims {
             let is_group_populated = match &cgroup {
                 Some(cgroup) if is_populated(cgroup)? => {
                     cgroup.members().unwrap_or_default().into_iter().for_each(&mut name);
-                    // Whoever may not be killed this way is a member still, and counted.
+                    // A process that cannot be killed this way is still a member, and is counted.
                     let _found_again = cgroup.kill();
                     true
                 }
@@ -356,7 +359,8 @@ impl Shims for RealShims {
             };
             let found_now = search.scan()?;
             spared = search.spared();
-            // No two runs have the same mark. If one process sees that the run's lock is held, the run lives, and so do its other processes.
+            // No two runs have the same mark. If one process sees that the run's lock is held, the run is alive, and so are its
+            // other processes.
             if has_mark && spared > 0 {
                 spared += found_now.len();
             } else {
@@ -367,19 +371,20 @@ impl Shims for RealShims {
             if !is_group_populated && carriers.is_empty() {
                 break (BTreeSet::new(), false);
             }
-            // Stopped first, so that they bear no more children while the others are dealt with.
+            // Stopped first, so that they create no more children while the others are being killed.
             for signal in [Signal::STOP, Signal::KILL] {
                 for &carrier in &carriers {
                     match process::signal(carrier, signal) {
                         Err(error) if process::is_shortage(&error) => return Err(error),
-                        // One that may not be signalled is found again, and counted at the end.
+                        // A process that cannot be signalled is found again, and counted at the end.
                         Ok(_) | Err(_) => {}
                     }
                 }
             }
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
-            // From the first signal on, and looked at after each: however long a search takes, whatever it found has been signalled.
+            // From the first signal on, and checked after each round: however long a search takes, all processes that it found
+            // were signalled.
             if Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + KILL_LIMIT) {
                 let mut alive: BTreeSet<u32> =
                     carriers.iter().filter(|carrier| process::is_alive(carrier)).map(|carrier| carrier.pid).collect();
@@ -395,22 +400,22 @@ impl Shims for RealShims {
         for (pid, name) in found.into_iter().filter(|(pid, _)| !alive.contains(pid)) {
             killed.add(pid, || name);
         }
-        // Not every group below is listed; a process in none of these counts too.
+        // Not every group below is listed, so a group that still has processes counts as at least one.
         let alive = alive.len().max(usize::from(is_group_populated));
         let mut leftovers = Leftovers { killed, alive, unread: search.unread(), spared };
         KillPoint::ServerLeftoversKilled.reach();
         if let (Some(cgroup), 0) = (cgroup, leftovers.alive)
             && let Err(error) = cgroup.remove()
         {
-            // An empty folder holds nobody up.
+            // An empty group blocks nothing.
             ::log::warn!("run {run_id}: failed to remove its control group {}: {error}", cgroup.path().display());
         }
         if let Some(former) = former {
             if is_populated(&former)? {
-                // Without the run's id in their environment they cannot be distinguished from other processes.
+                // Without the run's id in their environment, its processes cannot be distinguished from others.
                 leftovers.alive += former.members().map_or(1, |members| members.len().max(1));
             } else {
-                // A process that has ended, or belongs to another user, is no obstacle.
+                // The group still has processes of another user, or was removed already: no obstacle.
                 let _not_ours = former.remove();
             }
         }
@@ -427,10 +432,11 @@ impl Shims for RealShims {
     }
 }
 
-/// What the processes of a run have in their environment, as its journal says; nothing if none of them can be alive.
+/// Returns the entries that the processes of a run have in their environment, according to its journal; empty if none of the
+/// processes can be alive.
 ///
-/// The journal can have come with an archive, and the path in it can be that of another server's run. Only the mark, which no author of an
-/// archive knows, proves that the run is meant. Earlier versions wrote none: then only this server's own path counts.
+/// The journal may come from an archive, and the path in it can be that of another server's run. Only the mark, which no author
+/// of an archive knows, proves that the run is meant. Earlier versions wrote no mark: then only this server's own path counts.
 fn cookie(given: &Runs, run_id: i64, header: Option<&Header>, is_elsewhere: bool) -> io::Result<Vec<Vec<u8>>> {
     if let Some(header) = header
         && header.boot_id != process::boot_id()?
@@ -448,7 +454,8 @@ fn cookie(given: &Runs, run_id: i64, header: Option<&Header>, is_elsewhere: bool
     Ok(given.cookie(run_id, mark).iter().map(|(name, value)| process::environment_entry(name, value)).collect())
 }
 
-/// A group that is not there, or not any more, has nobody in it; of one that could not be looked at nobody knows.
+/// Checks whether a group has processes. A missing group has none. If resources are lacking, the result is unknown,
+/// which is an error.
 fn is_populated(cgroup: &Cgroup) -> io::Result<bool> {
     match cgroup.is_populated() {
         Err(error) if !process::is_shortage(&error) => Ok(false),
@@ -471,18 +478,18 @@ fn read_messages(mut stream: UnixStream, number: ConnectionNumber, events: &Send
         while let Some(line) = lines.next_line() {
             match run_dir::from_line(&line) {
                 Ok(message) => messages.push(message),
-                // Once is enough: a newer shim may say it several times a second, and the log has other things to tell.
+                // Logged only once, because a newer shim may send such a message several times a second.
                 Err(error) if std::mem::take(&mut understands_all) => {
                     ::log::warn!("the shim sent a message that this version does not understand: {error}");
                 }
                 Err(_) => {}
             }
         }
-        // What came together is recorded together.
+        // Messages that arrive together are recorded together.
         if lines.is_over_limit() || events.send(Event::FromShim { number, messages }).is_err() {
             break;
         }
     }
-    // The supervisor has ended if nobody takes this.
+    // Fails only if the supervisor has ended.
     let _nobody_left = events.send(Event::ShimGone { number });
 }

@@ -1,16 +1,16 @@
-//! What the conductor needs of the database. [`NotedStore`] is the real one; the simulation puts one in its place that can fail.
+//! The conductor's interface to the database. [`NotedStore`] is the real implementation; the simulation uses one that can fail.
 
 use std::sync::Arc;
 
 use super::pulse::Pulse;
 use crate::store::{Store, StoreError};
 
-/// What is stored, and its changes. `what` names the call for the simulation, which chooses by it what fails.
+/// The stored data and its changes. `what` names the call for the simulation, which uses it to choose the calls that fail.
 pub(super) trait Records {
-    /// Reads.
+    /// Reads data.
     fn read<T>(&self, what: &'static str, read: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError>;
 
-    /// Makes a change: it is wholly there when the call returns, or an error and not there at all.
+    /// Makes a change. When the call returns, the change is stored completely, or not at all and the result is an error.
     fn change<T>(
         &mut self,
         what: &'static str,
@@ -18,7 +18,7 @@ pub(super) trait Records {
     ) -> Result<T, StoreError>;
 }
 
-/// The real database, with each call to it noted.
+/// The real database. The pulse records each call to it.
 pub(super) struct NotedStore {
     pub(super) store: Store,
     pub(super) pulse: Arc<Pulse>,

@@ -1,63 +1,63 @@
-//! What the conductor needs of the world: runs are started, reached, looked at and cleaned up. [`super::real_shims`] is the real one; the
-//! tests and the simulation put others in its place.
+//! The conductor's interface to processes and files: starting, connecting to, finding and cleaning up runs. [`super::real_shims`]
+//! is the real implementation; the tests and the simulation use others.
 
 use std::io;
 
 use crate::pipeline::{Found, Killed};
 use crate::run_dir::{Command, LaunchSpec, NumberedProgress, ProgressError, ReadJournal};
 
-/// Names one connection to a shim, so that a late message of an earlier one is known as such.
+/// The number of a connection to a shim, which identifies late messages of an earlier connection.
 pub(super) type ConnectionNumber = u64;
 
-/// What a look at a run's directory gave.
+/// The result of examining a run's directory.
 #[derive(Debug)]
 pub(super) struct Finding {
     pub(super) found: Found,
-    /// Where there is a readable one.
+    /// The journal, if it exists and is readable.
     pub(super) journal: Option<ReadJournal>,
-    /// What is wrong with the journal, or where the run is, for people.
+    /// The damage of the journal, or the place of the run, for users.
     pub(super) damage: Option<String>,
 }
 
-/// The outcome for the processes that a run had left behind.
+/// The result of killing the processes that a run left behind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Leftovers {
     /// The processes that were found and killed.
     pub(super) killed: Killed,
-    /// How many of them could not be killed.
+    /// The number of processes that could not be killed.
     pub(super) alive: usize,
-    /// How many processes kept the search waiting, and were not examined.
+    /// The number of processes that delayed the search and were not examined.
     pub(super) unread: usize,
-    /// How many processes carry the run's cookie and were left alone, because they see another directory at its path.
+    /// The number of processes that have the run's cookie and were left alone, because they see another directory at its path.
     pub(super) spared: usize,
 }
 
-/// The world.
+/// The interface to processes and files.
 pub(super) trait Shims {
-    /// Creates the run's directory, starts its shim, hands it `spec` and listens to it from now on.
+    /// Creates the run's directory, starts its shim, sends it `spec` and listens to it from now on.
     fn launch(&mut self, spec: &LaunchSpec) -> io::Result<ConnectionNumber>;
-    /// Connects to the shim of a run that lives.
+    /// Connects to the shim of a live run.
     fn connect(&mut self, run_id: i64) -> io::Result<ConnectionNumber>;
-    /// Says something to the shim that is connected.
+    /// Sends a command to the connected shim.
     fn send(&mut self, command: &Command) -> io::Result<()>;
-    /// Lets go of the connection, if there is one.
+    /// Closes the connection, if any.
     fn disconnect(&mut self);
-    /// Looks what there is of a run.
+    /// Examines the remains of a run.
     fn find(&self, run_id: i64) -> io::Result<Finding>;
-    /// What a user can do about a run whose shim does not answer, for health to say.
+    /// Returns what a user can do about a run whose shim does not answer, for health.
     fn advice_on_silence(&self, run_id: i64) -> String;
-    /// How far a run is, as its shim stored it last.
+    /// Returns the progress of a run that its shim stored last.
     fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError>;
-    /// The runs that have a directory, ascending.
+    /// Returns the runs that have a directory, ascending.
     fn run_ids(&self) -> io::Result<Vec<i64>>;
-    /// Whether there is a directory with this run's name, or anything else, or a process that claims to be its shim.
+    /// Checks whether a directory entry with this run's name exists, or a process that claims to be its shim.
     fn has_run(&self, run_id: i64) -> bool;
-    /// The latest run that has a directory, or had one.
+    /// Returns the latest run that has or had a directory.
     fn latest_run_id(&self) -> io::Result<Option<i64>>;
-    /// The position after the last byte of any log.
+    /// Returns the position after the last byte of all logs.
     fn log_end(&self) -> io::Result<u64>;
-    /// Kills whatever carries the run's cookie or is in its control group, and removes that group.
+    /// Kills all processes that have the run's cookie or are in its control group, and removes that group.
     fn kill_leftovers(&self, run_id: i64) -> io::Result<Leftovers>;
-    /// Takes the PAUSE file away, if it is there.
+    /// Removes the PAUSE file if it exists.
     fn remove_pause_file(&self) -> io::Result<()>;
 }

@@ -1,4 +1,5 @@
-//! What readers see: the state as of the last commit, and what is under way. Immutable, swapped whole; nobody waits for the writer.
+//! The published state: the state as of the last commit, and the action under way. It is immutable and replaced as a whole, so
+//! readers never wait for the writer.
 
 use std::collections::BTreeSet;
 use std::ops::Deref;
@@ -13,18 +14,18 @@ use crate::pipeline::{ConditionCode, Conditions, RunStatus, State, Usage, allowe
 use crate::run_dir::NumberedProgress;
 use crate::store::{PipelineRow, RunRow};
 
-/// The state of the pipeline at one version: what clients see of it, and what the server alone knows.
+/// The state of the pipeline at one version: the part that clients see, and the part that only the server knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// What clients see.
+    /// The part that clients see.
     pub pipeline: Pipeline,
-    /// What tells that progress from others of the run.
+    /// The number of the progress within the run, which distinguishes it from others.
     pub progress_number: u64,
-    /// The same for usage.
+    /// The number of the usage within the run.
     pub usage_number: u64,
     /// When the latest run was seen to have ended.
     pub run_ended_at: Option<Timestamp>,
-    /// The latest run's leader, also after its end: for the answer to a start whose run was over before it could be given.
+    /// The latest run's leader, also after its end: for the response to a start whose run ended before the response was sent.
     pub run_pid: Option<u32>,
 }
 
@@ -37,7 +38,7 @@ impl Deref for Snapshot {
 }
 
 impl Snapshot {
-    /// What is stored, with nothing under way.
+    /// Creates a snapshot of the stored state, with nothing under way.
     pub(super) fn new(row: &PipelineRow, run: Option<&RunRow>, default_script: Option<&str>) -> Self {
         let run_ended_at = run.filter(|run| !run.status.is_live()).and_then(|run| run.stopped_at);
         let pipeline = Pipeline {
@@ -73,26 +74,26 @@ impl Snapshot {
         Self { pipeline, progress_number: 0, usage_number: 0, run_ended_at, run_pid: run.and_then(|run| run.pid) }
     }
 
-    /// Takes in how far the run is.
+    /// Sets the progress of the run.
     pub(super) fn show_progress(&mut self, told: Option<&NumberedProgress>) {
         self.pipeline.progress = told.map(|told| told.progress.shown(self.run_ended_at));
         self.progress_number = told.map_or(0, |told| told.number);
     }
 
-    /// Takes in what the run uses. A paused one uses nothing.
+    /// Sets the resource usage of the run. A paused run uses nothing.
     pub(super) fn show_usage(&mut self, told: Option<(Usage, u64)>) {
         let told = told.filter(|_| self.pipeline.state == State::Running);
         self.pipeline.usage = told.map(|(usage, _)| usage);
         self.usage_number = told.map_or(0, |(_, number)| number);
     }
 
-    /// The run that lives; `None` when none does.
+    /// Returns the live run; `None` if no run is live.
     pub fn live_run(&self) -> Option<i64> {
         self.run_id.filter(|_| self.pid.is_some())
     }
 }
 
-/// The note about a run that has ended. For a lost run, its error is enough.
+/// Returns the note about a run that has ended. For a lost run, its error is enough.
 fn told_at_end(run: &RunRow) -> Option<String> {
     match run.status {
         RunStatus::Completed | RunStatus::Failed => run.killed.at_end(false),
@@ -101,38 +102,39 @@ fn told_at_end(run: &RunRow) -> Option<String> {
     }
 }
 
-/// The most that wait for news at once. One more, and the one that has waited longest is answered before its time: whoever asks and
-/// leaves without waiting for the answer must not fill the server with threads that do.
+/// The maximum number of requests that wait for a new version at the same time. Above it, the request that has waited longest is
+/// answered early, so that clients that disconnect without waiting for the response cannot fill the server with waiting threads.
 const WAITERS_MAX: usize = 256;
 
-/// How many characters of the server's id are in an `ETag`: enough that two servers never have the same by accident.
+/// The number of characters of the server's id in an `ETag`: enough that two servers never have the same by accident.
 const SHOWN_ID_CHARS: usize = 8;
 
-/// A snapshot and its text.
+/// A snapshot and its response body.
 #[derive(Debug)]
 pub struct Published {
-    /// The values.
+    /// The snapshot.
     pub snapshot: Snapshot,
-    /// The body of `GET /api/pipeline`, made once for all readers.
+    /// The body of `GET /api/pipeline`, created once for all readers.
     pub body: String,
-    /// What tells this text from the others of this server: the version, with the numbers of the progress and of the usage if there are any, and
-    /// with a digest of the conditions if there are any.
+    /// The tag that distinguishes this body from the others of this server: the version, with the numbers of the progress and the
+    /// usage and a digest of the conditions, if there are any.
     pub tag: String,
-    /// The `ETag`, made for the first request that gets this text.
+    /// The `ETag`, created for the first request that gets this body.
     etag: OnceLock<String>,
-    /// The body packed with gzip, made for the first client that takes it so.
+    /// The body packed with gzip, created for the first client that accepts it.
     packed: OnceLock<Vec<u8>>,
-    /// How many states were published before it, which a change of its progress or conditions does not count.
+    /// The number of states that were published before. Changes of progress, usage or conditions do not count.
     pub number: u64,
 }
 
 impl Published {
-    /// The text's `ETag`, quotes and all. Another server, which can have another database with the same version, has another id.
+    /// Returns the body's `ETag` with its quotes. It contains the server's id, because another server can have another database
+    /// with the same version.
     pub fn etag(&self, server_id: &str) -> &str {
         self.etag.get_or_init(|| format!("\"{}@{}\"", self.tag, server_id.get(..SHOWN_ID_CHARS).unwrap_or(server_id)))
     }
 
-    /// The text packed with gzip.
+    /// Returns the body packed with gzip.
     pub fn packed(&self) -> &[u8] {
         self.packed.get_or_init(|| gzip::pack_fast(self.body.as_bytes()))
     }
@@ -140,32 +142,32 @@ impl Published {
 
 type Follower = Box<dyn Fn(Notice) + Send + Sync>;
 
-/// Where the current snapshot hangs, for any number of readers.
+/// The holder of the current snapshot, for any number of readers.
 pub struct Watch {
     current: Mutex<Current>,
-    /// The conditions. A publisher holds this lock while it builds the text, so that no state is published with conditions
-    /// that have been replaced meanwhile. Taken before the lock of `current`; readers never take it.
+    /// The conditions. A publisher holds this lock while it builds the body, so that no state is published with conditions that
+    /// have been replaced meanwhile. Taken before the lock of `current`; readers never take it.
     wrong: Mutex<Wrong>,
     changed: Condvar,
-    /// Called at each change.
+    /// The functions that are called at each change.
     notified: Mutex<Vec<Follower>>,
 }
 
-/// What those who follow are told.
+/// An event that followers are notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// Something was published.
+    /// A snapshot was published.
     Published,
-    /// The server stops.
+    /// The server is stopping.
     Closing,
 }
 
-/// The conditions, by source. A code can be in both lists: each source withdraws only its own.
+/// The conditions, by source. A code can be in both lists: each source clears only its own.
 #[derive(Default)]
 struct Wrong {
-    /// Those that the supervisor reports.
+    /// The conditions that the supervisor reports.
     told: Conditions,
-    /// Those that a scan has found.
+    /// The conditions that a scan has found.
     found: Conditions,
 }
 
@@ -178,7 +180,7 @@ impl Wrong {
 struct Current {
     published: Arc<Published>,
     is_closing: bool,
-    /// Who waits, by a number that grows.
+    /// The waiting requests, by an increasing number.
     waiting: BTreeSet<u64>,
     next_waiter: u64,
 }
@@ -190,13 +192,13 @@ impl Watch {
         Self { current: Mutex::new(current), wrong: Mutex::default(), changed: Condvar::new(), notified: Mutex::default() }
     }
 
-    /// The state as of the last commit.
+    /// Returns the state as of the last commit.
     pub fn get(&self) -> Arc<Published> {
         lock(&self.current).published.clone()
     }
 
-    /// Waits until the version is newer than `after`, at most for `limit`, and not beyond [`Watch::close`]. Nor beyond [`Watch::hurry`] where
-    /// `gives_way` says so then.
+    /// Waits until the version is newer than `after`, for at most `limit`. Also ends at [`Watch::close`], and at [`Watch::hurry`]
+    /// if `gives_way` then returns true.
     pub fn wait_newer(&self, after: u64, limit: Duration, gives_way: &dyn Fn() -> bool) -> Arc<Published> {
         let deadline = Instant::now() + limit;
         let mut current = lock(&self.current);
@@ -218,19 +220,19 @@ impl Watch {
         current.published.clone()
     }
 
-    /// Has `follower` called after each publication, and when the server stops. It must not wait.
+    /// Registers `follower`, which is called after each publication and when the server stops. It must not block.
     pub fn notify(&self, follower: impl Fn(Notice) + Send + Sync + 'static) {
         lock(&self.notified).push(Box::new(follower));
     }
 
-    /// Wakes all waiters, to check whether to go on.
+    /// Wakes all waiting requests, which check whether to continue.
     pub fn hurry(&self) {
-        // A waiter holds the lock from its check until it waits.
+        // A waiting request holds the lock from its check until it waits.
         drop(lock(&self.current));
         self.changed.notify_all();
     }
 
-    /// Lets everybody who waits go: the server stops.
+    /// Ends all waits, because the server is stopping.
     pub fn close(&self) {
         lock(&self.current).is_closing = true;
         self.changed.notify_all();
@@ -247,7 +249,8 @@ impl Watch {
         self.tell(Notice::Published);
     }
 
-    /// Says how far a run is and what it uses, if it is the one that is published. Who waits for a newer version is left to wait: it is no change of the state.
+    /// Publishes the progress and the usage of a run, if it is the published one. Requests that wait for a newer version continue
+    /// to wait, because the state does not change.
     pub(super) fn publish_signs(&self, run_id: Option<i64>, told: Option<&NumberedProgress>, usage: Option<(Usage, u64)>) {
         let _nobody_else_publishes = lock(&self.wrong);
         let Published { snapshot, .. } = &*self.get();
@@ -265,7 +268,7 @@ impl Watch {
         }
     }
 
-    /// Publishes a change that no version counts.
+    /// Publishes a change without a new version.
     fn replace(&self, snapshot: Snapshot) {
         let published = publish(snapshot, self.get().number);
         lock(&self.current).published = published;
@@ -278,7 +281,7 @@ impl Watch {
         }
     }
 
-    /// Sets the conditions that the supervisor reports, and clears those that it no longer does.
+    /// Sets the conditions that the supervisor reports, and clears those that it no longer reports.
     pub(super) fn set_told(&self, told: &[(ConditionCode, String)], now: Timestamp) {
         self.set_conditions(told, now, |wrong| &mut wrong.told);
     }
@@ -300,7 +303,7 @@ impl Watch {
     }
 }
 
-/// Makes the text of a snapshot.
+/// Creates the body and the tag of a snapshot.
 pub(super) fn publish(snapshot: Snapshot, number: u64) -> Arc<Published> {
     let response = PipelineResponse { pipeline: &snapshot.pipeline };
     let body = serde_json::to_string(&response).expect("a snapshot is plain data");

@@ -28,10 +28,12 @@ pub(super) enum Whereabouts {
     Elsewhere(PathBuf),
 }
 
-/// Where the shim of this journal, which is in the run directory `dir`, is. An error only for a shortage, which leaves the answer open.
+/// Finds the shim of this journal, which is in the run directory `dir`. Fails only for a lack of resources, when the result is
+/// unknown.
 pub(super) fn whereabouts_of_shim(header: &Header, dir: &Path) -> io::Result<Whereabouts> {
     let shim = Identity { pid: header.shim_pid, start_ticks: header.shim_start_ticks };
-    // No shim, which has this server's user. Its directory is not touched: the file system of another user could keep this thread waiting.
+    // A process of another user is not the shim, which has this server's user. Its directory is not accessed: the file system of
+    // another user could block this thread.
     if matches!(unless_short(process::other_user_of(shim.pid))?, Some(Some(_))) {
         return Ok(Whereabouts::Unseen);
     }
@@ -40,8 +42,8 @@ pub(super) fn whereabouts_of_shim(header: &Header, dir: &Path) -> io::Result<Whe
         Some(false) => return Ok(Whereabouts::Dead),
         None => return Ok(Whereabouts::Unseen),
     }
-    // The journal of a clone can name any process. Of one of root's, of one that is not dumpable, and of one whose directory was removed,
-    // the directory would not show that it is no shim.
+    // The journal of a clone can name any process. The directory of a process of root, of one that is not dumpable, or of one
+    // whose directory was removed would not show that it is not a shim.
     if !process::is_shim(shim.pid)? {
         return Ok(Whereabouts::Unseen);
     }
@@ -52,42 +54,42 @@ pub(super) fn whereabouts_of_shim(header: &Header, dir: &Path) -> io::Result<Whe
     })
 }
 
-/// Whether the process `pid` that listens at the abstract socket `name`, which a journal names, can be the shim of run `run_id`. The journal
-/// of a clone can name the socket of any process of this user, such as the shim of another project.
+/// Checks whether the process `pid`, which listens on the abstract socket `name` from a journal, can be the shim of run `run_id`.
+/// The journal of a clone can name the socket of any process of this user, such as the shim of another project.
 pub(super) fn can_be_shim(runs: &Runs, run_id: i64, name: &str, pid: Option<u32>) -> bool {
     match pid.and_then(directory_of) {
         Some((_, directory)) => FileId::of(runs.run(run_id).path()).is_ok_and(|ours| ours == FileId::from(&directory)),
-        // Its directory was removed, or cannot be seen. Its name then shows the path of its runtime directory.
+        // Its directory was removed, or cannot be seen. Then the socket's name shows the path of its runtime directory.
         None => runs.run_of_socket(name) == Some(run_id),
     }
 }
 
-/// A socket that a process of this user or of root listens at, or seems to.
+/// A socket on which a process of this user or of root listens, or seems to listen.
 struct Own {
     name: String,
     run_id: i64,
-    /// The process, if it has a pid here.
+    /// The process, if it has a pid in this namespace.
     pid: Option<u32>,
 }
 
-/// The socket of the shim of run `run_id`, if that lives and its directory was removed.
-/// An error only for a shortage.
+/// Returns the socket of the shim of run `run_id` if the shim is alive and its directory was removed. Fails only for a lack of
+/// resources.
 pub(super) fn socket_of(runs: &Runs, run_id: i64) -> io::Result<Option<String>> {
     // A shim whose directory is elsewhere belongs to the server there.
     let is_stray = |own: &Own| own.pid.is_some_and(|pid| directory_of(pid).is_none());
     Ok(own_sockets(runs, Some(run_id))?.into_iter().find(is_stray).map(|own| own.name))
 }
 
-/// Whether another run lives whose processes carry the cookie of run `run_id` of `runs`: the numbers began anew there since the journal
-/// that names `socket` was copied. Without a mark, a shim counts as well that has its socket in another network namespace.
-/// An error only for a shortage.
+/// Checks whether another live run has processes with the cookie of run `run_id` of `runs`, because the numbers started again
+/// after the journal that names `socket` was copied. Without a mark, a shim whose socket is in another network namespace counts
+/// as well. Fails only for a lack of resources.
 pub(super) fn has_namesake(runs: &Runs, run_id: i64, socket: Option<&str>, has_mark: bool) -> io::Result<bool> {
     if !has_mark && live_shims(runs)?.into_iter().any(|(id, pid)| id == run_id && process::has_our_paths(pid)) {
         return Ok(true);
     }
     for other in own_sockets(runs, Some(run_id))?.into_iter().filter(|other| socket != Some(other.name.as_str())) {
         let Some(pid) = other.pid else { continue };
-        // One that dies closes its sockets last.
+        // A process that is dying closes its sockets last.
         let Some(stat) = unless_short(process::read_stat(pid))? else { continue };
         if process::lives(stat.identity)? == Some(true) {
             return Ok(true);
@@ -96,15 +98,16 @@ pub(super) fn has_namesake(runs: &Runs, run_id: i64, socket: Option<&str>, has_m
     Ok(false)
 }
 
-/// The runs that live and carry this runtime directory's path, wherever their directories are: no other run may carry the same cookie.
+/// Returns the live runs of this runtime directory's path, wherever their directories are: no other run may have the same cookie.
 pub(super) fn all(runs: &Runs) -> io::Result<Vec<i64>> {
     Ok(own_sockets(runs, None)?.into_iter().map(|own| own.run_id).collect())
 }
 
-/// The sockets of run `run_id`, or of all runs, that this user or root listens at. An error only for a shortage.
+/// Returns the sockets of run `run_id`, or of all runs, on which this user or root listens. Fails only for a lack of resources.
 ///
-/// It never waits for a listener: every user can read the prefix, listen at such a name, and let connections queue up. Of a listener whose
-/// queue is full the user is unknown. It counts if a shim of that run lives, whose own queue another user may have filled.
+/// Never waits for a listener: every user can read the prefix, listen on such a name, and let connections queue up. The user of a
+/// listener with a full queue is unknown. It counts if a shim of that run is alive, because another user may have filled the
+/// shim's queue.
 fn own_sockets(runs: &Runs, run_id: Option<i64>) -> io::Result<Vec<Own>> {
     let prefix = runs.socket_prefix() + &run_id.map(|run_id| format!("{run_id}-")).unwrap_or_default();
     let (mut own, mut busy) = (Vec::new(), Vec::new());
@@ -118,7 +121,7 @@ fn own_sockets(runs: &Runs, run_id: Option<i64>) -> io::Result<Vec<Own>> {
         }
     }
     if !busy.is_empty() {
-        // One look at the processes, however many such names there are.
+        // One scan of the processes, however many such names there are.
         let shims = live_shims(runs)?;
         own.extend(busy.into_iter().filter_map(|(name, run_id)| {
             let &(_, pid) = shims.iter().find(|&&(id, _)| id == run_id)?;
@@ -128,11 +131,13 @@ fn own_sockets(runs: &Runs, run_id: Option<i64>) -> io::Result<Vec<Own>> {
     Ok(own)
 }
 
-/// The search for the processes of run `run_id`, which is lost, by their cookie. `given` is the runtime directory as it was given to the run.
+/// Creates a search for the processes of run `run_id`, which is lost, by their cookie. `given` is the runtime directory that the
+/// run was given.
 ///
-/// A container can have another directory at the same path, and a run there the same number. So a process with paths of its own belongs to
-/// the run only if its path leads to this server's directory. A mark is a better proof, but can be that of a copied journal whose run
-/// lives: then the lock of the run is held in the file system that its processes see. The same holds if the directory was moved.
+/// A container can have another directory at the same path, and a run there can have the same number. So a process with its own
+/// mount namespace or root directory belongs to the run only if its path leads to this server's directory. A mark is a better
+/// proof, but it can come from a copied journal whose run is alive. In that case the lock of the run is held in the file system
+/// that the processes see. The same holds if the directory was moved.
 pub(super) fn search_for_run(
     cookie: Vec<Vec<u8>>,
     given: &Runs,
@@ -141,7 +146,7 @@ pub(super) fn search_for_run(
     is_elsewhere: bool,
 ) -> CarrierSearch {
     let (dir, run) = (given.runtime_dir().to_owned(), given.run(run_id));
-    // Another directory is not looked at without a mark: a journal can name any.
+    // Another directory is not checked without a mark, because a journal can name any directory.
     let ours = if has_mark || is_elsewhere { None } else { FileId::of(&dir).ok() };
     CarrierSearch::new(cookie, is_elsewhere, move |root| {
         let Some(root) = root else { return has_mark };
@@ -151,13 +156,13 @@ pub(super) fn search_for_run(
         }
         match RunDir::at(there(run.path())).lock_state() {
             Ok(state) => state == LockState::Free,
-            // The file system may say this to be searched again and again. A process that is spared is reported.
+            // The file system may return this error to be searched again and again. A process that is spared is reported.
             Err(error) => !process::is_shortage(&error),
         }
     })
 }
 
-/// The shims of this user or root that were started for runs of this runtime directory's path, by their arguments.
+/// Returns the shims of this user or root that were started for runs of this runtime directory's path, by their arguments.
 fn live_shims(runs: &Runs) -> io::Result<Vec<(i64, u32)>> {
     let run_of = |dir: &[u8]| {
         let name = Path::new(OsStr::from_bytes(dir)).strip_prefix(runs.path()).ok()?.to_str()?;
@@ -169,7 +174,7 @@ fn live_shims(runs: &Runs) -> io::Result<Vec<(i64, u32)>> {
     })
 }
 
-/// The result, if there is one.
+/// Returns the result as an option, but passes on a lack of resources as an error.
 fn unless_short<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if process::is_shortage(&error) => Err(error),
@@ -177,7 +182,7 @@ fn unless_short<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The working directory of a process, if it is there and can be seen.
+/// Returns the working directory of a process, if it exists and can be seen.
 fn directory_of(pid: u32) -> Option<(PathBuf, Metadata)> {
     let link = format!("/proc/{pid}/cwd");
     let place = fs::read_link(&link).ok()?;
