@@ -1,7 +1,7 @@
-//! What clients ask: each action is decided by the rules, committed or sent to the shim, and answered once its fact came.
+//! Handles the clients' actions: each is decided by the rules, committed or sent to the shim, and answered when its fact arrives.
 //!
-//! If killed here: who asked gets no answer. A run that was committed and not launched is ended by the next boot; a command that was sent
-//! is done by the shim all the same. What was begun under a key is found by its repeat (`repeats`).
+//! If killed here: the client gets no response. The next boot ends a run that was committed and not launched; the shim still does
+//! a command that was sent. A repeat finds an action that was begun under a key (`repeats`).
 
 use std::time::Duration;
 
@@ -21,16 +21,16 @@ use crate::supervisor::kill_points;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
 
-/// How long a start, a pause or a resume is waited for before its client is told that it is still under way. The shim gives up a
-/// pause earlier than that.
+/// How long a client waits for a start, a pause or a resume before the server answers that it is still under way. The shim gives
+/// up a pause earlier.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long beyond the grace a stop is waited for.
+/// How long a client waits for a stop in addition to the grace.
 const STOP_ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// Takes an action that `origin` wants if `if_run` is the latest run. The answer comes when it is so, or at once when it cannot be. Under
-    /// one `key` the action is done once.
+    /// Handles an action that `origin` requested, if `if_run` is the latest run. It is answered when it is done, or at once if it
+    /// cannot be done. The action is done only once for each `key`.
     pub(in crate::supervisor) fn act(
         &mut self,
         ask: Ask,
@@ -45,9 +45,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Ask::Stop { grace } => grace.unwrap_or(self.grace),
             Ask::Start(_) | Ask::Pause | Ask::Resume => Duration::ZERO,
         };
-        // There may be room by now.
+        // The disk may have room by now.
         let unrecorded = self.record_unrecorded();
-        // The answer must come from what is stored. A live run is controlled all the same.
+        // The response must come from the stored state, but a live run can be controlled without it.
         if let Err(error) = self.catch_up() {
             self.note_store_failure(&error);
             if action == Action::Start || self.live_run().is_none() {
@@ -92,7 +92,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         match ask {
             Ask::Start(request) => match unrecorded {
                 Ok(()) => self.launch(&request, new_key, origin, waiter),
-                // The end of the run before has to be on record first.
+                // The end of the previous run must be recorded first.
                 Err(error) => answer(reply_to, Err(error.into())),
             },
             Ask::Pause => {
@@ -120,14 +120,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         };
         let run_id = spec.run_id;
         self.grace = Duration::from_millis(spec.grace_ms);
-        // Its shim takes away what is left of another run.
+        // Its shim removes the file that another run left.
         self.pause_file = None;
         self.in_flight.take_over(Pending::Start, Some(origin), vec![waiter]);
         self.publish();
         match self.link.launch(&spec, self.clock.awake()) {
             Ok(()) => self.show_conditions(),
             Err(error) => {
-                // Whether a shim was born before that went wrong is for a look to say, not for a guess.
+                // Checking the run shows whether a shim was started before the error.
                 ::log::error!("run {run_id}: its shim could not be started: {error}");
                 let detail = explain_lack("the run's own process could not be started", &error);
                 self.signs.note_last_words(Trouble::last_words(detail.clone(), is_disk_full(&error), lack_of(&error)));
@@ -193,7 +193,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         })
     }
 
-    /// Commits the run. If that fails it may be kept all the same, and never launched: then the next look ends it.
+    /// Commits the run. If this fails, the run may be stored all the same and never launched. Then the next check of the run ends
+    /// it.
     fn begin_run(&mut self, new: &NewRun, key: Option<&RequestKey>, at: Timestamp) -> Result<i64, StoreError> {
         self.skip_taken_ids()?;
         let run_id = self.ledger.begin_run(new, key, at)?;
@@ -205,19 +206,20 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         Ok(run_id)
     }
 
-    /// Reserves the ids that have an entry in `runs/`, up to the first free one. A directory that came from another machine would make the
-    /// start fail, and its journal would be taken for the run's. Only consecutive ids are skipped, because a directory can have any name.
+    /// Reserves the ids that have an entry in `runs/`, up to the first free one. A directory from another machine would make the
+    /// start fail, and its journal would be mistaken for the run's. Only consecutive ids are skipped, because a directory can
+    /// have any name.
     fn skip_taken_ids(&mut self) -> Result<(), StoreError> {
         let next = self.ledger.next_run_id()?;
         let free = (next..i64::MAX).find(|&id| !self.link.shims.has_run(id)).unwrap_or(i64::MAX);
         if free > next { self.ledger.reserve_run_ids(free - 1) } else { Ok(()) }
     }
 
-    /// Sends a command down, and notes that its fact is awaited.
+    /// Sends a command to the shim, and records that its fact is awaited.
     fn command(&mut self, command: Command, (tag, origin): (u64, Origin), pending: Pending, waiter: Waiter) {
         let asked_ms = whole_ms(self.clock.since_boot());
         if !self.link.send(&command, self.clock.awake()) {
-            // It may have left after an end that is still on its way to us, and stands in its journal.
+            // The shim may have exited after an end that has not arrived here yet, but is in its journal.
             if self.link.is_connected() {
                 self.let_go_and_look();
             }
@@ -229,7 +231,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         kill_points::sent(&command);
         self.in_flight.sent(pending, origin, (tag, asked_ms, command), waiter, self.ledger.known_state());
-        // The shim is at work already; who waits for news gets to know that something is under way.
+        // The shim is already working, so notify the clients that something is under way.
         self.tell_that_something_changed();
     }
 }

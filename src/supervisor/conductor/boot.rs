@@ -1,4 +1,4 @@
-//! What a new server does first: it reads what is stored, looks what there is, and makes the two agree.
+//! The boot of a new server: it reads the stored state, checks the run, and makes the two agree.
 //!
 //! If killed here: the next boot begins anew, and records nothing twice.
 
@@ -19,12 +19,13 @@ use crate::supervisor::settings::Settings;
 use crate::supervisor::shims::{Finding, Shims};
 use crate::supervisor::snapshot::{Snapshot, Watch};
 
-/// The highest id that the directory of a run that does not live can claim. It can come from another machine with any name, and ids must be
-/// left for new runs. One above it is not given either while its directory exists, see [`Conductor::skip_taken_ids`].
+/// The highest id that the directory of a dead run can claim. The directory may come from another machine with any name, and some
+/// ids must be left for new runs. A higher id is not given to a new run while its directory exists, see
+/// [`Conductor::skip_taken_ids`].
 const CLAIMED_ID_MAX: i64 = i64::MAX / 2;
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// When this returns, what is published is true.
+    /// Creates a conductor and recovers the latest run. When this returns, the published state is correct.
     pub(in crate::supervisor) fn boot(store: R, shims: S, clock: C, settings: Settings) -> Result<Self, BootError> {
         let ledger = Ledger::open(store)?;
         let snapshot = Snapshot::new(&ledger.row, ledger.run(), settings.default_script.as_deref());
@@ -42,27 +43,28 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             ledger,
         };
         match conductor.look_at_run() {
-            // On a full disk the pipeline is served as it is on record, and controlled; the rest is recorded once it can be.
+            // If the disk is full, the server shows the recorded state and controls the pipeline. The rest is recorded as soon as
+            // possible.
             Err(error) if error.may_pass() => conductor.forget_and_retry(&error),
             other => other?,
         }
         conductor.take_in_unknown_runs()?;
         if conductor.live_run().is_some() {
-            // The server before may have said, under this version, that something is under way.
+            // The previous server may have published an action as under way with this version.
             conductor.tell_that_something_changed();
         } else {
-            // A server before may have been killed while it could not.
+            // The previous server may have been killed while it could not remove the file.
             conductor.take_pause_file_away();
             conductor.publish();
         }
         Ok(conductor)
     }
 
-    /// Run directories that the database knows nothing of: it was removed or replaced. No id up to the highest of them is given again, and
-    /// the latest, if it lives or may have left something alive, is taken in.
+    /// Handles run directories that are missing in the database, because the database was removed or replaced. Reserves all ids
+    /// up to the highest of them. Takes over the latest run if it is alive or may have left processes.
     fn take_in_unknown_runs(&mut self) -> Result<(), BootError> {
         let known = self.ledger.run().map_or(0, |run| run.id);
-        // The usual case, without reading each of them. A database without any run may be new.
+        // The usual case, without reading each directory. A database without any run may be new.
         if known > 0 && self.link.shims.latest_run_id().map_err(BootError::Runs)?.is_some_and(|latest| latest <= known) {
             return Ok(());
         }
@@ -74,8 +76,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             ::log::warn!("a directory claims to be of run {id}, which no server has reached; the claim is ignored");
             ids.retain(|&id| id <= believed);
         }
-        // Only the latest can live: none begins before the one before it is recorded as ended. To clean up after an older one would take
-        // the PAUSE file of one that lives.
+        // Only the latest run can be alive, because none begins before the end of the previous one is recorded. Cleaning up after
+        // an older run would remove the PAUSE file of a live one.
         let Some(id) = ids.last().copied().filter(|&id| id > known) else { return Ok(()) };
         self.ledger.reserve_run_ids(id)?;
         let may_live = match self.link.shims.find(id).map_err(BootError::Runs)? {
@@ -96,7 +98,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             };
             (new, header.created_at)
         } else {
-            // Damaged, or of a newer version. Whatever it is, beside it no other may be started.
+            // The journal is damaged or of a newer version. In any case no other run may be started beside this one.
             (NewRun { script: "(unknown)".to_owned(), ..NewRun::default() }, self.clock.now())
         };
         self.ledger.adopt_unknown_run(id, &new, created_at)?;

@@ -1,4 +1,4 @@
-//! What is due although nobody said anything: waiters that have waited long enough, a silent shim, a database that is to be tried again.
+//! Work that is due without an event: clients that have waited too long, a silent shim, and a database that must be tried again.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// When [`Conductor::tick`] has something to do.
+    /// Returns when [`Conductor::tick`] has something to do.
     pub(in crate::supervisor) fn deadline(&self) -> Option<Duration> {
         let retries = [self.ledger.retry_at, self.pause_file.as_ref().map(|(at, _)| *at), self.signs.retry_at()];
         retries.into_iter().chain([self.link.deadline(), self.in_flight.deadline(), self.watch_due_at()]).flatten().min()
     }
 
-    /// Does what is due.
+    /// Does the work that is due.
     pub(in crate::supervisor) fn tick(&mut self) {
         let now = self.clock.awake();
         let is_due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
@@ -25,14 +25,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 if self.live_run().is_none() {
                     self.link.rest();
                 }
-                // Also where nothing was new: what was committed before a read failed has not been published.
+                // Even without a change: what was committed before a read failed has not been published.
                 self.publish();
             }
         }
         if is_due(self.pause_file.as_ref().map(|(at, _)| *at)) {
             self.take_pause_file_away();
         }
-        // The shim of a run that goes on tells by itself, and of an earlier run nobody asks any more.
+        // The shim of a live run sends its progress itself, and the progress of an earlier run is no longer needed.
         if let Some(run_id) = self.signs.take_due_look(now)
             && self.ledger.row.run_id == Some(run_id)
             && self.live_run().is_none()

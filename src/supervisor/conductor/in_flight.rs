@@ -1,6 +1,6 @@
-//! The action under way: the command that it went down as, who waits for it, and what a fact means for it.
+//! The action under way: its command, the clients that wait for it, and the effect of each fact on it.
 //!
-//! If killed here: who waited gets no answer. What was sent is done by the shim all the same, and its facts are in the journal.
+//! If killed here: waiting clients get no response. The shim still does what was sent, and its facts are in the journal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +11,14 @@ use crate::supervisor::ask::{ReplyTo, answer};
 use crate::supervisor::error::ActionError;
 use crate::supervisor::snapshot::Published;
 
-/// The most that wait for one action. Each of them holds a connection; one more, and the first is told that it is still under way.
+/// The maximum number of clients that wait for one action, because each holds a connection. Above it, the client that has waited
+/// longest is answered that the action is still under way.
 const WAITERS_MAX: usize = 64;
 
 /// A client that waits for the end of an action.
 pub(super) struct Waiter {
     pub(super) reply_to: ReplyTo,
-    /// When it is told that the action is still under way, in awake time.
+    /// When the client is answered that the action is still under way, in awake time.
     pub(super) until: Duration,
 }
 
@@ -26,13 +27,13 @@ pub(super) struct UnderWay {
     pub(super) pending: Pending,
     /// The origin, if it is known; of several stops, that of the first.
     origin: Option<Origin>,
-    /// Whether a fact has told that.
+    /// Whether the origin comes from a fact.
     is_origin_told: bool,
-    /// The latest command of this server, if there was one.
+    /// The latest command that this server sent, if any.
     command: Option<Command>,
-    /// The first command's tag; 0 if this server did not send it.
+    /// The tag of the first command; 0 if this server did not send it.
     tag: u64,
-    /// When it was asked for, on the boot-time clock in milliseconds: what the shim had seen before that is no answer to it.
+    /// When it was requested, in milliseconds of boot time. Earlier facts are not its result.
     asked_ms: u64,
     waiters: Vec<Waiter>,
 }
@@ -53,24 +54,24 @@ impl UnderWay {
     }
 }
 
-/// How an action that was under way came out.
+/// The result of an action that was under way.
 pub(super) enum Outcome {
-    /// The fact it waited for came.
+    /// The awaited fact arrived.
     Done,
-    /// The run ended, or is being ended, before it could be done.
+    /// The run ended, or is being ended, before the action could be done.
     Refused(Refusal),
 }
 
-/// At most one action, and the facts that were held against it.
+/// The action under way, if any, and the last fact that was applied to it.
 pub(super) struct InFlight {
     under_way: Option<UnderWay>,
-    /// The latest run's last fact from which whoever waited for it has learned what came of it.
+    /// The number of the latest run's last fact whose waiting clients were answered.
     settled_seq: u64,
     next_tag: u64,
 }
 
 impl InFlight {
-    /// Nothing is under way, and nobody waits for facts up to `settled_seq`.
+    /// Creates a value with nothing under way, for which no client waits for facts up to `settled_seq`.
     pub(super) fn new(settled_seq: u64) -> Self {
         Self { under_way: None, settled_seq, next_tag: 1 }
     }
@@ -79,13 +80,13 @@ impl InFlight {
         self.under_way.as_ref().map(|under_way| under_way.pending)
     }
 
-    /// The origin of the action under way.
+    /// Returns the origin of the action under way.
     pub(super) fn origin(&self) -> Option<Origin> {
         self.under_way.as_ref().and_then(|under_way| under_way.origin)
     }
 
-    /// When the KILL of a stop follows that this server asked for, in awake time, also where an earlier server had asked for one before. If
-    /// only others have asked, no more than the latest possible moment is known.
+    /// Returns when the KILL of a stop follows, in awake time, if this server sent a stop, even if an earlier server had sent one
+    /// before. If only others have, just the latest possible moment is known.
     pub(super) fn own_kill_at(&self) -> Option<Duration> {
         match self.under_way {
             Some(UnderWay { pending: Pending::Stop { kill_at }, command: Some(_), .. }) => Some(kill_at),
@@ -93,7 +94,8 @@ impl InFlight {
         }
     }
 
-    /// The latest stop that this server asked for, if its fact is not among `entries`: its KILL in awake time, and its origin.
+    /// Returns the latest stop that this server sent, if its fact is not among `entries`: the time of its KILL in awake time, and
+    /// its origin.
     pub(super) fn untold_stop(&self, entries: &[Entry]) -> Option<(Duration, Origin)> {
         let kill_at = self.own_kill_at()?;
         let UnderWay { command: Some(Command::Stop { grace_ms, origin, .. }), asked_ms, .. } = self.under_way.as_ref()? else {
@@ -107,30 +109,31 @@ impl InFlight {
         (!entries.iter().any(is_its_fact)).then_some((kill_at, *origin))
     }
 
-    /// Names a command, so that its reply is known.
+    /// Returns a new tag for a command, which its reply contains.
     pub(super) fn new_tag(&mut self) -> u64 {
         self.next_tag += 1;
         self.next_tag - 1
     }
 
-    /// A run begins: its facts are numbered anew.
+    /// Resets the fact number, because a run begins and its facts are numbered from the start.
     pub(super) fn begin_run(&mut self) {
         self.settled_seq = 0;
     }
 
-    /// Nobody waits for the facts up to `seq`: they are on record.
+    /// Skips the facts up to `seq`: they are recorded, and no client waits for them.
     pub(super) fn skip_to(&mut self, seq: u64) {
         self.settled_seq = self.settled_seq.max(seq);
     }
 
-    /// An action is under way that no command of this server began: a start, or one from before. Returns the one that it ends.
+    /// Sets the action under way without a command of this server: a start, or an action of an earlier server. Returns the action
+    /// that it replaces.
     pub(super) fn take_over(&mut self, pending: Pending, origin: Option<Origin>, waiters: Vec<Waiter>) -> Option<UnderWay> {
         let under_way = UnderWay { pending, origin, is_origin_told: true, command: None, tag: 0, asked_ms: 0, waiters };
         self.under_way.replace(under_way)
     }
 
-    /// A stop is under way since before this look at the run, first wanted by `origin`. Facts may have told of it just now, and this server
-    /// may have asked for another thing meanwhile.
+    /// Sets a stop that was under way before this check of the run, first requested by `origin`. A fact may just have reported
+    /// it, and this server may have sent another command meanwhile.
     pub(super) fn adopt_stop(&mut self, kill_at: Duration, origin: Option<Origin>) {
         match &mut self.under_way {
             None => drop(self.take_over(Pending::Stop { kill_at }, origin, Vec::new())),
@@ -139,14 +142,15 @@ impl InFlight {
         }
     }
 
-    /// Another client waits for the action under way.
+    /// Adds a client that waits for the action under way.
     pub(super) fn join(&mut self, waiter: Waiter) {
         if let Some(under_way) = &mut self.under_way {
             under_way.take_in(waiter);
         }
     }
 
-    /// A command went down in state `from`. Whoever waits for a stop waits for the same end as the next one; any other action is given up.
+    /// Sets the action of a command that was sent in state `from`. Clients that wait for a stop wait for the same end as those of
+    /// the next stop; any other action is given up.
     pub(super) fn sent(
         &mut self,
         pending: Pending,
@@ -172,8 +176,8 @@ impl InFlight {
         }
     }
 
-    /// What a fact means for the action under way, heard in state `from` at `now` in awake time: who is to be answered, and how it went.
-    /// Once for each fact.
+    /// Applies a fact to the action under way, received in state `from` at `now` in awake time. Returns the action to be
+    /// answered, and its result. Each fact counts once.
     pub(super) fn settle(&mut self, entry: &Entry, from: State, now: Duration) -> Option<(UnderWay, Outcome)> {
         let Entry { seq, fact, boot_ms, .. } = entry;
         if *seq <= self.settled_seq {
@@ -181,7 +185,7 @@ impl InFlight {
         }
         self.settled_seq = *seq;
         if let (Fact::Stopping { grace_ms, .. }, None | Some(Pending::Pause | Pending::Resume)) = (fact, self.pending()) {
-            // A stop that this server did not ask for: from before its time, or the shim got a TERM.
+            // A stop that this server did not send: from an earlier server, or the shim got a TERM.
             let stop = Pending::Stop { kill_at: now + Duration::from_millis(*grace_ms) };
             let given_up = self.take_over(stop, entry.origin, Vec::new())?;
             let refusal = Refusal { from, action: given_up.pending.action(), pending: Some(Action::Stop) };
@@ -206,8 +210,8 @@ impl InFlight {
         self.under_way.take().map(|under_way| (under_way, outcome))
     }
 
-    /// Drops what nobody waits for once the state says that it is over. Who waited for what a fact brings was told when it was heard, also
-    /// where it could not be recorded then.
+    /// Drops an action for which no client waits once the state shows that it is over. Clients that waited for a fact were
+    /// answered when it was received, even if it could not be recorded.
     pub(super) fn drop_if_over(&mut self, is_live: bool, state: State) {
         let is_over = match self.pending() {
             Some(Pending::Start) => !is_live || state != State::Stopped,
@@ -219,35 +223,35 @@ impl InFlight {
         }
     }
 
-    /// The shim refused the command with this tag.
+    /// Returns the action whose command with this tag the shim refused.
     pub(super) fn take_refused(&mut self, tag: u64) -> Option<UnderWay> {
         self.under_way.take_if(|under_way| under_way.tag == tag)
     }
 
-    /// A pause or resume that went down on a connection that is gone may have been refused there, or never read: nobody answers it any
-    /// more. If it is done, its fact says so.
+    /// Returns a pause or resume that was sent on a connection that is lost. The shim may have refused it or never read it, so no
+    /// reply will come. If it was done, its fact shows that.
     pub(super) fn take_unanswerable(&mut self) -> Option<UnderWay> {
         self.under_way.take_if(|under_way| matches!(under_way.pending, Pending::Pause | Pending::Resume))
     }
 
-    /// The run has ended otherwise than by a fact.
+    /// Returns the action because the run has ended without a fact.
     pub(super) fn take(&mut self) -> Option<UnderWay> {
         self.under_way.take()
     }
 
-    /// Nothing is known any more of what was under way. Everybody who waits is told why; the action itself may still be done.
+    /// Answers all waiting clients with an error, because nothing is known about the action any more. It may still be done.
     pub(super) fn fail_waiters(&mut self, why: impl Fn() -> ActionError) {
         for waiter in self.under_way.iter_mut().flat_map(|under_way| under_way.waiters.drain(..)) {
             answer(&waiter.reply_to, Err(why()));
         }
     }
 
-    /// When the first who waits has waited for long enough.
+    /// Returns when the first waiting client is answered that the action is still under way.
     pub(super) fn deadline(&self) -> Option<Duration> {
         self.under_way.iter().flat_map(|under_way| under_way.waiters.iter().map(|waiter| waiter.until)).min()
     }
 
-    /// Tells who has waited for long enough that the action is still under way.
+    /// Answers the clients that have waited too long that the action is still under way.
     pub(super) fn expire(&mut self, now: Duration) {
         let Some(under_way) = &mut self.under_way else { return };
         let action = under_way.pending.action();

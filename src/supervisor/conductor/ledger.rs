@@ -1,7 +1,8 @@
-//! What is on record, and what is still owed to the database: it may refuse changes for want of room, or because it fails. Facts are kept
-//! then, and the database is tried again. What is published is what is on record; what is decided goes by what is known.
+//! The recorded state, and the facts and keys that the database has not taken yet. The database may refuse changes, because the
+//! disk is full or it fails. Then the facts are kept, and writing is tried again. Only the recorded state is published, but
+//! decisions use the known state.
 //!
-//! If killed here: what was committed is what the next boot finds; what is owed is in the journal, and the next boot records it.
+//! If killed here: the next boot finds what was committed; what was not is in the journal, and the next boot records it.
 
 use std::time::Duration;
 
@@ -13,45 +14,48 @@ use crate::supervisor::error::{condition_of, unrecorded_because};
 use crate::supervisor::kill_points;
 use crate::supervisor::records::Records;
 
-/// How often the database is tried again after it did not take something.
+/// The interval between attempts to write after the database has refused a change.
 pub(super) const STORE_RETRY: Duration = Duration::from_millis(500);
 
-/// The most facts that are kept for a database that does not take them. With more, all are left to the journal, which has them too.
+/// The maximum number of facts that are kept while the database refuses them. Beyond it all are dropped, because the journal has
+/// them too.
 const UNRECORDED_MAX: usize = 10_000;
 
-/// The most keys that are kept for it. With more, the oldest go: their repeats can act again.
+/// The maximum number of keys that are kept while the database refuses them. Beyond it the oldest are dropped: their repeats can
+/// act again.
 const UNRECORDED_KEYS_MAX: usize = 100;
 
 /// Facts that were committed.
 pub(super) struct Committed {
     pub(super) facts: Vec<(Entry, Option<Transition>)>,
-    /// Whether what they made of the run could be read back. If not, nothing of it is published.
+    /// Whether the resulting row of the run could be read back. If not, nothing is published.
     pub(super) read_back: Result<(), StoreError>,
 }
 
-/// See the module. What others may read is visible to them, and changed here alone.
+/// The ledger, see the module. Other parts can read some of its fields, but only this module changes them.
 pub(super) struct Ledger<R> {
-    /// Others read from it, and write what is not remembered here.
+    /// The database. Other parts read values that are not cached here, and write to it.
     pub(super) store: R,
     /// The state as of the last commit.
     pub(super) row: PipelineRow,
     run: Option<RunRow>,
-    /// The latest run's last recorded fact.
+    /// The number of the latest run's last recorded fact.
     pub(super) last_seq: u64,
-    /// Facts after that one which the database has not taken yet. What is published does not know of them; what is allowed does.
+    /// Later facts, which the database has not taken yet. The published state ignores them, but the allowed actions take them
+    /// into account.
     pub(super) unrecorded: Vec<Entry>,
-    /// Actions that were begun under a key which the database has not taken yet, the oldest first.
+    /// Keys of actions that were begun but which the database has not taken yet, the oldest first.
     unrecorded_keys: Vec<(RequestKey, Begun)>,
-    /// While the database does not take what it is given: when it is tried again.
+    /// The time of the next attempt, while the database refuses changes.
     pub(super) retry_at: Option<Duration>,
-    /// Why it does not, as a condition and its sentence.
+    /// Why the database refuses changes: a condition and its sentence.
     failure: Option<(ConditionCode, String)>,
-    /// Whether the database may hold more than is remembered here: something failed, before, in the middle of, or after a change.
+    /// Whether the database may be ahead of the cached state, because something failed before, during or after a change.
     pub(super) is_behind: bool,
 }
 
 impl<R: Records> Ledger<R> {
-    /// Reads what is stored.
+    /// Reads the stored state.
     pub(super) fn open(store: R) -> Result<Self, StoreError> {
         let row = store.read("row", Store::row)?;
         let run = store.read("latest_run", Store::latest_run)?;
@@ -60,24 +64,24 @@ impl<R: Records> Ledger<R> {
         Ok(Self { store, row, run, last_seq, unrecorded, unrecorded_keys, retry_at: None, failure: None, is_behind: false })
     }
 
-    /// The latest run as of the last commit.
+    /// Returns the latest run as of the last commit.
     pub(super) fn run(&self) -> Option<&RunRow> {
         self.run.as_ref()
     }
 
-    /// The latest run, if it lives.
+    /// Returns the latest run, if it is live.
     pub(super) fn live_run(&self) -> Option<i64> {
         self.run.as_ref().filter(|run| run.status.is_live()).map(|run| run.id)
     }
 
-    /// What the pipeline is, as far as this server has heard: what is published, and what the database has not taken yet.
+    /// Returns the state as far as this server knows it: the published state, and the facts that the database has not taken yet.
     pub(super) fn known_state(&self) -> State {
         self.unrecorded
             .iter()
             .fold(self.row.state, |state, entry| observe(state, &entry.fact).map_or(state, |transition| transition.to))
     }
 
-    /// From what is stored, not from what is remembered: a read that failed after a commit leaves the two apart.
+    /// Reads the stored state again, because it differs from the cached one if a read failed after a commit.
     pub(super) fn read_again(&mut self) -> Result<(), StoreError> {
         let row = self.store.read("row", Store::row)?;
         self.run = self.store.read("latest_run", Store::latest_run)?;
@@ -86,7 +90,7 @@ impl<R: Records> Ledger<R> {
         Ok(())
     }
 
-    /// Reads how many of a run's facts are on record. What was kept for the next try may be recorded by now.
+    /// Reads the number of a run's last recorded fact. Facts that were kept for the next attempt may be recorded by now.
     pub(super) fn read_last_seq(&mut self, run_id: i64) -> Result<(), StoreError> {
         self.last_seq = self.store.read("last_seq", |store| store.last_seq(run_id))?;
         self.drop_recorded();
@@ -100,16 +104,16 @@ impl<R: Records> Ledger<R> {
 
     // ---- changes
 
-    /// Commits the beginning of a run, and with it the key of the request. Even after an error it may be kept: the error can come after the
-    /// change has reached the log.
+    /// Commits the beginning of a run, together with the key of the request. Even after an error both may be stored, because the
+    /// error can come after the change has reached the write-ahead log.
     pub(super) fn begin_run(&mut self, new: &NewRun, key: Option<&RequestKey>, at: Timestamp) -> Result<i64, StoreError> {
         let run_id = self.store.change("begin_run", |store| store.begin_run(new, key, at))?;
         KillPoint::ServerStartingCommitted.reach();
         Ok(run_id)
     }
 
-    /// Commits that an action on the latest run is begun under a key, or keeps that for later: the action does not wait for the database,
-    /// and is not refused because of it.
+    /// Commits the key of an action on the latest run, or keeps it for later: the action does not wait for the database, and does
+    /// not fail because of it.
     pub(super) fn begin_keyed(&mut self, key: &RequestKey) {
         let Some(run_id) = self.row.run_id else { return };
         let begun = Begun { run_id, seq: self.unrecorded.last().map_or(self.last_seq, |entry| entry.seq) };
@@ -133,13 +137,13 @@ impl<R: Records> Ledger<R> {
         Ok(())
     }
 
-    /// What is known of a key that the database has not taken yet.
+    /// Returns the state of a key that the database has not taken yet.
     pub(super) fn unrecorded_request(&self, wanted: &RequestKey) -> Option<KeyedRequest> {
         let (key, begun) = self.unrecorded_keys.iter().find(|(key, _)| key.key == wanted.key)?;
         Some(if key == wanted { KeyedRequest::Begun(*begun) } else { KeyedRequest::Other })
     }
 
-    /// Commits a run that is known from its directory alone.
+    /// Commits a run that is known only from its directory.
     pub(super) fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<(), StoreError> {
         self.store.change("adopt_unknown_run", |store| store.adopt_unknown_run(id, new, at))?;
         ::log::warn!("run {id} was not in the database; it is restored from its journal");
@@ -147,18 +151,19 @@ impl<R: Records> Ledger<R> {
         Ok(())
     }
 
-    /// Goes on to a run that was committed. After an error it is on record and not known here: the next look ends it.
+    /// Makes a committed run the current one. After an error it is recorded but not known here, and the next check of the run
+    /// ends it.
     pub(super) fn enter(&mut self) -> Result<(), StoreError> {
         self.last_seq = 0;
         self.read_again()
     }
 
-    /// The id that the next run gets, if it is free.
+    /// Returns the id that the next run gets, if it is free.
     pub(super) fn next_run_id(&self) -> Result<i64, StoreError> {
         self.store.read("next_run_id", Store::next_run_id)
     }
 
-    /// No run gets an id up to `highest` any more.
+    /// Prevents new runs from getting an id up to `highest`.
     pub(super) fn reserve_run_ids(&mut self, highest: i64) -> Result<(), StoreError> {
         self.store.change("reserve_run_ids", |store| store.reserve_run_ids(highest))?;
         KillPoint::ServerRunIdsReserved.reach();
@@ -177,7 +182,7 @@ impl<R: Records> Ledger<R> {
         }
         let Some(last_seq) = facts.last().map(|(last, _)| last.seq) else { return Ok(None) };
         kill_points::heard(&facts);
-        // Behind until the call has come back well: an error can come after the change has reached the log.
+        // Set until the call has succeeded, because an error can come after the change has reached the write-ahead log.
         self.is_behind = true;
         let row = self.store.change("record_all", |store| store.record_all(run_id, &facts))?;
         self.is_behind = false;
@@ -185,13 +190,13 @@ impl<R: Records> Ledger<R> {
         self.last_seq = last_seq;
         self.drop_recorded();
         let read_back = self.store.read("run", |store| store.run(run_id));
-        // Row and run are of one moment, or what is published is of none.
+        // Row and run must be from the same moment; otherwise they must not be published.
         self.is_behind = read_back.is_err();
         let read_back = read_back.map(|run| (self.row, self.run) = (row, run));
         Ok(Some(Committed { facts, read_back }))
     }
 
-    /// Commits an end that nobody saw.
+    /// Commits an end that was not observed.
     pub(super) fn end_run(
         &mut self,
         run_id: i64,
@@ -212,33 +217,34 @@ impl<R: Records> Ledger<R> {
         Ok(())
     }
 
-    /// Counts a change that no row shows.
+    /// Increments the version for a change that no row shows.
     pub(super) fn touch(&mut self, at: Timestamp) -> Result<(), StoreError> {
         let row = self.store.change("touch", |store| store.touch(at))?;
-        // The row alone, beside a run that could not be read, would be of no moment at all.
+        // The row must not be newer than the run, which could not be read.
         if !self.is_behind {
             self.row = row;
         }
         Ok(())
     }
 
-    // ---- what is owed
+    // ---- facts that are not recorded
 
-    /// Keeps those of `entries` that are not recorded, instead of what was kept before. Whether there are any, and not too many.
+    /// Keeps those of `entries` that are not recorded, instead of those kept before. Returns whether there are any, and not too
+    /// many.
     pub(super) fn keep(&mut self, entries: Vec<Entry>) -> bool {
         self.unrecorded = entries;
         self.drop_recorded();
         (1..=UNRECORDED_MAX).contains(&self.unrecorded.len())
     }
 
-    /// Hands out what is kept.
+    /// Returns the kept facts and forgets them.
     pub(super) fn take_unrecorded(&mut self) -> Vec<Entry> {
         std::mem::take(&mut self.unrecorded)
     }
 
-    /// The database did not take something. It is tried again and again.
+    /// Notes that the database has refused a change. Writing is tried again regularly.
     pub(super) fn note_failure(&mut self, error: &StoreError, now: Duration) {
-        // Not anew with each try.
+        // Not logged again at each attempt.
         if self.retry_at.is_none() {
             ::log::error!("failed to {error}");
         }
@@ -247,7 +253,7 @@ impl<R: Records> Ledger<R> {
         self.failure = Some((condition_of(error), format!("nothing can be recorded: failed to {error}")));
     }
 
-    /// The database has taken something.
+    /// Notes that the database has accepted a change.
     pub(super) fn note_success(&mut self) {
         if self.unrecorded.is_empty() && !self.is_behind && self.retry_at.take().is_some() {
             ::log::info!("events can be recorded again");
@@ -255,13 +261,13 @@ impl<R: Records> Ledger<R> {
         }
     }
 
-    /// What health says of the database.
+    /// Returns the conditions of the database, for health.
     pub(super) fn conditions(&self) -> impl Iterator<Item = (ConditionCode, String)> {
         let not_recorded = self.say_what_is_not_recorded().map(|told| (ConditionCode::NotRecorded, told));
         self.failure.clone().into_iter().chain(not_recorded)
     }
 
-    /// A sentence about the changes that could not be recorded yet; `None` if all are recorded.
+    /// Returns a sentence about the changes that could not be recorded yet; `None` if all are recorded.
     fn say_what_is_not_recorded(&self) -> Option<String> {
         let latest = self.unrecorded.iter().find(|entry| entry.fact.is_end()).or(self.unrecorded.last())?;
         let run_id = self.run.as_ref().map_or(0, |run| run.id);

@@ -1,6 +1,6 @@
-//! What the shim says, and that it says nothing any more.
+//! Handles the messages of the shim, and the loss of its connection.
 //!
-//! If killed here: what was heard and not committed is in the journal, and the next boot records it.
+//! If killed here: facts that were received and not committed are in the journal, and the next boot records them.
 
 use super::parts::Conductor;
 use crate::clock::Clock;
@@ -11,7 +11,7 @@ use crate::supervisor::records::Records;
 use crate::supervisor::shims::{ConnectionNumber, Finding, Shims};
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// Takes what came up together.
+    /// Handles messages that arrived together.
     pub(in crate::supervisor) fn hear(&mut self, number: ConnectionNumber, messages: Vec<Message>) {
         if !self.link.is_connection(number) {
             return;
@@ -24,16 +24,16 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         for message in messages {
             match message {
                 Message::Fact(entry) if entries.last().is_none_or(|last| last.seq < entry.seq) => entries.push(entry),
-                // Kept already: it was said again on a new connection.
+                // Kept already: it was sent again on a new connection.
                 Message::Fact(_) => {}
                 Message::Reply(reply) => replies.push(reply),
                 Message::Signs(told) => is_noted |= run_id.is_some_and(|run_id| self.signs.hear(run_id, told)),
-                // For the retention thread.
+                // Only the retention thread needs it.
                 Message::Rotated(_) => {}
             }
         }
         self.show_conditions();
-        // The signs come before the facts that came with them: who waits for one of those finds both.
+        // Signs are taken before the facts that came with them, so that a client that waits for a fact sees both.
         let version = self.ledger.row.version;
         if let Err(error) = self.record_or_keep(entries) {
             return self.forget_and_retry(&error);
@@ -41,7 +41,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if is_noted && self.ledger.row.version == version {
             self.tell_that_something_changed();
         }
-        // Where a fact came with it that is published with the fact.
+        // If a fact came with the signs, they were published with it.
         self.show_signs();
         for reply in replies {
             self.hear_reply(reply);
@@ -54,7 +54,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let detail = reply.detail.unwrap_or_else(|| "the run's own process refused".to_owned());
         let action = under_way.pending.action();
         ::log::warn!("{action} was not done: {detail}");
-        // Before the answer: who asked finds it so.
+        // Before the answer, so that the client then sees this state.
         self.tell_that_something_changed();
         let from = self.ledger.known_state();
         under_way.answer_all(|| {
@@ -67,7 +67,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         });
     }
 
-    /// The connection broke: the shim left, or died, or was cut off.
+    /// Handles a broken connection: the shim exited, died, or was cut off.
     pub(in crate::supervisor) fn lose_shim(&mut self, number: ConnectionNumber) {
         if !self.link.is_connection(number) {
             return;
@@ -75,7 +75,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let may_add = self.ledger.run().filter(|run| run.status != RunStatus::Lost);
         let finding = may_add.map(|run| self.link.shims.find(run.id));
         if let Some(Ok(Finding { found: Found::ShimAlive, .. })) = finding {
-            // A process that dies closes its connections a little before its lock falls. One that lives can be reached again later as well.
+            // A process that dies closes its connections a little before its lock is released. If it is alive, a later attempt
+            // can reach it as well.
             self.let_go();
             self.fall_silent();
         } else {

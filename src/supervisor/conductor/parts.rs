@@ -1,4 +1,4 @@
-//! The parts of the conductor, and what readers see of them.
+//! The parts of the conductor, and publishing their state to readers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,37 +15,38 @@ use crate::supervisor::settings::Settings;
 use crate::supervisor::shims::{ConnectionNumber, Shims};
 use crate::supervisor::snapshot::{Snapshot, Watch};
 
-/// See the room. Each part changes only what it owns; the methods of the other files say what is done with them, in which order.
+/// The conductor, see the parent module. Each part changes only the fields that it owns; the methods in the other files define
+/// what is done with them, and in which order.
 pub(in crate::supervisor) struct Conductor<R, S, C> {
     pub(super) settings: Settings,
     pub(super) clock: C,
-    /// What readers hold on to.
+    /// The published state, which readers share.
     pub(in crate::supervisor) watch: Arc<Watch>,
-    /// Who looks at what a run uses.
+    /// The clients that follow the resource usage.
     pub(in crate::supervisor) lookers: Arc<Lookers>,
-    /// On which connection the shim was told of them last, and when.
+    /// The connection on which the shim was last notified of them, and when.
     pub(super) told_of_lookers: Option<(ConnectionNumber, Duration)>,
-    /// What is on record, and what is owed to the database.
+    /// The recorded state, and the facts and keys that the database has not taken yet.
     pub(super) ledger: Ledger<R>,
     /// The connection to the live run's shim.
     pub(super) link: ShimLink<S>,
-    /// The action under way, and who waits for it.
+    /// The action under way, and the clients that wait for it.
     pub(super) in_flight: InFlight,
-    /// What the shim says beside the facts.
+    /// The reports of the shim besides facts.
     pub(super) signs: Signs,
-    /// The PAUSE file of a run that has ended, if it cannot be removed: when that is tried again, and what health says of it.
+    /// The PAUSE file of a run that has ended, if it cannot be removed: the time of the next attempt, and the text for health.
     pub(super) pause_file: Option<(Duration, String)>,
-    /// The grace of a stop that names none: the live run's.
+    /// The grace of a stop that sets none: the live run's.
     pub(super) grace: Duration,
 }
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// The run that goes on when this server stops.
+    /// Returns the run that continues when this server stops.
     pub(in crate::supervisor) fn live_run(&self) -> Option<i64> {
         self.ledger.live_run()
     }
 
-    /// Makes what is on record what readers see.
+    /// Publishes the recorded state and the action under way.
     pub(super) fn publish(&self) {
         self.show_conditions();
         let (row, pending) = (&self.ledger.row, self.in_flight.pending());
@@ -62,13 +63,13 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             snapshot.pipeline.kill_at = Some(self.clock.now().after(kill_at.saturating_sub(self.clock.awake())));
         }
         if !self.ledger.unrecorded.is_empty() {
-            // A start has to wait until the end of the run before is on record.
+            // A start must wait until the end of the previous run is recorded.
             snapshot.pipeline.allowed.retain(|&action| action != Action::Start);
         }
         self.watch.publish(snapshot);
     }
 
-    /// Publishes what the parts report as wrong.
+    /// Publishes the conditions that the parts report.
     pub(super) fn show_conditions(&self) {
         let pause_file = self.pause_file.as_ref().map(|(_, obstacle)| obstacle.clone());
         let own = [(ConditionCode::ShimSilent, self.link.silence(self.live_run())), (ConditionCode::PauseFileLeft, pause_file)];
@@ -77,7 +78,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.watch.set_told(&told, self.clock.now());
     }
 
-    /// Publishes how far the latest run is, and what it uses, where that is news.
+    /// Publishes the progress and the resource usage of the latest run, if they have changed.
     pub(super) fn show_signs(&self) {
         let run_id = self.ledger.row.run_id;
         self.watch.publish_signs(run_id, self.signs.progress_of(run_id), self.signs.usage());

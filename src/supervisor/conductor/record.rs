@@ -1,7 +1,7 @@
-//! How facts are put on record: committed, published, and answered to who waited for them, in this order. And what follows where the
-//! database does not take them.
+//! Records facts: commits them, publishes the result, and answers the waiting clients, in this order. Also handles a database
+//! that refuses them.
 //!
-//! If killed here: what was heard and not committed is in the journal, and the next boot records it.
+//! If killed here: facts that were received and not committed are in the journal, and the next boot records them.
 
 use super::in_flight::Outcome;
 use super::ledger::{Committed, STORE_RETRY};
@@ -15,11 +15,12 @@ use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// Commits facts that are not recorded yet, publishes what they make of the pipeline, and answers who waited for it.
+    /// Commits facts that are not recorded yet, publishes the new state of the pipeline, and answers the clients that waited for
+    /// it.
     pub(super) fn record(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
         self.catch_up()?;
         let Some(Committed { facts, read_back }) = self.ledger.commit(entries)? else { return Ok(()) };
-        // Before anything else can fail: what is committed is under way no more.
+        // Before anything else can fail, because a committed action is no longer under way.
         let (state, now) = (self.ledger.row.state, self.clock.awake());
         let answers: Vec<_> = facts.iter().filter_map(|(entry, _)| self.in_flight.settle(entry, state, now)).collect();
         if let Err(error) = read_back {
@@ -49,11 +50,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         Ok(())
     }
 
-    /// As [`Conductor::record`], but facts that the database can't take at this time are kept, so that the run stays under control: who
-    /// waited for them is told so, and the next one is decided by them.
+    /// Like [`Conductor::record`], but keeps facts that the database cannot take now, so that the run stays under control.
+    /// Clients that waited for them are notified, and the next action is decided with them.
     pub(super) fn record_or_keep(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
         let Err(error) = self.record(entries.clone()) else { return Ok(()) };
-        // None left means that they were committed and could not be read back.
+        // If none are left, they were committed but could not be read back.
         if !self.ledger.keep(entries) || !error.may_pass() {
             self.ledger.take_unrecorded();
             return Err(error);
@@ -74,7 +75,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         Ok(())
     }
 
-    /// Tries to record what the database did not take before. On an error it is kept on.
+    /// Tries to record the facts that the database refused before. After an error they are still kept.
     pub(super) fn record_unrecorded(&mut self) -> Result<(), StoreError> {
         if self.ledger.unrecorded.is_empty() {
             return Ok(());
@@ -84,17 +85,17 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         Ok(())
     }
 
-    /// Publishes under a new version what the version counts and the run's row does not show: what is under way, and what is said of it.
+    /// Publishes a change under a new version that the run's row does not show: the action under way, and the shim's note.
     pub(super) fn tell_that_something_changed(&mut self) {
         if let Err(error) = self.ledger.touch(self.clock.now()) {
-            // It is published all the same; only who waits for a newer version hears of it later.
+            // Published all the same, but clients that wait for a newer version see it only later.
             self.note_store_failure(&error);
         }
         KillPoint::ServerPendingCounted.reach();
         self.publish();
     }
 
-    /// Does what another thread has handed in, which must not change what the pipeline is.
+    /// Makes a change that another thread has handed over. It must not change the pipeline's state.
     pub(in crate::supervisor) fn carry_out(&mut self, mut work: Box<dyn Work>) {
         let done = self.ledger.store.change("work", |store| work.run(store));
         if let Err(error) = &done
@@ -105,7 +106,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         work.answer(done);
     }
 
-    /// From what is stored, not from what is remembered. Who waited was told so when that failed.
+    /// Reads the stored state again. Clients that waited were answered when reading failed.
     pub(super) fn read_again(&mut self) -> Result<(), StoreError> {
         self.ledger.read_again()?;
         if self.live_run().is_none() {
@@ -114,14 +115,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             && self.ledger.unrecorded.is_empty()
             && self.in_flight.pending().is_none()
         {
-            // Its first fact is on the way, or it never began.
+            // Its first fact is still to come, or it never began.
             let origin = self.ledger.run().and_then(|run| run.started_by);
             self.in_flight.take_over(Pending::Start, origin, Vec::new());
         }
         Ok(())
     }
 
-    /// After a read that failed behind a commit: what is published is what is stored again.
+    /// Publishes the stored state again if a read failed after a commit.
     pub(super) fn catch_up(&mut self) -> Result<(), StoreError> {
         if self.ledger.is_behind {
             self.read_again()?;
@@ -130,9 +131,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         Ok(())
     }
 
-    // ---- where the database does not take it
+    // ---- refused changes
 
-    /// The database did not take something. Health says so until it does, which is tried again and again.
+    /// Notes that the database has refused a change. Health reports this until a later attempt succeeds.
     pub(super) fn note_store_failure(&mut self, error: &StoreError) {
         self.ledger.note_failure(error, self.clock.awake());
         self.show_conditions();
@@ -154,9 +155,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
     }
 
-    /// What was heard does not fit to what is stored, or cannot be recorded while there is no shim to be controlled. It is in the journal,
-    /// so nothing is lost: the connection is let go, and the journal read again in a while. Until then the state published is the last
-    /// that was committed, and health says so.
+    /// Drops the connection, because what was received does not fit the stored state, or cannot be recorded and there is no shim
+    /// to control. Nothing is lost, because the journal has it: it is read again after a wait. Until then the published state is
+    /// the last committed one, and health reports the error.
     pub(super) fn forget_and_retry(&mut self, error: &StoreError) {
         let now = self.clock.awake();
         self.link.be_silent(now, now + STORE_RETRY);

@@ -1,4 +1,5 @@
-//! What is found of a run, and what is made of it: the boot table, at boot and whenever a shim's connection broke.
+//! Recovery of a run: what is found of it, and what follows, according to the boot table. At boot, and whenever a shim's
+//! connection has broken.
 //!
 //! If killed here: recovery begins anew at the next boot, and records nothing twice.
 
@@ -16,11 +17,11 @@ use crate::supervisor::error::ActionError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::{Finding, Shims};
 
-/// How often the PAUSE file of a run that has ended is tried again.
+/// The interval between attempts to remove the PAUSE file of a run that has ended.
 const PAUSE_FILE_RETRY: Duration = Duration::from_secs(1);
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// The boot table, for the latest run: at boot, and whenever its shim's connection broke.
+    /// Applies the boot table to the latest run: at boot, and whenever its shim's connection has broken.
     pub(super) fn look_at_run(&mut self) -> Result<(), StoreError> {
         self.settle("the server or the run's own process (the shim) was killed while the run was starting; start it again")
     }
@@ -34,7 +35,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.in_flight.skip_to(self.ledger.last_seq);
         if !status.is_live() {
             self.look_at_progress(run_id);
-            // A server can be killed, or its connection break, between the end and what its shim has to add.
+            // A server can be killed, or its connection can break, between the end and the shim's later facts.
             match self.record_what_followed_the_end(&run)? {
                 Some(Found::ShimAlive) => self.hear_out(run_id)?,
                 Some(_) => self.tidy_up(run_id),
@@ -52,15 +53,15 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 return Ok(());
             }
         };
-        // Behind that look: of a shim that was seen to be gone nothing more can come.
+        // After the search: a shim that was found dead adds nothing more.
         self.look_at_progress(run_id);
         let plan = recover(status, finding.found);
         let Finding { journal, damage, .. } = finding;
-        // An earlier server may have heard of a stop while the journal had no room for it.
+        // An earlier server may have recorded a stop for which the journal had no room.
         let recorded_stop =
             if plan == Plan::Adopt { self.ledger.store.read("stop_of", |store| store.stop_of(run_id))? } else { None };
         let last_at = journal.as_ref().and_then(|journal| journal.entries.last()).map(|entry| entry.at);
-        // What was heard and not recorded counts too: the journal may have been removed since.
+        // Received facts that are not recorded count too, because the journal may have been removed since.
         let mut entries = journal.as_ref().map_or_else(Vec::new, |journal| journal.entries.clone());
         let written_seq = entries.last().map_or(0, |entry| entry.seq);
         entries.extend(self.ledger.take_unrecorded().into_iter().filter(|entry| entry.seq > written_seq));
@@ -73,7 +74,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let stop = stop_under_way(&entries).or(recorded_stop);
         let untold_stop = self.in_flight.untold_stop(&entries);
         if plan == Plan::Adopt {
-            // A shim that lives is controlled although nothing can be recorded.
+            // A live shim is controlled although nothing can be recorded.
             self.record_or_keep(entries)?;
         } else if let Err(error) = self.record(entries.clone()) {
             self.ledger.keep(entries);
@@ -93,10 +94,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         let is_over = self.ledger.unrecorded.iter().any(|entry| entry.fact.is_end());
         if let (Plan::Adopt, Some(stop), false) = (plan, stop, is_over) {
-            // The shim kills by then at the latest: how long the machine was awake since the journal does not tell.
+            // The latest possible time of the KILL, because how long the machine was awake since the stop is unknown.
             self.in_flight.adopt_stop(self.clock.awake() + Duration::from_millis(stop.grace_ms), stop.origin);
         }
-        // Nothing of it can be alive, but its control group can be there. A directory that is not its own tells of other processes.
+        // No process of it can be alive, but its control group can exist. A directory that is not its own describes other
+        // processes.
         let is_of_another = plan == Plan::FailSpawn && damage.is_some();
         if matches!(plan, Plan::FailSpawn | Plan::Lose)
             && !is_of_another
@@ -111,7 +113,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 self.adopt(run_id, untold_stop);
                 return Ok(());
             }
-            // An end without the beginning that it ends: the line between is damaged.
+            // An end without a beginning: the line between them is damaged.
             Plan::RecordEnd => "its journal is damaged, so how it ended is unknown".to_owned(),
             Plan::FailSpawn => {
                 end = UnseenEnd::NeverBegan;
@@ -156,7 +158,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                         }
                     }
                     Err(error) if is_shortage(&error) => {
-                        // It passes. Until then nobody may be told that it has ended, with something of it alive.
+                        // The lack is temporary. Until then the run must not be recorded as ended, because processes of it may be
+                        // alive.
                         ::log::error!("run {run_id}: failed to search for its processes: {error}");
                         self.fall_silent();
                         return Ok(());
@@ -182,8 +185,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.end_unseen(run_id, end, at, &why, &killed)
     }
 
-    /// Removes the PAUSE file of a run that has ended: who waits for it to go must not wait beyond the run. It is a sign, so the run's end
-    /// does not wait for its removal.
+    /// Removes the PAUSE file of a run that has ended, because programs that wait for its removal must not wait longer than the
+    /// run. The file is only a signal, so the run's end does not wait for its removal.
     pub(super) fn take_pause_file_away(&mut self) {
         let before = self.pause_file.take();
         if let Err(error) = self.link.shims.remove_pause_file() {
@@ -199,10 +202,10 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.show_conditions();
     }
 
-    /// The shim of a run that has ended holds its lock still: it is on its way out, and may have something to add.
+    /// Connects to the shim of a run that has ended. The shim still holds its lock: it is exiting, and may have facts to add.
     fn hear_out(&mut self, run_id: i64) -> Result<(), StoreError> {
         let attached = self.link.attach(run_id, &[Command::Attach { tag: 0, after: self.ledger.last_seq }]);
-        // It may have closed its socket: then its journal is whole once its lock has fallen.
+        // It may have closed its socket. Then its journal is complete once its lock is released.
         if let (Err(_), Some(run)) = (attached, self.ledger.run().cloned()) {
             match self.record_what_followed_the_end(&run)? {
                 Some(Found::ShimAlive) => self.link.await_leave(self.clock.awake()),
@@ -213,9 +216,10 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         Ok(())
     }
 
-    /// The shim of a run that has ended is gone. It can have been killed before it could remove the PAUSE file.
+    /// Cleans up after a run that has ended and whose shim has exited. The shim can have been killed before it could remove the
+    /// PAUSE file.
     fn tidy_up(&mut self, run_id: i64) {
-        // A database that was put back does not know of a later run, whose file it may be.
+        // A database that was restored may lack a later run, which may own the file.
         let is_latest = self.link.shims.latest_run_id().is_ok_and(|latest| latest.is_none_or(|id| id <= run_id));
         self.link.await_nothing();
         self.look_at_progress(run_id);
@@ -225,12 +229,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
     }
 
-    /// What its journal holds after the end that is recorded. Returns what was found of a run that may have more to add.
+    /// Records the facts that follow the recorded end in the journal. Returns what was found of a run that may add more.
     fn record_what_followed_the_end(&mut self, run: &RunRow) -> Result<Option<Found>, StoreError> {
         let run_id = run.id;
         match run.status {
             RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped => {}
-            // A live run has no end yet, and of a lost one nothing more can come.
+            // A live run has no end yet, and a lost one adds nothing more.
             RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Lost => return Ok(None),
         }
         match self.find(run) {
@@ -247,11 +251,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
     }
 
-    /// What is found of a run on record. Before it was seen to run, a directory with its name can be one that no server made for it: it
-    /// appeared between the run's commit and its start, which then failed. Its journal was begun at another time, and is not the run's.
+    /// Examines a recorded run. If it was never seen running, the directory with its name may not have been created for it: it
+    /// appeared between the run's commit and its start, which then failed. Its journal began at another time and is not the
+    /// run's.
     fn find(&self, run: &RunRow) -> io::Result<Finding> {
         let finding = self.link.shims.find(run.id)?;
-        // Of a run that was taken in without its journal neither the time nor the folder is known.
+        // A run that was taken over without its journal has neither a known time nor a known directory.
         let is_known = run.started_at.is_none() && !run.cwd.is_empty();
         match &finding.journal {
             Some(journal) if is_known && journal.header.created_at != run.created_at => {
@@ -265,8 +270,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     fn adopt(&mut self, run_id: i64, untold_stop: Option<(Duration, Origin)>) {
         let mut commands = vec![Command::Attach { tag: 0, after: self.ledger.last_seq }];
         if let Some((kill_at, origin)) = untold_stop {
-            // Asked for by this server, and may have gone down with the connection before. One that the journal tells of the shim has for
-            // certain: told again, it would be another event.
+            // This server sent the stop, and it may have been lost with the previous connection. A stop that is in the journal
+            // has certainly reached the shim, and sending it again would cause another event.
             let left = kill_at.saturating_sub(self.clock.awake());
             commands.push(Command::Stop { tag: 0, grace_ms: Some(whole_ms(left).saturating_add(2)), origin });
         }
@@ -281,7 +286,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 }
                 ::log::info!("run {run_id} is still running; this server has taken it over");
             }
-            // It may be leaving at this moment, or not have its socket yet.
+            // It may be exiting at this moment, or not have its socket yet.
             Err(_) => self.fall_silent(),
         }
     }
@@ -291,7 +296,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.show_conditions();
     }
 
-    /// Lets the connection go. Its shim says the signs again to the next one.
+    /// Drops the connection. The shim sends the signs again on the next one.
     pub(super) fn let_go(&mut self) {
         self.link.let_go();
         self.signs.lose_shim();
@@ -306,14 +311,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.publish();
     }
 
-    /// What its shim stored of a run's progress counts where it is later than what was heard.
+    /// Reads the progress that a run's shim stored, which counts if it is later than the one it sent.
     pub(super) fn look_at_progress(&mut self, run_id: i64) {
         self.signs.take_stored(run_id, self.link.shims.progress(run_id), self.clock.awake());
         self.show_signs();
     }
 
     fn end_unseen(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, why: &str, killed: &Killed) -> Result<(), StoreError> {
-        // Its journal can have ended it a moment ago.
+        // The facts of its journal can have ended it just before.
         if self.live_run().is_some() {
             self.ledger.end_run(run_id, end, at, why, killed)?;
         }
@@ -339,7 +344,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 }
 
-/// The stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
+/// Returns the stop in a live run's journal: an earlier server sent it, and it is not done yet.
 fn stop_under_way(entries: &[Entry]) -> Option<StopRow> {
     let stops = || {
         entries.iter().filter_map(|entry| match entry.fact {

@@ -1,5 +1,5 @@
-//! Repeats of an action that was begun under a key and whose answer is not known, because its server was killed or gave up waiting. What
-//! came of it is read from the run that the key names; it is done only where nothing came of it.
+//! Repeats of an action that was begun under a key and whose response is unknown, because its server was killed or gave up
+//! waiting. The result is read from the run that the key names. The action is done only if it had no effect before.
 //!
 //! If killed here: nothing is changed here, so the next repeat finds the same.
 
@@ -14,19 +14,19 @@ use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
 use crate::supervisor::snapshot::{Published, Snapshot, publish};
 
-/// What came of an action that was begun before.
+/// The result of an action that was begun before.
 pub(super) enum Earlier {
-    /// It is over, and this is its answer.
+    /// The action has ended, with this result.
     Over(Result<Arc<Published>, ActionError>),
-    /// It is under way.
+    /// The action is under way.
     UnderWay,
-    /// Nothing came of it, and its run lives.
+    /// The action had no effect, and its run is live.
     ToDo,
 }
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// The action that was begun under a key and not answered; none also where that cannot be read: a start is refused then, because its key
-    /// cannot be committed twice, and anything else can be done without the database.
+    /// Returns the action that was begun under a key and not answered. Also `None` if that cannot be read: then a start fails,
+    /// because its key cannot be committed twice, and any other action can be done without the database.
     ///
     /// # Errors
     /// [`ActionError::KeyReused`]
@@ -43,7 +43,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
     }
 
-    /// What came of an action that was begun before. `unrecorded` says why facts that were heard are not recorded.
+    /// Determines the result of an action that was begun before. `unrecorded` says why received facts are not recorded.
     pub(super) fn look_back(
         &self,
         action: Action,
@@ -75,7 +75,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         })
     }
 
-    /// What came of a start that began this run.
+    /// Returns the result of a start that began this run.
     fn begun_run(&self, run_id: i64) -> Result<Result<Arc<Published>, ActionError>, StoreError> {
         Ok(match self.ledger.store.read("run", |store| store.run(run_id))? {
             Some(run) if run.started_at.is_some() => Ok(self.published_of(run_id, Some(&run))),
@@ -84,12 +84,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 let detail = run.error.clone().unwrap_or_default();
                 Err(ActionError::SpawnFailed { run_id, detail, lack: None })
             }
-            // It was removed from the history since.
+            // The run was removed from the history since.
             None => Ok(self.published_of(run_id, None)),
         })
     }
 
-    /// The state, as an answer about this run.
+    /// Returns the published state as a response about this run.
     fn published_of(&self, run_id: i64, run: Option<&RunRow>) -> Arc<Published> {
         let published = self.watch.get();
         if published.snapshot.run_id == Some(run_id) {
@@ -103,7 +103,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 }
 
-/// Whether this fact is what an action is done with.
+/// Checks whether this fact completes an action.
 fn completes(action: Action, fact: &Fact) -> bool {
     match action {
         Action::Start => matches!(fact, Fact::Spawned { .. } | Fact::SpawnFailed { .. }),

@@ -1,4 +1,4 @@
-//! The connection to the live run's shim: whether there is one, when it is tried again, and for how long nothing was heard on it.
+//! The connection to the live run's shim: whether it exists, when it is tried again, and for how long nothing was received on it.
 
 use std::io;
 use std::time::Duration;
@@ -6,41 +6,42 @@ use std::time::Duration;
 use crate::run_dir::{Command, LaunchSpec};
 use crate::supervisor::shims::{ConnectionNumber, Shims};
 
-/// How long a shim may be silent, its lock held, before health says so.
+/// How long a shim that holds its lock may be silent before health reports it.
 const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 
-/// What health says then, before the advice for that run.
+/// The text for health, before the advice for that run.
 const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer; the state shown is the last one that it \
     reported, and no other run can start; see shim.log in its run directory";
 
-/// How often a shim that does not answer is tried again: often while it may just be leaving or beginning, seldom later.
+/// The interval between attempts to reach a shim that does not answer: short while it may just be exiting or starting, long
+/// later.
 const RETRY_SOON: Duration = Duration::from_millis(5);
 const RETRY_LATER: Duration = Duration::from_secs(1);
 
-/// The longest pause before a run's directory that cannot be read is looked at again.
+/// The maximum pause before a run's directory that cannot be read is examined again.
 const LOOK_AGAIN_MAX: Duration = Duration::from_mins(1);
 
-/// How the live run's shim is reached.
+/// The state of the connection to the live run's shim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     /// There is no live run.
     Idle,
-    /// It is connected.
+    /// The shim is connected.
     Connected { number: ConnectionNumber },
-    /// It lives and does not answer: since when, and when it is tried again.
+    /// The shim is alive and does not answer: since when, and when it is tried again.
     Silent { since: Duration, retry_at: Duration },
 }
 
-/// See the module. All times are in awake time.
+/// The connection, see the module. All times are in awake time.
 pub(super) struct ShimLink<S> {
-    /// Others look at runs, and clean up after them, without a connection.
+    /// The interface to processes and files. Other parts examine runs, and clean up after them, without a connection.
     pub(super) shims: S,
     link: Link,
-    /// Since when the shim owes a sign of life: it was told something and has said nothing yet.
+    /// Since when a message of the shim is due: something was sent to it, and nothing was received since.
     unheard_since: Option<Duration>,
-    /// Whether health says that the shim does not answer.
+    /// Whether health reports that the shim does not answer.
     is_called_silent: bool,
-    /// Whether the latest run has ended, and its shim has still to leave.
+    /// Whether the latest run has ended, and its shim has not exited yet.
     is_awaited: bool,
 }
 
@@ -53,7 +54,7 @@ impl<S: Shims> ShimLink<S> {
         self.connection().is_some()
     }
 
-    /// The connection that counts.
+    /// Returns the number of the current connection.
     pub(super) fn connection(&self) -> Option<ConnectionNumber> {
         match self.link {
             Link::Connected { number } => Some(number),
@@ -61,25 +62,25 @@ impl<S: Shims> ShimLink<S> {
         }
     }
 
-    /// Whether this is the connection that counts; an earlier one is not heard any more.
+    /// Checks whether this is the current connection. Messages of an earlier one are ignored.
     pub(super) fn is_connection(&self, number: ConnectionNumber) -> bool {
         self.connection() == Some(number)
     }
 
-    /// What health says of it. `run_id` is the live run, if there is one.
+    /// Returns the text for health. `run_id` is the live run, if any.
     pub(super) fn silence(&self, run_id: Option<i64>) -> Option<String> {
         let advice = |run_id| format!("; {}", self.shims.advice_on_silence(run_id));
         self.is_called_silent.then(|| format!("{SILENT_SHIM}{}", run_id.map(advice).unwrap_or_default()))
     }
 
-    // ---- talking
+    // ---- sending and receiving
 
-    /// Starts a shim, which owes a sign of life from now on.
+    /// Starts a shim, from which a message is due from now on.
     pub(super) fn launch(&mut self, spec: &LaunchSpec, now: Duration) -> io::Result<()> {
         match self.shims.launch(spec) {
             Ok(number) => {
                 self.link = Link::Connected { number };
-                // Of the run before, if anything was wrong at all.
+                // It concerned the previous run.
                 self.is_called_silent = false;
                 self.expect_to_hear(now);
                 Ok(())
@@ -91,7 +92,7 @@ impl<S: Shims> ShimLink<S> {
         }
     }
 
-    /// Connects to the shim of a run and says `commands`.
+    /// Connects to the shim of a run and sends `commands`.
     pub(super) fn attach(&mut self, run_id: i64, commands: &[Command]) -> io::Result<()> {
         let connected = self.shims.connect(run_id).and_then(|number| {
             commands.iter().try_for_each(|command| self.shims.send(command))?;
@@ -104,13 +105,13 @@ impl<S: Shims> ShimLink<S> {
         connected.map(drop)
     }
 
-    /// The shim that was attached to goes on with the run, and owes a sign of life.
+    /// Expects a message from the attached shim, whose run continues.
     pub(super) fn adopt(&mut self, now: Duration) {
         self.is_called_silent = false;
         self.expect_to_hear(now);
     }
 
-    /// Says something to the shim; whether it could be said.
+    /// Sends a command to the shim. Returns whether it was sent.
     pub(super) fn send(&mut self, command: &Command, now: Duration) -> bool {
         let is_sent = self.is_connected() && self.shims.send(command).is_ok();
         if is_sent {
@@ -123,22 +124,22 @@ impl<S: Shims> ShimLink<S> {
         self.unheard_since.get_or_insert(now);
     }
 
-    /// Something came up.
+    /// Notes that a message was received.
     pub(super) fn hear(&mut self) {
         self.unheard_since = None;
         self.is_called_silent = false;
     }
 
-    // ---- letting go
+    // ---- disconnecting
 
-    /// Lets the connection go, if there is one.
+    /// Drops the connection, if any.
     pub(super) fn let_go(&mut self) {
         self.shims.disconnect();
         self.link = Link::Idle;
         self.hear();
     }
 
-    /// Lets the connection go; it is tried again at `retry_at`.
+    /// Drops the connection, which is tried again at `retry_at`.
     pub(super) fn be_silent(&mut self, since: Duration, retry_at: Duration) {
         self.shims.disconnect();
         self.unheard_since = None;
@@ -152,7 +153,7 @@ impl<S: Shims> ShimLink<S> {
         }
     }
 
-    /// The shim holds its lock and cannot be reached: tried again soon, and seldom later.
+    /// Notes that the shim holds its lock and cannot be reached. It is tried again soon, and less often later.
     pub(super) fn fall_silent(&mut self, now: Duration, is_live: bool) {
         let since = self.silent_since().unwrap_or(now);
         let is_long = now.saturating_sub(since) >= SILENCE_LIMIT;
@@ -160,8 +161,8 @@ impl<S: Shims> ShimLink<S> {
         self.is_called_silent |= is_long && is_live;
     }
 
-    /// The run's directory cannot be read: it is looked at again after a pause, which grows with the time since the first failure. Returns
-    /// whether this is the first one.
+    /// Notes that the run's directory cannot be read. It is examined again after a pause, which grows with the time since the
+    /// first failure. Returns whether this is the first one.
     pub(super) fn look_again_later(&mut self, now: Duration, is_live: bool) -> bool {
         let before = self.silent_since();
         self.fall_silent(now, is_live);
@@ -171,23 +172,23 @@ impl<S: Shims> ShimLink<S> {
         before.is_none()
     }
 
-    /// The run has ended, and its shim holds the lock still: it is looked at again in a moment.
+    /// Notes that the run has ended and its shim still holds the lock. It is examined again shortly.
     pub(super) fn await_leave(&mut self, now: Duration) {
         self.fall_silent(now, false);
         self.is_awaited = true;
     }
 
-    /// Nothing more is to come of an earlier run.
+    /// Notes that nothing more is expected from an earlier run.
     pub(super) fn await_nothing(&mut self) {
         self.is_awaited = false;
     }
 
-    /// There is no shim to be reached.
+    /// Notes that there is no shim to connect to.
     pub(super) fn be_idle(&mut self) {
         self.link = Link::Idle;
     }
 
-    /// After a look that found no live run. What has ended may still be heard out or awaited.
+    /// Called after a check that found no live run. The shim of a run that has ended may still be connected or awaited.
     pub(super) fn rest(&mut self) {
         if !self.is_awaited && matches!(self.link, Link::Silent { .. }) {
             self.be_idle();
@@ -195,7 +196,7 @@ impl<S: Shims> ShimLink<S> {
         self.forgive_silence();
     }
 
-    /// There is no live run, so health has nothing to say of its shim.
+    /// Clears the silence, because without a live run it does not matter.
     pub(super) fn forgive_silence(&mut self) {
         self.is_called_silent = false;
     }
@@ -207,7 +208,7 @@ impl<S: Shims> ShimLink<S> {
         [self.retry_at(), silence].into_iter().flatten().min()
     }
 
-    /// When the shim that does not answer is tried again.
+    /// Returns when the shim that does not answer is tried again.
     pub(super) fn retry_at(&self) -> Option<Duration> {
         match self.link {
             Link::Silent { retry_at, .. } => Some(retry_at),

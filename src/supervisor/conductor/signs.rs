@@ -1,53 +1,55 @@
-//! The signs of the live run, as its shim said them last, and how far a run came. Nothing waits for them, and the database knows nothing
-//! of them.
+//! The latest signs of the live run's shim, and the progress of a run. No client waits for them, and the database does not
+//! contain them.
 //!
-//! If killed here: the shim says them again to the next server, and the last progress of a run that has ended is stored in its directory.
+//! If killed here: the shim sends the signs again to the next server, and the last progress of a run that has ended is stored in
+//! its directory.
 
 use std::time::Duration;
 
 use crate::pipeline::{ConditionCode, Lack, Usage};
 use crate::run_dir::{NumberedProgress, NumberedSigns, ProgressError, Trouble};
 
-/// The shim's own problems.
+/// The codes of the shim's own problems.
 const SHIM_TROUBLES: [ConditionCode; 4] =
     [ConditionCode::JournalUnwritable, ConditionCode::LogDropped, ConditionCode::PauseFileFailed, ConditionCode::ShimTrouble];
 
-/// The beginning of a shim's note about a pause that does not hold.
+/// The beginning of a shim's note that a pause is not holding.
 const NOT_HOLDING: &str = "pause not holding";
 
-/// The waits between two looks at a stored progress that cannot be read: each is twice as long as the one before.
+/// The minimum and maximum wait before a stored progress that cannot be read is read again. Each wait is twice as long as the
+/// previous one.
 const UNREAD_RETRY_MIN: Duration = Duration::from_secs(1);
 const UNREAD_RETRY_MAX: Duration = Duration::from_mins(1);
 
-/// A stored progress that could not be read, which is said once.
+/// A stored progress that could not be read, which is logged once.
 struct UnreadProgress {
     run_id: i64,
-    /// When it is tried again, where that may help, and after what wait.
+    /// The time of the next attempt, if that may help, and the wait before it.
     retry_at: Option<Duration>,
     waited: Duration,
 }
 
-/// See the module.
+/// The signs, see the module.
 #[derive(Default)]
 pub(super) struct Signs {
-    /// What the connected shim said last; its progress is below.
+    /// The last message of the connected shim, without its progress, which is in `progress`.
     said: Option<NumberedSigns>,
-    /// What the shim of a run that has not come to life yet could not do.
+    /// The problems that a shim reported, or because of which it could not be started. They explain why a run never began.
     last_words: Vec<Trouble>,
-    /// How far a run is, usually the latest, and which one.
+    /// The progress of a run, usually the latest, and the run's id.
     progress: Option<(i64, NumberedProgress)>,
     unread: Option<UnreadProgress>,
 }
 
 impl Signs {
-    /// Takes what the shim of a run says. Whether its note is another one than before.
+    /// Takes signs from the shim of a run. Returns whether its note has changed.
     pub(super) fn hear(&mut self, run_id: i64, mut told: NumberedSigns) -> bool {
         if self.said.as_ref().is_some_and(|said| said.number >= told.number) {
             return false;
         }
-        // A shim that lives knows better than any file, where anybody could have put anything.
+        // A live shim is more reliable than any file, because another program may have written the file.
         let progress = told.signs.progress.take();
-        // Another sign alone is no news of the progress.
+        // The progress keeps its number if only another sign has changed.
         if progress.as_ref() != self.progress_of(Some(run_id)).map(|known| &known.progress) {
             self.progress = progress.map(|progress| (run_id, NumberedProgress { progress, number: told.number }));
         }
@@ -63,7 +65,8 @@ impl Signs {
 
     // ---- from the run's directory
 
-    /// What its shim stored counts where that is later than what it has said: it may have been killed, or gone, before it could say it.
+    /// Takes the progress that the shim stored, if it is later than the one it sent: it may have been killed, or have exited,
+    /// before it could send it.
     pub(super) fn take_stored(&mut self, run_id: i64, stored: Result<Option<NumberedProgress>, ProgressError>, now: Duration) {
         let before = self.unread.take().filter(|before| before.run_id == run_id);
         match stored {
@@ -78,19 +81,19 @@ impl Signs {
                     ::log::warn!("run {run_id}: its progress is unknown: failed to {error}");
                 }
                 let waited = before.map_or(UNREAD_RETRY_MIN, |before| (before.waited * 2).min(UNREAD_RETRY_MAX));
-                // What is in the file does not change by itself; a disk that fails to read may do better the next time.
+                // The file's content does not change by itself, but a failing disk may work the next time.
                 let retry_at = matches!(error, ProgressError::Io(_)).then(|| now + waited);
                 self.unread = Some(UnreadProgress { run_id, retry_at, waited });
             }
         }
     }
 
-    /// When a stored progress is looked at again.
+    /// Returns when a stored progress is read again.
     pub(super) fn retry_at(&self) -> Option<Duration> {
         self.unread.as_ref()?.retry_at
     }
 
-    /// The run whose stored progress is to be looked at again now.
+    /// Returns the run whose stored progress must be read again now.
     pub(super) fn take_due_look(&mut self, now: Duration) -> Option<i64> {
         let unread = self.unread.as_mut()?;
         unread.retry_at.take_if(|at| *at <= now)?;
@@ -99,19 +102,20 @@ impl Signs {
 
     // ---- forgetting
 
-    /// A run begins, and says everything anew.
+    /// Forgets everything, because a run begins.
     pub(super) fn begin_run(&mut self) {
         *self = Self::default();
     }
 
-    /// The connection is gone, or the shim: it says everything again to the next one. What is known of the progress stays.
+    /// Forgets the signs except the progress, because the connection or the shim is lost. The shim sends all signs again on the
+    /// next connection.
     pub(super) fn lose_shim(&mut self) {
         self.said = None;
     }
 
     // ---- why a run has never begun
 
-    /// A shim could not be started.
+    /// Records why a shim could not be started.
     pub(super) fn note_last_words(&mut self, words: Trouble) {
         self.last_words = vec![words];
     }
@@ -120,7 +124,7 @@ impl Signs {
         (!self.last_words.is_empty()).then(|| details(&self.last_words))
     }
 
-    /// Whether it was for want of room on the disk, and what else was lacking.
+    /// Returns whether the disk was full, and which other resource was lacking.
     pub(super) fn take_last_words(&mut self) -> (bool, Option<Lack>) {
         let words = std::mem::take(&mut self.last_words);
         (words.iter().any(|words| words.is_disk_full), words.iter().find_map(|words| words.lack))
@@ -136,18 +140,18 @@ impl Signs {
         self.said.as_ref().map_or(&[], |said| &said.signs.trouble)
     }
 
-    /// What the live run uses, and what tells that from what it used before.
+    /// Returns the resource usage of the live run, and its number.
     pub(super) fn usage(&self) -> Option<(Usage, u64)> {
         let said = self.said.as_ref()?;
         Some((said.signs.usage?, said.number))
     }
 
-    /// How far this run is.
+    /// Returns the progress of this run.
     pub(super) fn progress_of(&self, run_id: Option<i64>) -> Option<&NumberedProgress> {
         self.progress.as_ref().filter(|(of, _)| Some(*of) == run_id).map(|(_, told)| told)
     }
 
-    /// What health says of it; of a note only while a run is live.
+    /// Returns the conditions for health. The note counts only while a run is live.
     pub(super) fn conditions(&self, is_live: bool) -> impl Iterator<Item = (ConditionCode, String)> {
         let note = self.note().filter(|note| is_live && note.starts_with(NOT_HOLDING));
         let troubles = SHIM_TROUBLES.into_iter().filter_map(|code| Some((code, sentence_of(self.trouble(), code)?)));
@@ -155,16 +159,16 @@ impl Signs {
     }
 }
 
-/// The sentences of all problems.
+/// Returns the sentences of all problems.
 fn details(troubles: &[Trouble]) -> String {
     troubles.iter().map(|trouble| trouble.detail.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// A problem that a shim reported, with the remedy.
+/// Returns the sentence about the problems with this code, with the remedy.
 fn sentence_of(troubles: &[Trouble], code: ConditionCode) -> Option<String> {
     let is_of_code = |trouble: &&Trouble| match trouble.code.parse() {
         Ok(known) if SHIM_TROUBLES.contains(&known) => known == code,
-        // From a newer shim.
+        // A code of a newer shim.
         Ok(_) | Err(_) => code == ConditionCode::ShimTrouble,
     };
     let troubles: Vec<Trouble> = troubles.iter().filter(is_of_code).cloned().collect();

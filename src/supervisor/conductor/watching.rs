@@ -1,7 +1,7 @@
-//! The shim is told that somebody looks at what the run uses: again and again as long as that is so, and only while the run goes on, because
-//! nothing is to wake the shim of a paused one.
+//! Notifies the shim regularly that clients follow the resource usage. Only while the run is running, because nothing should wake
+//! the shim of a paused run.
 //!
-//! If killed here: what the shim was told lapses.
+//! If killed here: the notification lapses.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use crate::run_dir::Command;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
 
-/// How often it is told. What it was told lapses after three times that.
+/// The interval of the notifications. A notification lapses after three times that.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// When it is to be told again.
+    /// Returns when the next notification is due.
     pub(super) fn watch_due_at(&self) -> Option<Duration> {
         let connection = self.link.connection().filter(|_| self.ledger.row.state == State::Running && self.lookers.is_any())?;
         let told_here = self.told_of_lookers.filter(|(told, _)| *told == connection);
         Some(told_here.map_or(Duration::ZERO, |(_, at)| at + TOLD_EVERY))
     }
 
-    /// Tells it, if that is due.
+    /// Notifies the shim, if that is due.
     pub(super) fn tell_of_lookers(&mut self, now: Duration) {
         let Some(connection) = self.link.connection().filter(|_| self.watch_due_at().is_some_and(|at| at <= now)) else { return };
         self.told_of_lookers = Some((connection, now));
         self.lookers.are_told();
         let tag = self.in_flight.new_tag();
-        // A shim that is gone does not need the command, and an older one refuses a command that it does not know.
+        // A shim that has exited does not need the command, and an older one refuses a command that it does not know.
         let _is_said_again = self.link.send(&Command::Watch { tag }, now);
     }
 }
