@@ -1,4 +1,4 @@
-//! The clients: what they ask, and whether what they are told is true.
+//! The clients: their requests, and checks that the responses are correct.
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -15,23 +15,23 @@ use crate::supervisor::{ActionError, Ask, Published, Snapshot, StartRequest};
 
 pub(super) type Answer = Result<Arc<Published>, ActionError>;
 
-/// An action that was asked for, and the world as it was then.
+/// A requested action, and the state of the world at that time.
 pub(super) struct Asked {
     pub(super) action: Action,
-    /// Some clients mean the latest run that they were shown.
+    /// Some clients name the latest run that they were shown.
     pub(super) if_run: IfRun,
-    /// Most clients send a key, a new one each.
+    /// Most clients send a key, each a new one.
     pub(super) key: Option<RequestKey>,
     pub(super) waiting: Receiver<Answer>,
-    /// How long it may wait, from the end of the turn that took it in; and since when it may be told that it waits in vain. In
-    /// microseconds, on the boot-time clock.
+    /// How long the request may wait from the end of the turn that received it, the resulting deadline, and the earliest time of
+    /// the answer that the action is still under way. In microseconds of boot time.
     pub(super) wait: u64,
     pub(super) until: u64,
     not_before: u64,
     is_bad: bool,
     before: Snapshot,
     was_well: bool,
-    /// The latest run, and what it was.
+    /// The latest run, and its state.
     run_id: Option<i64>,
     was_paused: bool,
     was_awake: bool,
@@ -43,7 +43,7 @@ pub(super) struct Asked {
 
 const NOWHERE: &str = "nowhere.sh";
 
-/// Something to ask, mostly what is allowed.
+/// Returns a random request, mostly one that is allowed.
 pub(super) fn think_of(rng: &mut Rng, snapshot: &Snapshot) -> Ask {
     let is_sensible = rng.chance(800) && !snapshot.allowed.is_empty();
     let action = if is_sensible { rng.pick(&snapshot.allowed) } else { rng.pick(Action::ALL) };
@@ -103,7 +103,7 @@ impl Asked {
         }
     }
 
-    /// Whether the answer is true of what was between the request and now.
+    /// Checks whether the response is correct for what happened between the request and now.
     pub(super) fn judge(&self, answer: &Answer, is_at_once: bool, world: &World) -> Result<(), String> {
         let happened = |run_id: i64, what: &'static str| world.env.has_happened(self.history, run_id, what);
         let ran = self.run_id.and_then(|id| world.runs.get(&id));
@@ -138,13 +138,13 @@ impl Asked {
                 }
                 Ok(())
             }
-            // Overtaken by a stop, by the end, or by what the shim knew already.
+            // A stop, the end, or something that the shim already knew came first.
             Err(ActionError::Refused(_)) => {
-                // A stop may also have been known to the shim before, and not yet to the server.
+                // The shim may already have known of a stop that the server did not know yet.
                 let is_stopping = ran.is_some_and(|run| run.journal.entries.iter().any(|entry| entry.fact.kind() == "stopping"));
                 let is_overtaken =
                     is_stopping || ["stop asked", "not now"].iter().any(|what| ran.is_some_and(|run| happened(run.id, what)));
-                // An end counts from when it was heard, also while the database does not take it.
+                // An end counts from when it was received, even while the database refuses it.
                 let has_ended = |run: &super::run::Run| run.journal.entries.iter().any(|entry| entry.fact.is_end());
                 if is_overtaken || ran.is_some_and(|run| !run.status.is_live() || has_ended(run)) {
                     Ok(())
@@ -153,7 +153,7 @@ impl Asked {
                 }
             }
             Err(ActionError::RunChanged { latest }) if is_at_once => {
-                // A run that was committed and could not be begun is the latest, too.
+                // A run that was committed and could not be started is the latest, too.
                 let is_latest = *latest >= world.runs.keys().next_back().copied();
                 if self.if_run == IfRun::Any || self.if_run == IfRun::Is(*latest) || !is_latest {
                     return refuse("the run that it means is the latest");
@@ -181,7 +181,7 @@ impl Asked {
                 Ok(())
             }
             Err(ActionError::Io(_)) if world.env.folder_faults > self.folder_faults => Ok(()),
-            // It was done all the same: as for an answer that it is, but for the record.
+            // The action was done all the same: judged like a success, but without the record.
             Err(ActionError::Unrecorded { .. }) if world.env.database_faults > self.database_faults => {
                 let latest = world.runs.keys().next_back().copied().unwrap_or(0);
                 match self.action {
@@ -200,7 +200,7 @@ impl Asked {
     }
 }
 
-/// An answer in a word.
+/// Returns a short text about a response.
 pub(super) fn brief(answer: &Answer) -> String {
     match answer {
         Ok(published) => format!("ok, {} at version {}", published.snapshot.state, published.snapshot.version),
@@ -208,7 +208,7 @@ pub(super) fn brief(answer: &Answer) -> String {
     }
 }
 
-/// An error's name.
+/// Returns an error's name.
 pub(super) fn kind(error: &ActionError) -> &'static str {
     match error {
         ActionError::Refused(_) => "refused",

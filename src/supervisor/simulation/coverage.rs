@@ -1,6 +1,6 @@
-//! What must occur over the seeds of a test, each at least once: otherwise the simulation has become hollow.
+//! The events that must occur at least once over the seeds of a test. Otherwise the simulation no longer tests them.
 
-/// In some thousand seeds.
+/// The events that must occur in a few thousand seeds.
 pub(super) const MUST_OCCUR: &[&str] = &[
     "a command was lost with its connection",
     "a command was obeyed after its server had hung up",
@@ -181,10 +181,10 @@ pub(super) const MUST_OCCUR: &[&str] = &[
     "the power failed",
 ];
 
-/// From how many seeds on the rarest must have occurred as well.
+/// The number of seeds from which on the rarest events must have occurred as well.
 pub(super) const MANY: u64 = 50_000;
 
-/// In [`MANY`] seeds.
+/// The events that must occur in [`MANY`] seeds.
 pub(super) const RARELY_OCCURS: &[&str] = &[
     "a power cut took a count of the version",
     "a power cut took a journal",

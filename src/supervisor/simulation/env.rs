@@ -1,4 +1,4 @@
-//! What everything in the simulated world shares: chance, both clocks, what is due when, the disk, what has happened so far.
+//! The environment that the simulated world shares: random numbers, both clocks, pending events, the disk, and the history.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::pipeline::Exit;
 pub(super) const MS: u64 = 1_000;
 pub(super) const SECOND: u64 = 1_000 * MS;
 
-/// Something that is due, of the world without the server. A number is a run's id, if nothing else is said.
+/// A pending event of the world without the server. A number is a run's id, unless noted otherwise.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Due {
-    /// The shim's loop turns.
+    /// The shim's loop runs once.
     Turn(i64),
-    /// The shim's loop turns because the time it waits for has come; an outdated timer is no such time.
+    /// The shim's loop runs because its timer has expired; an outdated timer is ignored.
     Timer(i64, u64),
     /// The leader ends by itself.
     Ends(i64, Exit),
@@ -24,29 +24,29 @@ pub(super) enum Due {
     KillLands(i64),
     /// A helper has done its work.
     HelperEnds(i64),
-    /// Somebody continues the helpers once more.
+    /// Another process continues the helpers again.
     PauseBreaks(i64),
-    /// A shim that was stopped goes on.
+    /// A shim that was stopped continues.
     ShimGoesOn(i64),
     /// A dead shim's connections break.
     Breaks(i64),
-    /// A dead shim's lock falls.
+    /// A dead shim's lock is released.
     LockFalls(i64),
-    /// What came up on a connection reaches the server; the number is the connection's.
+    /// Messages on a connection reach the server; the number is the connection's.
     Arrives(u64),
-    /// A connection breaks although both sides live; the number is the connection's.
+    /// A connection breaks although both sides are alive; the number is the connection's.
     Cuts(u64),
     /// The pipeline's processes can be reached by signals again.
     Unsticks(i64),
-    /// Mischief.
+    /// A fault from outside.
     Strikes,
-    /// There is room for the database again, it can be read again, there is room for the journal again.
+    /// The database has room again, can be read again, or the journal has room again.
     DatabaseHasRoom,
     DatabaseIsWell,
     JournalHasRoom,
 }
 
-/// What is wrong at the moment.
+/// The present faults of the disk.
 #[derive(Default)]
 pub(super) struct Disk {
     pub(super) database_is_full: bool,
@@ -54,14 +54,14 @@ pub(super) struct Disk {
     pub(super) journal_is_full: bool,
 }
 
-/// How often what goes wrong in this seed; each in a thousand.
+/// The frequency of each fault in this seed, in a thousand.
 #[derive(Default)]
 pub(super) struct Temper {
-    /// A call to the database fails by itself.
+    /// A call to the database fails.
     pub(super) database: u64,
-    /// A change is kept although an error is reported: it came after the change had reached the log.
+    /// A change is stored although an error is reported, which came after the change had reached the log.
     pub(super) kept_errors: u64,
-    /// A call to the shims' side fails by itself.
+    /// A call to the shims' side fails.
     pub(super) shims: u64,
     /// Time passes within a call of the server.
     pub(super) slowness: u64,
@@ -69,54 +69,54 @@ pub(super) struct Temper {
     pub(super) cuts: u64,
     /// A shim dies before a turn of its loop.
     pub(super) frailty: u64,
-    /// A shim dies between writing a fact and telling it.
+    /// A shim dies between writing a fact and sending it.
     pub(super) torn_telling: u64,
-    /// Whether mischief is done at all, and how far apart, in microseconds.
+    /// The interval of faults from outside, in microseconds; `None` means never.
     pub(super) strike_every: Option<u64>,
-    /// Which kinds of it: a bit each.
+    /// The kinds of these faults, one bit each.
     pub(super) strikes: u64,
 }
 
-/// See the module.
+/// The environment, see the module.
 pub(super) struct Env {
     pub(super) rng: Rng,
-    /// The time that the machine was awake, in microseconds; goes on across reboots.
+    /// The time for which the machine was awake, in microseconds; continues across reboots.
     pub(super) now: u64,
     /// Time asleep, in microseconds.
     slept: u64,
-    /// `now` when the machine booted last.
+    /// `now` when the machine last booted.
     booted_now: u64,
-    /// `now` and `slept` together when the machine booted last.
+    /// `now` and `slept` together when the machine last booted.
     booted_at: u64,
-    /// Which boot it is.
+    /// The number of the boot.
     pub(super) boot: u32,
-    /// How far the wall clock was set, in milliseconds.
+    /// The amount by which the wall clock was set, in milliseconds.
     pub(super) wall_step_ms: i64,
     due: BTreeMap<(u64, u64), Due>,
     due_count: u64,
     pub(super) disk: Disk,
     pub(super) temper: Temper,
-    /// Nothing goes wrong any more.
+    /// Whether all faults have stopped.
     pub(super) is_calm: bool,
     pub(super) wires: BTreeMap<u64, Wire>,
     pub(super) next_wire: u64,
-    /// What waits for the server's thread, and from when on.
+    /// The inputs that wait for the server's thread, with the time from which on they can be taken.
     pub(super) inbox: VecDeque<(u64, Input)>,
-    /// The boot-time moment in microseconds since when the shim owes the server a sign of life.
+    /// The boot time in microseconds since when a message of the shim is due.
     pub(super) owed_since: Option<u64>,
     pub(super) is_owed: bool,
     pub(super) pause_file: bool,
-    /// Facts written down and errors replied, in order: for judging answers.
+    /// The facts that were written and the errors that were replied, in order, for judging responses.
     history: Vec<(i64, &'static str)>,
-    /// How many of it were before the present millisecond, and which that is: facts carry no finer time.
+    /// The length of the history before the present millisecond, and that millisecond: facts have no finer time.
     before_now: (u64, usize),
-    /// How many errors were put into the database's way.
+    /// The number of injected database errors.
     pub(super) database_faults: u64,
-    /// How many connections broke or were let go.
+    /// The number of connections that broke or were closed.
     pub(super) wires_lost: u64,
-    /// How many errors were put into the way of looking at folders.
+    /// The number of injected errors of examining folders.
     pub(super) folder_faults: u64,
-    /// Calls of the server until it is killed.
+    /// The number of calls until the server is killed.
     pub(super) calls_to_live: Option<u64>,
     pub(super) violation: Option<String>,
     pub(super) coverage: BTreeMap<String, u64>,
@@ -158,7 +158,7 @@ impl Env {
 
     // ---- time
 
-    /// The boot-time clock in microseconds.
+    /// Returns the boot-time clock in microseconds.
     pub(super) fn boot_us(&self) -> u64 {
         self.now + self.slept - self.booted_at + SECOND
     }
@@ -167,7 +167,7 @@ impl Env {
         Duration::from_micros(self.boot_us())
     }
 
-    /// The clock that stands still while the machine sleeps, in microseconds.
+    /// Returns the clock that stands still while the machine sleeps, in microseconds.
     pub(super) fn awake_us(&self) -> u64 {
         self.now - self.booted_now + SECOND
     }
@@ -181,7 +181,7 @@ impl Env {
         self.slept += us;
     }
 
-    /// The machine is gone with all that was due, and comes up again.
+    /// Ends everything that is pending, and boots the machine again.
     pub(super) fn reboot(&mut self) {
         self.due.clear();
         self.now += self.rng.between(SECOND, 60 * SECOND);
@@ -194,13 +194,13 @@ impl Env {
         self.disk = Disk::default();
     }
 
-    /// Puts something on the list.
+    /// Schedules an event.
     pub(super) fn after(&mut self, delay: u64, due: Due) {
         self.due_count += 1;
         self.due.insert((self.now + delay, self.due_count), due);
     }
 
-    /// Soon, and in any order with all else.
+    /// Schedules an event soon, in random order with others.
     pub(super) fn soon(&mut self, due: Due) {
         let delay = self.rng.delay();
         self.after(delay, due);
@@ -210,28 +210,28 @@ impl Env {
         self.due.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Takes what is due first, if that is not later than `until`, and makes it its time.
+    /// Takes the first event that is due up to `until`, and advances the time to it.
     pub(super) fn take_due(&mut self, until: u64) -> Option<Due> {
         let first = self.due.first_entry().filter(|first| first.key().0 <= until)?;
         self.now = self.now.max(first.key().0);
         Some(first.remove())
     }
 
-    // ---- what goes wrong
+    // ---- faults
 
-    /// True that often in a thousand, until the world is calm.
+    /// Returns true with this probability, in a thousand, until the faults have stopped.
     pub(super) fn mishap(&mut self, per_mille: u64) -> bool {
         !self.is_calm && self.rng.chance(per_mille)
     }
 
-    // ---- what has happened
+    // ---- history
 
     pub(super) fn happens(&mut self, run_id: i64, what: &'static str) {
         self.history_before_now();
         self.history.push((run_id, what));
     }
 
-    /// How long the history was when the present millisecond began.
+    /// Returns the length of the history when the present millisecond began.
     pub(super) fn history_before_now(&mut self) -> usize {
         let now = self.boot_us() / MS;
         if self.before_now.0 != now {
@@ -244,7 +244,7 @@ impl Env {
         self.history[since..].contains(&(run_id, what))
     }
 
-    // ---- what is told
+    // ---- coverage
 
     pub(super) fn cover(&mut self, what: &str) {
         if let Some(count) = self.coverage.get_mut(what) {

@@ -1,15 +1,15 @@
-//! A run's journal: what the shim knows, what of it is in the file, and what a power cut leaves.
+//! A run's journal: the facts that the shim knows, the part that is in the file, and the part that survives a power cut.
 
 use super::env::Env;
 use crate::clock::{Timestamp, whole_ms};
 use crate::pipeline::{Entry, Fact, Origin};
 use crate::run_dir::{Header, ReadJournal};
 
-/// See the module. `synced` ≤ `written` ≤ all entries.
+/// The journal, see the module. `synced` ≤ `written` ≤ all entries.
 #[derive(Default)]
 pub(super) struct Journal {
     pub(super) header: Option<Header>,
-    /// All that the shim has numbered, written or not.
+    /// All facts that the shim has numbered, written or not.
     pub(super) entries: Vec<Entry>,
     pub(super) written: usize,
     synced: usize,
@@ -18,7 +18,7 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Numbers a fact and writes it, as far as the disk lets it.
+    /// Numbers a fact and writes it if the disk has room.
     pub(super) fn append(
         &mut self,
         env: &Env,
@@ -35,7 +35,7 @@ impl Journal {
         entry
     }
 
-    /// Whether nothing waits any more.
+    /// Writes the waiting facts if the disk has room. Returns whether none is waiting any more.
     pub(super) fn flush(&mut self, env: &Env) -> bool {
         if !env.disk.journal_is_full {
             self.written = self.entries.len();
@@ -50,12 +50,12 @@ impl Journal {
         self.written < self.entries.len()
     }
 
-    /// What is in the file.
+    /// Returns the entries in the file.
     pub(super) fn in_file(&self) -> &[Entry] {
         &self.entries[..self.written]
     }
 
-    /// Whether the file says how the run ended.
+    /// Checks whether the file contains the end of the run.
     pub(super) fn holds_end(&self) -> bool {
         self.header.is_some() && self.in_file().iter().any(|entry| entry.fact.is_end())
     }
@@ -65,7 +65,7 @@ impl Journal {
         Some(ReadJournal { header, entries: self.in_file().to_vec(), damaged_lines: 0 })
     }
 
-    /// What was not synced may be gone, from some line on.
+    /// Removes some of the entries that were not synced, from the end.
     pub(super) fn lose_power(&mut self, env: &mut Env) {
         let kept = env.rng.between(self.synced as u64, self.written as u64 + 1);
         let kept = usize::try_from(kept).expect("below a length");

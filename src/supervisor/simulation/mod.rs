@@ -1,8 +1,10 @@
-//! The supervisor's decisions against a simulated world: shims, disks, clocks, clients, and a server that is killed at any of its calls.
+//! Tests of the supervisor's decisions in a simulated world: shims, disks, clocks, clients, and a server that is killed at any of
+//! its calls.
 //!
-//! A seed decides everything. After each step must hold what always holds ([`play`], [`world`], [`records`], [`clients`]), and once the
-//! world is left in peace, all must be true and work ([`peace`]). `make simulate` plays very many seeds, `make simulate SEED=1234` one, with
-//! its trace. What is real here: the conductor, its recovery, the rules, the store on `SQLite` in memory.
+//! A seed decides everything. The invariants are checked after each step ([`play`], [`world`], [`records`], [`clients`]). Once
+//! the faults have stopped, the state must be correct and every action must work ([`peace`]). `make simulate` plays very many
+//! seeds, `make simulate SEED=1234` plays one and prints its trace. The real parts are the conductor, its recovery, the rules,
+//! and the store on `SQLite` in memory.
 
 #![expect(clippy::struct_excessive_bools, reason = "each is something that is so or not in the world")]
 
@@ -31,10 +33,10 @@ use std::time::Instant;
 use crate::store::Store;
 use play::{Outcome, Play};
 
-/// How many seeds `make test` plays.
+/// The number of seeds that `make test` plays.
 const SEEDS: u64 = 2_000;
 
-/// What many seeds gave together.
+/// The combined result of many seeds.
 #[derive(Default)]
 struct Sum {
     seeds: u64,
@@ -52,7 +54,7 @@ fn play(seed: u64, store: Store, root: &Path, is_traced: bool) -> Outcome {
     Play::new(seed, store, root.to_owned(), is_traced).run()
 }
 
-/// A folder with the script that every start means.
+/// Makes a folder with the script that every start names.
 fn root() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temp folder");
     std::fs::write(dir.path().join("a.sh"), "echo hi\n").expect("writes");
@@ -105,7 +107,7 @@ fn play_all(first: u64, count: u64, threads: u64, is_loud: bool) -> Sum {
     sum.into_inner().expect("nobody panics with it")
 }
 
-/// Prints what happened in a seed, and how to see it again.
+/// Prints what happened in a seed, and how to repeat it.
 fn tell(seed: u64, dir: &Path) -> Option<String> {
     let again = play(seed, Store::in_memory(), &dir.canonicalize().expect("there"), true);
     println!("seed {seed}:");
@@ -153,7 +155,7 @@ fn whatever_happens_what_is_told_is_true() {
     let rarest = if sum.seeds >= coverage::MANY { coverage::RARELY_OCCURS } else { &[] };
     let missed: Vec<&str> =
         coverage::MUST_OCCUR.iter().chain(rarest).copied().filter(|what| !sum.coverage.contains_key(*what)).collect();
-    // A few seeds may be played to look at something; they cannot show everything.
+    // A run with few seeds, for debugging, cannot cover everything.
     assert!(missed.is_empty() || sum.seeds < SEEDS, "never occurred, so the simulation says nothing about them: {missed:#?}");
 }
 

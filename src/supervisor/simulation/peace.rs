@@ -1,5 +1,5 @@
-//! The end of a seed: everything that was broken is whole again, what was on its way has arrived, time has passed. Now all must be true,
-//! and all must work.
+//! The end of a seed: everything that was broken is repaired, all messages have arrived, and time has passed. Now the state must
+//! be correct, and every action must work.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ impl Play {
         Ok(watch.get().snapshot.clone())
     }
 
-    /// Asks, and waits until it is so.
+    /// Requests an action, and waits until it is done.
     fn is_done(&mut self, ask: Ask, state: State) -> Result<(), String> {
         let action = ask.action();
         let before = self.snapshot()?;
@@ -75,7 +75,7 @@ impl Play {
         Ok(())
     }
 
-    /// Held against the world: the state, every run, the PAUSE file, health.
+    /// Compares the state, every run, the PAUSE file and health with the world.
     fn is_true(&mut self) -> Result<(), String> {
         let snapshot = self.snapshot()?;
         let degraded = self.watch().and_then(|watch| what_is_wrong(watch));
@@ -91,7 +91,7 @@ impl Play {
         }
         let database = self.database.borrow();
         let mut living = None;
-        // Of an earlier one the server may have begun the next before it heard that.
+        // For an earlier run, the server may have begun the next one before it received the usage.
         if let Some(run) = snapshot.run_id.and_then(|id| world.runs.get(&id)) {
             let row = database.store.run(run.id).map_err(|error| error.to_string())?;
             let has_used = run.journal.in_file().iter().any(|entry| matches!(entry.fact, Fact::Usage { .. }));
@@ -103,7 +103,7 @@ impl Play {
             let row = database.store.run(run.id).map_err(|error| error.to_string())?;
             if let Some(row) = &row {
                 is_run_true(run, row).map_err(|why| format!("run {}: {why}; recorded is {row:?}", run.id))?;
-                // Of a run that a new database has only from its journal, the first fact says who started it.
+                // For a run that a new database has only from its journal, the first fact contains the origin of the start.
                 if row.started_by != Some(run.spec.origin) && (row.started_at.is_some() || row.started_by.is_some()) {
                     return Err(format!("run {} was started by {:?}; recorded is {row:?}", run.id, run.spec.origin));
                 }
@@ -121,7 +121,7 @@ impl Play {
         }
         let latest = world.runs.values().next_back();
         let note = latest.and_then(|run| run.shim.as_ref()).and_then(Shim::note);
-        // That the row says what the journal says is looked at above.
+        // The check above compares the row with the journal.
         let row = snapshot.run_id.and_then(|id| database.store.run(id).ok().flatten());
         let killed = row.filter(|row| row.status != RunStatus::Lost);
         let killed = killed.and_then(|row| row.killed.at_end(row.status == RunStatus::Stopped));
@@ -130,7 +130,8 @@ impl Play {
             return Err(format!("{:?} is said of the state, {detail:?} is true", snapshot.detail));
         }
         if let Some(run) = snapshot.run_id.and_then(|id| world.runs.get(&id)) {
-            // A shim that lives, or has left, has said its last word; of one that was killed there is what it stored, or more.
+            // A shim that is alive, or has exited, has sent its last progress. If it was killed, the progress is at least the one
+            // that it stored.
             let least = if run.shim_was_killed { run.stored_progress.0 } else { run.progress };
             let told = how_far(snapshot.progress.as_ref());
             if told < least {
@@ -148,13 +149,13 @@ impl Play {
     }
 }
 
-/// Whether the record of a run says what has happened to it.
+/// Checks whether the record of a run is correct.
 fn is_run_true(run: &Run, row: &RunRow) -> Result<(), String> {
     let end = run.journal.entries.iter().find(|entry| entry.fact.is_end());
     let is_in_file = run.journal.holds_end();
     match (row.status, end.map(|end| &end.fact)) {
         (RunStatus::Starting, _) => Err("it is starting for ever".to_owned()),
-        // Whatever it did: there is nothing of it, since the power failed while its journal found no room, or before any of it was synced.
+        // Nothing of the run exists: the power failed while its journal had no room, or before any of it was synced.
         (RunStatus::Failed, _) if run.journal.header.is_none() && row.started_at.is_none() && !run.pipeline.is_alive() => Ok(()),
         (RunStatus::Running | RunStatus::Paused, None) if run.pipeline.is_alive() && run.shim.is_some() => Ok(()),
         (RunStatus::Running | RunStatus::Paused, _) => Err("it does not live".to_owned()),

@@ -1,4 +1,4 @@
-//! The kernel's truth about a run: which processes of it are alive, and which are stopped.
+//! The kernel's view of a run: which of its processes are alive, and which are stopped.
 
 use crate::pipeline::{Exit, Killed};
 
@@ -11,19 +11,19 @@ pub(super) enum Leader {
     Dead(Exit),
 }
 
-/// The leader and what it has started.
+/// The leader and the processes that it has started.
 #[derive(Debug)]
 pub(super) struct Pipeline {
     pub(super) leader: Leader,
     pub(super) pid: u32,
     pub(super) helpers: u64,
     pub(super) helpers_are_stopped: bool,
-    /// How it ends as soon as it is continued: its time came while it was stopped.
+    /// How the leader ends as soon as it is continued, because its time came while it was stopped.
     pub(super) due: Option<Exit>,
     pub(super) ignores_term: bool,
-    /// Neither a STOP nor a KILL reaches it for now: it sleeps uninterruptibly.
+    /// Neither a STOP nor a KILL reaches it now, because it sleeps uninterruptibly.
     pub(super) is_stuck: bool,
-    /// A kill of the leftovers has failed, and was reported so to people.
+    /// Killing the leftovers has failed, and was reported.
     pub(super) is_given_up: bool,
 }
 
@@ -45,12 +45,12 @@ impl Pipeline {
         matches!(self.leader, Leader::Awake | Leader::Stopped)
     }
 
-    /// Whether any process is.
+    /// Checks whether any process is alive.
     pub(super) fn is_alive(&self) -> bool {
         self.leader_is_alive() || self.helpers > 0
     }
 
-    /// Whether every process is stopped by a signal.
+    /// Checks whether every process is stopped by a signal.
     pub(super) fn is_paused(&self) -> bool {
         self.leader == Leader::Stopped && (self.helpers == 0 || self.helpers_are_stopped)
     }
@@ -69,7 +69,7 @@ impl Pipeline {
         self.helpers_are_stopped = false;
     }
 
-    /// What a KILL finds, by name.
+    /// Returns the processes that a KILL would end, by name.
     pub(super) fn living(&self) -> Killed {
         let mut living = Killed::default();
         if self.leader_is_alive() {
@@ -81,7 +81,7 @@ impl Pipeline {
         living
     }
 
-    /// KILL reaches all of it.
+    /// Kills all processes.
     pub(super) fn kill(&mut self) {
         if self.leader_is_alive() {
             self.leader = Leader::Dead(Exit::Signal(9));

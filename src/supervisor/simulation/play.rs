@@ -1,4 +1,5 @@
-//! One seed: a server that is killed and started again in the middle of everything, until the world is left in peace and must be right.
+//! Plays one seed: a server is killed and restarted in the middle of everything, until the faults stop and the state must be
+//! correct.
 
 mod checks;
 
@@ -26,7 +27,7 @@ use crate::supervisor::{Ask, Looking, Settings, Watch};
 
 type Server = Conductor<SimRecords, SimShims, SimClock>;
 
-/// How a seed went.
+/// The result of a seed.
 pub(super) struct Outcome {
     pub(super) violation: Option<String>,
     pub(super) trace: Vec<String>,
@@ -36,14 +37,14 @@ pub(super) struct Outcome {
     pub(super) store: Store,
 }
 
-/// See the module.
+/// A seed in progress, see the module.
 pub(super) struct Play {
     pub(super) world: Shared,
     pub(super) database: SharedDatabase,
     pub(super) origins: Origins,
     settings: Settings,
     server: Option<(Box<Server>, Arc<Watch>)>,
-    /// When the server's thread comes back by itself, and how often it did so in vain.
+    /// When the server's thread wakes by itself, and how often it did so without any work.
     wake_at: Option<u64>,
     idle_turns: u32,
     boot_at: u64,
@@ -51,9 +52,9 @@ pub(super) struct Play {
     ask_every: u64,
     are_kills: bool,
     asked: Vec<Asked>,
-    /// Somebody looks at what the run uses.
+    /// A client that follows the resource usage.
     looking: Option<Looking>,
-    /// The highest version that anybody was shown.
+    /// The highest version that any client was shown.
     seen: u64,
     /// The run whose progress this server has shown, and how far that was.
     seen_progress: (Option<i64>, u64),
@@ -65,7 +66,7 @@ impl Play {
     pub(super) fn new(seed: u64, store: Store, root: PathBuf, is_traced: bool) -> Self {
         let mut env = Env::new(seed, is_traced);
         let rng = &mut env.rng;
-        // Not everything at once: what is rare shows where little else goes on.
+        // Not all faults at once: a rare one shows only if little else happens.
         let mut sometimes = |often, per_mille: &[u64]| if rng.chance(often) { rng.pick(per_mille) } else { 0 };
         let (database, shims) = (sometimes(250, &[5, 30, 150]), sometimes(250, &[5, 30, 150]));
         let (slowness, torn_telling) = (sometimes(500, &[10, 100, 300]), sometimes(150, &[50, 200]));
@@ -120,7 +121,7 @@ impl Play {
         }
     }
 
-    /// Plays it to the end.
+    /// Plays the seed to the end.
     pub(super) fn run(mut self) -> Outcome {
         let steps = self.with_env(|env| env.rng.pick(&[40, 120, 250]));
         let mut result = Ok(());
@@ -147,7 +148,7 @@ impl Play {
         self.server.as_ref().map(|(_, watch)| watch)
     }
 
-    /// Nobody looks at what the run uses any more.
+    /// Ends following the resource usage.
     pub(super) fn stop_looking(&mut self) {
         self.looking = None;
     }
@@ -158,7 +159,7 @@ impl Play {
 
     // ---- one step
 
-    /// Whatever comes first: something of the world, the server's thread, its start, or a client.
+    /// Runs whatever is due first: an event of the world, a turn or the start of the server, or a request.
     pub(super) fn step(&mut self) -> Result<(), String> {
         self.steps += 1;
         let is_up = self.server.is_some();
@@ -233,7 +234,7 @@ impl Play {
         }
     }
 
-    /// The server's thread takes something in, or comes back by itself.
+    /// Runs a turn of the server's thread, with an input or because its time has come.
     fn serve(&mut self, input: Option<Input>) -> Result<(), String> {
         self.may_be_killed(if matches!(input, Some(Input::Gone { .. })) { 100 } else { 15 });
         let Some((conductor, _)) = &mut self.server else { return Ok(()) };
@@ -295,7 +296,7 @@ impl Play {
         self.check_time(began, true)
     }
 
-    /// Decides whether this turn is to be the server's last, and how far it gets.
+    /// Decides whether the server is killed in this turn, and after how many calls.
     fn may_be_killed(&self, per_mille: u64) {
         let may = self.are_kills;
         self.with_env(|env| {
@@ -305,7 +306,7 @@ impl Play {
         });
     }
 
-    /// The thread waits for the next event, or for its deadline.
+    /// Sets the time at which the thread wakes if no event comes: its deadline.
     fn rest(&mut self) {
         let Some((conductor, _)) = &self.server else { return };
         let deadline = conductor.deadline();
@@ -328,7 +329,7 @@ impl Play {
         Ok(())
     }
 
-    /// The server is gone, and with it who waited; sometimes the machine, or the database.
+    /// Removes the dead server and its waiting clients. Sometimes also reboots the machine or removes the database.
     fn bury_server(&mut self) {
         self.kills += 1;
         self.server = None;
@@ -347,7 +348,7 @@ impl Play {
             world.env.cover("the power failed");
             self.database.borrow_mut().lose_power(world);
             world.reboot();
-            // What nobody can ask for any more nobody waits for.
+            // After a power cut, no client waits for the versions that the database has lost.
             self.seen = self.database.borrow().version;
         } else if world.env.mishap(80) {
             world.env.note(|| "the latest shim is killed with it".to_owned());
@@ -365,14 +366,15 @@ impl Play {
     }
 }
 
-/// What is said to be wrong, but for a pause that did not hold: the pipeline's tree is at fault there, and the server knows everything.
+/// Returns a reported condition, except for a pause that is not holding: then the pipeline's processes are at fault, and the
+/// server knows everything.
 pub(super) fn what_is_wrong(watch: &Watch) -> Option<String> {
     let published = watch.get();
     let wrong = published.snapshot.conditions.list().iter();
     wrong.filter(|condition| condition.code != ConditionCode::PauseNotHolding).map(|condition| condition.detail.clone()).next()
 }
 
-/// Notes what is about to be heard.
+/// Counts noteworthy messages that the server is about to receive.
 fn hears(world: &Shared, number: u64, messages: &[Message], conductor: &Server) {
     let env = &mut world.borrow_mut().env;
     let snapshot = conductor.watch.get().snapshot.clone();

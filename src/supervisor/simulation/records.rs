@@ -1,4 +1,4 @@
-//! The database: the real store in memory, in which every call can fail, take its time, or be the server's last; and what holds of it
+//! The database: the real store in memory. Every call can fail, take time, or be the server's last. Its invariants are checked
 //! after every commit.
 
 use std::cell::RefCell;
@@ -22,15 +22,15 @@ const ENDED_RUNS: &str = "SELECT printf('%05d ', id) || status || ' ' || coalesc
     coalesce(exit_code, '-') || ' ' || coalesce(signal, '-') || ' ' || paused_ms || ' ' || log_start || ' ' ||
     coalesce(log_end, '-') || ' ' || coalesce(started_by, '-') || coalesce(stopped_by, '-') || ' ' || coalesce(error, '-') FROM pipeline_runs WHERE stopped_at IS NOT NULL ORDER BY id";
 
-/// The file, which outlives every server.
+/// The database file, which outlives every server.
 pub(super) struct Database {
     pub(super) store: Store,
-    /// What was committed, by version.
+    /// The committed states, by version.
     committed: BTreeMap<u64, Snapshot>,
     pub(super) version: u64,
-    /// The latest version that a power cut leaves, and its time.
+    /// The latest version that survives a power cut, and its time.
     synced: (u64, Timestamp),
-    /// What was there at the last audit and must stay.
+    /// The events and ended runs of the last audit, which must not change.
     events: Vec<String>,
     ended: Vec<String>,
 }
@@ -46,7 +46,7 @@ impl Database {
         database
     }
 
-    /// Somebody removes the file.
+    /// Removes the file.
     pub(super) fn remove(&mut self) {
         self.store.clear();
         self.forget();
@@ -60,7 +60,7 @@ impl Database {
         (self.events, self.ended) = (Vec::new(), Vec::new());
     }
 
-    /// Looks at what was committed just now.
+    /// Records the state that was just committed.
     fn learn(&mut self, is_synced: bool, world: &mut World) {
         let row = self.store.row().expect("reads");
         let run = self.store.latest_run().expect("reads");
@@ -82,7 +82,7 @@ impl Database {
         world.check();
     }
 
-    /// The power fails: a commit that was not synced may be gone.
+    /// Simulates a power cut, which can lose a commit that was not synced.
     pub(super) fn lose_power(&mut self, world: &mut World) {
         let (version, at) = self.synced;
         if version < self.version && world.env.rng.chance(500) {
@@ -93,17 +93,17 @@ impl Database {
         }
     }
 
-    /// What is published must be what was committed under its version.
+    /// Checks that a published state is the one committed under its version.
     pub(super) fn judge(&self, published: &Snapshot) -> Result<(), String> {
         let mut published = published.clone();
         let told = &mut published.pipeline;
         (told.pending, told.pending_origin) = (None, None);
         (told.kill_at, told.allowed) = (None, Vec::new());
         if published.run_ended_at.is_none() {
-            // Its shim's note.
+            // The note of its shim.
             told.detail = None;
         }
-        // No version counts these.
+        // The version does not count these.
         (told.progress, told.usage, told.conditions) = (None, None, Conditions::default());
         (published.progress_number, published.usage_number) = (0, 0);
         match self.committed.get(&published.version) {
@@ -113,7 +113,7 @@ impl Database {
         }
     }
 
-    /// The whole history: what was there is there still, time goes forward, and each event names who wanted it.
+    /// Checks the whole history: earlier records stay, time never decreases, and each event has the right origin.
     pub(super) fn audit(&mut self, origins: &Origins) -> Result<(), String> {
         let events = self.store.dump(EVENTS);
         // 12 characters of numbers, then the time.
@@ -134,7 +134,7 @@ impl Database {
     }
 }
 
-/// Every old line is among the new ones; both are sorted.
+/// Checks that every old line is among the new ones; both are sorted.
 fn keeps(old: &[String], new: &[String]) -> Result<(), String> {
     match old.iter().find(|line| new.binary_search(line).is_err()) {
         Some(lost) => Err(format!("what was recorded has changed: {lost}")),
@@ -148,7 +148,7 @@ fn plain(row: &PipelineRow, run: Option<&RunRow>) -> Snapshot {
     snapshot
 }
 
-/// What the database says of a run, held against what is true of it.
+/// Compares the database's row of a run with its real state.
 fn learn_run(row: &RunRow, world: &mut World) {
     let World { env, runs } = world;
     let Some(run) = runs.get_mut(&row.id) else { return };
@@ -174,7 +174,7 @@ fn learn_run(row: &RunRow, world: &mut World) {
     }
 }
 
-/// See the module.
+/// The records, see the module.
 pub(super) struct SimRecords {
     world: Shared,
     database: SharedDatabase,

@@ -1,4 +1,4 @@
-//! Chance that can be repeated: a seed decides every draw. splitmix64, <https://prng.di.unimi.it/splitmix64.c>.
+//! Repeatable random numbers: a seed decides every draw. splitmix64, <https://prng.di.unimi.it/splitmix64.c>.
 
 /// A stream of draws.
 pub(super) struct Rng(u64);
@@ -16,17 +16,17 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// From 0 up to `end`, which is not reached.
+    /// Returns a number from 0 up to `end`, exclusive.
     pub(super) fn below(&mut self, end: u64) -> u64 {
         self.draw() % end.max(1)
     }
 
-    /// From `low` up to `high`, which is not reached.
+    /// Returns a number from `low` up to `high`, exclusive.
     pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high.saturating_sub(low))
     }
 
-    /// True that often in a thousand.
+    /// Returns true with this probability, in a thousand.
     pub(super) fn chance(&mut self, per_mille: u64) -> bool {
         self.below(1000) < per_mille
     }
@@ -35,7 +35,7 @@ impl Rng {
         of[usize::try_from(self.below(of.len() as u64)).expect("below a length")]
     }
 
-    /// How long something takes that is mostly quick, in microseconds: so everything can overtake everything, at times.
+    /// Returns a duration that is mostly short, in microseconds, so that sometimes any event can overtake any other.
     pub(super) fn delay(&mut self) -> u64 {
         let longest = self.pick(&[200, 200, 200, 200, 1_000, 1_000, 5_000, 5_000, 50_000, 400_000]);
         self.below(longest)

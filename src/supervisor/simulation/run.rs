@@ -1,4 +1,5 @@
-//! All that the machine has of one run: its directory, its shim, its processes, and what happens to them from outside.
+//! Everything that the machine has of one run: its directory, its shim, its processes, and the events that affect them from
+//! outside.
 
 use super::env::{Due, Env, MS, SECOND};
 use super::journal::Journal;
@@ -7,25 +8,25 @@ use super::shim::Shim;
 use crate::pipeline::{Exit, Origin, RunStatus};
 use crate::run_dir::LaunchSpec;
 
-/// All that there is of one run: its directory, its shim, its processes.
+/// A run: its directory, its shim and its processes.
 pub(super) struct Run {
     pub(super) id: i64,
     pub(super) spec: LaunchSpec,
     pub(super) boot: u32,
     pub(super) is_locked: bool,
-    /// Whether the lock is still the server's, which has not started the shim yet.
+    /// Whether the server, which has not started the shim yet, still holds the lock.
     pub(super) lock_is_the_servers: bool,
     pub(super) is_listening: bool,
     pub(super) journal: Journal,
     pub(super) pipeline: Pipeline,
     pub(super) shim: Option<Shim>,
-    /// The truth about who wanted an end: the first client's stop, or TERM, that has reached the shim before the leader ended.
+    /// The real origin of the end: the first client's stop, or TERM, that reached the shim before the leader ended.
     pub(super) stopped_by: Option<Origin>,
     pub(super) shim_was_killed: bool,
-    /// How far the pipeline has said that it is, and how far its shim has stored that, with the number of the signs then.
+    /// The progress that the pipeline has reported, and the one that its shim has stored, with the number of the signs then.
     pub(super) progress: u64,
     pub(super) stored_progress: (u64, u64),
-    /// What the database says of it.
+    /// The status in the database.
     pub(super) status: RunStatus,
 }
 
@@ -51,7 +52,7 @@ impl Run {
         }
     }
 
-    /// The shim is born, with the lock.
+    /// Starts the shim, which gets the lock.
     pub(super) fn start_shim(&mut self, first_wire: u64) {
         self.lock_is_the_servers = false;
         self.shim = Some(Shim::new(first_wire));
@@ -72,21 +73,21 @@ impl Run {
         }
     }
 
-    /// The kernel closes what a dead shim had open, one after the other.
+    /// Closes the files and connections of a dead shim one after the other, as the kernel does.
     pub(super) fn bury(&mut self, env: &mut Env) {
         self.shim = None;
         env.soon(Due::Breaks(self.id));
         env.soon(Due::LockFalls(self.id));
     }
 
-    /// SIGKILL to the shim.
+    /// Kills the shim.
     pub(super) fn kill_shim(&mut self, env: &mut Env) {
         let Some(shim) = self.shim.take() else { return };
         env.cover(&format!("shim killed while {}", shim.occupation()));
         env.note(|| format!("run {}: its shim is killed ({})", self.id, shim.occupation()));
         self.shim_was_killed = true;
         if shim.is_spawning() && env.rng.chance(500) {
-            // Forked, with the lock until it executes the script.
+            // The leader was forked, and has the lock until it executes the script.
             self.bear_leader(env);
         }
         self.bury(env);
@@ -112,7 +113,7 @@ impl Run {
         }
     }
 
-    /// Signals do not reach it for a while.
+    /// May make it unreachable for signals for a while.
     pub(super) fn may_stick(&mut self, env: &mut Env) {
         if env.mishap(15) {
             self.pipeline.is_stuck = true;
@@ -121,7 +122,7 @@ impl Run {
         }
     }
 
-    /// Something happened to the leader that its parent is told of.
+    /// Notifies the shim of a change of the leader, as the kernel notifies a parent.
     pub(super) fn wake_shim(&mut self, env: &mut Env) {
         if let Some(shim) = &mut self.shim {
             shim.looks_at_leader = true;
@@ -129,7 +130,7 @@ impl Run {
         }
     }
 
-    /// Somebody continues a paused leader's helpers; who does such a thing does it again.
+    /// Continues a paused leader's helpers, as another process may do, and will do again.
     pub(super) fn break_pause(&mut self, env: &mut Env) {
         let (Some(shim), Leader::Stopped, 1..) = (&mut self.shim, self.pipeline.leader, self.pipeline.helpers) else { return };
         self.pipeline.helpers_are_stopped = false;
@@ -141,7 +142,7 @@ impl Run {
         }
     }
 
-    /// The leader goes on, and does what it had put off.
+    /// Continues the leader, which does what it had put off.
     pub(super) fn leader_goes_on(&mut self, env: &mut Env) {
         if self.pipeline.leader == Leader::Stopped {
             self.pipeline.leader = Leader::Awake;
@@ -156,7 +157,7 @@ impl Run {
         }
     }
 
-    /// The leader's time has come.
+    /// Ends the leader, or notes its end if it is stopped.
     pub(super) fn leader_ends(&mut self, exit: Exit, env: &mut Env) {
         match self.pipeline.leader {
             Leader::Awake => self.pipeline.leader = Leader::Dead(exit),

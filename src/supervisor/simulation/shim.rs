@@ -1,5 +1,5 @@
-//! A simulated shim: the order of steps of `src/shim/`, on simulated processes. Each turn of its loop is a step of the world, so
-//! anything can come between two of them, its death as well.
+//! A simulated shim: the steps of `src/shim/`, in their order, on simulated processes. Each turn of its loop is a step of the
+//! world, so anything can happen between two turns, even its death.
 
 pub(super) mod signs;
 mod steps;
@@ -14,13 +14,13 @@ use crate::run_dir::{Command, FORMAT, Header, Message, Reply, ReplyError};
 
 const RETRY: u64 = SECOND;
 
-/// The least time between two troubles that are said.
+/// The minimum time between two reports of trouble.
 const SAID_EVERY: u64 = SECOND;
 
-/// An argument that makes the script one that cannot be executed.
+/// An argument that makes the script impossible to execute.
 pub(super) const NOT_EXECUTABLE: &str = "not-executable";
 
-/// How far it is.
+/// The stage of its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Reading,
@@ -60,16 +60,16 @@ enum Phase {
     Killing,
 }
 
-/// The shim's memory. Moments are on the boot-time clock, in microseconds.
+/// The shim's memory. Times are on the boot-time clock, in microseconds.
 pub(super) struct Shim {
     first_wire: u64,
     stage: Stage,
     pub(super) is_suspended: bool,
     pub(super) looks_at_leader: bool,
     pub(super) got_term: bool,
-    /// It is of a newer version, and has something of its own to tell.
+    /// Whether it is of a newer version and has a message that the server does not know.
     pub(super) sees_what_is_unknown: bool,
-    /// Somebody has continued a process of the paused tree, and it is looked at.
+    /// Whether another process has continued a process of the paused tree, which must be checked.
     pub(super) looks_at_helpers: bool,
     phase: Phase,
     restops: u32,
@@ -77,15 +77,15 @@ pub(super) struct Shim {
     look_at: Option<u64>,
     timer: Option<u64>,
     stopped_by: Option<Origin>,
-    /// How the leader ended, and when what it left behind is killed.
+    /// How the leader ended, and when the remaining processes are killed.
     leader_end: Option<(Exit, u64)>,
     paused_since: Option<u64>,
     paused_in_all: u64,
-    /// What it has killed.
+    /// The processes that it has killed.
     killed: Killed,
-    /// What is told at the end.
+    /// The messages that are sent at the end.
     last: Vec<Message>,
-    /// It dies in the middle of what it does.
+    /// Whether it dies in the middle of its current step.
     pub(super) is_struck: bool,
 }
 
@@ -127,22 +127,22 @@ impl Shim {
         }
     }
 
-    /// What there is to say about the state.
+    /// Returns the note about the state.
     pub(super) fn note(&self) -> Option<String> {
         self.board.note().map(str::to_owned)
     }
 
-    /// Whether it says of itself that nothing is under way, for the end of a simulation.
+    /// Checks whether nothing is under way, for the end of a simulation.
     pub(super) fn is_at_rest(&self) -> bool {
         self.stage == Stage::Going && matches!(self.phase, Phase::Running | Phase::Paused)
     }
 
-    /// Whether it has forked the leader and not yet written so down.
+    /// Checks whether it has forked the leader but not recorded that yet.
     pub(super) fn is_spawning(&self) -> bool {
         self.stage == Stage::Spawning
     }
 
-    /// What it is at, in words.
+    /// Returns a text for its stage.
     pub(super) fn occupation(&self) -> String {
         match self.stage {
             Stage::Going => format!("Going, {}", self.phase.name()),
@@ -150,11 +150,11 @@ impl Shim {
         }
     }
 
-    /// One turn of the loop; whether it goes on.
+    /// Runs one turn of the loop. Returns whether the shim continues.
     pub(super) fn turn(&mut self, run: &mut Run, env: &mut Env) -> bool {
         match self.stage {
             Stage::Reading => {
-                // What follows the specification stays for later.
+                // Messages after the specification are taken later.
                 let begins = env.take_spec(self.first_wire);
                 if !begins && env.has_ended(self.first_wire) {
                     env.cover("a shim got no launch specification");
@@ -264,12 +264,12 @@ impl Shim {
         env.soon(Due::Turn(run.id));
     }
 
-    /// A timer that has gone off is gone.
+    /// Checks whether this is the current timer, and removes it.
     pub(super) fn is_timer(&mut self, at: u64) -> bool {
         self.timer.take_if(|timer| *timer == at).is_some()
     }
 
-    /// Comes back at `at` in awake time, as poll(2) does.
+    /// Schedules the next turn at `at` in awake time, as poll(2) does.
     fn set_timer(&mut self, at: u64, run_id: i64, env: &mut Env) {
         let wait = at.saturating_sub(env.awake_us());
         let due = env.now + wait;
@@ -299,7 +299,7 @@ impl Shim {
         let now = env.awake_us();
         match command {
             Command::Attach { tag, after } => {
-                // Those of the file, and those that wait for room.
+                // The facts in the file, and those for which it has no room yet.
                 let missed = run.journal.entries.iter().filter(|entry| entry.seq > after);
                 let missed: Vec<Message> = missed.map(|entry| Message::Fact(entry.clone())).collect();
                 for message in missed {
@@ -383,7 +383,7 @@ impl Shim {
         self.set_timer(kill_at, run.id, env);
     }
 
-    /// TERM, then CONT.
+    /// Sends TERM, then CONT.
     fn terminate(&mut self, run: &mut Run, env: &mut Env) {
         if !run.pipeline.ignores_term {
             let longest = env.rng.pick(&[MS, 100 * MS, 8 * SECOND]);
@@ -396,12 +396,12 @@ impl Shim {
             run.pipeline.leader = Leader::Awake;
             run.do_what_is_due(env);
         }
-        // The leader goes on, and its parent is told so.
+        // The leader continues, and the kernel notifies its parent.
         self.looks_at_leader = true;
         env.soon(Due::Turn(run.id));
     }
 
-    // ---- what others see
+    // ---- visible results
 
     fn record(&mut self, fact: Fact, origin: Option<Origin>, durable: bool, run: &mut Run, env: &mut Env) {
         let message = write_down(fact, origin, durable, run, env);

@@ -1,5 +1,5 @@
-//! The server's way to the simulated world: what it starts, finds, connects to and says. Each call can fail, take its time, or be the
-//! server's last.
+//! The server's interface to the simulated world: starting, examining and connecting to runs, and sending commands. Each call can
+//! fail, take time, or be the server's last.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -14,10 +14,10 @@ use crate::pipeline::{Found, RunStatus, recover};
 use crate::run_dir::{Command, LaunchSpec, NumberedProgress, ProgressError};
 use crate::supervisor::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 
-/// What the server is killed with: not a panic, so nobody prints it.
+/// The payload that kills the server. It does not count as a panic, so it is not printed.
 pub(super) struct Killed;
 
-/// A moment at which the server can be killed, within a call. Time can pass here.
+/// A point within a call at which the server can be killed. Time can pass here.
 pub(super) fn moment(world: &Shared, when: &str, place: &str) {
     let mut guard = world.borrow_mut();
     let env = &mut guard.env;
@@ -38,7 +38,7 @@ pub(super) fn moment(world: &Shared, when: &str, place: &str) {
     }
 }
 
-/// See the module.
+/// The interface, see the module.
 pub(super) struct SimShims {
     world: Shared,
     wire: Option<u64>,
@@ -49,7 +49,7 @@ impl SimShims {
         Self { world, wire: None }
     }
 
-    /// An error by chance.
+    /// Returns a random error.
     fn stumble(&self, place: &str) -> io::Result<()> {
         let env = &mut self.world.borrow_mut().env;
         if env.mishap(env.temper.shims) {
@@ -110,7 +110,7 @@ impl Shims for SimShims {
         self.wire = Some(number);
         self.with_env(|env| {
             env.note(|| format!("run {id} is launched, connection {number}"));
-            // Whoever was heard out before owes nothing any more.
+            // Nothing more is due from the shim of the previous run.
             env.is_quit();
             env.expects_a_sign_of_life();
         });
@@ -167,7 +167,7 @@ impl Shims for SimShims {
     fn find(&self, run_id: i64) -> io::Result<Finding> {
         moment(&self.world, "before", "a look");
         self.stumble("look at a run directory")?;
-        // The lock first, as in the real one; in between the world goes on.
+        // The lock first, as in the real implementation; the world continues in between.
         let is_locked = self.world.borrow().runs.get(&run_id).is_some_and(|run| run.is_locked);
         moment(&self.world, "between", "lock and journal");
         let world = &mut *self.world.borrow_mut();

@@ -1,4 +1,5 @@
-//! The connections between server and shim: what is on its way, late, in parts, together, or lost when one side is gone.
+//! The connections between server and shim: messages on their way arrive late, in parts or together, or are lost when one side
+//! has closed.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,29 +7,29 @@ use std::io;
 use super::env::{Due, Env, SECOND};
 use crate::run_dir::{Command, Message};
 
-/// What goes down.
+/// A message from the server to the shim.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Down {
-    /// The launch specification; the run has it already.
+    /// The launch specification. The run has its content already.
     Spec,
     Command(Command),
 }
 
-/// What the server's thread takes in.
+/// An input of the server's thread.
 #[derive(Clone, Debug)]
 pub(super) enum Input {
     Heard { number: u64, messages: Vec<Message> },
     Gone { number: u64 },
 }
 
-/// One connection.
+/// A connection.
 pub(super) struct Wire {
     pub(super) run_id: i64,
     pub(super) server_is_there: bool,
     pub(super) shim_is_there: bool,
-    /// Gets every fact.
+    /// Whether it receives every fact.
     pub(super) is_attached: bool,
-    /// With the moment of arrival.
+    /// The messages on their way, with the time of their arrival.
     down: VecDeque<(u64, Down)>,
     up: VecDeque<(u64, Message)>,
     has_told_its_end: bool,
@@ -62,7 +63,7 @@ impl Env {
         Ok(())
     }
 
-    /// The server hangs up: what was on its way to it is lost, what it sent arrives.
+    /// Closes the server's end: messages on their way to it are lost, and those that it sent arrive.
     pub(super) fn let_go(&mut self, number: u64) {
         let Some(wire) = self.wires.get_mut(&number).filter(|wire| wire.server_is_there) else { return };
         wire.server_is_there = false;
@@ -74,7 +75,7 @@ impl Env {
             self.cover("messages on their way up were lost");
         }
         self.soon(Due::Turn(run_id));
-        // The thread that reads notices, and says so to whoever may not care any more.
+        // The reading thread notices it and reports it to the server, which may no longer need it.
         self.hand_in(Input::Gone { number });
     }
 
@@ -87,13 +88,13 @@ impl Env {
         self.is_quit();
     }
 
-    /// What came up on a connection so far reaches the server, together or in parts.
+    /// Delivers the messages that have arrived on a connection so far to the server, together or in parts.
     pub(super) fn arrive(&mut self, number: u64) {
         let now = self.now;
         let cut = self.rng.draw();
         let Some(wire) = self.wires.get_mut(&number).filter(|wire| wire.server_is_there) else { return };
         let here = wire.up.iter().take_while(|(at, _)| *at <= now).count();
-        // What was sent together arrives together; of the rest, some.
+        // Messages that were sent together arrive together; some of the others arrive with them.
         let first = wire.up.front().map_or(0, |(at, _)| *at);
         let together = wire.up.iter().take_while(|(at, _)| *at == first).count();
         let count = if cut.is_multiple_of(3) { together.min(here) } else { here };
@@ -124,7 +125,7 @@ impl Env {
 
     // ---- the shim's end
 
-    /// Sends to one connection what belongs together.
+    /// Sends messages that belong together on one connection.
     pub(super) fn tell(&mut self, number: u64, messages: &[Message]) {
         let delay = self.rng.delay();
         let now = self.now;
@@ -134,7 +135,7 @@ impl Env {
         self.after(at - now, Due::Arrives(number));
     }
 
-    /// Sends to every connection that asked for facts.
+    /// Sends messages on every connection that requested facts.
     pub(super) fn tell_all(&mut self, run_id: i64, messages: &[Message]) {
         let attached: Vec<u64> =
             self.wires.iter().filter(|(_, wire)| wire.run_id == run_id && wire.is_attached).map(|(number, _)| *number).collect();
@@ -143,7 +144,7 @@ impl Env {
         }
     }
 
-    /// Says how everything is now to every connection that asked for facts. What a server has not read may give way to it.
+    /// Sends the latest signs on every connection that requested facts. They may replace messages that a server has not read.
     pub(super) fn tell_latest(&mut self, run_id: i64, latest: &Message) {
         let (now, gives_way) = (self.now, self.rng.chance(300));
         let mut is_loss = false;
@@ -158,7 +159,7 @@ impl Env {
         self.tell_all(run_id, std::slice::from_ref(latest));
     }
 
-    /// What has arrived at a shim; who hung up is forgotten.
+    /// Returns the messages that have arrived at a shim, and forgets closed connections.
     pub(super) fn take_down(&mut self, run_id: i64) -> Vec<(u64, Down)> {
         let now = self.now;
         let mut taken = Vec::new();
@@ -175,7 +176,7 @@ impl Env {
         taken
     }
 
-    /// The launch specification, once it is there.
+    /// Takes the launch specification if it has arrived.
     pub(super) fn take_spec(&mut self, number: u64) -> bool {
         let now = self.now;
         let Some(wire) = self.wires.get_mut(&number) else { return false };
@@ -183,19 +184,19 @@ impl Env {
         is_there && wire.down.pop_front().is_some()
     }
 
-    /// From now on this connection gets facts.
+    /// Sends facts on this connection from now on.
     pub(super) fn attach(&mut self, number: u64) {
         if let Some(wire) = self.wires.get_mut(&number) {
             wire.is_attached = true;
         }
     }
 
-    /// Whether the server's end of a connection is closed, and nothing is on its way any more.
+    /// Checks whether the server's end of a connection is closed, and no message is on its way any more.
     pub(super) fn has_ended(&self, number: u64) -> bool {
         self.wires.get(&number).is_none_or(|wire| !wire.server_is_there && wire.down.is_empty())
     }
 
-    /// The shim's end of a run's connections closes: what was sent arrives, what had come for it is lost.
+    /// Closes the shim's end of a run's connections: messages that it sent arrive, and those on their way to it are lost.
     pub(super) fn break_wires(&mut self, run_id: i64) {
         let numbers: Vec<u64> = self
             .wires
@@ -222,9 +223,9 @@ impl Env {
         self.after(last.saturating_sub(now), Due::Arrives(number));
     }
 
-    // ---- what the server owes and is owed
+    // ---- replies that are due
 
-    /// The server has said something and may expect an answer, from the end of its turn on.
+    /// Records that the server has sent a message and may expect a reply, from the end of its turn on.
     pub(super) fn expects_a_sign_of_life(&mut self) {
         self.is_owed = true;
     }
@@ -236,12 +237,12 @@ impl Env {
         }
     }
 
-    /// The shim has said something, or is not spoken to any more.
+    /// Records that the shim has sent a message, or that no reply is expected any more.
     pub(super) fn is_quit(&mut self) {
         (self.is_owed, self.owed_since) = (false, None);
     }
 
-    /// Whether a sign of life has been owed for as long as health must say so.
+    /// Checks whether a reply has been due for so long that health must report it.
     pub(super) fn is_owed_too_long(&self, at_awake_us: u64) -> bool {
         self.owed_since.is_some_and(|since| at_awake_us >= since + 5 * SECOND)
     }

@@ -1,5 +1,5 @@
-//! The world around the server: it goes on by itself, whether a server is there or not, and also while the server is in the middle of a
-//! call. Here stands what holds of the world at any moment.
+//! The world around the server. It continues with or without a server, and also while the server is in the middle of a call. This
+//! file checks its invariants.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use super::pipeline::Leader;
 use super::run::Run;
 use crate::pipeline::Exit;
 
-/// Everything but the server, its database and its clients.
+/// Everything except the server, its database and its clients.
 pub(super) struct World {
     pub(super) env: Env,
     pub(super) runs: BTreeMap<i64, Run>,
@@ -18,7 +18,7 @@ pub(super) struct World {
 
 pub(super) type Shared = Rc<RefCell<World>>;
 
-/// Mischief, a bit of [`super::env::Temper::strikes`] each, in this order.
+/// The kinds of faults from outside, one bit of [`super::env::Temper::strikes`] each, in this order.
 const STRIKES: [Strike; 17] = [
     Strike::KillShim,
     Strike::SuspendShim,
@@ -61,13 +61,13 @@ enum Strike {
 }
 
 impl World {
-    /// Lets pass what is due, up to a moment, and makes it now.
+    /// Runs everything that is due up to a time, and makes that the current time.
     pub(super) fn pass_until(&mut self, until: u64) {
         while self.step(until) {}
         self.env.now = self.env.now.max(until);
     }
 
-    /// One step of the world, if one is due.
+    /// Runs the next event, if one is due. Returns whether it did.
     pub(super) fn step(&mut self, until: u64) -> bool {
         let Some(due) = self.env.take_due(until) else { return false };
         let env = &mut self.env;
@@ -97,7 +97,7 @@ impl World {
         true
     }
 
-    /// What holds whatever happens.
+    /// Checks the invariants.
     pub(super) fn check(&mut self) {
         let living = self.runs.values().filter(|run| run.pipeline.is_alive() && !run.pipeline.is_given_up);
         let ids: Vec<i64> = living.map(|run| run.id).collect();
@@ -109,7 +109,7 @@ impl World {
         }
     }
 
-    /// The run that something can happen to: the latest.
+    /// Returns the run to which something can happen: the latest.
     fn latest(&mut self) -> Option<&mut Run> {
         self.runs.values_mut().next_back()
     }
@@ -154,7 +154,7 @@ impl World {
             (Strike::SuspendShim, Some(run)) => {
                 if let Some(shim) = &mut run.shim {
                     shim.is_suspended = true;
-                    // Now and then for longer than anybody waits.
+                    // Sometimes for longer than any client waits.
                     let lasts = if env.rng.chance(100) { 60 * SECOND } else { lasts };
                     env.after(lasts, Due::ShimGoesOn(run.id));
                 }
@@ -229,7 +229,7 @@ impl World {
         }
     }
 
-    /// Nothing more goes wrong, and what is wrong is put right.
+    /// Stops all faults, and repairs what they have broken.
     pub(super) fn calm(&mut self) {
         self.env.is_calm = true;
         self.env.disk = super::env::Disk::default();
@@ -240,7 +240,7 @@ impl World {
         }
     }
 
-    /// The server is gone: so is what only it held.
+    /// Removes what only the dead server held.
     pub(super) fn server_dies(&mut self) {
         self.env.server_dies();
         for run in self.runs.values_mut().filter(|run| run.lock_is_the_servers) {
@@ -248,7 +248,7 @@ impl World {
         }
     }
 
-    /// The power fails and comes back.
+    /// Simulates a power cut and the next boot.
     pub(super) fn reboot(&mut self) {
         self.env.reboot();
         for run in self.runs.values_mut() {
@@ -260,7 +260,7 @@ impl World {
             (run.is_locked, run.lock_is_the_servers, run.is_listening) = (false, false, false);
             if run.boot + 1 == self.env.boot {
                 run.journal.lose_power(&mut self.env);
-                // Of what was not synced the disk has an older one, or none.
+                // If it was not synced, the disk has an older progress, or none.
                 run.stored_progress = if run.journal.holds_end() { run.stored_progress } else { (0, 0) };
             }
         }
@@ -269,7 +269,7 @@ impl World {
         }
     }
 
-    /// Whether the pipeline's processes and its shim are at rest.
+    /// Checks whether the pipeline's processes and its shim are at rest.
     pub(super) fn is_at_rest(&mut self) -> bool {
         self.latest().is_none_or(|run| match &run.shim {
             Some(shim) => shim.is_at_rest() && run.pipeline.leader_is_alive(),
@@ -318,7 +318,7 @@ fn step_run(run: &mut Run, due: Due, env: &mut Env) {
         }
         Due::Unsticks(_) => {
             if std::mem::take(&mut run.pipeline.is_stuck) && run.pipeline.is_given_up {
-                // The KILL that had been sent takes effect.
+                // The KILL that was sent takes effect.
                 run.pipeline.kill();
                 run.pipeline.is_given_up = false;
             }

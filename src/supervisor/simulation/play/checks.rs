@@ -1,4 +1,4 @@
-//! What must hold after each step of a play.
+//! Checks after each step of a play.
 
 use std::sync::mpsc::TryRecvError;
 
@@ -73,7 +73,8 @@ impl Play {
         Ok(())
     }
 
-    /// A stop that is recorded is under way until the end, whichever server it was asked of, and also where its line waits for room.
+    /// Checks that a recorded stop is under way until the end, whichever server received it, even while the journal has no room
+    /// for it.
     pub(super) fn check_stop(&self, number: u64) -> Result<(), String> {
         let world = self.world.borrow();
         let wire = world.env.wires.get(&number).filter(|wire| wire.server_is_there && wire.shim_is_there);
@@ -96,7 +97,7 @@ impl Play {
         }
     }
 
-    /// What must have happened in a turn of the server that began at `began`.
+    /// Checks everything that must have happened in a turn of the server that began at `began`.
     pub(super) fn check_time(&mut self, began: u64, is_event: bool) -> Result<(), String> {
         self.take_answers(false)?;
         if let Some(late) = self.asked.iter().find(|asked| asked.until <= began) {
@@ -104,7 +105,7 @@ impl Play {
         }
         let Some((_, watch)) = &self.server else { return Ok(()) };
         let env = &self.world.borrow().env;
-        // A run that has ended is heard out, and nobody cares how long that takes.
+        // For the shim of a run that has ended, the time does not matter.
         let is_live = watch.get().snapshot.status.is_some_and(RunStatus::is_live);
         if is_live && env.is_owed_too_long(began) && what_is_wrong(watch).is_none() {
             return Err("the shim is silent, and health says nothing".to_owned());

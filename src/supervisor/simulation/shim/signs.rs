@@ -1,5 +1,5 @@
-//! The signs of a simulated shim: how far its pipeline says it is, a note, and that its journal cannot be written. When it says them, and
-//! when it stores the progress.
+//! The signs of a simulated shim: the progress of its pipeline, a note, and that its journal cannot be written. Also when it
+//! sends them, and when it stores the progress.
 
 use super::{Phase, SAID_EVERY, Shim};
 use crate::clock::Timestamp;
@@ -11,20 +11,20 @@ use crate::supervisor::simulation::run::Run;
 
 const TOLD_EVERY: u64 = 200 * MS;
 const STORED_EVERY: u64 = 10 * SECOND;
-/// The same where the last one could not be stored.
+/// The interval after the progress could not be stored.
 const RETRIED_EVERY: u64 = SECOND;
 
-/// The time stamp of a progress says how far it is.
+/// The time stamp of a progress stands for how far it is.
 const BEGAN_MS: i64 = 1_700_000_000_000;
 
-/// What is said, and what is not said or not stored yet; in awake time.
+/// The latest signs, and when they were sent and stored; in awake time.
 #[derive(Default)]
 pub(super) struct Board {
     latest: NumberedSigns,
     is_untold: bool,
     is_urgent: bool,
     told_at: Option<u64>,
-    /// When trouble was said last, or that it is over.
+    /// When the last trouble, or its end, was sent.
     trouble_at: Option<u64>,
     is_unstored: bool,
     has_failed: bool,
@@ -52,13 +52,13 @@ fn progress(how_far: u64) -> Progress {
     Progress::new(Timestamp::from_unix_ms(BEGAN_MS + i64::try_from(how_far).expect("small")))
 }
 
-/// How far a progress is; 0 where there is none.
+/// Returns how far a progress is; 0 without a progress.
 pub(in crate::supervisor::simulation) fn how_far(progress: Option<&Progress>) -> u64 {
     let ms = progress.map_or(BEGAN_MS, |progress| progress.at.unix_ms());
     u64::try_from(ms - BEGAN_MS).expect("ours")
 }
 
-/// What is stored in a run's directory.
+/// Returns the progress that is stored in a run's directory.
 pub(in crate::supervisor::simulation) fn stored(run: &Run) -> Option<NumberedProgress> {
     let (how_far, number) = run.stored_progress;
     (how_far > 0).then(|| NumberedProgress { progress: progress(how_far), number })
@@ -69,7 +69,7 @@ fn due(is_due: bool, at: Option<u64>, every: u64, now: u64) -> Option<u64> {
 }
 
 impl Shim {
-    /// Now and then something was printed.
+    /// Simulates output from time to time.
     pub(super) fn listen(&mut self, run: &mut Run, env: &mut Env) {
         if run.pipeline.leader == Leader::Awake && env.rng.chance(150) {
             self.advance_progress(run);
@@ -79,7 +79,7 @@ impl Shim {
         }
     }
 
-    /// What it uses, if it goes on; the number of processes says which run it is.
+    /// Sets the resource usage if the run continues. The number of processes is the run's id.
     pub(super) fn look_at_usage(&mut self, run: &Run, env: &Env) {
         let goes_on = matches!(self.phase, Phase::Running | Phase::Stopping { .. }) && self.leader_end.is_none();
         let processes = u32::try_from(run.id).unwrap_or(u32::MAX);
@@ -94,7 +94,7 @@ impl Shim {
         self.board.is_unstored = true;
     }
 
-    /// Says something about the state, or takes it back.
+    /// Sets or clears the note.
     pub(super) fn say(&mut self, note: Option<String>, run: &Run, env: &mut Env) {
         if self.board.latest.signs.note != note {
             self.board.change(true, |signs| signs.note = note);
@@ -102,7 +102,7 @@ impl Shim {
         }
     }
 
-    /// Says and stores what is due; when there is more.
+    /// Sends and stores what is due. Returns when more is due.
     pub(super) fn tell_signs(&mut self, run: &mut Run, env: &mut Env) -> Option<u64> {
         let now = env.awake_us();
         let board = &mut self.board;
@@ -137,7 +137,7 @@ impl Shim {
         }
     }
 
-    /// The last word, before the end is written down.
+    /// Sends the last signs, before the end is written.
     pub(super) fn end_signs(&mut self, run: &mut Run, env: &mut Env) {
         let before = self.board.message();
         if run.progress > 0 {
@@ -147,7 +147,7 @@ impl Shim {
         }
         if std::mem::take(&mut self.board.is_untold) {
             env.tell_all(run.id, &[self.board.message()]);
-            // What waited for a server that does not read is sent behind what must arrive.
+            // Signs that waited for a server that does not read are sent after messages that must arrive.
             if env.mishap(100) {
                 env.cover("signs arrived behind newer ones");
                 env.tell_all(run.id, &[before]);
@@ -155,7 +155,7 @@ impl Shim {
         }
     }
 
-    /// Of a run that has ended: whether what it came to is stored, by now.
+    /// Checks whether the last progress of a run that has ended is stored by now.
     pub(super) fn has_stored(&self, run: &mut Run, env: &mut Env) -> bool {
         if run.stored_progress.0 < run.progress && store(run, self.board.latest.number, env) {
             env.cover("progress was stored behind the end of its run");
@@ -164,7 +164,7 @@ impl Shim {
     }
 }
 
-/// Whether there was room.
+/// Stores the progress. Returns whether the disk had room.
 fn store(run: &mut Run, number: u64, env: &mut Env) -> bool {
     if env.disk.journal_is_full {
         env.cover("progress had no room on the disk");

@@ -1,4 +1,4 @@
-//! What is done to the simulated processes, step by step.
+//! The steps of the simulated shim's actions on its processes.
 
 use super::{Frozen, Phase, RETRY, Shim, Thawed, answer};
 use crate::pipeline::{Cause, Exit, Fact, Origin};
@@ -10,7 +10,7 @@ use crate::supervisor::simulation::run::Run;
 const PAUSE_LIMIT: u64 = 4 * SECOND;
 const RESUME_LIMIT: u64 = 4 * SECOND;
 const LINGER: u64 = 30 * MS;
-/// As in the real one, but for the number: so many would be a simulation of nothing else.
+/// Like the real limit, but lower: otherwise the simulation would do nothing else.
 const RESTOPS_MAX: u32 = 2;
 
 impl Shim {
@@ -66,7 +66,7 @@ impl Shim {
         }
     }
 
-    /// What somebody else did to the leader last is seen here; whether it changed what is being done.
+    /// Handles changes of the leader by other processes. Returns whether the present action has changed.
     fn follow_the_leader(&mut self, now: u64, run: &mut Run, env: &mut Env) -> bool {
         match (self.phase, run.pipeline.leader) {
             (Phase::Freezing { then: Frozen::Tell(None), asker: None, .. }, Leader::Awake) => {
@@ -155,7 +155,7 @@ impl Shim {
         }
     }
 
-    /// While it is paused: whether it still is.
+    /// Checks whether a paused run is still paused.
     fn hold_on(&mut self, now: u64, run: &mut Run, env: &mut Env) {
         if run.pipeline.is_paused() || self.leader_end.is_some() {
             return;
