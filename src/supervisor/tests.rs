@@ -1,4 +1,4 @@
-//! The conductor with a world of its own: a real database, a shim that does what the test says, and a clock set by hand.
+//! Tests of the conductor with a real database, a fake shim that does what the test says, and a clock set by hand.
 
 mod actions;
 mod database;
@@ -28,12 +28,12 @@ use crate::run_dir::{
 use crate::store::{DatabaseFile, Reader, RequestKey, RunFilter, StoreError};
 
 impl Watch {
-    /// Why not everything is well.
+    /// Returns the sentence about all conditions, if any.
     fn degraded(&self) -> Option<String> {
         self.get().snapshot.conditions.sentence()
     }
 
-    /// How often a follower is told of something from here on.
+    /// Counts the notices to a follower from here on.
     fn count_notices(&self) -> Arc<AtomicUsize> {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();
@@ -54,7 +54,7 @@ impl Records for Store {
     }
 }
 
-/// What the fake shim does, and what it was told.
+/// The behaviour of the fake shim, and the commands that it received.
 #[expect(clippy::struct_excessive_bools, reason = "each call fails or not")]
 #[derive(Default)]
 struct World {
@@ -64,17 +64,17 @@ struct World {
     launch_fails: bool,
     connect_fails: bool,
     looks_fail: bool,
-    /// How often a run's directory was looked at.
+    /// The number of times that a run's directory was examined.
     looks: usize,
     lists_fail: bool,
-    /// The latest run, where a link names it.
+    /// The latest run, if a link names it.
     link: Option<i64>,
-    /// The disk does not give what is stored of a progress.
+    /// The disk fails to read a stored progress.
     progress_fails: bool,
     pause_file_stays: bool,
     connections: ConnectionNumber,
     found: BTreeMap<i64, (Found, Option<ReadJournal>)>,
-    /// What is stored of each run's progress; none: it cannot be read.
+    /// The stored progress of each run; `None` if it cannot be read.
     progress: BTreeMap<i64, Option<NumberedProgress>>,
 }
 
@@ -163,7 +163,7 @@ impl Shims for FakeShims {
     }
 }
 
-/// Awake time, and what the machine was suspended for, in milliseconds.
+/// Awake time, and the time for which the machine was suspended, in milliseconds.
 #[derive(Clone, Default)]
 struct HandClock(Rc<Cell<u64>>, Rc<Cell<u64>>);
 
@@ -191,18 +191,18 @@ impl Clock for HandClock {
     }
 }
 
-/// Who asks where it makes no difference.
+/// The origin of requests for which it does not matter.
 const CLIENT: Origin = Origin::operator(Peer::Uid(1000));
 
 type Waiting = Receiver<Result<Arc<Published>, ActionError>>;
 
-/// A conductor and all that is around it.
+/// A conductor and everything around it.
 struct Stage {
     dir: tempfile::TempDir,
     world: FakeShims,
     clock: HandClock,
     conductor: Conductor<Store, FakeShims, HandClock>,
-    /// What the shim said last beside the facts.
+    /// The latest signs that the shim sent.
     signs: NumberedSigns,
 }
 
@@ -215,7 +215,7 @@ impl Stage {
         Self { dir, world, clock, conductor, signs: NumberedSigns::default() }
     }
 
-    /// A stage with run 1 running, connected by connection 1.
+    /// Creates a stage on which run 1 is running, connected by connection 1.
     fn running() -> Self {
         let mut stage = Self::new();
         let waiting = stage.ask(Ask::Start(StartRequest::default()));
@@ -224,7 +224,7 @@ impl Stage {
         stage
     }
 
-    /// The server dies and another one boots.
+    /// Kills the server and boots another one.
     fn reboot(self) -> Self {
         let Self { dir, world, clock, conductor, signs } = self;
         drop(conductor);
@@ -246,7 +246,7 @@ impl Stage {
         waiting
     }
 
-    /// Asks under a key.
+    /// Requests an action under a key.
     fn ask_keyed(&mut self, key: &str, ask: Ask) -> Waiting {
         let (reply_to, waiting) = sync_channel(1);
         let key = RequestKey { key: key.to_owned(), request: "0".repeat(64) };
@@ -254,14 +254,14 @@ impl Stage {
         waiting
     }
 
-    /// Facts come up on the newest connection.
+    /// Delivers facts on the newest connection.
     fn hear(&mut self, facts: &[(u64, Fact)]) {
         let number = self.world.0.borrow().connections;
         let messages = facts.iter().map(|(seq, fact)| Message::Fact(self.entry(*seq, fact.clone()))).collect();
         self.conductor.hear(number, messages);
     }
 
-    /// The shim has something else to say beside the facts.
+    /// Changes the shim's signs and delivers them.
     fn hear_signs(&mut self, change: impl FnOnce(&mut Signs)) {
         change(&mut self.signs.signs);
         self.signs.number += 1;
@@ -278,7 +278,7 @@ impl Stage {
     fn lose_shim(&mut self) {
         let number = self.world.0.borrow().connections;
         self.conductor.lose_shim(number);
-        // A shim that may just be leaving is tried a moment later.
+        // A shim that may just be exiting is tried again shortly.
         self.pass(Duration::from_millis(10));
     }
 
@@ -305,7 +305,7 @@ impl Stage {
         *self.world.0.borrow().sent.last().expect("something was sent")
     }
 
-    /// What a reader of the database sees: the state and the latest run's status.
+    /// Returns what a reader of the database sees: the state and the latest run's status.
     fn stored(&self) -> (State, String) {
         let reader = Reader::open(&DatabaseFile::at(&self.dir.path().join("db"))).expect("opens");
         let page = reader.runs(None, 1, &RunFilter::default()).expect("reads");
@@ -313,7 +313,7 @@ impl Stage {
         (self.snapshot().state, status)
     }
 
-    /// From now on what is committed of a run cannot be read.
+    /// Makes the rows of later commits of a run unreadable.
     fn make_unreadable(&self) {
         for event in ["INSERT", "UPDATE OF status"] {
             self.sql(&format!(

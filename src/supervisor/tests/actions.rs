@@ -1,4 +1,4 @@
-//! What clients ask, and what they are answered.
+//! Tests of the clients' actions and their results.
 
 use super::*;
 
@@ -136,7 +136,7 @@ fn a_stop_of_an_earlier_server_is_the_shims_to_time() {
     );
     let later = stage.ask(stop(Duration::from_secs(90)));
     assert_eq!(stage.snapshot().kill_at, Some(stage.clock.now().after(Duration::from_secs(90))));
-    // The connection may have taken it along.
+    // The stop may have been lost with the connection.
     stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 })]);
     stage.lose_shim();
     assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(89_000..=90_010), .. }), "{:?}", stage.last_sent());
@@ -156,7 +156,7 @@ fn a_stop_wins_over_a_pending_pause() {
     assert_eq!(stage.snapshot().kill_at, Some(stage.clock.now().after(Duration::from_secs(3))));
     assert!(matches!(got(&pause), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Stop)));
     assert!(waits(&stopping));
-    // The pause had been done before the stop came in: that is history, and the stop is still under way.
+    // The pause was done before the stop was requested. The state shows it, and the stop is still under way.
     stage.hear(&[(2, Fact::Paused { cause: Cause::Request }), (3, Fact::Stopping { grace_ms: 3_000 })]);
     assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Paused, Some(Action::Stop)));
     stage.hear(&[(4, exited(143, true))]);

@@ -1,9 +1,9 @@
-//! A database that does not take what happened, or does not tell what it took.
+//! Tests of a database that refuses facts, or does not return what it has stored.
 
 use super::*;
 use crate::pipeline::RunStatus;
 
-/// Takes the database away, so that no change goes through, and puts it back.
+/// Moves the database away, so that every change fails, and puts it back.
 pub(super) fn without_database(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage)) {
     let (there, away) = (stage.dir.path().join("db"), stage.dir.path().join("away"));
     std::fs::rename(&there, &away).expect("moves");
@@ -33,7 +33,7 @@ fn a_fact_that_the_database_refuses_is_recorded_later() {
 fn a_start_that_failed_and_could_not_be_recorded_is_recorded_later() {
     let mut stage = Stage::new();
     stage.world.0.borrow_mut().launch_fails = true;
-    // The commit of `starting` goes through, what follows does not.
+    // The commit of `starting` succeeds, but later changes fail.
     stage.sql("CREATE TRIGGER no_room BEFORE UPDATE ON pipeline_runs BEGIN SELECT RAISE(FAIL, 'no'); END");
     assert!(matches!(got(&stage.ask(Ask::Start(StartRequest::default()))), Err(ActionError::Store(_))));
     stage.sql("DROP TRIGGER no_room");
@@ -81,7 +81,7 @@ fn an_end_that_cannot_be_recorded_comes_before_the_next_start_and_outlives_its_j
         let start = stage.ask(Ask::Start(StartRequest::default()));
         assert!(matches!(got(&start), Err(ActionError::Store(_))));
         assert_eq!(stage.world.0.borrow().launched.len(), 1, "never a second one");
-        // The shim leaves, and somebody removes its directory.
+        // The shim exits, and its directory is removed.
         stage.lose_shim();
         stage.pass(Duration::from_secs(1));
         assert_eq!(stage.snapshot().state, State::Running);

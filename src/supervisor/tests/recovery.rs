@@ -1,4 +1,4 @@
-//! What a boot makes of what it finds.
+//! Tests of recovery at boot.
 
 use super::database::without_database;
 use super::*;
@@ -126,7 +126,7 @@ fn run_directories_are_not_listed_if_the_link_names_a_recorded_run() {
     world.0.borrow_mut().lists_fail = true;
     world.0.borrow_mut().link = Some(1);
     assert!(try_boot(&dir, &world, &clock).is_ok());
-    // The database was put back from before that run, or made anew.
+    // The database was restored from before that run, or created again.
     world.0.borrow_mut().link = Some(2);
     assert!(matches!(try_boot(&dir, &world, &clock), Err(BootError::Runs(_))));
     world.0.borrow_mut().link = None;
@@ -152,7 +152,7 @@ fn an_older_run_that_the_database_does_not_know_is_left_alone() {
 fn a_stop_that_is_recorded_and_not_yet_in_the_journal_is_known_to_the_next_server() {
     let mut stage = Stage::running();
     stage.hear(&[(2, Fact::Stopping { grace_ms: 60_000 }), (3, Fact::Stopping { grace_ms: 50_000 })]);
-    // Both wait for room.
+    // The journal has no room for either.
     stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
     let mut stage = stage.reboot();
     assert_eq!(stage.snapshot().pending, Some(Action::Stop));
@@ -168,7 +168,7 @@ fn what_follows_an_end_is_heard_although_the_connection_broke_between() {
     for is_reboot in [false, true] {
         let mut stage = Stage::running();
         stage.hear(&[(2, exited(0, false))]);
-        // The journal has no room, so the shim lives and has not said what the run used.
+        // The journal has no room, so the shim is alive and has not reported the resource usage yet.
         stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
         if is_reboot {
             stage = stage.reboot();
@@ -225,7 +225,7 @@ fn a_silence_that_ends_with_the_run_is_not_said_any_more() {
     assert_eq!(stage.conductor.watch.degraded(), None);
 }
 
-/// Its shim was killed between the end that it told and the removal of its PAUSE file, which the disk refused.
+/// The shim was killed after it had reported the end and before it removed the PAUSE file, which the disk refused.
 #[test]
 fn the_pause_file_of_a_run_that_has_ended_goes_once_it_can() {
     let mut stage = Stage::running();
@@ -242,7 +242,7 @@ fn the_pause_file_of_a_run_that_has_ended_goes_once_it_can() {
     assert_eq!(stage.conductor.watch.degraded(), None);
     assert_eq!(stage.stored(), (State::Stopped, "stopped".into()));
 
-    // A run that the database does not know may have it now.
+    // The file may now belong to a run that the database does not know.
     stage.world.0.borrow_mut().pause_file_stays = true;
     stage.finds(2, Found::ShimAlive, &[(1, spawned())]);
     stage.lose_shim();
@@ -272,7 +272,7 @@ fn run_directory_that_cannot_be_read_is_looked_at_less_and_less_often() {
     }
 }
 
-/// A shim removes the PAUSE file that another run left, but only if it lives long enough.
+/// A shim removes the PAUSE file that another run left, but only if it stays alive long enough.
 #[test]
 fn a_run_that_never_began_leaves_no_pause_file_of_the_run_before() {
     let mut stage = Stage::running();
@@ -297,7 +297,7 @@ fn first_of_the_stops_in_a_journal_is_who_wants_the_end() {
     let entries = [stage.entry(1, spawned())].into_iter().chain(stops.map(stopping)).collect();
     let journal = ReadJournal { header: header(1), entries, damaged_lines: 0 };
     stage.world.0.borrow_mut().found.insert(1, (Found::ShimAlive, Some(journal)));
-    // Once from the journal, and once from the database alone.
+    // First with the journal, and then with the database alone.
     let stage = stage.reboot();
     assert_eq!(stage.snapshot().pending_origin, Some(Origin::Signal));
     stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
@@ -322,7 +322,7 @@ fn who_started_a_run_is_known_while_it_starts_and_to_a_database_that_has_lost_it
     assert_eq!(store.run(1).expect("readable").expect("taken in").started_by, Some(Origin::Schedule));
 }
 
-/// It appeared, with the journal of another run, between the commit of this one and the making of its directory.
+/// The directory appeared, with the journal of another run, between the commit of this run and the creation of its directory.
 #[test]
 fn journal_of_another_run_is_not_taken_for_that_of_a_run_that_never_began() {
     for found in [Found::Ended, Found::Vanished { same_boot: true }, Found::ShimAlive] {

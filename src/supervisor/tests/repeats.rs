@@ -1,4 +1,4 @@
-//! Repeats of actions that were begun under a key: what came of the first is told, and nothing is done twice.
+//! Tests of repeats of actions that were begun under a key: they get the first result, and nothing is done twice.
 
 use super::database::without_database;
 use super::*;
@@ -27,7 +27,7 @@ fn repeated_start_of_a_killed_server_is_answered_with_the_run_that_it_began() {
     stage.hear(&[(1, spawned())]);
     let first = got(&waiting).expect("started");
     assert_eq!((first.snapshot.run_id, first.snapshot.run_pid, runs(&stage)), (Some(1), Some(42), 1));
-    // It ends, and another run begins.
+    // The run ends, and another one begins.
     stage.hear(&[(2, exited(0, false))]);
     let _other = stage.ask_keyed("b", start());
     stage.hear(&[(1, spawned())]);

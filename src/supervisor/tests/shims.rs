@@ -1,4 +1,4 @@
-//! What the shim says, and that it says nothing: signals from outside, a shim that dies, leaves, is silent or has trouble.
+//! Tests of the shim's messages and of its silence: signals from outside, and a shim that dies, exits, is silent or has problems.
 
 use super::*;
 use crate::pipeline::{CpuPercent, Mark, Progress, Usage};
@@ -181,7 +181,7 @@ fn what_a_shim_said_before_its_server_let_it_go_is_not_said_for_ever() {
     stage.make_unreadable();
     stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
     stage.make_readable();
-    // Meanwhile both have passed; the shim has nothing to say to the next connection.
+    // Both have passed meanwhile, so the shim sends nothing on the next connection.
     stage.pass(Duration::from_secs(1));
     assert_eq!((stage.snapshot().state, stage.snapshot().pipeline.detail), (State::Paused, None));
     assert_eq!(stage.conductor.watch.degraded(), None);
@@ -204,7 +204,7 @@ impl Stage {
         self.conductor.hear(connection, vec![told(line, number)]);
     }
 
-    /// The text of what is published, or the name of the step.
+    /// Returns the text of the published progress, or the name of the step.
     fn told(&self) -> Option<String> {
         let progress = self.snapshot().pipeline.progress?;
         let step = progress.steps.back().map(|step| &step.name);
@@ -229,7 +229,7 @@ fn progress_is_published_without_a_version_and_tells_its_tag_and_its_followers()
     stage.hear_progress("::progress 30 late", 6);
     assert_eq!((stage.told().as_deref(), notices.load(Ordering::SeqCst)), (Some("one"), 1), "what is known is no news");
 
-    // With a fact it is published once, and the next run begins without.
+    // Together with a fact it is published once, and the next run begins without it.
     let number = stage.world.0.borrow().connections;
     let exited = Message::Fact(stage.entry(2, exited(0, false)));
     stage.conductor.hear(number, vec![told("::step last", 8), exited]);
@@ -254,14 +254,14 @@ fn signs_that_are_outdated_or_say_nothing_new_change_nothing() {
     let number = stage.world.0.borrow().connections;
     stage.conductor.hear(number, vec![outdated]);
     assert_eq!(stage.snapshot(), before);
-    // Another sign has changed: that is no change of the note, which the version counts.
+    // Another sign has changed, but not the note, which the version counts.
     stage.hear_signs(|signs| signs.progress = Some(progress("::step x", 0).progress));
     let after = stage.snapshot();
     assert_eq!((after.version, after.detail.as_deref(), after.progress.is_some()), (before.version, Some("two"), true));
     let notices = stage.conductor.watch.count_notices();
     stage.hear_signs(|_| {});
     assert_eq!(notices.load(Ordering::SeqCst), 0, "no stream is woken for what is known");
-    // The same signs again on a new connection, as a shim says them to it.
+    // A shim sends the same signs again on a new connection.
     stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
     stage.lose_shim();
     assert_eq!(stage.snapshot().detail, None);
@@ -293,7 +293,7 @@ fn the_later_of_what_was_said_and_what_was_stored_is_told() {
     store(&stage, Some(progress("::step stored", 6)));
     stage.lose_shim();
     assert_eq!(stage.told().as_deref(), Some("stored"));
-    // A shim that lives knows better than any file.
+    // A live shim is more reliable than any file.
     stage.hear_progress("::step again", 5);
     assert_eq!(stage.told().as_deref(), Some("again"));
     store(&stage, Some(progress("::step last", 9)));
@@ -303,7 +303,7 @@ fn the_later_of_what_was_said_and_what_was_stored_is_told() {
     let step = &ended.progress.as_ref().expect("it stays").steps[0];
     assert_eq!((step.name.as_str(), step.ended_at, step.ms), ("last", ended.stopped_at, None), "the run is {:?}", ended.status);
 
-    // The next server has what is stored, of a run that has ended as well.
+    // The next server reads the stored progress, even of a run that has ended.
     let mut stage = stage.reboot();
     assert_eq!(stage.told().as_deref(), Some("last"));
     store(&stage, None);
@@ -319,7 +319,7 @@ fn a_stored_progress_that_the_disk_did_not_give_is_read_later_and_never_over_a_s
     stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned())]);
     stage.lose_shim();
     assert_eq!((stage.told(), stage.stored().1), (None, "lost".into()));
-    // Each time after a longer wait.
+    // Each wait is longer.
     for wait in [1, 2, 4] {
         let left = stage.conductor.deadline().expect("it is tried again").saturating_sub(stage.clock.awake());
         assert_eq!((left + Duration::from_millis(500)).as_secs(), wait);
@@ -365,7 +365,8 @@ fn usage_is_shown_while_it_runs_and_the_shim_is_told_of_who_looks_until_nobody_d
     assert_eq!(sent(&stage), before);
     stage.pass(Duration::from_millis(100));
     assert_eq!(sent(&stage), before + 1);
-    // Neither is anybody told of a paused run, nor is it shown what it used before.
+    // Returns a reported condition, except for a pause that is not holding: then the pipeline's processes are at fault, and the
+    // server knows everything.
     stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
     assert_eq!(stage.snapshot().usage, None);
     stage.pass(Duration::from_mins(1));

@@ -1,4 +1,4 @@
-//! Work that other threads hand to the one that writes.
+//! Tests of changes that other threads hand to the writing thread.
 
 use std::time::Instant;
 
@@ -49,7 +49,7 @@ fn unknown_run() -> crate::store::NewRun {
     }
 }
 
-/// The first that meets the lock waits for it for a moment, the next ones do not, until it is released.
+/// The first change that meets the lock waits for it briefly. The next ones do not wait until it is released.
 #[test]
 fn handed_work_and_actions_do_not_wait_for_a_lock_held_by_another_process() {
     let dir = tempfile::tempdir().expect("a temp folder");
