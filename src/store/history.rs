@@ -35,8 +35,8 @@ pub(super) fn lacking(conn: &Connection) -> Result<(i64, Vec<String>), StoreErro
     }
     let history = history(conn)?;
     if history.is_empty() {
-        // A kill before the first migration leaves an empty file or an empty history. SQLite takes another spelling of the
-        // history's name for the same name, so such a table counts as another object.
+        // A kill before the first migration leaves an empty file or an empty history. SQLite treats another spelling of the
+        // history's name as the same name, so such a table counts as another object.
         let sql = "SELECT name FROM sqlite_schema
              WHERE NOT (lower(type) = 'table' AND name = ?1) AND NOT (tbl_name = ?1 AND sql IS NULL) LIMIT 1";
         let object: Option<String> = conn.query_row(sql, [HISTORY_TABLE], |row| row.get(0)).optional()?;

@@ -144,7 +144,7 @@ impl Reader {
         self.read(|conn| RunRow::read(conn, id))
     }
 
-    /// Returns the events after event `seq` of run `run_id`, in order; at most one page ([`EVENTS_MAX`]).
+    /// Returns the events after event `seq` of run `run_id`, in order; at most `EVENTS_MAX`.
     pub fn events_after(&self, run_id: i64, seq: u64) -> Result<Vec<RunEvent>, StoreError> {
         let sql = "SELECT * FROM pipeline_events WHERE (run_id, seq) > (?1, ?2) ORDER BY run_id, seq LIMIT ?3";
         self.list(sql, (run_id, rows::stored(seq), EVENTS_MAX), |row| {

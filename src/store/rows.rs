@@ -41,16 +41,16 @@ pub struct PipelineRow {
     pub pid: Option<u32>,
     /// The latest run, also after its end; `None` before the first run.
     pub run_id: Option<i64>,
-    /// When the latest run was first seen running. While a new run is `starting`, this time and the next three still belong to
+    /// The time at which the latest run was first seen running. While a new run is `starting`, this time and the next three still belong to
     /// the previous run.
     pub started_at: Option<Timestamp>,
     /// The latest pause of the run.
     pub paused_at: Option<Timestamp>,
     /// The latest resume of the run.
     pub resumed_at: Option<Timestamp>,
-    /// When the run was seen to have ended.
+    /// The time at which the run was seen to have ended.
     pub stopped_at: Option<Timestamp>,
-    /// When this row last changed. It never decreases within a run.
+    /// The time of this row's last change. It never decreases within a run.
     pub updated_at: Timestamp,
     /// The number of changes. It never decreases.
     pub version: u64,
@@ -96,7 +96,7 @@ pub struct RunLogRow {
     pub is_over: bool,
     /// Whether the run was seen running.
     pub was_seen: bool,
-    /// When the run was committed.
+    /// The time of the run's commit.
     pub created_at: Timestamp,
 }
 

@@ -21,13 +21,13 @@ pub struct SessionRow {
     pub role: Role,
     /// The fingerprint of its role's token, 64 hexadecimal digits.
     pub made_with: String,
-    /// When it began.
+    /// The time at which it began.
     pub created_at: Timestamp,
-    /// When it was last used, accurate to the hour.
+    /// The time of its last use, accurate to the hour.
     pub used_at: Timestamp,
-    /// When it ends unless it is renewed.
+    /// The time at which it ends unless it is renewed.
     pub expires_at: Timestamp,
-    /// When it ends in any case.
+    /// The time at which it ends in any case.
     pub ends_at: Timestamp,
     /// The address of the client that began it.
     pub address: String,

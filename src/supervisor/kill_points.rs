@@ -35,7 +35,7 @@ pub(super) fn sent(command: &Command) {
         Command::Pause { .. } => KillPoint::ServerPauseSent.reach(),
         Command::Resume { .. } => KillPoint::ServerResumeSent.reach(),
         Command::Stop { .. } => KillPoint::ServerStopSent.reach(),
-        // These commands request facts and change nothing.
+        // These commands cause no facts.
         Command::Attach { .. } | Command::Watch { .. } | Command::Unknown => {}
     }
 }

@@ -454,8 +454,7 @@ fn cookie(given: &Runs, run_id: i64, header: Option<&Header>, is_elsewhere: bool
     Ok(given.cookie(run_id, mark).iter().map(|(name, value)| process::environment_entry(name, value)).collect())
 }
 
-/// Checks whether a group has processes. A missing group is empty. If resources are lacking, the result is unknown,
-/// which is an error.
+/// Checks whether a group has processes. A missing group is empty. After a lack of resources the result is unknown: an error.
 fn is_populated(cgroup: &Cgroup) -> io::Result<bool> {
     match cgroup.is_populated() {
         Err(error) if !process::is_shortage(&error) => Ok(false),

@@ -23,7 +23,7 @@ pub struct Snapshot {
     pub progress_number: u64,
     /// The number of the usage within the run.
     pub usage_number: u64,
-    /// When the latest run was seen to have ended.
+    /// The time at which the latest run was seen to have ended.
     pub run_ended_at: Option<Timestamp>,
     /// The latest run's leader, also after its end: for the response to a start whose run ended before the response was sent.
     pub run_pid: Option<u32>,

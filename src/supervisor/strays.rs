@@ -20,7 +20,7 @@ use crate::run_dir::{Header, LockState, RunDir, Runs};
 pub(super) enum Whereabouts {
     /// It is dead or exiting.
     Dead,
-    /// There is no such process, as far as can be seen, or it is no shim.
+    /// There is no such process, as far as can be seen, or it is not a shim.
     Unseen,
     /// It belongs to the directory of the journal, to a removed directory, or to one that cannot be seen.
     Here,
@@ -156,7 +156,7 @@ pub(super) fn search_for_run(
         }
         match RunDir::at(there(run.path())).lock_state() {
             Ok(state) => state == LockState::Free,
-            // The file system may return this error to be searched again and again. A process that is spared is reported.
+            // The file system could return a shortage again and again to delay the search, so the process is spared, and reported.
             Err(error) => !process::is_shortage(&error),
         }
     })
@@ -186,9 +186,9 @@ fn unless_short<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 fn directory_of(pid: u32) -> Option<(PathBuf, Metadata)> {
     let link = format!("/proc/{pid}/cwd");
     let place = fs::read_link(&link).ok()?;
-    // The kernel resolves it to the directory itself, whatever now has its path.
+    // The kernel resolves the link to the directory itself, whatever has its path now.
     let directory = fs::metadata(&link).ok()?;
-    // Not every file system counts the names of a directory, so the kernel's "(deleted)" mark counts too (`proc_pid_cwd(5)`).
+    // Not every file system counts the links to a directory, so the kernel's "(deleted)" mark counts too (`proc_pid_cwd(5)`).
     let is_removed = directory.nlink() == 0 || place.to_string_lossy().ends_with(" (deleted)");
     (!is_removed).then_some((place, directory))
 }

@@ -18,7 +18,7 @@ const WAITERS_MAX: usize = 64;
 /// A client that waits for the end of an action.
 pub(super) struct Waiter {
     pub(super) reply_to: ReplyTo,
-    /// When the client is answered that the action is still under way, in awake time.
+    /// The time at which the client is answered that the action is still under way, in awake time.
     pub(super) until: Duration,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct UnderWay {
     command: Option<Command>,
     /// The tag of the first command; 0 if this server did not send it.
     tag: u64,
-    /// When it was requested, in milliseconds of boot time. Earlier facts are not its result.
+    /// The time of the request, in milliseconds of boot time. Earlier facts are not its result.
     asked_ms: u64,
     waiters: Vec<Waiter>,
 }
@@ -65,7 +65,7 @@ pub(super) enum Outcome {
 /// The action under way, if any, and the last fact that was applied to it.
 pub(super) struct InFlight {
     under_way: Option<UnderWay>,
-    /// The number of the latest run's last fact whose waiting clients were answered.
+    /// The number of the latest run's last fact that was applied, and whose waiting clients were answered.
     settled_seq: u64,
     next_tag: u64,
 }

@@ -51,7 +51,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 
     /// Like [`Conductor::record`], but keeps facts that the database cannot take now, so that the run stays under control.
-    /// Clients that waited for them are notified, and the next action is decided with them.
+    /// Clients that waited for them are notified, and later decisions take them into account.
     pub(super) fn record_or_keep(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
         let Err(error) = self.record(entries.clone()) else { return Ok(()) };
         // If none are left, they were committed but could not be read back.

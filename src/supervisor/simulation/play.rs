@@ -44,7 +44,7 @@ pub(super) struct Play {
     pub(super) origins: Origins,
     settings: Settings,
     server: Option<(Box<Server>, Arc<Watch>)>,
-    /// When the server's thread wakes by itself, and how often it did so without any work.
+    /// The time at which the server's thread wakes by itself, and how often it did so without any work.
     wake_at: Option<u64>,
     idle_turns: u32,
     boot_at: u64,

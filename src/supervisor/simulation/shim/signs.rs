@@ -24,7 +24,7 @@ pub(super) struct Board {
     is_untold: bool,
     is_urgent: bool,
     told_at: Option<u64>,
-    /// When the last trouble, or its end, was sent.
+    /// The time at which the last trouble, or its end, was sent.
     trouble_at: Option<u64>,
     is_unstored: bool,
     has_failed: bool,
