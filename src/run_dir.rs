@@ -115,8 +115,8 @@ impl Runs {
     }
 
     /// Creates the directory of a new run and takes its lock. The shim gets the lock as an open file, so it is held without a gap
-    /// from before the shim exists until it has exited, and no server can mistake the run for a dead one. The link to the latest run must follow before a
-    /// process can run in the directory: [`Runs::note_latest`].
+    /// from before the shim exists until it has exited, and no server can mistake the run for a dead one. The link to the latest
+    /// run must follow before a process can run in the directory: [`Runs::note_latest`].
     pub fn create(&self, run_id: i64) -> io::Result<(RunDir, File)> {
         create_private_dir(&self.path())?;
         let run = self.run(run_id);

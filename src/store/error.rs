@@ -121,8 +121,8 @@ impl StoreError {
 }
 
 impl StoreErrorKind {
-    /// Converts the error for a file that is being opened or checked: corruption is `Damaged`, and a file that cannot be opened is
-    /// `NotWritable`.
+    /// Converts the error for a file that is being opened or checked: corruption is `Damaged`, and a file that cannot be opened
+    /// is `NotWritable`.
     pub(super) fn found(self) -> Self {
         let Self::Sqlite(error) = self else { return self };
         match error.sqlite_error_code() {

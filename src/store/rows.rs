@@ -41,8 +41,8 @@ pub struct PipelineRow {
     pub pid: Option<u32>,
     /// The latest run, also after its end; `None` before the first run.
     pub run_id: Option<i64>,
-    /// The time at which the latest run was first seen running. While a new run is `starting`, this time and the next three still belong to
-    /// the previous run.
+    /// The time at which the latest run was first seen running. While a new run is `starting`, this time and the next three still
+    /// belong to the previous run.
     pub started_at: Option<Timestamp>,
     /// The latest pause of the run.
     pub paused_at: Option<Timestamp>,

@@ -6,7 +6,7 @@
 //!
 //! | input | goes through |
 //! |---|---|
-//! | a pause, resume or stop | `actions`: `decide` → `shim_link` sends it → `in_flight` keeps the clients → published as pending |
+//! | a pause, resume or stop | `actions`: `decide` → `shim_link` sends it → `in_flight` keeps clients → published as pending |
 //! | its fact | `messages` → `record`: `ledger` commits → `in_flight` determines the result → published → answered |
 //! | a start | `actions`: `ledger` commits the run → `shim_link` launches its shim; then its first fact as above |
 //! | a repeat of an action that was begun under a key | `repeats`: answers with the first result, or does the action |

@@ -156,7 +156,8 @@ pub(super) fn search_for_run(
         }
         match RunDir::at(there(run.path())).lock_state() {
             Ok(state) => state == LockState::Free,
-            // The file system could return a shortage again and again to delay the search, so the process is spared, and reported.
+            // The file system could return a shortage again and again to delay the search, so the process is spared, and
+            // reported.
             Err(error) => !process::is_shortage(&error),
         }
     })
