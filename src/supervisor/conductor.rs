@@ -9,7 +9,7 @@
 //! | a pause, resume or stop | `actions`: `decide` → `shim_link` sends it → `in_flight` keeps clients → published as pending |
 //! | its fact | `messages` → `record`: `ledger` commits → `in_flight` determines the result → published → answered |
 //! | a start | `actions`: `ledger` commits the run → `shim_link` launches its shim; then its first fact as above |
-//! | a repeat of an action that was begun under a key | `repeats`: answers with the first result, or does the action |
+//! | a repeat of an action that was begun under a key | `repeats`: answers with the result, or does it if it had no effect |
 //! | a sign | `messages` → `signs` → published |
 //! | a broken connection, a boot | `recovery`: what is found of the run, and what follows |
 //! | a client that follows the resource usage | `watching`: notifies the shim |

@@ -61,7 +61,7 @@ pub(super) struct RealShims {
     /// processes it could not be created.
     to_reader: Sender<(UnixStream, ConnectionNumber)>,
     next_number: ConnectionNumber,
-    /// The shim that this server started, to be reaped when it has exited.
+    /// The shims that this server started, to be reaped when they have exited.
     children: Vec<Child>,
     /// The variables of the environment from which this server took a setting.
     taken: Vec<&'static str>,
