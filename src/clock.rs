@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timestamp_has_one_text_of_fixed_width() {
+    fn timestamp_text_has_fixed_width_and_round_trips() {
         for (ms, text) in
             [(0, "1970-01-01T00:00:00.000Z"), (1_700_000_000_007, "2023-11-14T22:13:20.007Z"), (-1, "1969-12-31T23:59:59.999Z")]
         {
@@ -180,20 +180,20 @@ mod tests {
     }
 
     #[test]
-    fn a_time_outside_of_four_digit_years_becomes_the_epoch() {
+    fn time_beyond_four_digit_years_becomes_the_epoch() {
         assert_eq!(Timestamp::from_unix_ms(i64::MAX).unix_ms(), 0);
         assert_eq!(Timestamp::from_unix_ms(i64::MIN).unix_ms(), 0);
     }
 
     #[test]
-    fn other_texts_are_refused() {
+    fn other_timestamp_texts_are_refused() {
         for text in ["", "2023-11-14", "2023-11-14T22:13:20Z", "2023-11-14T22:13:20.007+00:00", "2023-13-14T22:13:20.007Z"] {
             assert!(text.parse::<Timestamp>().is_err(), "{text}");
         }
     }
 
     #[test]
-    fn any_rfc_3339_time_is_one_whatever_its_offset_and_digits() {
+    fn rfc_3339_times_parse_with_any_offset_and_digits() {
         for (text, cut) in [
             ("2023-11-14T22:13:20Z", "2023-11-14T22:13:20.000Z"),
             ("2023-11-14T22:13:20.0079Z", "2023-11-14T22:13:20.007Z"),
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_boot_clock_does_not_go_back() {
+    fn boot_and_awake_clocks_do_not_go_back() {
         let first = SystemClock.since_boot();
         assert!(SystemClock.since_boot() >= first);
         let awake = SystemClock.awake();

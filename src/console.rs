@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_keeps_nobody_and_is_told_what_was_left_out() {
+    fn unread_console_does_not_block_and_counts_dropped_lines() {
         for (what, [read, write]) in [("a pipe", pipe()), ("a terminal", terminal()), ("a socket", sockets())] {
             let (line, said) = ("x".repeat(150), 20_000);
             let (done, is_done) = std::sync::mpsc::channel();
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_said_is_one_line_and_drives_no_terminal() {
+    fn printed_text_is_one_line_with_control_characters_escaped() {
         let [read, write] = pipe();
         let mut console = on(&write);
         console.say("root \u{1b}]52;c;x\u{7} \u{9b}2J\nautoappdev listens on http://evil/");
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_written_on_where_it_stands_and_one_that_is_closed_is_none() {
+    fn console_appends_to_file_and_stops_on_closed_pipe() {
         let mut file = tempfile::tempfile().expect("a file");
         file.write_all(b"before\n").expect("writes");
         let mut console = on(&file.try_clone().expect("the same").into());

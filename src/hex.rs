@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digits_are_bytes_and_back() {
+    fn hex_round_trips_and_rejects_other_text() {
         assert_eq!((hex(&[0, 10, 255]).as_str(), hex(&[]).as_str()), ("000aff", ""));
         assert_eq!((unhex("000aFf"), unhex("")), (Some(vec![0, 10, 255]), Some(vec![])));
         for other in ["0", "0g", "+1", "é", "0x", " 1"] {

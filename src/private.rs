@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn temporary_name_is_not_written_through() {
+    fn link_or_pipe_at_temporary_name_is_not_written_to() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let (path, beside, victim) = (dir.path().join("a"), dir.path().join("a.new"), dir.path().join("victim"));
         fs::write(&victim, "precious").expect("writes");

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_reaches_the_process_that_was_meant_and_no_other() {
+    fn signal_reaches_only_the_identified_process() {
         let (mut child, identity) = sleeper();
         let stranger = Identity { start_ticks: identity.start_ticks + 1, ..identity };
         assert!(!signal(stranger, Signal::KILL).expect("a look"), "a recycled pid is a stranger");
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_sigcont_after_the_latest_stop_is_a_continuing() {
+    fn only_sigcont_after_latest_stop_counts_as_continued() {
         let (mut child, identity) = sleeper();
         let send = |what| assert!(signal(identity, what).expect("our child"));
         let is = |state| move || read_stat(identity.pid).is_ok_and(|stat| stat.state == state);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_finds_its_carriers_only() {
+    fn cookie_finds_only_processes_that_carry_it() {
         let mark = format!("{}-{:?}", std::process::id(), std::thread::current().id());
         let mut child = Command::new("sleep").arg("600").env("AUTOAPPDEV_TEST_COOKIE", &mark).spawn().expect("spawns");
         let entry = environment_entry("AUTOAPPDEV_TEST_COOKIE", Path::new(&mark));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_carrier_that_executes_itself_again_and_again_is_found_by_every_look() {
+    fn repeatedly_executing_carrier_is_found_by_nearly_every_scan() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let script = dir.path().join("again.sh");
         write_program(&script, "#!/bin/sh\nexec \"$0\"\n");
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_boot_id_is_one_and_the_same() {
+    fn boot_id_is_stable() {
         let id = boot_id().expect("/proc is mounted");
         assert_eq!(id.len(), 36);
         assert_eq!(id, boot_id().expect("/proc is mounted"));

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn path_is_that_of_the_kernel_where_no_link_is_one_of_a_process() {
+    fn real_path_equals_kernel_path_without_proc_links() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let dir = dir.path().canonicalize().expect("there");
         fs::create_dir_all(dir.join("a/b")).and_then(|()| fs::write(dir.join("a/file"), "")).expect("creates");
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn link_of_a_process_leads_to_a_path_of_this_process() {
+    fn proc_link_resolves_to_a_path_of_this_process() {
         // The file is removed, so only the kernel can find it, through the descriptor.
         let file = tempfile::tempfile().expect("a file");
         let link = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));

@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_created_run_is_private_and_locked_until_the_last_holder_leaves() {
+    fn created_run_is_private_and_locked_until_last_holder_closes() {
         let (_dir, runs) = runs();
         let (run, lock) = runs.create(7).expect("creates");
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_directory_is_never_used_twice() {
+    fn run_directory_is_not_reused() {
         let (_dir, runs) = runs();
         let _first = runs.create(1).expect("creates");
         assert_eq!(runs.create(1).expect_err("there already").kind(), io::ErrorKind::AlreadyExists);
@@ -386,7 +386,7 @@ mod tests {
         assert_eq!(runs.run_of_socket(&runs.socket_prefix()), None);
     }
 
-    /// Another thread exchanges the socket for a link to another file, as soon as it is there.
+    /// Another thread exchanges the socket for a link to another file as soon as the socket exists.
     #[test]
     fn binding_the_socket_changes_no_file_that_a_link_leads_to() {
         let (dir, runs) = runs();
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_works_below_a_path_longer_than_an_address() {
+    fn run_socket_works_below_path_longer_than_socket_address() {
         let (dir, _) = runs();
         let deep = dir.path().join("d".repeat(120)).join("e".repeat(120));
         let (run, _lock) = Runs::new(deep).create(1).expect("creates");

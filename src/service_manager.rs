@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn watchdog_checks_again_at_once_after_a_late_answer() {
+    fn watchdog_rechecks_at_once_after_a_late_response() {
         // Half of this is longer than this test waits.
         let limit = Duration::from_hours(1);
         let (done, is_done) = mpsc::channel();

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn listener_with_a_full_queue_is_waited_for_until_the_limit() {
+    fn connect_waits_for_a_full_listener_queue_until_its_limit() {
         let (_listener, _first, address) = full("limit");
         for limit in [Duration::ZERO, Duration::from_millis(20)] {
             let began = Instant::now();
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn listener_that_is_only_busy_is_connected_to_once_there_is_room() {
+    fn connect_succeeds_once_the_listener_queue_has_room() {
         let (listener, _first, address) = full("busy");
         let ends = connected(&address, DEADLINE);
         rustix::net::accept(&listener).expect("the first");

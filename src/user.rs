@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn number_of_users_outside_stands_for_none_of_them() {
+    fn overflow_uid_is_not_taken_for_a_user() {
         let initial = "         0          0 4294967295\n";
         assert_eq!(Outside::of(Some(initial), Some("65534\n")), Outside::NoUsers);
         for map in ["", "0 1000 1\n", "65534 1000 1\n", "0 100000 65536\n", "0 0 65536\n"] {

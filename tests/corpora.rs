@@ -47,7 +47,7 @@ fn unpacked(archive: &Path) -> TempDir {
 }
 
 #[test]
-fn every_input_of_every_corpus_holds_its_targets_properties() {
+fn every_corpus_input_passes_its_target() {
     for (name, target) in targets::ALL {
         let corpus = fuzz().join("corpus");
         let found = unpacked(&corpus.join(name).with_extension("tgz"));
@@ -59,7 +59,7 @@ fn every_input_of_every_corpus_holds_its_targets_properties() {
 }
 
 #[test]
-fn a_file_that_breaks_a_property_is_named() {
+fn failing_corpus_file_is_named() {
     let dir = tempfile::tempdir().expect("a temp folder");
     fs::write(dir.path().join("good"), "good").expect("writes");
     fs::write(dir.path().join("bad"), "bad").expect("writes");
@@ -70,7 +70,7 @@ fn a_file_that_breaks_a_property_is_named() {
 }
 
 #[test]
-fn each_target_has_all_that_the_fuzzer_needs() {
+fn each_target_has_corpus_wrapper_and_binary() {
     let targets: BTreeSet<String> = targets::ALL.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(names(&fuzz().join("corpus")), targets, "folders in corpus/ and targets");
     assert_eq!(names(&fuzz().join("fuzz_targets")), targets, "files in fuzz_targets/ and targets");

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_types_have_their_json_names_and_no_value() {
+    fn type_error_names_json_types_without_the_value() {
         use crate::api::pipeline::StartRequest;
         // A body with a required field. The contract has no such body.
         #[derive(Deserialize)]

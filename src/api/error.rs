@@ -126,7 +126,7 @@ mod tests {
     use crate::pipeline::{Action, State};
 
     #[test]
-    fn error_reads_as_it_was_written_with_and_without_its_more() {
+    fn error_response_round_trips_with_and_without_extra_fields() {
         let plain = ErrorResponse::new(ErrorCode::NotFound, "no".into());
         let refused = Some(Refusal { from: State::Stopped, action: Action::Pause, pending: None });
         let all = ErrorResponse { refused, run_id: Some(7), ..plain.clone() };
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_is_an_error_and_only_busy_servers_ask_to_come_back() {
+    fn only_429_and_503_error_codes_have_retry_after() {
         for code in ErrorCode::ALL {
             assert!((400..=507).contains(&code.status()), "{code}");
             assert!(code.retry_after_s().is_none() || matches!(code.status(), 429 | 503), "{code}");

@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_key_names_the_nearest_known_one_or_all() {
+    fn unknown_key_error_suggests_nearest_key_or_lists_all() {
         let known = ["script", "args", "cwd", "env", "grace_s"];
         for (key, near) in [("Script", "script"), ("scirpt", "script"), ("grace", "grace_s"), ("arg", "args"), ("cdw", "cwd")] {
             assert_eq!(unknown_key(key, &known), format!("{key:?} is unknown; did you mean {near:?}?"));

@@ -308,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_later_version_says_of_waiting_and_next_can_be_read() {
+    fn waiting_and_next_forms_round_trip() {
         let at = "2026-01-31T10:00:00.000Z";
         for form in [
             json!({"for": "time", "until": at, "reason": "usage limit"}),

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn query_lists_are_words_between_commas() {
+    fn query_lists_are_comma_separated_words() {
         let words = |raw: &str| read::<RunsQuery>(raw).map(|query| query.outcome);
         let all = Some(OutcomeFilter::ALL.to_vec());
         for raw in [
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn query_reads_as_it_was_written() {
+    fn query_round_trips() {
         let at = "2026-01-31T10:00:00.123Z".parse().expect("a time");
         let all = TailQuery {
             source: Some(Source::Pipeline),

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn other_paths_lead_to_nothing() {
+    fn unknown_paths_match_no_route() {
         for path in [
             "",
             "*",

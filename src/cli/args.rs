@@ -374,12 +374,12 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn command_line_definition_is_valid() {
         definition().debug_assert();
     }
 
     #[test]
-    fn help_tells_the_exit_codes_and_hides_the_shim() {
+    fn help_lists_exit_codes_and_hides_shim() {
         let help = Cli::command().render_help().to_string();
         for (code, meaning) in EXIT_CODES {
             assert!(help.contains(&format!("{code}  {meaning}")), "{code} is missing in {help}");
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn serve_help_tells_every_setting() {
+    fn serve_help_lists_every_setting() {
         let mut definition = definition();
         definition.build();
         let help = definition.find_subcommand_mut("serve").expect("there").render_help().to_string();
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_takes_everything_the_api_takes() {
+    fn start_accepts_all_parameters_of_the_api() {
         let cli = parse("autoappdev start a.sh --cwd d --env A=1 --env B=x=y --env C= --grace 2.5 --json -- -v --json");
         let cli = cli.expect("right");
         assert!(cli.json);

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_are_aligned_and_too_long_ones_are_cut() {
+    fn table_cells_are_aligned_and_truncated() {
         let rows = [["a", "1", "x"], ["bbb", "22", "yyyy"]].map(|row| row.map(str::to_owned));
         assert_eq!(table(&rows, &[1]), "a     1  x\nbbb  22  yyyy\n");
         let long = "é".repeat(70_000);

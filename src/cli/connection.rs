@@ -359,7 +359,7 @@ mod tests {
     use crate::config::Token;
 
     #[test]
-    fn proof_is_read_from_one_whole_answer() {
+    fn proof_is_read_only_from_one_complete_response() {
         let body = r#"{"ok":true,"proof":"ab"}"#;
         let answer = format!("HTTP/1.1 200 OK\r\nDate: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         for cut in 0..answer.len() {
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn stranger_that_answers_byte_by_byte_has_one_limit_for_all_of_them() {
+    fn slow_response_has_one_total_time_limit() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         let (limit, patience) = (Duration::from_millis(200), Duration::from_secs(60));

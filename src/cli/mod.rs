@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_sends_only_what_was_typed() {
+    fn start_sends_only_given_parameters() {
         let body = |line| {
             let Ask::Start(args) = question(line) else { panic!("{line}") };
             serde_json::to_value(start_body(&args)).expect("plain data")
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_is_waited_for_longer_than_its_grace() {
+    fn stop_waits_longer_than_its_grace() {
         let body = |line| {
             let Ask::Stop(args) = question(line) else { panic!("{line}") };
             let (body, wait) = stop_body(&args);

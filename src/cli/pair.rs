@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_named_address_gets_the_servers_port() {
+    fn named_address_gets_the_servers_port() {
         for (named, base) in [
             ("10.0.0.5", "http://10.0.0.5:8788"),
             ("10.0.0.5:80", "http://10.0.0.5:80"),
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_names_every_link_and_what_it_allows() {
+    fn pair_text_names_every_link_and_its_rights() {
         let links = ["http://10.0.0.5:1/#code=x".to_owned(), "http://10.0.0.6:1/#code=x".to_owned()];
         let screen = Screen { is_utf8: false, is_terminal: false };
         let text = describe(&links, Role::Operator, screen);

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn absence_names_the_project_and_the_server_at_the_usual_address() {
+    fn missing_server_error_names_project_and_other_server() {
         let dir = Path::new("/home/me/B/runtime");
         let absent = |own, neighbour| Absence { folder: folder(dir), own, neighbour }.to_string();
         let nobody = |folder: Folder| Absence { folder, own: Ok(Found::Nobody), neighbour: None };

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_and_the_steps_are_told() {
+    fn progress_shows_a_bar_and_steps() {
         let steps = [step("fetch", true, Some(2_150)), step("build it", true, Some(95_000)), step("test", false, None)];
         let progress =
             json!({"percent": 40.5, "text": "Building", "at": "2026-01-31T10:03:20.000Z", "steps": steps, "steps_before": 0});
@@ -76,7 +76,7 @@ step      test      since 12 s
     }
 
     #[test]
-    fn what_was_not_said_is_not_shown() {
+    fn missing_progress_values_are_not_shown() {
         let empty = json!({"percent": null, "text": null, "at": "2026-01-31T10:03:20.000Z", "steps": [], "steps_before": 0});
         assert_eq!(text(empty.clone()), "");
         for (percent, line) in [
@@ -91,7 +91,7 @@ step      test      since 12 s
     }
 
     #[test]
-    fn only_the_latest_steps_are_shown_and_none_drives_the_terminal() {
+    fn only_latest_steps_are_shown_with_control_characters_escaped() {
         let steps: Vec<Value> = (0..12).map(|n| step(&format!("{n}"), true, Some(0))).collect();
         let told =
             text(json!({"percent": null, "text": null, "at": "2026-01-31T10:03:20.000Z", "steps": steps, "steps_before": 5}));

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_of_drawing_shows_the_code_with_a_light_border() {
+    fn every_drawing_mode_shows_the_code_with_a_light_border() {
         let code = QrCode::encode_text(LINK, QrCodeEcc::Low).expect("fits");
         let plain = |is_utf8| self::code(LINK, Screen { is_utf8, is_terminal: false }).expect("fits");
         for is_utf8 in [true, false] {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_locale_says_what_can_be_shown() {
+    fn utf_8_output_follows_the_locale() {
         let shows = |pairs: &[(&str, &str)]| {
             is_utf8(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
         };

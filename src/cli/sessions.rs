@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn list_tells_each_session_and_lets_no_browser_drive_the_terminal() {
+    fn session_list_shows_each_session_and_escapes_browser_names() {
         let at = |minutes: i64| Timestamp::from_unix_ms(1_800_000_000_000 + minutes * 60_000);
         let session = |id: &str, may, user_agent: &str| ListedSession {
             id: id.to_owned(),

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_length_of_time_is_how_long_ago() {
+    fn duration_parses_as_time_ago() {
         for (text, seconds) in [
             ("0s", 0),
             ("90s", 90),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_taken() {
+    fn other_since_texts_are_refused() {
         for text in [
             "",
             " ",

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_read_as_a_shell_would() {
+    fn dotenv_values_are_parsed_like_a_shell() {
         for (line, value) in [
             ("PORT=1", "1"),
             ("export PORT=1", "1"),
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_empty_lines_and_names_of_others_are_skipped() {
+    fn comments_blank_lines_and_foreign_names_are_skipped() {
         let text = "# PORT=1\n\n   \nNODE_ENV=dev\nmy.own-key=x\nexported=1\nPORT=2\nPORT=3\n";
         let pair = |value: &str| ("PORT".to_owned(), OsString::from(value));
         assert_eq!(read(text.as_bytes()), [pair("2"), pair("3")]);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_ours_that_is_no_assignment_is_refused_with_its_number() {
+    fn malformed_setting_line_is_refused_with_its_number() {
         for (line, problem) in [
             ("AUTOAPPDEV_PORT", "is not KEY=value"),
             ("AUTOAPPDEV_PORT: 1", "is not KEY=value"),

@@ -35,7 +35,7 @@ fn refusal(name: &str, value: &str) -> String {
 }
 
 #[test]
-fn nothing_set_is_the_documented_default() {
+fn unset_settings_have_documented_defaults() {
     let config = resolve(&[], &[], &[]).expect("defaults are right");
     let expected = Config {
         hosts: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
@@ -103,19 +103,19 @@ fn port_of_another_program_is_ignored() {
 }
 
 #[test]
-fn a_password_is_not_repeated_in_an_error() {
+fn password_is_not_repeated_in_an_error() {
     let error = from_env(DATABASE, "sqlite3://me:secret@host/db").expect_err("a form that is not known").to_string();
     assert!(error.starts_with("DATABASE_URL=…@host/db is not"), "{error}");
 }
 
 #[test]
-fn control_characters_do_not_reach_the_terminal() {
+fn control_characters_in_config_errors_are_escaped() {
     let error = from_env(PORT, "\u{1b}[31m").expect_err("no port").to_string();
     assert!(error.starts_with("AUTOAPPDEV_PORT=\\u{1b}[31m is not"), "{error}");
 }
 
 #[test]
-fn flags_go_before_the_environment_before_dotenv_before_defaults() {
+fn flags_override_environment_dotenv_and_defaults_in_order() {
     let port = |flag: Option<&str>, env: &[(&str, &str)], dotenv: &[(&str, &str)]| {
         let flags: Vec<_> = flag.into_iter().map(|port| ("--port", port)).collect();
         resolve(&flags, env, dotenv).unwrap_or_else(|error| panic!("{error}")).port
@@ -133,7 +133,7 @@ fn flags_go_before_the_environment_before_dotenv_before_defaults() {
 }
 
 #[test]
-fn each_set_value_tells_its_source() {
+fn each_set_value_has_its_source() {
     let dotenv = [(GRACE, "5"), (HOST, "::1"), (URL, "http://box")];
     let dotenv = dotenv.map(|(name, value)| (name.to_owned(), value.into()));
     let env = lookup(&[(HOST, "127.0.0.1"), (PORT, "2")]);
@@ -177,7 +177,7 @@ fn every_flag_is_read_and_named_in_its_error() {
 }
 
 #[test]
-fn an_error_says_that_the_value_stands_in_dotenv() {
+fn error_names_dotenv_as_the_source() {
     let error = resolve(&[], &[], &[(PORT, "x")]).expect_err("no port");
     assert_eq!(error.to_string(), "AUTOAPPDEV_PORT=x (in .env) is not a port: a number from 0 to 65535");
 }

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_long_printable_and_not_monotonous() {
+    fn token_must_be_long_printable_and_varied() {
         for good in ["0123456789abcdef", "aB3$-_.~+/=:,;!?", &"0123456789abcdef".repeat(16)] {
             assert_eq!(Token::new(good).expect(good).expose(), good);
         }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_made_one_is_good_and_made_of_every_byte() {
+    fn generated_token_is_valid_and_uses_every_random_byte() {
         let of = |random: [u8; Token::RANDOM_BYTES]| Token::made_of(random);
         let counted = of(std::array::from_fn(|at| u8::try_from(at).expect("small")));
         assert_eq!(counted.expose(), "abcd-efgh-ijkm-npqr-stuv-wxyz");
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_does_not_tell_it() {
+    fn token_debug_output_is_redacted() {
         let token = Token::new("a-secret-that-nobody-reads").expect("good");
         assert_eq!(format!("{token:?} {:?}", Some(&token)), "Token(…) Some(Token(…))");
     }

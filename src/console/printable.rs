@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_character_that_acts_is_shown_as_its_escape() {
+    fn every_control_character_is_escaped() {
         let text = "a\u{1b}[2J\u{9b}H\u{7f}\r\n\t\u{202e}b\u{2066}\u{200f}\u{61c}\u{2028}\0ä☃";
         let safe = r"a\u{1b}[2J\u{9b}H\u{7f}\r\n\t\u{202e}b\u{2066}\u{200f}\u{61c}\u{2028}\u{0}ä☃";
         assert_eq!(printable(text), safe);
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn json_means_the_same_and_has_no_character_that_acts() {
+    fn json_line_keeps_its_meaning_without_control_characters() {
         let texts: Vec<String> = (0..=0x20ff).filter_map(char::from_u32).map(|c| format!("x{c}y")).collect();
         let json = serde_json::to_string_pretty(&texts).expect("plain data").replace("  ", "\t");
         let line = json_line(&json);

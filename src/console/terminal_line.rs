@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn sequence_in_two_parts_is_one_and_a_colour_ends_with_each_part() {
+    fn sequences_are_joined_across_parts_and_colours_end_with_each() {
         let mut line = TerminalLine::default();
         let mut parts = |parts: &[(&str, bool)]| -> Vec<(bool, String)> {
             line = TerminalLine::default();
@@ -378,7 +378,7 @@ mod tests {
 
     /// Uses random bytes, mostly pieces of sequences, cut into parts at random.
     #[test]
-    fn no_bytes_drive_a_terminal() {
+    fn random_bytes_become_harmless_terminal_output() {
         const PIECES: [&[u8]; 22] = [
             b"\x1b",
             b"[",

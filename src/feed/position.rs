@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_reads_as_it_was_written_and_nothing_else_does() {
+    fn position_round_trips_and_other_text_is_rejected() {
         for position in [
             Position { log: 0, version: None, event: (0, 0), wrong: 0 },
             Position { log: u64::MAX, version: Some(u64::MAX), event: (i64::MAX, u64::MAX), wrong: u64::MAX },

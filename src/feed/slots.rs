@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_of_a_stream_that_waits_for_its_slot_gives_way() {
+    fn stream_waiting_for_a_slot_yields_its_connection() {
         let slots = Arc::new(Slots::new(Arc::new(Waker::default())));
         let _taken = slots.take_of(1, &Client::patient(None)).expect("none is taken");
         let gives_way = || {

@@ -217,7 +217,7 @@ mod tests {
     const LONG: Duration = Duration::from_mins(1);
 
     #[test]
-    fn publication_between_reading_and_waiting_ends_the_wait_and_so_does_the_servers_end() {
+    fn stream_wait_ends_on_publication_and_on_server_stop() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let root = dir.path().canonicalize().expect("there");
         let store = Store::open(&root.join("db")).expect("opens").store;

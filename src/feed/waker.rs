@@ -58,7 +58,7 @@ mod tests {
     const LONG: Duration = Duration::from_mins(1);
 
     #[test]
-    fn waker_ends_a_wait_for_what_came_after_it_was_seen() {
+    fn waker_ends_wait_if_woken_since_last_seen() {
         let waker = Waker::default();
         let seen = waker.seen();
         assert!(waker.wait(seen, Duration::ZERO), "nothing new is no end");
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn waker_lets_everybody_go_once_the_server_stops() {
+    fn closed_waker_ends_all_waits() {
         let waker = Waker::default();
         let began = Instant::now();
         thread::scope(|scope| {

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_does_not_wait_for_a_hanging_scan() {
+    fn response_does_not_wait_for_a_hanging_scan() {
         let (go, hangs) = mpsc::channel::<()>();
         let inspector = Inspector::start(move || {
             let _go_or_gone = hangs.recv();

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn upkeep_writes_a_file_in_the_place_of_an_old_one_that_could_not_be_removed() {
+    fn upkeep_replaces_file_left_by_previous_server() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("file");
         fs::write(&path, "of the server before").expect("writes");

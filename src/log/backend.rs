@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_disk_did_not_take_is_counted_and_said() {
+    fn backend_log_reports_lines_lost_to_full_disk() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let log = BackendLog::open(dir.path()).expect("opens");
         let at = "2023-11-14T22:13:20.007Z";
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded_and_its_ids_grow_through_rotation_and_restart() {
+    fn backend_log_is_bounded_and_ids_grow_across_restarts() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let long = "x".repeat(50_000);
         let mut last = 0;

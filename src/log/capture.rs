@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_anywhere_the_stream_gives_the_same_lines() {
+    fn records_do_not_depend_on_read_boundaries() {
         let stream = b"one\n\ntwo\0\r\n\xff\xfe h\xc3\xa9llo\nno newline";
         let mut whole = Vec::new();
         let mut splitter = LineSplitter::new(Stream::Stdout);
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_found_however_the_stream_is_cut_and_shown() {
+    fn marks_are_found_across_read_boundaries_and_flushes() {
         let stream = b"::step one\n::steps\n::progress 40 Bu\xc3\xa4ding\r\nx ::step no\n:\n::progress 50\n\n::step no end";
         let found = |marks: Vec<Mark>| {
             let words = marks.into_iter().map(|mark| match mark {
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_of_any_length_is_one_and_nothing_in_the_middle_of_a_line_is() {
+    fn mark_of_any_length_is_found_only_at_line_start() {
         let name = |mark: &Mark| matches!(mark, Mark::Step { name } if name.as_str() == "n".repeat(200));
         for length in [200, MARK_BYTES_MAX, TEXT_MAX - 7, TEXT_MAX, TEXT_MAX + 1, 3 * TEXT_MAX] {
             for chunk in [1_000, TEXT_MAX, TEXT_MAX + 7, usize::MAX] {
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn any_stream_cut_anywhere_gives_the_same_records_and_all_of_its_bytes() {
+    fn random_stream_keeps_records_and_bytes_in_any_chunks() {
         let mut seed = 20_260_131;
         for _ in 0..40 {
             let stream = a_stream(&mut seed);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_longer_than_a_record_goes_on_and_is_whole_again() {
+    fn line_longer_than_a_record_is_split_and_rejoined() {
         for len in [TEXT_MAX - 1, TEXT_MAX, TEXT_MAX + 1, 3 * TEXT_MAX + 5] {
             for chunk in [1000, 65_536, usize::MAX] {
                 let mut line = vec![b'x'; len];
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_character_is_not_cut_in_half() {
+    fn utf_8_characters_are_not_split_between_records() {
         let mut line = vec![b'x'; TEXT_MAX - 1];
         line.extend("é\n".bytes());
         let mut out = Vec::new();
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_shows_after_its_wait_and_the_line_is_whole_in_the_end() {
+    fn prompt_is_flushed_after_its_wait_and_line_stays_whole() {
         let ms = Duration::from_millis;
         let mut out = Vec::new();
         let mut splitter = LineSplitter::new(Stream::Stdout);

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_in_parts_is_lost_once_whichever_of_them_were() {
+    fn line_in_several_records_counts_as_lost_once() {
         use Stream::{Stderr, Stdout};
         // The number of lines that are not whole; then each record: its stream, whether its line continues, and whether it is
         // kept.
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_is_not_told_again() {
+    fn reported_loss_is_not_counted_again() {
         let mut loss = Loss::default();
         loss.lost(&record(Stream::Stdout, true));
         assert_eq!(loss.lines(), 1);

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_found_in_the_bytes_where_it_is_found_in_what_is_shown() {
+    fn needle_search_in_bytes_equals_search_in_displayed_text() {
         let pieces: [&[u8]; 12] = [
             b"a",
             b"\xc3",

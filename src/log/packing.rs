@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_is_smaller_and_reads_the_same_from_every_place() {
+    fn packed_segment_is_smaller_and_reads_identically_from_any_offset() {
         let frame = usize::try_from(FRAME_BYTES).expect("small");
         for len in [1, 99, frame - 1, frame, frame + 1, 3 * frame + 77] {
             let dir = tempfile::tempdir().expect("a temp folder");
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_packing_left_is_put_right() {
+    fn leftovers_of_interrupted_packing_are_cleaned_up() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let (segment, text) = a_segment(dir.path(), 0, 300_000);
         // Killed in the middle: the folder contains a file that is not a segment.
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_that_is_removed_while_it_is_packed_leaves_nothing() {
+    fn segment_removed_during_packing_leaves_no_file() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let (segment, _) = a_segment(dir.path(), 0, 300_000);
         let path = segment.path.clone();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn no_damage_is_taken_for_text_and_none_takes_the_memory() {
+    fn damage_to_packed_segment_is_never_returned_as_text() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let (segment, text) = a_segment(dir.path(), 0, 400_000);
         pack(&segment, || true).expect("packs");

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_found_as_they_are_and_in_either_case() {
+    fn text_pattern_matches_literally_with_and_without_case() {
         let text = |text: &str, counts_case| Pattern::text(text, counts_case).expect(text);
         for (wanted, line, is_found, is_found_by_case) in [
             ("error", "an ERROR here", true, false),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn expressions_match_one_line_as_the_regex_crate_has_it() {
+    fn regex_pattern_supports_anchors_classes_and_flags() {
         assert!(is_in(r"^step \d+/\d+$", "Step 3/40") && !is_in(r"^step \d+$", "a step 3"));
         assert!(is_in(r"\bfail(ed|ure)?\b", "it FAILED") && !is_in(r"\bfail\b", "failing"));
         assert!(is_in(r"\w+@\w+\.\w+", "mail to j\u{f6}rg@example.org now") && is_in("(?-i)x|Y", "Y") && !is_in("(?-i)x", "X"));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_that_is_none_or_too_much_is_refused_in_one_line() {
+    fn invalid_or_too_large_regex_is_refused_with_reason() {
         let refusal = |expression: &str| Pattern::expression(expression, false).expect_err(expression);
         for (expression, reason, at) in [
             ("(a", "unclosed group", 0),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_searched_as_it_is_seen() {
+    fn terminal_escape_sequences_are_removed_for_search() {
         for (bytes, wanted) in [
             (&b"\x1b[1;31merr\x1b[0mor"[..], "error"),
             (b"\x1b[01m\x1b[Kfile.c:\x1b[m\x1b[K 1", "file.c: 1"),

@@ -54,7 +54,7 @@ fn a_log(dir: &Path) -> (SegmentList, Vec<Line>) {
 }
 
 #[test]
-fn every_number_is_a_good_cursor() {
+fn every_number_is_a_valid_cursor() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (segments, all) = a_log(dir.path());
     assert_eq!(all.len(), 60);
@@ -88,7 +88,7 @@ fn pages_of_any_size_give_each_line_once() {
 }
 
 #[test]
-fn the_tail_is_the_end_of_the_whole() {
+fn tail_returns_last_lines_of_log() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (segments, all) = a_log(dir.path());
     for lines in 1..=65 {
@@ -99,7 +99,7 @@ fn the_tail_is_the_end_of_the_whole() {
 }
 
 #[test]
-fn a_tail_is_not_shorter_for_a_record_in_the_making_or_an_empty_segment() {
+fn incomplete_record_or_empty_segment_does_not_shorten_tail() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (segments, all) = a_log(dir.path());
     let last = segments.last().expect("some");
@@ -122,7 +122,7 @@ fn a_tail_is_not_shorter_for_a_record_in_the_making_or_an_empty_segment() {
 }
 
 #[test]
-fn a_record_in_the_making_is_not_shown_and_a_torn_one_is() {
+fn incomplete_record_is_shown_only_after_another_run_begins() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (segments, all) = a_log(dir.path());
     let last = segments.last().expect("some");
@@ -139,7 +139,7 @@ fn a_record_in_the_making_is_not_shown_and_a_torn_one_is() {
 }
 
 #[test]
-fn a_page_of_long_lines_is_bounded() {
+fn page_of_long_lines_is_limited_in_bytes() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let mut writer =
         SegmentWriter::create(dir.path(), 0, Limits { segment_bytes: 1 << 30, run_bytes: 1 << 30 }).expect("creates");
@@ -158,7 +158,7 @@ fn a_page_of_long_lines_is_bounded() {
 }
 
 #[test]
-fn an_empty_log_has_no_lines() {
+fn empty_log_has_no_lines_and_keeps_cursor() {
     let none: SegmentList = [].into();
     let nothing = Page { is_whole: true, is_at_end: true, ..Page::default() };
     assert_eq!(read_since(&none, 0, 10).expect("reads"), nothing);
@@ -173,7 +173,7 @@ fn look_again(dir: &Path) -> SegmentList {
 }
 
 #[test]
-fn packed_and_plain_read_the_same_from_every_cursor() {
+fn packed_and_plain_segments_read_the_same_from_every_cursor() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (segments, all) = a_log(dir.path());
     let end = segments.end().expect("a look");
@@ -196,7 +196,7 @@ fn packed_and_plain_read_the_same_from_every_cursor() {
 }
 
 #[test]
-fn what_is_gone_is_said_exactly_where_it_was() {
+fn missing_bytes_are_reported_at_their_exact_position() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (segments, all) = a_log(dir.path());
     // The first segment, and two in the middle of the second run.
@@ -243,7 +243,7 @@ fn what_is_gone_is_said_exactly_where_it_was() {
 }
 
 #[test]
-fn room_for_a_mark_between_two_runs_is_no_hole() {
+fn room_for_a_loss_mark_is_not_missing_bytes() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let limits = Limits { segment_bytes: 1 << 20, run_bytes: 1 << 20 };
     let mut begin = 0;
@@ -266,7 +266,7 @@ fn room_for_a_mark_between_two_runs_is_no_hole() {
 }
 
 #[test]
-fn a_run_that_begins_where_an_empty_segment_does_is_read() {
+fn run_after_empty_segment_at_same_start_is_read() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (segments, all) = a_log(dir.path());
     let end = segments.end().expect("a look");
@@ -303,7 +303,7 @@ impl ShortLog for PackedMeanwhile {
 }
 
 #[test]
-fn what_is_packed_between_each_look_and_the_opening_is_not_gone() {
+fn segment_packed_between_scan_and_open_is_not_missing() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (_, all) = a_log(dir.path());
     let page = read_since(&PackedMeanwhile { dir: dir.path().to_owned() }, 0, 1_000).expect("reads");
@@ -315,7 +315,7 @@ fn what_is_packed_between_each_look_and_the_opening_is_not_gone() {
 }
 
 #[test]
-fn a_damaged_frame_costs_that_frame_and_says_so() {
+fn damaged_frame_loses_only_its_lines_and_reports_missing_bytes() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let limits = Limits { segment_bytes: 1 << 20, run_bytes: 1 << 30 };
     let mut writer = SegmentWriter::create(dir.path(), 0, limits).expect("creates");

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_reads_as_it_was_written_whatever_its_bytes() {
+    fn record_with_any_bytes_round_trips() {
         let at = Timestamp::from_unix_ms(1_700_000_000_007);
         for stream in [Stream::Stdout, Stream::Stderr, Stream::Backend] {
             for goes_on in [false, true] {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_none() {
+    fn malformed_record_is_rejected() {
         for line in [
             &b""[..],
             b"hello",

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn time_without_a_fraction_can_be_trusted_only_after_two_seconds() {
+    fn whole_second_mtime_is_trusted_only_after_two_seconds() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let opened = fs::File::open(dir.path()).expect("there");
         let set = |at: SystemTime| opened.set_times(fs::FileTimes::new().set_modified(at)).expect("ours");

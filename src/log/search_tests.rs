@@ -76,7 +76,7 @@ fn backward(list: &SegmentList, part: Part<'_>, limit: usize) -> (Vec<Line>, usi
 }
 
 #[test]
-fn what_is_searched_for_is_found_each_time_and_once_in_pages_of_any_size_both_ways() {
+fn search_finds_each_match_once_in_both_directions() {
     for segment_bytes in [700, 1 << 30] {
         let dir = tempfile::tempdir().expect("a temp folder");
         let list = a_run(dir.path(), 500, segment_bytes);
@@ -97,7 +97,7 @@ fn what_is_searched_for_is_found_each_time_and_once_in_pages_of_any_size_both_wa
 }
 
 #[test]
-fn one_streams_lines_are_read_each_once_in_pages_of_any_size_both_ways() {
+fn stream_filter_returns_each_line_once_in_both_directions() {
     for segment_bytes in [700, 1 << 30] {
         let dir = tempfile::tempdir().expect("a temp folder");
         let list = a_run(dir.path(), 300, segment_bytes);
@@ -118,7 +118,7 @@ fn one_streams_lines_are_read_each_once_in_pages_of_any_size_both_ways() {
 }
 
 #[test]
-fn a_damaged_line_is_read_with_either_stream() {
+fn damaged_line_matches_both_stream_filters() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let list = a_run(dir.path(), 5, 1 << 30);
     let mut bytes = fs::read(&list[0].path).expect("reads");
@@ -132,7 +132,7 @@ fn a_damaged_line_is_read_with_either_stream() {
 }
 
 #[test]
-fn a_search_is_bounded_and_goes_on_from_where_it_stopped() {
+fn search_stops_at_byte_limit_and_resumes() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let limits = Limits { segment_bytes: 4 << 20, run_bytes: 1 << 40 };
     let mut writer = SegmentWriter::create(dir.path(), 1_000, limits).expect("creates");
@@ -161,7 +161,7 @@ fn a_search_is_bounded_and_goes_on_from_where_it_stopped() {
 }
 
 #[test]
-fn a_tail_before_a_line_ends_there_and_one_from_a_line_on_begins_there() {
+fn tail_respects_upper_and_lower_line_bounds() {
     for segment_bytes in [700, 1 << 30] {
         let dir = tempfile::tempdir().expect("a temp folder");
         let list = a_run(dir.path(), 90, segment_bytes);
@@ -186,7 +186,7 @@ fn a_tail_before_a_line_ends_there_and_one_from_a_line_on_begins_there() {
 }
 
 #[test]
-fn a_searched_tail_does_not_go_back_beyond_what_is_missing_and_says_how_much() {
+fn searched_tail_stops_at_missing_bytes_and_reports_them() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let list = a_run(dir.path(), 400, 2_000);
     let lines = all(&list);
@@ -228,7 +228,7 @@ fn a_searched_tail_does_not_go_back_beyond_what_is_missing_and_says_how_much() {
 }
 
 #[test]
-fn a_log_that_has_ended_shows_what_was_torn_off_and_what_is_missing_at_its_end() {
+fn ended_log_shows_torn_line_and_missing_bytes_at_end() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let list = a_run(dir.path(), 30, 700);
     let (lines, end) = (all(&list), list.end().expect("a look"));

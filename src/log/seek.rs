@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_of_a_time_is_found_in_small_segments_and_large_ones_plain_and_packed() {
+    fn seek_by_time_finds_first_line_in_any_segments() {
         for segment_bytes in [300, 100_000, 1 << 40] {
             let dir = tempfile::tempdir().expect("a temp folder");
             // Several lines at the same time, and pauses.
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_between_two_runs_hides_nothing() {
+    fn seek_by_time_handles_clock_set_back_between_runs() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let mut begin = 0;
         for (run_id, from) in [(1, 10_000), (2, 0), (3, 20_000), (4, 5_000)] {
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_in_front_of_a_time_is_told() {
+    fn seek_by_time_reports_missing_bytes() {
         let dir = tempfile::tempdir().expect("a temp folder");
         a_run(dir.path(), 1, 0, 400, 0..100);
         let whole = list(dir.path(), &[1]);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_damaged_do_not_lead_astray() {
+    fn damaged_lines_do_not_mislead_seek_by_time() {
         let dir = tempfile::tempdir().expect("a temp folder");
         a_run(dir.path(), 1, 0, 1 << 40, 0..30_000);
         let plain = list(dir.path(), &[1]);

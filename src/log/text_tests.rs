@@ -108,7 +108,7 @@ fn look_at_said(log: &RunLog, end: Option<u64>, form: Form, wanted: &[u8]) {
 }
 
 #[test]
-fn any_stream_comes_back_byte_for_byte() {
+fn log_text_returns_any_output_byte_for_byte() {
     let mut dice = Dice(20_260_131);
     for round in 0..12 {
         let dir = tempfile::tempdir().expect("a temp folder");
@@ -166,7 +166,7 @@ fn with_holes(dir: &Path) -> (RunLog, String, u64) {
 }
 
 #[test]
-fn what_is_missing_is_a_line_in_every_form() {
+fn missing_bytes_are_one_line_in_every_text_form() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (log, wanted, front) = with_holes(dir.path());
     let text = look(&log, None);
@@ -203,7 +203,7 @@ fn what_is_missing_is_a_line_in_every_form() {
 }
 
 #[test]
-fn what_is_packed_while_it_is_read_is_read_on_and_what_is_removed_is_no_text() {
+fn log_text_reading_survives_packing_and_detects_removal() {
     let form = Form { has_heads: false, stream: None };
     for is_packed in [true, false] {
         let dir = tempfile::tempdir().expect("a temp folder");
@@ -240,7 +240,7 @@ fn what_is_packed_while_it_is_read_is_read_on_and_what_is_removed_is_no_text() {
 }
 
 #[test]
-fn a_live_runs_text_is_whole_records_and_what_comes_later_is_not_in_it() {
+fn live_run_text_has_whole_records_and_nothing_later() {
     let form = Form { has_heads: false, stream: None };
     let dir = tempfile::tempdir().expect("a temp folder");
     let (log, log_dir) = run_log(dir.path());
@@ -272,7 +272,7 @@ fn a_live_runs_text_is_whole_records_and_what_comes_later_is_not_in_it() {
 }
 
 #[test]
-fn text_of_a_stream_without_lines_is_interrupted_again_and_again_and_then_ends() {
+fn reading_a_stream_without_lines_interrupts_once_per_mib() {
     const RECORDS: usize = 6_000;
     let dir = tempfile::tempdir().expect("a temp folder");
     let (log, log_dir) = run_log(dir.path());
@@ -299,7 +299,7 @@ fn text_of_a_stream_without_lines_is_interrupted_again_and_again_and_then_ends()
 }
 
 #[test]
-fn damage_takes_as_many_bytes_as_it_is_long_and_all_else_stays_where_it_was() {
+fn damaged_frame_in_text_keeps_byte_count_and_other_text() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (log, log_dir) = run_log(dir.path());
     let mut writer =

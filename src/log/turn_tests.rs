@@ -49,7 +49,7 @@ fn whole(log: &SegmentList, search: Search<'_>, turn: Turn) -> (Found, u64) {
 }
 
 #[test]
-fn turns_of_any_length_find_the_same_lines_and_count_them_in_plain_and_packed_logs() {
+fn search_turns_of_any_length_find_and_count_same_lines() {
     let texts: Vec<Vec<u8>> = (0..400)
         .map(|n| match n % 7 {
             0 => format!("\x1b[31mEr\x1b[0mror {n}\r").into_bytes(),
@@ -92,7 +92,7 @@ fn turns_of_any_length_find_the_same_lines_and_count_them_in_plain_and_packed_lo
 }
 
 #[test]
-fn expressions_that_are_much_work_end_each_turn_with_the_line_in_which_it_is_over() {
+fn search_turn_ends_at_its_limits_after_a_whole_line() {
     let dir = tempfile::tempdir().expect("a temp folder");
     // 17 MiB of the letter a, in lines of the greatest length.
     let line = vec![b'a'; TEXT_MAX];
@@ -114,7 +114,7 @@ fn expressions_that_are_much_work_end_each_turn_with_the_line_in_which_it_is_ove
 }
 
 #[test]
-fn a_long_line_is_listed_around_its_first_hit() {
+fn long_line_is_truncated_around_first_match() {
     let sample = |before: usize, hit: &str, behind: usize| "\u{e4}".repeat(before) + hit + &"\u{f6}".repeat(behind);
     let cases = [
         (sample(0, "hit", 497), sample(0, "hit", 497)),
@@ -133,7 +133,7 @@ fn a_long_line_is_listed_around_its_first_hit() {
 }
 
 #[test]
-fn a_search_goes_on_behind_what_is_missing_or_damaged_and_ends_with_the_log() {
+fn search_continues_after_missing_or_damaged_lines_to_log_end() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let texts: Vec<String> = (0..60).map(|n| format!("hit {n}")).collect();
     let log = a_run(dir.path(), 300, texts.iter().map(String::as_bytes));

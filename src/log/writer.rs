@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_follow_each_other_and_the_oldest_go() {
+    fn writer_rotates_segments_and_removes_oldest() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let limits = Limits { segment_bytes: 1_000, run_bytes: 4_000 };
         let mut writer = SegmentWriter::create(dir.path(), 5_000, limits).expect("creates");
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted_and_said() {
+    fn writer_reports_lines_lost_to_full_disk() {
         // /dev/full fails every write with ENOSPC. Unlike on a real disk, set_len fails on it, too, so the test swaps the segment
         // under the writer.
         let dir = tempfile::tempdir().expect("a temp folder");

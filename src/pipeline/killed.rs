@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_printable_and_can_be_empty() {
+    fn killed_process_names_are_printable_and_can_be_missing() {
         let mut all = killed(&["a\x1b[2Jb\n\u{202e}c"]);
         assert_eq!(all.named[0].name, "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
         all.add(5, || None);

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn length_needs_both_ends_and_is_never_negative() {
+    fn outcome_duration_needs_both_times_and_is_never_negative() {
         let took = |started_at: Option<i64>, stopped_at: Option<i64>| {
             let [started_at, stopped_at] = [started_at, stopped_at].map(|ms| ms.map(at));
             let (status, exit_code) = (RunStatus::Completed, Some(0));

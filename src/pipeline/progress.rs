@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_lines_are_understood() {
+    fn progress_and_step_lines_are_parsed() {
         for (line, read_as) in [
             (&b"::progress 40 Building"[..], "40 Building"),
             (b"::progress 40", "40"),
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_an_ordinary_line() {
+    fn malformed_progress_and_step_lines_are_ignored() {
         for line in [
             &b""[..],
             b":",
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_at_a_character_and_its_first_bytes_decide() {
+    fn long_label_is_truncated_at_a_character() {
         for c in ["x", "é", "☃", "💡", "\u{1}", "\""] {
             let name = format!("::step {}", c.repeat(100_000));
             let Some(Mark::Step { name: label }) = Mark::parse(name.as_bytes()) else { panic!("a step") };
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_comes_to_a_progress_with_steps() {
+    fn marks_build_progress_with_steps() {
         let mut progress = Progress::new(at(0));
         progress.take(mark("::step fetch"), at(1), 0);
         progress.take(mark("::progress 40.5 sources"), at(2), 1);
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded_whatever_is_said() {
+    fn progress_is_bounded_in_steps_and_bytes() {
         let mut progress = Progress::new(at(0));
         for n in 0..1000 {
             progress.take(mark(&format!("::step {n}")), at(n), 0);
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_pipeline_can_have_said_is_not_read() {
+    fn impossible_progress_values_are_rejected() {
         let good = r#"{"percent":40.5,"text":"x","at":"2023-11-14T22:13:20.004Z","steps":[],"steps_before":0}"#;
         let read = |from: &str, to: &str| serde_json::from_str::<Progress>(&good.replace(from, to)).is_ok();
         assert!(read("", "") && read("40.5", "null") && read("40.5", "100.0") && read("\"x\"", "null"));

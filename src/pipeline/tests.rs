@@ -85,7 +85,7 @@ paused  stop    stop: yes
 ";
 
 #[test]
-fn the_whole_table_of_decisions() {
+fn decisions_match_snapshot_for_every_state_and_action() {
     let mut table = String::new();
     for &state in State::ALL {
         for pending in pendings() {
@@ -110,7 +110,7 @@ fn the_whole_table_of_decisions() {
 }
 
 #[test]
-fn a_second_stop_only_shortens_the_first() {
+fn second_stop_is_accepted_only_with_earlier_kill_time() {
     let pending = Some(Pending::Stop { kill_at: AT });
     let stop = |kill_at| decide(State::Running, pending, Action::Stop, kill_at);
     assert_eq!(stop(AT.saturating_sub(Duration::from_millis(1))), Ok(()));
@@ -121,7 +121,7 @@ fn a_second_stop_only_shortens_the_first() {
 }
 
 #[test]
-fn what_is_allowed_is_what_would_not_be_refused() {
+fn allowed_actions_follow_from_state_and_pending_action() {
     use Action::{Pause, Resume, Start, Stop};
     assert_eq!(allowed(State::Stopped, None), [Start]);
     assert_eq!(allowed(State::Running, None), [Pause, Stop]);
@@ -181,7 +181,7 @@ paused  unknown: -
 ";
 
 #[test]
-fn the_whole_table_of_observations() {
+fn observations_match_snapshot_for_every_state_and_fact() {
     let mut table = String::new();
     for &state in State::ALL {
         for fact in facts() {
@@ -196,7 +196,7 @@ fn the_whole_table_of_observations() {
 }
 
 #[test]
-fn the_whole_boot_table() {
+fn recovery_plans_match_table_for_every_status() {
     let found = [
         Found::ShimAlive,
         Found::NeverBegan,
@@ -219,7 +219,7 @@ fn the_whole_boot_table() {
 }
 
 #[test]
-fn every_word_has_one_text_and_the_text_leads_back() {
+fn state_action_status_and_cause_texts_round_trip() {
     fn round_trip<W>(all: &[W], text: impl Fn(W) -> &'static str)
     where
         W: Copy + std::fmt::Debug + PartialEq + std::str::FromStr + Serialize + for<'de> Deserialize<'de>,
@@ -242,7 +242,7 @@ fn every_word_has_one_text_and_the_text_leads_back() {
 }
 
 #[test]
-fn the_kind_of_a_fact_is_its_word_in_the_journal() {
+fn fact_kind_matches_its_journal_name() {
     for fact in facts().into_iter().filter(|fact| *fact != Fact::Unknown) {
         let json = serde_json::to_value(&fact).expect("plain");
         assert_eq!(json["fact"], fact.kind());
@@ -262,7 +262,7 @@ impl Dice {
 }
 
 #[test]
-fn after_any_walk_state_and_status_fit_each_other() {
+fn random_walks_keep_state_and_status_consistent() {
     for seed in 0..200 {
         let mut dice = Dice(seed);
         let mut state = State::Stopped;

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn share_of_a_processor_is_a_number_with_one_decimal() {
+    fn cpu_percent_is_a_number_with_one_decimal() {
         for (used, within, text) in
             [(0, 0, "0"), (5, 0, "0"), (500, 1000, "50"), (1, 3, "33.3"), (4000, 1000, "400"), (7, 10_000, "0")]
         {
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_do_not_count_and_halving_keeps_the_time_and_the_peak() {
+    fn cpu_share_excludes_pauses_and_halving_keeps_peak() {
         let sample =
             |at_ms, paused_ms, cpu_ms, memory_bytes| UsageSample { at_ms, paused_ms, cpu_ms, memory_bytes, processes: 1 };
         let samples = [sample(10, 0, 5, 1), sample(20, 0, 15, 9), sample(1_030, 1_000, 25, 8), sample(1_040, 1_000, 25, 2)];

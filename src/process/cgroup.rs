@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_own_group_is_found_wherever_version_2_is_mounted() {
+    fn own_cgroup_is_found_in_any_version_2_mount() {
         let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
                       37 31 0:34 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
@@ -272,7 +272,7 @@ mod tests {
     /// A directory with the same files stands in for a group with a memory controller, because few machines give a run's group
     /// one.
     #[test]
-    fn numbers_of_a_group_are_read_and_missing_ones_are_none() {
+    fn cgroup_metrics_are_read_and_missing_ones_are_absent() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let group = Cgroup { dir: dir.path().to_owned() };
         assert_eq!((group.memory_bytes(), group.memory_peak_bytes(), group.oom_kills()), (None, None, None));

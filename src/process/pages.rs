@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_in_the_file_is_let_go_of_and_found_again() {
+    fn unchanged_file_pages_are_released_and_reloaded() {
         // Other tests in this process can map pages at the same time.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         loop {
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn only_files_that_nobody_wrote_to_are_named() {
+    fn only_unmodified_read_only_private_mappings_are_listed() {
         let swapped = |head: &str, anonymous: u32, swap: u32| {
             format!(
                 "{head}\nSize: 4 kB\nAnonymous:     {anonymous} kB\nSwap:     {swap} kB\nSwapPss: 0 kB\nVmFlags: rd mr mw me\n"

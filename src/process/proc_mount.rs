@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proc_of_an_outer_namespace_is_told_by_the_numbers_of_this_process() {
+    fn proc_of_outer_pid_namespace_is_detected() {
         check_proc().expect("tests run with their own");
         for (status, is_own) in [
             ("Name:\tx\nPid:\t7\nNSpid:\t7\n", true),

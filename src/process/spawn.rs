@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn it_gets_its_arguments_its_folder_and_its_output() {
+    fn spawned_program_gets_arguments_folder_and_output() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let script = "echo \"$0|$1|$(pwd)\"; readlink /proc/$$/fd/0";
         let (child, mut said) = spawn("/bin/sh", &["-c", script, "zero", "one two"], None, dir.path()).expect("spawns");
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_looked_up_in_its_own_path() {
+    fn program_name_is_searched_in_the_given_path() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let folders = ["empty", "forbidden", "good"].map(|name| dir.path().join(name));
         for folder in &folders {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_executed_is_an_error() {
+    fn unexecutable_program_or_missing_folder_is_an_error() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let file = |name: &str, text: &str| {
             write_program(&dir.path().join(name), text);

@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_name_cannot_shift_the_fields() {
+    fn command_name_does_not_shift_stat_fields() {
         let raw = b"42 (a) R 1 (b) T 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 12345 1 2\n";
         let fields = parse(raw).expect("well formed");
         assert_eq!((fields.letter, fields.ppid, fields.flags, fields.threads), (b'T', 7, 4_194_560, 3));
@@ -188,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn torn_text_is_no_process() {
+    fn truncated_stat_is_rejected() {
         for raw in [&b""[..], b"42", b"42 (x)", b"42 (x) S 1 1", b"42 (x) S a b c d"] {
             assert!(parse(raw).is_none());
         }
     }
 
     #[test]
-    fn this_process_is_awake_and_nobody_else() {
+    fn stat_reads_own_process_and_rejects_unknown_pid() {
         let me = read_stat(std::process::id()).expect("alive");
         assert_eq!(me.state, ProcState::Awake);
         assert_eq!(read_stat(u32::MAX / 2).expect_err("no such process").kind(), io::ErrorKind::NotFound);

@@ -144,7 +144,7 @@ mod tests {
     static ALONE: Mutex<()> = Mutex::new(());
 
     #[test]
-    fn process_that_keeps_a_look_waiting_costs_its_user_the_others_and_nobody_else() {
+    fn blocked_scan_skips_other_processes_of_that_user_only() {
         const STUCK: u32 = 1;
         let _alone = ALONE.lock();
         let (leave, left) = mpsc::channel::<()>();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn process_that_is_stuck_costs_all_searches_one_thread_until_it_answers() {
+    fn stuck_process_occupies_one_thread_until_it_responds() {
         let _alone = ALONE.lock();
         let (leave, left) = mpsc::channel::<()>();
         let left = Arc::new(Mutex::new(left));
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn users_share_a_limited_time_and_a_limited_number_of_threads() {
+    fn users_share_limits_of_scan_time_and_threads() {
         let _alone = ALONE.lock();
         let (leave, left) = mpsc::channel::<()>();
         let left = Mutex::new(left);

@@ -120,7 +120,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn both_ways_of_looking_find_children_and_grandchildren() {
+    fn both_scan_methods_find_children_and_grandchildren() {
         // The grandchild reports that it exists, so the test needs no sleep.
         let mut shell = Command::new("sh")
             .args(["-c", "sh -c 'echo there; exec sleep 600' & wait"])

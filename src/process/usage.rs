@@ -100,7 +100,7 @@ mod tests {
 
     /// Only compares the numbers with what the kernel reports for the process itself, so a slow machine changes nothing.
     #[test]
-    fn busy_child_is_counted_once_alive_as_a_zombie_and_as_a_reaped_grandchild() {
+    fn cpu_time_of_child_is_counted_once_alive_or_reaped() {
         let script = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo busy; read go; (exit 0); echo over; read go";
         let mut outer = Command::new("sh")
             .args(["-c", "sh -c \"$1\" sh; echo reaped; read go", "sh", script])
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_limit_only_the_number_counts() {
+    fn processes_beyond_limit_are_counted_but_not_measured() {
         let mut outer = Command::new("sh")
             .args(["-c", "sleep 600 & sleep 600 & sleep 600 & echo all; wait"])
             .stdout(Stdio::piped())

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_are_bounded_and_ages_are_off_by_less_than_the_notes_are_apart() {
+    fn age_notes_are_bounded_and_ages_exact_within_six_hours() {
         let mut machine = Machine::new();
         for id in 1..=40_000 {
             machine.end(id);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn request_keys_age_by_observed_time_whatever_the_clock_says() {
+    fn request_keys_age_by_observed_time_despite_clock_steps() {
         let mut machine = Machine::new();
         machine.witness.note_keys(1);
         machine.set_clock_by(YEAR_MS);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_of_another_history_are_dropped() {
+    fn age_notes_are_dropped_when_run_ids_restart() {
         let mut machine = Machine::new();
         machine.end(500);
         machine.run_for(WEEK);

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_of_another_history_are_discarded() {
+    fn notes_about_runs_beyond_latest_are_discarded() {
         let of = |log_floor, settled| Memory { log_floor, settled, ..Memory::default() };
         for (memory, kept) in [(of(7, 9), of(7, 9)), (of(10, 9), of(10, 9)), (of(11, 9), of(0, 0)), (of(3, 10), of(0, 0))] {
             let mut memory = memory;

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_of_any_depth_is_removed_with_little_stack_and_no_link_is_followed() {
+    fn deep_tree_is_removed_with_small_stack_ignoring_links() {
         let (_folder, path, photo) = place();
         let kept = photo.parent().expect("it has one");
         nest(&path, 4000, kept);
@@ -197,7 +197,7 @@ mod tests {
 
     /// Without capabilities, as in a server that is not root. A capability belongs to a thread.
     #[test]
-    fn directories_that_deny_their_owner_everything_are_removed() {
+    fn directories_without_owner_permissions_are_removed() {
         use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
         use std::os::unix::fs::PermissionsExt;
 
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn link_file_or_nothing_in_place_of_the_directory_is_removed() {
+    fn link_or_file_instead_of_directory_is_removed() {
         let (_folder, path, photo) = place();
         assert!(remove(&path, || true).expect("nothing to remove"));
         symlink(photo.parent().expect("it has one"), &path).expect("links");

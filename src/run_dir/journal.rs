@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn journal_round_trips() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("journal.jsonl");
         let entries = write(&path);
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn journal_reads_its_own_file_after_a_replacement_and_moves_into_the_copy() {
+    fn journal_keeps_entries_after_its_file_is_replaced() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::create(&path, &header()).expect("creates");
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_at_any_byte_it_reads_as_a_beginning_of_itself() {
+    fn truncated_journal_returns_its_complete_entries() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("journal.jsonl");
         let entries = write(&path);
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_line_is_counted_and_does_not_hide_the_others() {
+    fn damaged_line_is_counted_and_other_lines_are_read() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("journal.jsonl");
         let entries = write(&path);
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn line_with_an_absurd_number_is_damaged_and_nothing_is_read_after_many_damaged_lines() {
+    fn journal_rejects_absurd_sequence_numbers_and_limits_damaged_lines() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("journal.jsonl");
         let entries = write(&path);
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_without_kills_has_no_key_for_them() {
+    fn exited_fact_without_kills_omits_killed_key() {
         let line = br#"{"seq":2,"at":"2026-01-31T10:00:00.123Z","boot_ms":5,"fact":"exited","exit":{"code":0},"asked":false,"paused_ms":0,"log_end":7}"#;
         let entry: Entry = serde_json::from_slice(line).expect("reads");
         assert!(matches!(&entry.fact, Fact::Exited { killed, .. } if killed.is_empty()), "{entry:?}");
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fact_of_a_newer_shim_is_kept_as_unknown() {
+    fn fact_of_newer_shim_reads_as_unknown() {
         let line = br#"{"seq":3,"at":"2026-01-31T10:00:00.123Z","boot_ms":5,"fact":"teleported","where":"moon"}"#;
         let entry: Entry = serde_json::from_slice(line).expect("reads");
         assert_eq!(entry.fact, Fact::Unknown);
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_line_that_is_damaged_is_not_taken_for_a_journal_that_was_never_begun() {
+    fn damaged_first_line_is_not_an_absent_journal() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("journal.jsonl");
         for bytes in [&b"\n"[..], b"\n_tt", b"\xff\n", b"\0\0\0\n{}\n"] {
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_never_go_back_when_the_clock_does() {
+    fn journal_timestamps_never_decrease() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let mut journal = Journal::create(&dir.path().join("j"), &header()).expect("creates");
         let at = |ms| Timestamp::from_unix_ms(ms);

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kept_values_read_as_written_and_only_by_their_owner() {
+    fn kept_values_round_trip_in_a_private_file() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("start.json");
         assert!(matches!(read_kept_env(&path), Ok(None)));
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_torn_newer_or_elsewhere_are_none() {
+    fn damaged_newer_or_oversized_kept_values_are_rejected() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("start.json");
         for text in ["", "{", r#"{"format":1}"#, r#"{"format":1,"env":{"A":1}}"#, "[1,{}]"] {

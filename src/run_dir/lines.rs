@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_come_out_whole_however_the_bytes_came() {
+    fn lines_are_complete_for_any_chunk_size() {
         let stream = b"one\ntwo\n\nthree";
         for chunk in 1..=stream.len() {
             let mut reader = LineReader::new(100);

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_and_is_the_owners() {
+    fn progress_file_round_trips_and_is_private() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("progress.json");
         assert_eq!(read_progress(&path).expect("a look"), None);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_torn_or_somebody_elses_is_an_error_and_never_a_wait() {
+    fn damaged_or_odd_progress_file_is_an_error_without_blocking() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("progress.json");
         write_progress(&path, &progress(1).progress, 1, false).expect("writes");

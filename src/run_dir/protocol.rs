@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_a_newer_version_are_understood_as_unknown() {
+    fn protocol_words_of_newer_version_read_as_unknown() {
         let command: Command = serde_json::from_str(r#"{"command":"rewind","tag":3}"#).expect("reads");
         assert_eq!(command, Command::Unknown);
         let reply: Reply = serde_json::from_str(r#"{"reply":3,"error":"tired","new":1}"#).expect("reads");
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_not_taken_for_a_reply() {
+    fn json_list_is_not_a_protocol_message() {
         assert!(serde_json::from_slice::<Message>(b"[5]").is_ok(), "else all of this is not needed any more");
         assert!(from_line::<Message>(b"[5]").is_err() && from_line::<Message>(b" \t[5]").is_err());
         assert!(from_line::<Command>(br#"["pause",1]"#).is_err());
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fact_and_a_reply_are_told_apart() {
+    fn protocol_messages_are_distinguished_by_their_keys() {
         let fact = r#"{"seq":1,"at":"2026-01-31T10:00:00.123Z","boot_ms":5,"fact":"stopping","grace_ms":0}"#;
         assert!(matches!(serde_json::from_str(fact), Ok(Message::Fact(_))));
         assert!(matches!(serde_json::from_str(r#"{"reply":1}"#), Ok(Message::Reply(_))));

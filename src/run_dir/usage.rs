@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn number_of_records_is_halved_and_their_interval_doubles_whenever_there_are_2048() {
+    fn usage_file_halves_records_and_doubles_interval_at_2048() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("usage");
         assert_eq!(read_usage(&path).expect("a look"), None);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn torn_record_is_ignored_and_written_over() {
+    fn torn_usage_record_is_ignored_and_overwritten() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("usage");
         for n in 1..=3 {
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_in_its_place_is_an_error_and_never_a_wait() {
+    fn odd_file_as_usage_file_is_an_error_without_blocking() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("usage");
         let fails = |what: &str| {

@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secret_is_for_one_name_in_one_directory() {
+    fn secret_is_bound_to_name_and_directory() {
         let random = Token::made_of(std::array::from_fn(|n| u8::try_from(n).expect("few")));
         let here = Birth { inode: 4711, mark: Mark::Time(1_700_000_000, 5) };
         let secret = here.certify("token", &random);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn tag_that_an_earlier_version_has_made_stays_good() {
+    fn tag_of_earlier_version_stays_valid() {
         let here = Birth { inode: 4711, mark: Mark::Time(1_700_000_000, 5) };
         let random = Token::made_of(std::array::from_fn(|n| u8::try_from(n).expect("few")));
         let text = format!("{}-abe63382c192cfb3", random.expose());
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mark_certifies_and_no_secret_is_certified_without_one() {
+    fn secret_is_certified_by_any_mark_and_not_without_one() {
         let random = Token::made_of([7; 24]);
         for (mark, is_certified, is_lasting) in [
             (Mark::Time(1, 0), true, true),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn handle_counts_only_with_a_random_number_in_it() {
+    fn file_handle_counts_only_with_a_random_part() {
         let (ext4, fuse) = ("ef53", "65735546");
         for (file_system, handle, is_good) in [
             (ext4, "0c00000068a82134", true),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn handle_stays_with_a_directory_and_a_new_one_has_another() {
+    fn file_handle_survives_rename_and_differs_for_new_directory() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
         fs::create_dir(&first).expect("creates");
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_is_the_same_after_a_rename_and_another_one_after_a_copy() {
+    fn directory_identity_survives_rename_and_differs_for_new_one() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
         fs::create_dir(&first).expect("creates");

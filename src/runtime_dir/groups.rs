@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_leave_members_open_make_no_group_private() {
+    fn incomplete_user_or_group_lists_make_no_group_private() {
         let me = "me:x:1000:\n";
         assert_eq!(is_private(1000, me, USERS), Some(true));
         for more in ["+\n", "+:::\n", "-you:x:1000:\n", "short:x:5\n", "text:x:five:\n", "a:x:5:b:c\n", "empty:x::\n"] {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn group_that_a_namespace_maps_alone_is_not_delegated_to_it() {
+    fn group_mapped_alone_into_a_namespace_is_not_delegated() {
         let initial = "         0          0 4294967295\n";
         let rootless = "0 1000 1\n1 100000 65536\n";
         for (map, gid, expected) in [

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn proof_is_for_one_key_challenge_and_address() {
+    fn proof_is_bound_to_key_challenge_and_address() {
         let prover = |key: &str| Prover::new(&Token::new(key).expect("good"));
         let (ours, challenge) = (prover("the-key-of-sessions"), "0123456789abcdef0123456789abcdef");
         let proof = ours.proof(challenge, at("127.0.0.1:8788"));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn proof_is_for_one_network_and_the_one_of_this_process_is_known() {
+    fn proof_is_bound_to_the_network_namespace() {
         let network = |boot: &str, namespace| Some(Network { boot: boot.to_owned(), namespace });
         let within = |network| Prover::within(&Token::new("the-key-of-sessions").expect("good"), network);
         let (challenge, server) = ("0123456789abcdef0123456789abcdef", at("127.0.0.1:8788"));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn challenge_has_its_length_and_its_digits() {
+    fn challenge_is_32_lowercase_hex_digits() {
         assert!(is_challenge("0123456789abcdef0123456789abcdef"));
         for bad in
             ["", "0123456789abcdef", "0123456789ABCDEF0123456789ABCDEF", "0123456789abcdef0123456789abcde ", &"0".repeat(33)]

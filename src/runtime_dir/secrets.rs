@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_made_once_each_another_and_for_the_owner_alone() {
+    fn secrets_are_created_once_distinct_and_private() {
         let dir = folder();
         assert_eq!(Secret::Token.find(dir.path()).expect("no error"), None);
         let (first, _) = kept(&NONE, dir.path()).expect("made");
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_given_goes_before_its_file_and_is_not_written_down() {
+    fn given_token_overrides_its_file_and_is_not_stored() {
         let dir = folder();
         let given = |text| Tokens { token: Some(Token::new(text).expect("good")), read_token: None };
         let (first, _) = kept(&given("given-by-the-owner-1"), dir.path()).expect("kept");
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_others_may_know_is_refused_and_nothing_is_changed() {
+    fn secret_file_accessible_to_others_is_refused_unchanged() {
         let dir = folder();
         let path = Secret::SessionKey.path(dir.path());
         // This file would be replaced.
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn secret_that_was_not_made_for_this_directory_is_not_used_and_replaced_once() {
+    fn secret_not_made_for_this_directory_is_replaced_once() {
         let (dir, other) = (folder(), folder());
         let (foreign, _) = kept(&NONE, other.path()).expect("made");
         let foreign = foreign.token.expose();
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_holds_nothing_that_anybody_was_given() {
+    fn empty_secret_file_is_filled_and_not_reported_as_replaced() {
         let dir = folder();
         for empty in ["", "\n", "  \n"] {
             put(&Secret::Token.path(dir.path()), empty, 0o600);
@@ -361,7 +361,7 @@ mod tests {
 
     /// Runs like a server that is not root. A capability belongs to a thread.
     #[test]
-    fn advice_about_a_file_of_another_user_names_that_user_and_the_command() {
+    fn advice_about_foreign_file_names_its_owner_and_the_command() {
         if !rustix::process::geteuid().is_root() {
             return;
         }

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_round_trip_and_damaged_notes_are_rejected() {
+    fn server_info_round_trips_and_damaged_file_is_ignored() {
         let dir = tempfile::tempdir().expect("a temp folder");
         assert_eq!(ServerInfo::read(dir.path()), None);
         let info = info(dir.path());

@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn link_is_seen_wherever_it_is_in_the_path() {
+    fn link_is_found_anywhere_in_the_path() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let dir = dir.path().canonicalize().expect("there");
         fs::create_dir_all(dir.join("a/b")).expect("creates");

@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn look_ends_at_its_limit() {
+    fn script_scan_stops_at_its_time_limit() {
         let dir = tempfile::tempdir().expect("a temp folder");
         fs::write(dir.path().join("a.sh"), "").expect("writes");
         let within = |limit| {

@@ -59,7 +59,7 @@ fn script_in_the_root_resolves_by_each_of_its_names() {
 }
 
 #[test]
-fn no_name_resolves_outside_the_root() {
+fn names_outside_the_root_are_refused() {
     let (_dir, root) = a_root();
     let beside = root.with_file_name("secret.sh").display().to_string();
     let names = [
@@ -304,7 +304,7 @@ fn variables_of_a_start_do_not_choose_the_interpreter() {
 
 /// The interpreter of an interpreter can be a pipe, or become one at any time. Opening it would then wait for a writer.
 #[test]
-fn pipe_behind_an_interpreter_keeps_no_start_waiting() {
+fn pipe_as_interpreter_does_not_block_a_start() {
     let (dir, root) = a_root();
     rustix::fs::mknodat(rustix::fs::CWD, root.join("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
         .expect("makes a pipe");

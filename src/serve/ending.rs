@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signal_ends_the_opening_of_a_database_that_does_not_end() {
+    fn signal_aborts_an_endless_database_opening() {
         let (alarm, bell) = Alarm::set().expect("signals can be caught");
         let (_keeps_it_open, never) = mpsc::channel::<()>();
         signal_hook::low_level::raise(SIGTERM).expect("our own process");
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_that_ends_after_a_signal_counts_and_so_does_the_signal() {
+    fn database_opened_after_a_signal_is_returned() {
         let (alarm, bell) = Alarm::set().expect("signals can be caught");
         signal_hook::low_level::raise(SIGTERM).expect("our own process");
         let opened = unless_told_to_end(&alarm, &bell, || 7).expect("a thread");
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_while_opening_is_one_of_the_server() {
+    fn panic_while_opening_propagates_to_the_server() {
         let (alarm, bell) = Alarm::set().expect("signals can be caught");
         let opening = panic::catch_unwind(AssertUnwindSafe(|| unless_told_to_end(&alarm, &bell, || panic!("on purpose"))));
         assert!(opening.is_err());

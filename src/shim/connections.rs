@@ -227,7 +227,7 @@ mod tests {
     use crate::run_dir::{Message, NumberedSigns, Rotated, Signs};
 
     #[test]
-    fn a_server_that_does_not_read_hears_the_latest_alone_and_each_of_the_others() {
+    fn slow_server_gets_latest_signs_and_every_other_message() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let listener = UnixListener::bind(dir.path().join("s")).expect("binds");
         listener.set_nonblocking(true).expect("a socket");

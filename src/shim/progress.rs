@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_stored_now_and_then_and_its_last_word_in_the_end() {
+    fn flood_of_progress_is_stored_at_a_limited_rate() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("progress.json");
         let (mut keeper, mut board) = (ProgressKeeper::new(path.clone()), SignBoard::default());
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_last_as_long_as_the_run_went_on_in_them() {
+    fn step_durations_count_running_time() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("progress.json");
         let (mut keeper, mut board) = (ProgressKeeper::new(path.clone()), SignBoard::default());
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_does_not_take_it_is_tried_again_and_a_folder_that_is_gone_is_not() {
+    fn failed_progress_write_is_retried_unless_folder_is_missing() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("progress.json");
         let (mut keeper, mut board) = (ProgressKeeper::new(path.clone()), SignBoard::default());

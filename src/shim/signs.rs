@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn flood_of_changes_is_told_five_times_a_second_and_its_last_value_in_the_end() {
+    fn flood_of_changes_is_sent_at_a_limited_rate() {
         let mut board = SignBoard::default();
         assert!(board.turn(MS(0)).is_none() && board.due_at().is_none());
         let mut told = 0;
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn urgent_change_is_told_at_once_with_everything_else_and_counts_as_told() {
+    fn urgent_change_is_sent_at_once_and_restarts_the_interval() {
         let mut board = SignBoard::default();
         count(&mut board);
         assert!(board.turn(MS(1_000)).is_some());

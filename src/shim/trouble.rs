@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_is_full_now_and_then_is_said_once_in_a_while() {
+    fn intermittent_full_disk_is_reported_at_a_limited_rate() {
         let (mut troubles, mut said, mut count) = (Troubles::default(), Vec::new(), 0);
         let full = io::Error::from(io::ErrorKind::StorageFull);
         for ms in 0..10_000 {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_is_said_at_once_and_the_last_word_is_what_is_true() {
+    fn first_trouble_is_reported_at_once_and_recovery_when_due() {
         let mut troubles = Troubles::default();
         let full = io::Error::from(io::ErrorKind::StorageFull);
         let at = Duration::from_millis;

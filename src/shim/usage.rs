@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn one_look_in_an_interval_is_kept_and_pauses_move_the_next() {
+    fn usage_is_sampled_once_per_unpaused_interval() {
         let mut bench = Bench::new(10);
         assert_eq!(bench.keeper.due_at(at(0, 0)), Some(S(10)));
         assert_eq!(bench.look(5_000, at(10, 0)), 500);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn look_that_takes_long_is_made_seldom() {
+    fn slow_usage_scan_is_made_less_often() {
         let mut bench = Bench::new(1);
         let wall = Timestamp::from_unix_ms(0);
         bench.keeper.take(used(1), wall, at(1, 0), Duration::from_millis(100), &mut bench.board);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_due_where_no_look_is_wanted() {
+    fn usage_is_not_scanned_with_interval_zero() {
         let mut bench = Bench::new(0);
         bench.keeper.watch(S(1));
         assert_eq!((bench.keeper.due_at(at(1, 0)), bench.keeper.memory_seen_bytes()), (None, None));

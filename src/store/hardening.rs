@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn no_virtual_table_can_be_in_a_schema() {
+    fn virtual_tables_are_unavailable() {
         let conn = hardened();
         let modules: Vec<String> = conn
             .prepare("SELECT name FROM pragma_module_list")
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn value_of_an_expression_has_a_limit() {
+    fn sql_value_size_is_limited() {
         let conn = hardened();
         conn.execute_batch("CREATE TABLE t (a, b AS (hex(zeroblob(400000000))))").expect("plain SQL");
         for sql in ["INSERT INTO t (a) VALUES (1)", "SELECT hex(zeroblob(400000000))"] {

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn key_is_begun_once_and_answered_once() {
+    fn request_key_is_begun_once_and_keeps_its_first_response() {
         let mut store = Store::in_memory();
         assert_eq!(store.keyed_request(&key("a")).expect("read"), None);
         let begun = Begun { run_id: 7, seq: 3 };
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_bounded_in_number_and_bytes_and_the_oldest_go_first() {
+    fn request_keys_are_limited_and_oldest_are_removed_first() {
         let mut store = Store::in_memory();
         for number in 0..KEYS_MAX + 5 {
             store.keep_answer(&key(&number.to_string()), 200, "{}").expect("kept");
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn id_of_a_forgotten_key_is_not_given_again() {
+    fn id_of_a_removed_key_is_not_reused() {
         let mut store = Store::in_memory();
         for name in ["a", "b", "c"] {
             store.keep_answer(&key(name), 200, "{}").expect("kept");

@@ -406,7 +406,7 @@ mod tests {
     use crate::store::{NewRun, Store};
 
     #[test]
-    fn origin_that_only_a_newer_version_knows_leaves_its_row_readable() {
+    fn row_with_origin_of_newer_version_is_readable() {
         let mut store = Store::in_memory();
         let new = NewRun {
             script: "a.sh".into(),

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn each_version_has_its_digest() {
+    fn each_schema_version_has_its_digest() {
         let digests: Vec<String> = known::all()
             .iter()
             .map(|known| digest(&objects(&model(known.version).expect("it applies")).expect("it can be read")))
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_told_apart_by_whether_it_acts() {
+    fn schema_differences_are_classified_as_effective_or_inert() {
         assert_eq!(changed("ANALYZE"), Differences::default());
         for (sql, difference) in [
             ("DROP INDEX pipeline_runs_one_live", "index pipeline_runs_one_live is missing"),

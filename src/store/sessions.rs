@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn session_is_kept_noted_and_ended() {
+    fn session_is_stored_updated_and_ended() {
         let mut store = Store::in_memory();
         store.begin_session(&row("one"), &[]).expect("kept");
         store.begin_session(&row("two"), &["none".to_owned()]).expect("kept");
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn row_that_cannot_be_read_is_left_out_and_stays() {
+    fn unreadable_session_row_is_skipped_and_kept() {
         let mut store = Store::in_memory();
         for id in ["one", "two", "three"] {
             store.begin_session(&row(id), &[]).expect("kept");
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn end_of_all_sessions_removes_the_rows_that_cannot_be_read() {
+    fn ending_all_sessions_removes_unreadable_rows() {
         let mut store = Store::in_memory();
         for id in ["one", "two", "three", "four"] {
             store.begin_session(&row(id), &[]).expect("kept");
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn note_that_comes_late_does_not_take_a_renewal_back() {
+    fn late_session_note_does_not_revert_a_renewal() {
         let mut store = Store::in_memory();
         store.begin_session(&row("one"), &[]).expect("kept");
         let at = Timestamp::from_unix_ms;

@@ -108,7 +108,7 @@ fn is_conflict<T>(result: &Result<T, StoreError>) -> bool {
 }
 
 #[test]
-fn a_new_database_holds_a_stopped_pipeline_without_a_run() {
+fn new_database_has_stopped_pipeline_without_runs() {
     let bench = Bench::new();
     let row = bench.row();
     assert_eq!((row.state, row.pid, row.run_id, row.version), (State::Stopped, None, None, 0));
@@ -120,7 +120,7 @@ fn a_new_database_holds_a_stopped_pipeline_without_a_run() {
 }
 
 #[test]
-fn a_life_from_start_to_end_is_told_in_all_three_tables() {
+fn whole_run_is_recorded_in_all_three_tables() {
     let mut bench = Bench::new();
     let id = bench.store.begin_run(&new_run(), None, at(0)).expect("stopped");
     let row = bench.row();
@@ -235,7 +235,7 @@ fn event_has_the_values_of_its_fact_as_fields() {
 }
 
 #[test]
-fn the_times_of_a_run_stay_until_the_next_one_is_seen_to_run() {
+fn run_times_stay_until_the_next_run_spawns() {
     let mut bench = Bench::new();
     let first = bench.begin(0);
     bench.see(first, 1, 10, spawned(1));
@@ -251,7 +251,7 @@ fn the_times_of_a_run_stay_until_the_next_one_is_seen_to_run() {
 }
 
 #[test]
-fn a_run_that_never_came_to_life_has_no_times_of_the_one_before() {
+fn run_that_never_began_clears_times_of_previous_run() {
     for told_by_shim in [true, false] {
         let mut bench = Bench::new();
         let first = bench.begin(0);
@@ -275,7 +275,7 @@ fn a_run_that_never_came_to_life_has_no_times_of_the_one_before() {
 }
 
 #[test]
-fn a_lost_run_keeps_what_is_known_of_it() {
+fn lost_run_keeps_known_values_and_a_final_end() {
     let mut bench = Bench::new();
     let id = bench.begin(0);
     bench.see(id, 1, 10, spawned(4711));
@@ -296,7 +296,7 @@ fn a_lost_run_keeps_what_is_known_of_it() {
 }
 
 #[test]
-fn recording_twice_changes_nothing() {
+fn recording_a_fact_twice_changes_nothing() {
     let mut bench = Bench::new();
     let id = bench.begin(0);
     bench.see(id, 1, 10, spawned(4711));
@@ -308,7 +308,7 @@ fn recording_twice_changes_nothing() {
 }
 
 #[test]
-fn what_does_not_follow_from_what_is_stored_is_a_conflict() {
+fn change_that_contradicts_stored_state_is_a_conflict() {
     let mut bench = Bench::new();
     let id = bench.begin(0);
     assert!(is_conflict(&bench.store.begin_run(&new_run(), None, at(1))), "another run is starting");
@@ -333,7 +333,7 @@ fn what_does_not_follow_from_what_is_stored_is_a_conflict() {
 }
 
 #[test]
-fn schema_refuses_a_second_live_run_and_broken_forms() {
+fn schema_refuses_second_live_run_and_malformed_values() {
     let mut bench = Bench::new();
     let id = bench.begin(0);
     for sql in [
@@ -361,7 +361,7 @@ fn schema_refuses_a_second_live_run_and_broken_forms() {
 }
 
 #[test]
-fn schema_takes_words_of_a_later_version_and_reading_names_them() {
+fn schema_accepts_words_of_newer_version_and_reading_rejects_them() {
     let mut bench = Bench::new();
     let id = bench.begin(0);
     for (sql, word) in [
@@ -376,7 +376,7 @@ fn schema_takes_words_of_a_later_version_and_reading_names_them() {
 }
 
 #[test]
-fn every_fact_can_be_kept() {
+fn every_fact_can_be_stored() {
     let mut bench = Bench::new();
     let id = bench.begin(0);
     let facts = [
@@ -412,7 +412,7 @@ fn two_killed() -> Killed {
 }
 
 #[test]
-fn end_keeps_what_was_killed_with_the_event_and_with_the_run() {
+fn end_stores_killed_processes_with_event_and_run() {
     let mut bench = Bench::new();
     for (asked, sentence) in [
         (false, "exit code 3; 2 processes were still running when the script ended, and were killed: tee (7), process 8"),
@@ -454,7 +454,7 @@ fn times_do_not_go_back_within_a_run_when_the_clock_does() {
 }
 
 #[test]
-fn used_up_run_ids_are_no_full_disk() {
+fn exhausted_run_ids_are_a_conflict() {
     let mut bench = Bench::new();
     bench.store.reserve_run_ids(i64::MAX).expect("as a run directory of that name asks for");
     let refused = bench.store.begin_run(&new_run(), None, at(0)).expect_err("there is no next id");
@@ -463,7 +463,7 @@ fn used_up_run_ids_are_no_full_disk() {
 }
 
 #[test]
-fn version_grows_by_each_thing_newly_known_and_ids_are_not_used_twice() {
+fn version_grows_with_changes_and_run_ids_are_not_reused() {
     let mut bench = Bench::new();
     bench.store.reserve_run_ids(0).expect("nothing to do");
     bench.store.reserve_run_ids(7).expect("a new database");
@@ -479,7 +479,7 @@ fn version_grows_by_each_thing_newly_known_and_ids_are_not_used_twice() {
 }
 
 #[test]
-fn a_run_that_outlived_the_database_is_taken_in_with_its_id() {
+fn run_unknown_to_database_is_adopted_with_its_id() {
     let mut bench = Bench::new();
     assert_eq!(bench.store.adopt_unknown_run(12, &new_run(), at(0)).expect("unknown"), 12);
     assert_eq!(bench.row().run_id, Some(12));

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn newcomer_that_has_left_without_a_request_takes_no_place_of_others() {
+    fn closed_client_without_a_request_takes_no_slot() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let (slots, workers, handler) = (Arc::<Slots>::default(), Workers::default(), Arc::new(Silent) as Arc<dyn Handler>);
         let (served, _client) = connection(&listener);

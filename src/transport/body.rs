@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_carry_what_they_say() {
+    fn chunked_body_is_decoded_in_any_pieces() {
         for (coded, body) in [
             (&b"0\r\n\r\n"[..], &b""[..]),
             (b"3\r\nabc\r\n0\r\n\r\n", b"abc"),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_does_not_follow_the_grammar_is_refused() {
+    fn malformed_chunk_is_refused() {
         for coded in [
             "\r\n",
             "x\r\n",
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn trailers_are_fields_with_whole_line_breaks() {
+    fn malformed_or_oversized_trailers_are_refused() {
         for trailers in
             ["X\r\n\r\n", "X : y\r\n\r\n", "X: y\r\n z\r\n\r\n", "X: y\n\r\n", "X: y\r\n\n", "\n", "X: a\rb\r\n\r\n", " \r\n\r\n"]
         {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunked_body_has_limits() {
+    fn chunked_body_is_limited_in_size() {
         let big = format!("{:x}\r\n{}\r\n", BODY_BYTES_MAX, "x".repeat(BODY_BYTES_MAX));
         assert_eq!(decode(format!("{big}0\r\n\r\n").as_bytes()).expect("good").expect("whole").0.len(), BODY_BYTES_MAX);
         assert_eq!(decode(format!("{big}1\r\n").as_bytes()), Err(Broken::BodyTooLarge));

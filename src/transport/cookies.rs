@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_of_others_go_and_nothing_else_changes() {
+    fn foreign_cookies_are_removed_and_rest_of_head_is_kept() {
         let long = "x".repeat(5000);
         let head =
             |cookies: &str| format!("GET /cookie: HTTP/1.1\r\nHost: a\r\n{cookies}X: cookie: a=b; c=d\r\n\r\nCookie: body=1\r\n");
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn head_that_arrives_in_any_pieces_is_thinned_to_the_same() {
+    fn cookies_are_removed_from_head_arriving_in_any_pieces() {
         let cookies = (0..60).map(|number| format!("c{number}={}", "x".repeat(number * 7))).collect::<Vec<_>>().join("; ");
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookies}; ours=1; {cookies}\r\nX: y\r\n\r\n");
         for piece in [1, 2, 3, 7, 64, 255, 256, 257, 1000] {

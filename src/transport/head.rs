@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_head_says_what_it_says() {
+    fn request_head_is_parsed() {
         let read =
             head("POST /api/x?a=b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n").expect("reads");
         assert_eq!((read.method.as_str(), read.target.as_str()), ("POST", "/api/x?a=b"));
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_waited_for_until_it_is_whole() {
+    fn incomplete_head_is_waited_for() {
         let text = b"GET / HTTP/1.1\r\nHost: h\r\n\r\nrest";
         for cut in 0..text.len() - 4 {
             assert_eq!(parse(&text[..cut]), Ok(None), "cut at {cut}");
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_rfc_refuses_is_refused() {
+    fn malformed_or_unsupported_head_is_refused() {
         for (what, fields) in [
             ("two lengths", "Host: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n"),
             ("a list of lengths", "Host: h\r\nContent-Length: 1, 1\r\n"),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_and_have_their_own_names() {
+    fn head_and_body_limits_have_their_own_errors() {
         let with = |fields: String| framing(&format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
         assert_eq!(with("Content-Length: 100000000000\r\n".into()), Err(Broken::BodyTooLarge));
         assert_eq!(with(format!("Content-Length: {}\r\n", "9".repeat(40))), Err(Broken::BodyTooLarge));

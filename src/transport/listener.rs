@@ -314,7 +314,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_unix_socket_is_this_users_alone_and_leaves_with_its_listener() {
+    fn unix_socket_is_private_and_removed_with_its_listener() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("d".repeat(200)).join("s.sock");
         fs::create_dir(path.parent().expect("has one")).expect("creates");
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_server_left_is_taken_and_anything_else_is_not() {
+    fn stale_socket_is_replaced_and_other_files_are_kept() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("s.sock");
         drop(UnixListener::bind(&path).expect("binds"));
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn the_managers_socket_without_a_file_in_sight_is_served_and_anybodys() {
+    fn inherited_unix_socket_without_file_counts_as_network() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("gone.sock");
         let name = std::os::unix::net::SocketAddr::from_abstract_name(path.as_os_str().as_bytes()).expect("a name");
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_says_who_can_reach_it() {
+    fn loopback_address_has_loopback_reach() {
         for address in ["127.0.0.1:0", "127.9.9.9:0"] {
             let listener = Listener::tcp(address.parse().expect("an address")).expect("binds");
             assert_eq!(listener.reach(), Reach::Loopback);

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_on_this_machine_is_known_by_both_ways_of_asking() {
+    fn local_peer_is_identified_by_netlink_and_by_proc_table() {
         let us = rustix::process::geteuid().as_raw();
         let mapped = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped();
         let v4 = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_with_the_same_ends_that_cannot_be_made_is_not_the_peer() {
+    fn pending_connection_with_same_addresses_is_not_the_peer() {
         let us = rustix::process::geteuid().as_raw();
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         let listening = listener.local_addr().expect("bound");
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_of_two_users_with_the_same_ends_are_told_apart_by_their_state() {
+    fn sockets_with_same_addresses_are_distinguished_by_state() {
         let ends = (SocketAddr::from(([127, 0, 0, 1], 40_000)), SocketAddr::from(([127, 0, 0, 1], 8788)));
         let address = format!("{:08X}", u32::from_ne_bytes([127, 0, 0, 1]));
         let line = |state| {
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_that_has_closed_is_nobody() {
+    fn closed_peer_is_not_identified() {
         let (server, client) = connected("127.0.0.1:0", |port| ([127, 0, 0, 1], port).into());
         let (theirs, ours) = canonical_ends_of(&server);
         drop(client);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_that_has_reset_its_connection_is_not_taken_for_another_machines() {
+    fn reset_peer_is_not_taken_for_a_remote_one() {
         let (server, client) = connected("127.0.0.1:0", |port| ([127, 0, 0, 1], port).into());
         sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("an option");
         drop(client);
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn port_without_a_connection_has_no_peer_though_somebody_listens_there() {
+    fn listening_port_without_a_connection_has_no_peer() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         let listening = listener.local_addr().expect("bound");
         let nobody = SocketAddr::from(([127, 0, 0, 1], 9));

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_silent_for_too_long_is_let_go_and_the_others_stay() {
+    fn silent_connections_are_closed_after_the_time_limit() {
         let entrance = || {
             let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
             vec![Entrance { listener, handler: Arc::new(Hello) }]
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_had_come_before_a_stop_is_answered_also_where_its_thread_runs_only_after_it() {
+    fn request_received_before_stop_is_answered() {
         let from = SocketAddr::from(([127, 0, 0, 1], 0));
         for (came, answered) in [("GET / HTTP/1.1\r\nHost: h\r\n\r\n", true), ("GET / HTTP/1.1\r\nHo", false), ("", false)] {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair");
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_while_its_connection_gives_way_is_answered_and_is_the_last() {
+    fn request_received_while_connection_yields_is_answered_as_the_last() {
         let request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
         for (came, answers) in [(request, 1), (&request.repeat(2), 1), (&request[..20], 0), ("", 0)] {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_put_together_is_refused_with_its_place() {
+    fn bundle_error_names_file_and_reason() {
         for (app, other, wrong) in [
             ("import { a as b } from './b.js';", "", "app.js:1: all modules are in one scope"),
             ("import * as b from './b.js';", "", "app.js:1: an import has the form"),

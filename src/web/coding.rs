@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_long_answers_are_packed_and_only_for_clients_that_take_gzip() {
+    fn only_long_responses_are_gzipped_for_clients_that_accept_it() {
         let ask = |accepted: Option<&str>| {
             let headers = accepted.map(|value| ("accept-encoding".to_owned(), value.to_owned())).into_iter().collect();
             Request::fake_http("GET", "/", headers, vec![])

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_of_a_busy_server_has_its_code_and_says_when_to_come_back() {
+    fn busy_server_errors_have_their_code_and_retry_after() {
         let from = "10.0.0.1".to_owned();
         let action = crate::pipeline::Action::Stop;
         for (error, code, retry_after) in [

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_a_star_and_a_weak_tag_are_understood() {
+    fn if_none_match_accepts_lists_star_and_weak_tags() {
         for value in [
             "\"a\"",
             " \"a\" ",
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn only_reading_is_spared_and_several_lines_are_one_list() {
+    fn if_none_match_applies_to_reads_and_joins_fields() {
         let ask = |method: &str, lines: &[&str]| {
             let headers = lines.iter().map(|line| ("If-None-Match".to_owned(), (*line).to_owned())).collect();
             let request = Request::fake_http(method, "/", headers, vec![]);

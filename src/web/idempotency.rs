@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn key_is_up_to_64_visible_characters_and_comes_once() {
+    fn idempotency_key_has_up_to_64_visible_characters() {
         assert_eq!(key_in(&[]).expect("none"), None);
         for good in ["a", "c0ffee00-0000-4000-8000-000000000000", "~!\"", &"x".repeat(64)] {
             assert_eq!(key_in(&[good]).expect("good").as_deref(), Some(good));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn repeats_wait_for_the_first_and_are_bounded() {
+    fn repetitions_wait_for_the_first_up_to_a_limit() {
         let keys = Arc::new(KeysInUse::default());
         let first = keys.enter(&key("a")).expect("free");
         let _other = keys.enter(&key("b")).expect("another key is no repeat");

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_may_say_nothing_or_everything() {
+    fn start_body_accepts_no_keys_or_all_keys() {
         for body in ["", "  \n", "{}", r#"{"script":null,"cwd":null,"grace_s":null}"#] {
             let start = start_request(&post(body)).expect(body);
             assert!(start.script.is_none() && start.args.is_empty() && start.env.is_empty() && start.grace.is_none());
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_body_has_its_code() {
+    fn each_invalid_body_has_its_error_code() {
         for body in ["{", "nonsense", "{}x", "\u{feff}{}", "{\"script\":\"a", &"[".repeat(100_000)] {
             assert!(matches!(start_request(&post(body)), Err(ApiError::NotJson(_))), "{}", &body[..body.len().min(40)]);
         }
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_null_and_a_number_are_three_wishes_about_the_latest_run() {
+    fn absent_null_and_numeric_if_run_id_differ() {
         for action in [Action::Start, Action::Pause, Action::Resume, Action::Stop] {
             let if_run = |body| asked(action, &post(body)).map(|(_, if_run)| if_run);
             for (body, wanted) in [
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_start_takes_what_the_body_says_and_the_rest_of_the_run() {
+    fn repeated_start_merges_body_over_kept_parameters() {
         let kept = || RunStart {
             script: "a.sh".into(),
             args: vec!["x".into()],
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_in_says_a_token_or_a_code_and_nothing_else() {
+    fn login_body_has_either_token_or_code() {
         assert_eq!(log_in(&post(r#"{"token":"x"}"#)).expect("good").token.as_deref(), Some("x"));
         assert_eq!(log_in(&post(r#"{"code":"x"}"#)).expect("good").code.as_deref(), Some("x"));
         for body in

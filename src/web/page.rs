@@ -98,7 +98,7 @@ mod tests {
     const PAGE_BYTES_MAX: usize = 180_000;
 
     #[test]
-    fn the_page_is_small_and_holds_nothing_inline() {
+    fn page_is_small_and_has_no_inline_code() {
         let bytes: usize = SENT.values().map(|sent| sent.plain.len()).sum();
         assert!(bytes < PAGE_BYTES_MAX, "{bytes} bytes");
         let packed: usize = SENT.values().map(|sent| sent.packed.len()).sum();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_gzip_gets_it_and_nobody_else() {
+    fn page_is_gzipped_only_for_clients_that_accept_it() {
         let get = |accepted: Option<&str>| {
             let headers = accepted.map(|value| ("accept-encoding".to_owned(), value.to_owned())).into_iter().collect();
             file(&Request::fake_http("GET", "/", headers, vec![]), "index.html").expect("there")
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_has_not_changed_is_not_sent_again() {
+    fn unchanged_page_file_gets_304() {
         let get = |headers| Request::fake_http("GET", "/", headers, vec![]);
         let first = file(&get(vec![]), "index.html").expect("there");
         let etag = first.headers.iter().find(|(name, _)| name == "ETag").map(|(_, value)| value.to_string()).expect("has one");

@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn picture_has_the_modules_of_the_link() {
+    fn qr_path_draws_the_modules_of_the_link() {
         let longest = links(Some(format!("https://{}", "a".repeat(ORIGIN_BYTES_MAX - 8))), &[], CODE).remove(0);
         for link in [link(format!("http://10.0.0.5:8788/#code={CODE}")).expect("it fits"), longest] {
             let code = QrCode::encode_text(&link.url, QrCodeEcc::Low).expect("it fits");

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_reads_gives_way_and_what_is_read_stays() {
+    fn longest_unread_response_is_evicted_when_memory_is_full() {
         let answers = ResponseBudget::default();
         let long = |byte: u8| body(json(&answers, vec![byte; HELD_BYTES_MAX / 4]));
         let (mut unread, _) = long(b'a');
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn request_that_gives_way_while_it_waits_for_its_turn_is_refused_at_once() {
+    fn waiting_request_that_yields_is_refused_at_once() {
         let answers = ResponseBudget::default();
         let turns: Vec<_> = (0..MAKERS_MAX).map(|_| answers.turn(false, &|| false).expect("a turn")).collect();
         let gives_way = std::sync::atomic::AtomicBool::new(false);
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_longer_than_all_may_hold_is_still_given() {
+    fn response_over_the_memory_limit_is_still_sent() {
         let answers = ResponseBudget::default();
         let (mut reader, length) = body(json(&answers, vec![b'x'; HELD_BYTES_MAX + 1]));
         let mut whole = Vec::new();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn packed_answer_counts_with_the_bytes_that_are_sent() {
+    fn gzipped_response_counts_with_its_compressed_size() {
         let answers = ResponseBudget::default();
         let takes_gzip = Request::fake_http("GET", "/", vec![("Accept-Encoding".to_owned(), "gzip".to_owned())], vec![]);
         // Digits of a simple generator. Packed, they shrink by half, and are still longer than a short response.
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_ends_with_a_panic_too() {
+    fn panic_releases_its_turn() {
         let answers = ResponseBudget::default();
         for _ in 0..=MAKERS_MAX {
             let panics = std::panic::AssertUnwindSafe(|| make::<()>(&answers, false, || panic!("on purpose")));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_taken_in_order_and_too_many_that_wait_are_refused_oldest_first() {
+    fn turns_are_served_in_order_and_excess_refused_oldest_first() {
         let answers = ResponseBudget::default();
         let (open, is_open) = (Mutex::new(false), Condvar::new());
         let hold = || *is_open.wait_while(open.lock().expect("whole"), |open| !*open).expect("whole");

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn names_become_short_and_keep_their_meaning() {
+    fn shortened_names_keep_their_meaning() {
         become_short(&[
             ("const long = 1;\nf({ long, other: long, long: 2 }, o.long);", "let a=1;f({long:a,other:a,long:2},o.long);"),
             (
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_the_browser_stay_where_they_are_declared_too() {
+    fn names_used_from_the_browser_are_not_renamed() {
         become_short(&[
             // The first is the window's, and no name may become `a` while the script uses the browser's.
             ("f(name);\n{ const name = 1, b = name + a; }", "f(name);{let name=1,b=name+a}"),
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_shortened_is_refused_with_its_line() {
+    fn unsupported_javascript_is_refused_with_its_line() {
         for (script, line, wrong) in [
             ("let x;\nlet y = ;", 1, "this is no JavaScript that the parser knows"),
             ("let x;\nf(", 1, "this is no JavaScript that the parser knows"),
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn page_differs_in_names_only() {
+    fn bundled_page_differs_from_source_only_in_names() {
         let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("static"))
             .expect("it is there")
             .map(|file| file.expect("it is read"));

@@ -253,7 +253,7 @@ fn request_for_another_server_is_refused_before_the_token_check() {
 }
 
 #[test]
-fn a_log_in_says_what_it_may_and_a_log_out_ends_it() {
+fn login_reports_its_role_and_logout_clears_cookie() {
     let house = House::new();
     let app = house.network();
     for (token, may) in [(TOKEN, "act"), (READ_TOKEN, "look")] {
@@ -290,7 +290,7 @@ fn a_log_in_says_what_it_may_and_a_log_out_ends_it() {
 }
 
 #[test]
-fn wrong_tokens_make_their_address_wait_and_nobody_else() {
+fn wrong_tokens_delay_only_their_address() {
     let house = House::new();
     let app = house.network();
     let session = log_in(&app, TOKEN);
@@ -328,7 +328,7 @@ fn wrong_tokens_make_their_address_wait_and_nobody_else() {
 }
 
 #[test]
-fn many_guesses_at_once_are_as_many_as_one_after_another() {
+fn concurrent_guesses_are_counted_like_sequential_ones() {
     let house = House::new();
     let app = house.network();
     let looked_at: usize = std::thread::scope(|scope| {
@@ -344,7 +344,7 @@ fn many_guesses_at_once_are_as_many_as_one_after_another() {
 }
 
 #[test]
-fn preflights_need_no_token_and_allow_one() {
+fn preflight_needs_no_token_and_allows_authorization_field() {
     let house = House::new();
     let friend = "http://localhost:5173";
     let app = App { guard: Guard::new(Reach::at(address(NETWORK)), vec![], vec![friend.to_owned()]), ..house.network() };
@@ -365,7 +365,7 @@ fn preflights_need_no_token_and_allow_one() {
 }
 
 #[test]
-fn a_path_that_is_not_there_takes_no_method() {
+fn unknown_path_gets_404_for_every_method() {
     let house = House::new();
     for app in [house.network(), house.app(Reach::Socket, false)] {
         for method in ["GET", "HEAD", "POST", "OPTIONS", "DELETE"] {

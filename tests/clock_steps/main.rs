@@ -90,7 +90,7 @@ impl Timed {
 }
 
 #[test]
-fn a_clock_set_back_and_forth_turns_no_stamp_and_no_duration_of_a_run() {
+fn clock_steps_keep_timestamps_ordered_and_durations_correct() {
     // The wall clock at the pause, the resume, the restart of the server and the stop.
     for [paused, resumed, restarted, stopped] in
         [[HOUR_MS, 0, -HOUR_MS, HOUR_MS], [-HOUR_MS, HOUR_MS, 0, -HOUR_MS], [-HOUR_MS, -2 * HOUR_MS, -HOUR_MS, 0]]
@@ -120,7 +120,7 @@ fn a_clock_set_back_and_forth_turns_no_stamp_and_no_duration_of_a_run() {
 }
 
 #[test]
-fn a_clock_set_back_in_a_grace_neither_shortens_nor_prolongs_it() {
+fn clock_step_does_not_shorten_the_grace() {
     for step in [HOUR_MS, -HOUR_MS] {
         let timed = Timed::serving("stubborn.sh");
         let (_, run_id) = timed.place.start();
@@ -138,7 +138,7 @@ fn a_clock_set_back_in_a_grace_neither_shortens_nor_prolongs_it() {
 }
 
 #[test]
-fn a_suspended_machine_has_not_used_up_the_grace() {
+fn suspend_does_not_use_up_the_grace() {
     for restarts in [false, true] {
         let mut timed = Timed::serving("stubborn.sh");
         let (_, run_id) = timed.place.start();
@@ -161,7 +161,7 @@ fn a_suspended_machine_has_not_used_up_the_grace() {
 }
 
 #[test]
-fn a_pause_counts_the_time_in_which_the_machine_was_suspended() {
+fn paused_time_includes_suspend() {
     let timed = Timed::serving("sleep.sh");
     let (pid, run_id) = timed.place.start();
     timed.place.act("pause").ok();
@@ -176,7 +176,7 @@ fn a_pause_counts_the_time_in_which_the_machine_was_suspended() {
 }
 
 #[test]
-fn a_pause_under_way_is_not_given_up_for_a_suspended_machine() {
+fn pending_pause_completes_after_suspend() {
     let timed = Timed::serving("sleep.sh");
     timed.place.actor();
     let (_, run_id) = timed.place.start_with(json!({"script": "actor", "args": ["vfork-hang"]}));
@@ -194,7 +194,7 @@ fn a_pause_under_way_is_not_given_up_for_a_suspended_machine() {
 }
 
 #[test]
-fn a_run_through_which_the_machine_was_suspended_goes_on_and_ends_as_any() {
+fn run_continues_and_ends_normally_after_suspend() {
     let timed = Timed::serving("until-go.sh");
     let (pid, run_id) = timed.place.start();
     timed.place.until_line("ready");
@@ -210,7 +210,7 @@ fn a_run_through_which_the_machine_was_suspended_goes_on_and_ends_as_any() {
 }
 
 #[test]
-fn who_waits_for_news_waits_as_long_as_was_asked_for() {
+fn long_poll_lasts_its_wait_across_clock_steps() {
     let timed = Timed::serving("sleep.sh");
     let version = timed.place.pipeline()["version"].clone();
     std::thread::scope(|scope| {
@@ -235,7 +235,7 @@ fn history(place: &Place) -> Vec<i64> {
 }
 
 #[test]
-fn clock_jump_removes_no_history_and_elapsed_days_do() {
+fn retention_counts_elapsed_days_and_ignores_clock_jumps() {
     const DAY_MS: i64 = 24 * HOUR_MS;
     const YEAR_MS: i64 = 365 * DAY_MS;
     let mut timed = Timed::serving("exit.sh");

@@ -51,7 +51,7 @@ fn read_until(stream: &mut TcpStream, marks: &[&str]) -> String {
 }
 
 #[test]
-fn stream_of_a_session_that_expires_ends_without_what_happens_afterwards() {
+fn stream_ends_without_later_events_when_session_expires() {
     let timed = closed("sleep.sh");
     let log_in = log_in(&timed);
     let mut expiring = ask(&timed, "/api/events", &log_in.fields());
@@ -69,7 +69,7 @@ fn stream_of_a_session_that_expires_ends_without_what_happens_afterwards() {
 }
 
 #[test]
-fn download_of_a_session_that_expires_breaks_off() {
+fn download_is_cut_off_when_session_expires() {
     let timed = closed("much.sh");
     // More than the socket buffers can hold.
     timed.place.script("much.sh", "#!/bin/bash\nhead -c 48000000 /dev/zero | tr '\\0' 'x' | fold -w 1000\n");
@@ -87,7 +87,7 @@ fn download_of_a_session_that_expires_breaks_off() {
 }
 
 #[test]
-fn long_poll_of_a_session_that_expires_is_not_told_what_happens_afterwards() {
+fn long_poll_gets_401_without_later_state_when_session_expires() {
     let timed = closed("sleep.sh");
     let log_in = log_in(&timed);
     let version = timed.place.pipeline()["version"].clone();

@@ -201,49 +201,49 @@ fn stops(name: &str, gather: impl FnOnce(&Scene) -> Crowd) {
 }
 
 #[test]
-fn two_thousand_idle_connections() {
+fn server_serves_and_stops_with_2000_idle_connections() {
     endures("2,000 idle connections", |scene| crowd::idle(scene.address(), 2_000));
     stops("2,000 idle connections", |scene| crowd::idle(scene.address(), 2_000));
 }
 
 #[test]
-fn five_hundred_heads_a_byte_a_second() {
+fn server_serves_and_stops_with_500_slow_heads() {
     endures("500 slow heads", |scene| crowd::slow_heads(scene.address(), 500));
     stops("500 slow heads", |scene| crowd::slow_heads(scene.address(), 500));
 }
 
 #[test]
-fn five_hundred_stalled_bodies() {
+fn server_serves_and_stops_with_500_stalled_bodies() {
     endures("500 stalled bodies", |scene| crowd::stalled_bodies(scene.address(), 500));
     stops("500 stalled bodies", |scene| crowd::stalled_bodies(scene.address(), 500));
 }
 
 #[test]
-fn three_hundred_bodies_of_a_megabyte() {
+fn server_serves_and_stops_with_300_large_bodies() {
     endures("300 bodies of a megabyte", |scene| crowd::heavy_bodies(scene.address(), 300));
     stops("300 bodies of a megabyte", |scene| crowd::heavy_bodies(scene.address(), 300));
 }
 
 #[test]
-fn two_hundred_readers_that_do_not_read() {
+fn server_serves_and_stops_with_200_clients_that_do_not_read() {
     endures("200 slow readers", |scene| crowd::slow_readers(scene.address(), 200));
     stops("200 slow readers", |scene| crowd::slow_readers(scene.address(), 200));
 }
 
 #[test]
-fn sixty_thousand_pipelined_requests() {
+fn server_serves_and_stops_with_60000_pipelined_requests() {
     endures("60,000 pipelined requests", |scene| crowd::pipelined(scene.address(), 60_000).until_answered());
     stops("60,000 pipelined requests", |scene| crowd::pipelined(scene.address(), 60_000));
 }
 
 #[test]
-fn ten_thousand_connects_and_resets() {
+fn server_serves_and_stops_with_10000_connects_and_resets() {
     endures("10,000 connects and resets", |scene| crowd::resets(scene.address(), 10_000).until_answered());
     stops("10,000 connects and resets", |scene| crowd::resets(scene.address(), 10_000));
 }
 
 #[test]
-fn more_connections_than_descriptors() {
+fn server_serves_and_stops_with_more_connections_than_descriptors() {
     let scarce = |scene: &Scene| {
         scene.give_descriptors(scene.footprint().descriptors + 50);
         crowd::idle(scene.address(), 400)
@@ -253,7 +253,7 @@ fn more_connections_than_descriptors() {
 }
 
 #[test]
-fn five_hundred_and_twelve_that_wait_for_news() {
+fn server_serves_and_stops_with_512_long_polls() {
     let polls = |scene: &Scene| {
         let version = scene.place.pipeline()["version"].as_u64().expect("a number");
         crowd::long_polls(scene.address(), 512, version)
@@ -263,7 +263,7 @@ fn five_hundred_and_twelve_that_wait_for_news() {
 }
 
 #[test]
-fn connections_that_are_all_busy_give_way_to_a_newcomer() {
+fn busy_connections_are_evicted_for_new_clients() {
     // More connections than slots, none of which waits for its next request: half wait for a change, half do not read.
     let busy = |scene: &Scene| {
         let version = scene.place.pipeline()["version"].as_u64().expect("a number");
@@ -274,7 +274,7 @@ fn connections_that_are_all_busy_give_way_to_a_newcomer() {
 }
 
 #[test]
-fn a_thousand_that_come_while_the_server_can_not_run_are_all_answered() {
+fn queued_connections_are_all_answered_after_sigcont() {
     let _alone = alone();
     let scene = Scene::new();
     let server = scene.place.server_pid();

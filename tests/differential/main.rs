@@ -140,7 +140,7 @@ fn all_bytes(cases: &[generate::Case]) -> Vec<u8> {
 }
 
 #[test]
-fn where_we_read_requests_otherwise_than_h11_the_rfc_says_so() {
+fn differences_from_h11_are_listed() {
     let cases = generate::cases();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/differential/h11.txt");
     let text = fs::read_to_string(path).expect("the recorded verdicts");
@@ -181,14 +181,14 @@ fn where_we_read_requests_otherwise_than_h11_the_rfc_says_so() {
 }
 
 #[test]
-fn requests_are_the_same_each_time() {
+fn generated_requests_are_deterministic() {
     assert_eq!(all_bytes(&generate::cases()), all_bytes(&generate::cases()));
 }
 
 /// Writes the input of `record_h11.py`.
 #[test]
 #[ignore = "writes the requests for record_h11.py"]
-fn write_the_requests() {
+fn write_generated_requests_for_h11() {
     let path = std::env::var_os("DIFFERENTIAL_OUT").expect("DIFFERENTIAL_OUT names the file");
     fs::File::create(path).expect("creates").write_all(&all_bytes(&generate::cases())).expect("writes");
 }

@@ -83,7 +83,7 @@ def requests():
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "requests")
         command = ["cargo", "test", "--locked", "--features", "faults,fuzzing", "--test", "differential", "--",
-                   "--ignored", "--exact", "write_the_requests"]
+                   "--ignored", "--exact", "write_generated_requests_for_h11"]
         subprocess.run(command, check=True, env=dict(os.environ, DIFFERENTIAL_OUT=path), cwd=os.path.join(HERE, "../.."),
                        stdout=subprocess.DEVNULL)
         with open(path, "rb") as file:

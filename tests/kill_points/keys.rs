@@ -48,7 +48,7 @@ pub(crate) fn shoot(place: &Place, action: &str, body: &Value) -> TcpStream {
 }
 
 #[test]
-fn repeat_after_a_kill_is_told_what_came_of_the_first() {
+fn repetition_after_kill_returns_first_result() {
     play_points(CASES, |&(point, ..)| point.name(), |&(point, action, status)| play(point, action, status));
 }
 

@@ -51,12 +51,12 @@ const TALK_LATER: &str = "#!/bin/bash\necho ready\nwhile [ ! -e talk ]; do sleep
 const PLAYERS: usize = 2;
 
 #[test]
-fn killed_at_each_kill_point() {
+fn state_is_consistent_after_kill_at_each_point() {
     play_all(|case| case.play(false));
 }
 
 #[test]
-fn killed_at_each_kill_point_with_the_other_process() {
+fn state_is_consistent_after_kill_of_both_processes_at_each_point() {
     play_all(|case| case.play(true));
 }
 

@@ -36,7 +36,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_is_killed_everybody_says_the_same_two_seconds_later() {
+fn all_sources_agree_after_each_round() {
     let rounds = number("AUTOAPPDEV_TORTURE_ROUNDS").map_or(100, |rounds| u32::try_from(rounds).expect("rounds are fewer"));
     let seed = number("AUTOAPPDEV_TORTURE_SEED").unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");

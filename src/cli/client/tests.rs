@@ -38,7 +38,7 @@ fn made(dir: PathBuf) -> PathBuf {
 }
 
 #[test]
-fn token_of_the_environment_goes_to_no_recorded_place_of_a_folder_that_is_not_trusted() {
+fn environment_token_is_not_sent_to_addresses_of_untrusted_folder() {
     let above = tempfile::tempdir().expect("a temp folder");
     let runtime_dir = made(above.path().canonicalize().expect("there").join("runtime"));
     let _server = as_of_a_server(&runtime_dir, &runtime_dir.join("server.sock"));
@@ -62,7 +62,7 @@ fn token_of_the_environment_goes_to_no_recorded_place_of_a_folder_that_is_not_tr
 
 /// Root runs a command in the folder of another user, who replaces the runtime directory with a link between two reads of it.
 #[test]
-fn link_in_place_of_the_runtime_directory_leads_root_to_no_other_server() {
+fn runtime_directory_link_leads_root_to_no_other_server() {
     const ANOTHER: u32 = 65_534;
     if !rustix::process::geteuid().is_root() {
         return;
@@ -94,7 +94,7 @@ fn link_in_place_of_the_runtime_directory_leads_root_to_no_other_server() {
 }
 
 #[test]
-fn the_servers_clock_is_read() {
+fn date_field_is_parsed() {
     let read = |text| date_of(text).map(|at| at.to_string());
     assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT").as_deref(), Some("1994-11-06T08:49:37.000Z"));
     for text in ["", "now", "Sun, 06 Nov 1994 25:49:37 GMT", "784111777"] {
@@ -103,13 +103,13 @@ fn the_servers_clock_is_read() {
 }
 
 #[test]
-fn json_comes_on_one_line_and_otherwise_as_it_is() {
+fn json_response_is_printed_on_one_line_unchanged() {
     let answer = |text: &str| Answer { text: text.to_owned(), ..empty_answer() };
     assert_eq!(answer("{\n  \"b\": \"x\\ny\",\r\n  \"a\": 1.50\n}\n").as_line(), "{  \"b\": \"x\\ny\",  \"a\": 1.50}");
 }
 
 #[test]
-fn what_passes_by_itself_is_worth_another_try() {
+fn only_transient_errors_are_retryable() {
     let failed = |status| ClientError::Failed { status, detail: String::new(), document: empty_answer() };
     let stranger = |status| ClientError::Stranger { url: String::new(), cause: String::new(), status };
     assert!(stranger(502).may_pass() && !stranger(200).may_pass() && !stranger(500).may_pass());

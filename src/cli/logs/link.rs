@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_a_second_and_no_further() {
+    fn retry_pause_grows_up_to_one_second() {
         let mut wait = Duration::ZERO;
         let mut waits = Vec::new();
         for _ in 0..8 {

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_for_stands_in_the_path() {
+    fn log_request_path_has_all_filters() {
         let all = Wanted { source: Source::Pipeline, run: None, grep: None, stream: None };
         assert_eq!(all.tail(200, None, None), "/api/logs/tail?source=pipeline&limit=200");
         assert_eq!(all.page(Begin::Behind(7), None), "/api/logs?source=pipeline&since=7&limit=1000");
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_is_not_known_yet_is_not_one_that_is_not_told() {
+    fn null_and_absent_end_of_a_log_page_differ() {
         let page = |more: &str| -> LogsResponse {
             serde_json::from_str(&format!(r#"{{"source":"pipeline","next":10,"first":0,"lines":[]{more}}}"#)).expect("a page")
         };

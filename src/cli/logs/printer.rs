@@ -130,13 +130,13 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_that_a_search_finds_are_not_put_together() {
+    fn parts_found_by_a_search_are_not_joined() {
         let page = [line("stdout", "50% x", true), line("stdout", "70% x", true), line("stdout", "x", false)];
         assert_eq!(printed_by(false, false, &[&page]), "50% x\n70% x\nx\n");
     }
 
     #[test]
-    fn parts_of_a_line_are_joined_also_across_answers() {
+    fn line_parts_are_joined_across_responses() {
         let pages: [&[Line]; 2] = [
             &[line("stdout", "one", false), line("stdout", "t", true), line("stdout", "w", true)],
             &[line("stdout", "o", false), line("stdout", "", false), line("stdout", "three", false)],
@@ -145,20 +145,20 @@ mod tests {
     }
 
     #[test]
-    fn another_streams_line_is_not_glued_to_an_unfinished_one() {
+    fn line_of_another_stream_starts_a_new_line() {
         let page = [line("stdout", "50%", true), line("stderr", "oops", false), line("stdout", " 60%", true)];
         assert_eq!(printed(false, &[&page]), "50%\noops\n 60%\n");
     }
 
     #[test]
-    fn the_streams_mark_and_time_stand_once_a_line() {
+    fn stream_name_and_time_are_printed_once_a_line() {
         let page = [line("stdout", "a", true), line("stdout", "b", false), line("stderr", "c", false), line("", "d", false)];
         let expected = "1970-01-01T00:00:00.000Z stdout ab\n1970-01-01T00:00:00.000Z stderr c\n1970-01-01T00:00:00.000Z d\n";
         assert_eq!(printed(true, &[&page]), expected);
     }
 
     #[test]
-    fn on_a_terminal_parts_are_one_line_and_its_states_are_rows() {
+    fn terminal_output_joins_parts_and_prints_each_state() {
         let mut out = Vec::new();
         let mut printer = Printer::new(&mut out, true, true).for_terminal();
         let part = |text| line("stdout", text, true);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn output_goes_out_as_it_is() {
+    fn output_is_printed_unchanged() {
         assert_eq!(
             printed(false, &[&[line("stdout", "\u{1b}[31mred\u{1b}[0m\r\u{fffd}", false)]]),
             "\u{1b}[31mred\u{1b}[0m\r\u{fffd}\n"

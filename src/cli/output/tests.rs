@@ -30,7 +30,7 @@ fn ended(changes: &Value) -> String {
 }
 
 #[test]
-fn a_live_run_is_told_in_one_line() {
+fn live_run_status_is_one_line() {
     assert_eq!(line(&json!({})), "running  run 7  pid 4711  demo.sh  since 3 min 20 s (2026-01-31 10:00:00 UTC)\n");
     let paused = json!({"state": "paused", "status": "paused", "paused_at": "2026-01-31T10:03:10.000Z"});
     assert_eq!(line(&paused), "paused  run 7  pid 4711  demo.sh  since 10 s (2026-01-31 10:03:10 UTC)\n");
@@ -51,19 +51,19 @@ fn a_live_run_is_told_in_one_line() {
 }
 
 #[test]
-fn before_the_first_run_the_configured_script_is_named() {
+fn status_before_first_run_names_configured_script() {
     let idle = json!({"state": "stopped", "status": "idle", "pid": null, "run_id": null, "started_at": null});
     assert_eq!(line(&idle), "stopped  no run yet  demo.sh\n");
 }
 
 #[test]
-fn a_start_under_way_is_told() {
+fn pending_start_is_shown() {
     let starting = json!({"state": "stopped", "status": "starting", "pid": null, "pending": "start", "started_at": null});
     assert_eq!(line(&starting), "stopped  run 7  demo.sh  (start under way)\n");
 }
 
 #[test]
-fn an_outcome_is_told_in_words() {
+fn each_outcome_is_described_in_words() {
     for (changes, words) in [
         (json!({"status": "completed", "exit_code": 0}), "completed"),
         (json!({"status": "failed", "exit_code": 3}), "failed with exit code 3"),
@@ -91,13 +91,13 @@ fn an_outcome_is_told_in_words() {
 }
 
 #[test]
-fn a_field_cannot_drive_the_terminal() {
+fn control_characters_in_fields_are_escaped() {
     let text = line(&json!({"script": "a\u{1b}[2J\n\u{202e}\u{9b}ä.sh"}));
     assert!(text.contains("a\\u{1b}[2J\\n\\u{202e}\\u{9b}ä.sh"), "{text}");
 }
 
 #[test]
-fn a_word_that_is_not_known_is_an_error_not_a_guess() {
+fn unknown_state_words_are_errors() {
     for changes in [json!({"state": "sleeping"}), json!({"status": "dozing"}), json!({"pending": "nap"})] {
         let mut pipeline = json!({"state": "stopped", "pending": null, "status": "idle"});
         pipeline.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
@@ -106,13 +106,13 @@ fn a_word_that_is_not_known_is_an_error_not_a_guess() {
 }
 
 #[test]
-fn a_clock_that_was_set_back_makes_no_negative_length() {
+fn clock_set_back_gives_zero_duration() {
     let later = Timestamp::from_unix_ms(now().unix_ms() + 5000);
     assert_eq!(between(later, now()), Duration::ZERO);
 }
 
 #[test]
-fn done_tells_state_run_and_pid() {
+fn action_result_has_state_run_and_pid() {
     let text = |document: Value| done(&serde_json::from_value(document).expect("the contract's shape"));
     assert_eq!(
         text(json!({"ok": true, "state": "running", "pid": 4711, "run_id": 7, "version": 15, "conditions": []})),
@@ -122,14 +122,14 @@ fn done_tells_state_run_and_pid() {
 }
 
 #[test]
-fn a_start_says_which_script_it_started() {
+fn start_result_names_its_script() {
     let document = json!({"ok": true, "state": "running", "pid": 4711, "run_id": 7, "script": "a\u{1b}.sh", "version": 15, "conditions": []});
     let done: ActionResponse = serde_json::from_value(document).expect("the contract's shape");
     assert_eq!(super::done(&done), "running  run 7  pid 4711  a\\u{1b}.sh\n");
 }
 
 #[test]
-fn status_names_the_script_of_a_start_where_it_is_another_one() {
+fn status_names_default_script_if_it_differs() {
     let all = json!({"status": "completed", "exit_code": 0});
     let told = |script: Value| {
         let mut changes = all.clone();
@@ -143,7 +143,7 @@ fn status_names_the_script_of_a_start_where_it_is_another_one() {
 }
 
 #[test]
-fn status_shows_what_is_wrong_and_does_not_pass_an_old_state_off_as_the_present_one() {
+fn status_shows_conditions_and_marks_unrecorded_state() {
     let condition = |code: &str| json!({"code": code, "since": "2026-01-31T10:03:00.000Z", "detail": "it ended\u{7}"});
     let warning = "warning: it ended\\u{7} (since 2026-01-31 10:03:00 UTC)\n";
     assert_eq!(line(&json!({"conditions": [condition("disk_full")]})), line(&json!({})) + warning);
@@ -154,7 +154,7 @@ fn status_shows_what_is_wrong_and_does_not_pass_an_old_state_off_as_the_present_
 }
 
 #[test]
-fn an_action_tells_what_is_wrong_beside() {
+fn action_result_prints_conditions_as_warnings() {
     let condition = json!({"code": "disk_full", "since": "2026-01-31T10:03:00.000Z", "detail": "the disk is full"});
     let done: ActionResponse =
         serde_json::from_value(json!({"ok": true, "state": "stopped", "run_id": 7, "version": 1, "conditions": [condition]}))
@@ -194,7 +194,7 @@ fn history() -> Vec<WholeRun> {
 }
 
 #[test]
-fn runs_are_a_table() {
+fn runs_are_listed_as_a_table() {
     let expected = "\
 RUN  STARTED                        TOOK  SCRIPT            OUTCOME
  10  2026-01-31 10:00:00 UTC  3 min 20 s  demo.sh -v 'a b'  running
@@ -219,7 +219,7 @@ fn outcome_of_a_stopped_run_names_who_stopped_it() {
 }
 
 #[test]
-fn one_run_is_told_in_full() {
+fn run_details_show_all_known_values() {
     let expected = "\
 run 9  demo.sh  failed with exit code 3; 1 process was killed because memory ran out
   folder     /srv

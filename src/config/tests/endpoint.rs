@@ -10,7 +10,7 @@ fn folder(env: &[(&str, &str)], dotenv: &[(&str, &str)]) -> Folder {
 }
 
 #[test]
-fn a_client_reads_only_what_finds_the_server() {
+fn client_ignores_settings_that_do_not_locate_the_server() {
     let find = |env: &[(&str, &str)]| Endpoint::resolve(lookup(env), &[], Path::new(CWD));
     let usual = Folder {
         project: CWD.into(),

@@ -8,7 +8,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, OsString)> {
 }
 
 #[test]
-fn settings_that_open_doors_are_not_taken_from_a_file_that_others_can_write() {
+fn guarded_settings_are_refused_from_writable_dotenv() {
     let good = "a-token-of-the-clone";
     let guarded = [
         (HOST, "0.0.0.0"),
@@ -57,7 +57,7 @@ fn settings_that_open_doors_are_not_taken_from_a_file_that_others_can_write() {
 }
 
 #[test]
-fn each_source_names_its_settings_and_no_value() {
+fn used_settings_are_listed_by_source_without_values() {
     let token = "a-token-that-is-not-shown";
     let config = resolve(&[("--port", "1")], &[(TOKEN, token), ("PORT", "7")], &[(HOST, "::1"), (GRACE, "5")]).expect("good");
     assert_eq!(
@@ -67,7 +67,7 @@ fn each_source_names_its_settings_and_no_value() {
 }
 
 #[test]
-fn each_token_says_where_it_is_from() {
+fn each_token_has_its_origin() {
     let (one, other) = ("a-token-of-somebody", "a-token-of-the-other");
     let origins = |env: &[(&str, &str)], dotenv: &[(&str, &str)]| {
         let FoundTokens { token, read_token, .. } =

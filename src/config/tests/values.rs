@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::*;
 
 #[test]
-fn a_port_is_a_number_of_sixteen_bits() {
+fn port_is_a_16_bit_number() {
     for (text, port) in [("0", 0), ("1", 1), ("65535", 65535), (" 8080 ", 8080)] {
         assert_eq!(good(PORT, text).port, port, "{text}");
     }
@@ -17,7 +17,7 @@ fn a_port_is_a_number_of_sixteen_bits() {
 }
 
 #[test]
-fn an_address_is_a_number_or_localhost() {
+fn host_is_an_ip_address_or_localhost() {
     for (text, host) in [
         ("127.0.0.1", "127.0.0.1"),
         ("127.8.9.1", "127.8.9.1"),
@@ -35,7 +35,7 @@ fn an_address_is_a_number_or_localhost() {
 }
 
 #[test]
-fn tokens_are_good_and_two_and_never_shown() {
+fn tokens_are_validated_distinct_and_never_shown() {
     let both = |token, read| resolve(&[], &[(TOKEN, token), (READ_TOKEN, read)], &[]);
     assert!(!both("", "").expect("unset").tokens.is_set());
     let tokens = both(" one-that-is-long ", "another-that-is-long").expect("good").tokens;
@@ -61,7 +61,7 @@ fn tokens_are_good_and_two_and_never_shown() {
 }
 
 #[test]
-fn folders_are_taken_from_the_working_directory() {
+fn relative_folders_resolve_against_the_working_directory() {
     for (text, path) in [("data", "/srv/box/data"), ("./a//b/.", "/srv/box/a/b"), ("/srv/x", "/srv/x"), ("../x", "/srv/box/../x")]
     {
         assert_eq!(good(RUNTIME_DIR, text).runtime_dir, Path::new(path));
@@ -80,13 +80,13 @@ fn folders_are_taken_from_the_working_directory() {
 }
 
 #[test]
-fn a_script_stays_as_it_was_named() {
+fn script_name_is_kept_unchanged() {
     assert_eq!(good(SCRIPT, "demo.sh").pipeline_script.as_deref(), Some("demo.sh"));
     assert_eq!(good(SCRIPT, "/srv/demo.sh").pipeline_script.as_deref(), Some("/srv/demo.sh"));
 }
 
 #[test]
-fn a_database_is_a_file_of_sqlite() {
+fn database_url_names_a_sqlite_file() {
     for (url, path) in [
         ("sqlite:x.db", "/srv/box/x.db"),
         ("sqlite:./d/x.db", "/srv/box/d/x.db"),
@@ -110,7 +110,7 @@ fn a_database_is_a_file_of_sqlite() {
 }
 
 #[test]
-fn the_database_flag_takes_a_path_too() {
+fn database_flag_accepts_a_path() {
     let with = |value| resolve(&[("--database", value)], &[(DATABASE, "sqlite:e.db")], &[]);
     assert_eq!(with("x.db").expect("a path").database, Path::new("/srv/box/x.db"));
     assert_eq!(with("sqlite:/srv/x.db").expect("a URL").database, Path::new("/srv/x.db"));
@@ -119,7 +119,7 @@ fn the_database_flag_takes_a_path_too() {
 }
 
 #[test]
-fn origins_are_named_one_by_one() {
+fn origins_are_parsed_and_wildcards_refused() {
     for (text, origins) in [
         ("http://localhost:5173", &["http://localhost:5173"][..]),
         ("http://a, https://B.example:8443 ,", &["http://a", "https://b.example:8443"]),
@@ -167,7 +167,7 @@ fn hosts_are_names_without_a_port() {
 }
 
 #[test]
-fn a_grace_is_at_most_an_hour() {
+fn grace_is_at_most_an_hour() {
     for (text, ms) in [("0", 0), ("10", 10_000), ("2.5", 2500), (".5", 500), ("3600", 3_600_000)] {
         assert_eq!(good(GRACE, text).grace, Duration::from_millis(ms), "{text}");
     }
@@ -177,7 +177,7 @@ fn a_grace_is_at_most_an_hour() {
 }
 
 #[test]
-fn usage_is_looked_at_up_to_once_an_hour_or_never() {
+fn usage_interval_is_zero_to_3600_whole_seconds() {
     assert_eq!(resolve(&[], &[], &[]).expect("defaults").usage_every, Duration::from_secs(10));
     for (text, seconds) in [("0", 0), ("1", 1), ("3600", 3600)] {
         assert_eq!(good(USAGE, text).usage_every, Duration::from_secs(seconds), "{text}");
@@ -197,7 +197,7 @@ fn on_term_is_leave_or_stop() {
 }
 
 #[test]
-fn a_containment_is_auto_or_tree() {
+fn containment_is_auto_or_tree() {
     assert!(resolve(&[], &[], &[]).expect("defaults").uses_cgroups);
     assert!(good(CONTAINMENT, "auto").uses_cgroups);
     assert!(!good(CONTAINMENT, "tree").uses_cgroups);
@@ -207,7 +207,7 @@ fn a_containment_is_auto_or_tree() {
 }
 
 #[test]
-fn names_or_values_of_a_starts_variables_are_kept() {
+fn keep_env_is_names_or_values() {
     assert!(!resolve(&[], &[], &[]).expect("defaults").keeps_env_values);
     assert!(!good(KEEP_ENV, "names").keeps_env_values);
     assert!(good(KEEP_ENV, "values").keeps_env_values);
@@ -217,7 +217,7 @@ fn names_or_values_of_a_starts_variables_are_kept() {
 }
 
 #[test]
-fn a_run_has_room_for_at_least_one_segment() {
+fn run_log_limit_holds_at_least_one_segment() {
     let both = |segment, run| resolve(&[], &[(LOG_SEGMENT, segment), (LOG_RUN, run)], &[]);
     assert_eq!(good(LOG_SEGMENT, "1").log_segment_bytes, 1 << 20);
     assert_eq!(good(LOG_SEGMENT, "1024").log_segment_bytes, 1 << 30);
@@ -235,7 +235,7 @@ fn a_run_has_room_for_at_least_one_segment() {
 }
 
 #[test]
-fn all_logs_have_room_for_at_least_one_runs() {
+fn total_log_limit_holds_at_least_one_run() {
     let both = |run, total| resolve(&[], &[(LOG_RUN, run), (LOG_TOTAL, total)], &[]);
     assert_eq!(good(LOG_TOTAL, "256").log_total_bytes, 256 << 20);
     assert_eq!(good(LOG_RUN, "4096").log_total_bytes, 4096 << 20, "the default grows with a run's");

@@ -219,7 +219,7 @@ fn run_directory_moved_away_and_back_is_read_again() {
 
 /// A directory in a clone can have any number as its name.
 #[test]
-fn pass_does_not_count_up_to_the_number_of_a_directory() {
+fn pass_does_not_iterate_up_to_a_huge_directory_number() {
     let mut world = World::new();
     for _ in 0..3 {
         world.run(&[500]);
@@ -319,7 +319,7 @@ fn live_run_loses_its_oldest_segments_only_after_all_ended_runs() {
 }
 
 #[test]
-fn pause_between_passes_that_leave_something_is_twice_as_long_each_time() {
+fn retry_pause_doubles_after_each_incomplete_pass() {
     let mut world = World::new();
     let (first, _held) = world.begin(&[]);
     world.end(first);
@@ -346,7 +346,7 @@ fn pause_between_passes_that_leave_something_is_twice_as_long_each_time() {
 }
 
 #[test]
-fn request_keys_are_forgotten_on_a_server_with_nothing_to_do_the_newest_too() {
+fn idle_server_forgets_expired_request_keys() {
     let mut world = World::new();
     for key in ["a", "b"] {
         let key = RequestKey { key: key.to_owned(), request: "0".repeat(64) };

@@ -127,7 +127,7 @@ fn is_damaged(folder: &TempDir) {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_refused() {
+fn file_that_is_not_a_database_is_refused() {
     is_damaged(&holding(b"hello"));
     is_damaged(&holding(b"SQLite format 3\0"));
     is_damaged(&holding(&[0; 4096]));
@@ -135,7 +135,7 @@ fn a_file_that_is_no_database_is_refused() {
 }
 
 #[test]
-fn a_truncated_database_is_refused() {
+fn truncated_database_is_refused() {
     let pages = contents(&filled())[&OsString::from(NAME)].len() / 4096;
     assert!(pages > 10, "there is something to cut");
     for page in 1..pages {
@@ -146,7 +146,7 @@ fn a_truncated_database_is_refused() {
 }
 
 #[test]
-fn a_smashed_page_is_refused() {
+fn overwritten_page_is_refused() {
     let pages = contents(&filled())[&OsString::from(NAME)].len() / 4096;
     for page in 0..pages {
         for smash in [0x00, 0xFF] {
@@ -156,7 +156,7 @@ fn a_smashed_page_is_refused() {
 }
 
 #[test]
-fn a_flipped_bit_is_refused_or_harmless_and_never_a_panic() {
+fn flipped_bit_is_refused_or_harmless_without_a_panic() {
     let size = contents(&filled())[&OsString::from(NAME)].len();
     let original = filled();
     let bytes = fs::read(original.path().join(NAME)).expect("our own file");
@@ -175,7 +175,7 @@ fn a_flipped_bit_is_refused_or_harmless_and_never_a_panic() {
 }
 
 #[test]
-fn a_log_without_its_database_is_not_thrown_away() {
+fn wal_without_its_database_is_refused() {
     for empty in [false, true] {
         let folder = changed_and_killed("UPDATE pipeline_state SET version = 99");
         fs::remove_file(folder.path().join(NAME)).expect("it is there");
@@ -187,7 +187,7 @@ fn a_log_without_its_database_is_not_thrown_away() {
 }
 
 #[test]
-fn a_newer_database_is_refused() {
+fn newer_database_is_refused() {
     let newer = format!("INSERT INTO {HISTORY_TABLE} VALUES (99, 'later', '2030-01-01T00:00:00Z', '1'); CREATE TABLE later (x)");
     for folder in [changed(&newer), changed_and_killed(&newer)] {
         let error = refused(&folder);
@@ -197,7 +197,7 @@ fn a_newer_database_is_refused() {
 }
 
 #[test]
-fn a_database_of_another_make_is_refused() {
+fn database_with_divergent_migrations_is_refused() {
     for sql in [
         format!("UPDATE {HISTORY_TABLE} SET checksum = '12345' WHERE version = 1"),
         format!("UPDATE {HISTORY_TABLE} SET name = 'plumbing' WHERE version = 1"),
@@ -211,14 +211,14 @@ fn a_database_of_another_make_is_refused() {
 }
 
 #[test]
-fn a_history_that_makes_no_sense_is_damage_and_no_panic() {
+fn malformed_migration_history_is_reported_as_damage() {
     for column in ["checksum = 'many'", "applied_on = 'once'", "name = NULL", "version = 'one'"] {
         is_damaged(&changed(&format!("UPDATE {HISTORY_TABLE} SET {column} WHERE version = 1")));
     }
 }
 
 #[test]
-fn a_database_of_another_program_is_refused() {
+fn database_of_another_program_is_refused() {
     for sql in [
         "CREATE TABLE recipes (name TEXT)",
         "CREATE TABLE recipes (name TEXT); PRAGMA journal_mode = WAL",
@@ -239,7 +239,7 @@ fn a_database_of_another_program_is_refused() {
 }
 
 #[test]
-fn damage_is_seen_through_a_log_that_a_kill_left() {
+fn damage_is_found_behind_a_leftover_wal() {
     let folder = changed_and_killed("UPDATE pipeline_state SET version = 99");
     let path = folder.path().join(NAME);
     let mut bytes = fs::read(&path).expect("our own file");
@@ -257,7 +257,7 @@ fn damage_is_seen_through_a_log_that_a_kill_left() {
 }
 
 #[test]
-fn what_is_no_file_or_cannot_be_made_is_refused() {
+fn database_path_that_cannot_be_created_is_refused() {
     let folder = folder();
     let file = folder.path().join("file");
     fs::write(&file, "x").expect("our own folder");
@@ -270,7 +270,7 @@ fn what_is_no_file_or_cannot_be_made_is_refused() {
 }
 
 #[test]
-fn what_cannot_be_written_is_refused() {
+fn unwritable_database_is_refused() {
     // The header's write version means: only for reading (https://www.sqlite.org/fileformat2.html, 1.3.3).
     let folder = bent(|bytes| bytes[18] = 3);
     let before = contents(&folder);
@@ -317,7 +317,7 @@ fn only_file(folder: &TempDir) -> OsString {
 }
 
 #[test]
-fn a_new_database_is_for_its_owner_only_and_migrated_once() {
+fn new_database_is_private_and_migrated_once() {
     let folder = folder();
     // Characters with a meaning in a URI.
     let path = folder.path().join("a b%41?mode=memory#ü.db");
@@ -336,7 +336,7 @@ fn a_new_database_is_for_its_owner_only_and_migrated_once() {
 }
 
 #[test]
-fn a_relative_name_with_another_meaning_to_sqlite_is_a_file_all_the_same() {
+fn names_special_to_sqlite_are_used_as_file_paths() {
     for name in [":memory:", "file:x.db?mode=memory"] {
         let whole = absolute(Path::new(name)).expect("there is a working directory");
         assert!(whole.is_absolute() && whole.ends_with(name), "{}", whole.display());
@@ -344,7 +344,7 @@ fn a_relative_name_with_another_meaning_to_sqlite_is_a_file_all_the_same() {
 }
 
 #[test]
-fn the_settings_that_the_promises_stand_on_are_taken() {
+fn required_pragmas_are_set_on_open() {
     let folder = folder();
     let store = Store::open(&folder.path().join(NAME)).expect("a new database").store;
     let setting = |name| store.conn.pragma_query_value(None, name, |row| row.get::<_, Value>(0)).expect("a setting");
@@ -358,7 +358,7 @@ fn the_settings_that_the_promises_stand_on_are_taken() {
 }
 
 #[test]
-fn a_kill_while_the_database_is_made_does_no_harm() {
+fn database_interrupted_during_creation_opens_as_new() {
     // An empty file; a header; a header and an empty history.
     let history = "CREATE TABLE refinery_schema_history( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255))";
     let mut images = vec![holding(b""), made_by("PRAGMA journal_mode = WAL"), made_by(history)];
@@ -381,7 +381,7 @@ fn a_kill_while_the_database_is_made_does_no_harm() {
 }
 
 #[test]
-fn many_that_make_the_same_database_at_once_make_it_once() {
+fn concurrent_opens_create_the_database_once() {
     for _ in 0..15 {
         let folder = folder();
         let path = folder.path().join(NAME);
@@ -408,7 +408,7 @@ fn all_migrations() -> Vec<String> {
 }
 
 #[test]
-fn a_row_that_is_missing_is_an_error_and_not_a_new_beginning() {
+fn missing_state_row_is_an_error() {
     let folder = changed("DELETE FROM pipeline_state");
     let store = Store::open(&folder.path().join(NAME)).expect("it can be read").store;
     assert!(store.row().is_err());

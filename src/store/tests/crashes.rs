@@ -26,7 +26,7 @@ impl Bench {
 }
 
 #[test]
-fn a_kill_within_a_transaction_leaves_nothing_of_it_and_after_it_all() {
+fn kill_during_transaction_keeps_all_of_it_or_nothing() {
     let mut bench = Bench::new();
     let id = bench.begin(0);
     let before = (bench.row(), bench.run(id), bench.events(id));
@@ -55,7 +55,7 @@ fn a_kill_within_a_transaction_leaves_nothing_of_it_and_after_it_all() {
 }
 
 #[test]
-fn a_log_torn_anywhere_leaves_a_state_that_was_committed() {
+fn torn_wal_leaves_a_committed_state() {
     let mut bench = Bench::new();
     let id = bench.begin(0);
     let mut committed = vec![bench.row()];

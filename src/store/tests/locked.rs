@@ -28,7 +28,7 @@ fn writer_waits_once_for_a_lock_and_again_after_its_release() {
 }
 
 #[test]
-fn action_with_a_key_waits_for_no_lock() {
+fn request_key_write_does_not_wait_for_a_lock() {
     let mut bench = Bench::new();
     let other = Connection::open(bench.path()).expect("opens");
     other.execute_batch("BEGIN IMMEDIATE").expect("locks");

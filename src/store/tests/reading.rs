@@ -5,7 +5,7 @@ use rusqlite::TransactionBehavior;
 use super::*;
 
 #[test]
-fn history_comes_newest_first_page_by_page() {
+fn stored_history_is_paged_newest_first() {
     let mut bench = Bench::new();
     for ms in 0..5 {
         let id = bench.begin(ms);
@@ -24,7 +24,7 @@ fn history_comes_newest_first_page_by_page() {
 }
 
 #[test]
-fn a_reader_cannot_write_and_sees_whole_transactions_only() {
+fn reader_cannot_write_and_sees_only_whole_transactions() {
     let mut bench = Bench::new();
     let id = bench.begin(0);
     let reader = bench.reader();
@@ -37,7 +37,7 @@ fn a_reader_cannot_write_and_sees_whole_transactions_only() {
 }
 
 #[test]
-fn a_full_disk_is_told_apart_and_changes_nothing() {
+fn full_disk_is_reported_and_changes_nothing() {
     let mut bench = Bench::new();
     let pages: i64 = bench.store.conn.pragma_query_value(None, "page_count", |row| row.get(0)).expect("a number");
     bench.store.conn.pragma_update(None, "max_page_count", pages).expect("a limit");
@@ -53,7 +53,7 @@ fn a_full_disk_is_told_apart_and_changes_nothing() {
 }
 
 #[test]
-fn a_second_writer_waits_and_then_says_so() {
+fn second_writer_waits_and_reports_busy() {
     let mut bench = Bench::new();
     let mut other = Store::open(&bench.path()).expect("two can open it").store;
     other.conn.busy_timeout(Duration::from_millis(20)).expect("a setting");
@@ -67,7 +67,7 @@ fn a_second_writer_waits_and_then_says_so() {
 }
 
 #[test]
-fn a_word_from_a_newer_version_is_an_error_with_a_hint() {
+fn word_of_newer_version_is_an_error_with_a_hint() {
     let bench = Bench::new();
     bench
         .store

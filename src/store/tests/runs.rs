@@ -113,7 +113,7 @@ fn text_is_found_in_script_arguments_error_and_id() {
 }
 
 #[test]
-fn selected_pages_join_without_a_gap_and_without_an_empty_end() {
+fn filtered_pages_have_no_gaps_and_no_empty_last_page() {
     let bench = Bench::new();
     for n in 0..14 {
         bench.add_runs(1, "'a.sh'", "'[]'", n % 2);
@@ -132,7 +132,7 @@ fn selected_pages_join_without_a_gap_and_without_an_empty_end() {
 }
 
 #[test]
-fn search_ends_at_its_limit_and_goes_on_from_there() {
+fn run_search_stops_at_its_limit_and_resumes() {
     let bench = Bench::with_long_history();
     for (filter, expected) in [
         (of_outcomes(&[OutcomeFilter::Failed]), vec![1]),
@@ -162,7 +162,7 @@ fn search_ends_at_its_limit_and_goes_on_from_there() {
 }
 
 #[test]
-fn search_examines_so_much_text_and_no_more() {
+fn run_search_limits_bytes_of_examined_text() {
     let bench = Bench::new();
     bench.add_runs(20, "'a.sh'", "json_array(hex(zeroblob(524288)))", 0);
     for filter in [of_text("nowhere"), of_outcomes(&[OutcomeFilter::Lost])] {
@@ -190,7 +190,7 @@ fn steps<T>(reader: &mut Reader, read: impl FnOnce(&Reader) -> T) -> (u64, T) {
 }
 
 #[test]
-fn oldest_page_of_a_hundred_thousand_runs_is_as_much_work_as_the_newest() {
+fn oldest_history_page_costs_as_much_as_the_newest() {
     let bench = Bench::with_long_history();
     let mut reader = bench.reader();
     let mut of_page = |before: i64| {
@@ -213,7 +213,7 @@ fn oldest_page_of_a_hundred_thousand_runs_is_as_much_work_as_the_newest() {
 }
 
 #[test]
-fn lengths_of_completed_runs_are_found_at_once() {
+fn durations_of_completed_runs_are_found_in_few_steps() {
     let bench = Bench::with_long_history();
     bench.add_runs(1, "'tools/job3.sh'", "'[]'", 5);
     let mut reader = bench.reader();

@@ -122,7 +122,7 @@ fn tell(seed: u64, dir: &Path) -> Option<String> {
 }
 
 #[test]
-fn whatever_happens_what_is_told_is_true() {
+fn simulated_failures_violate_no_invariant() {
     if let Some(seed) = number("SIMULATE_SEED") {
         let dir = root();
         let violation = tell(seed, dir.path());
@@ -160,7 +160,7 @@ fn whatever_happens_what_is_told_is_true() {
 }
 
 #[test]
-fn a_seed_decides_everything() {
+fn same_seed_gives_the_same_trace() {
     let dir = root();
     let root = dir.path().canonicalize().expect("there");
     for seed in 0..20 {

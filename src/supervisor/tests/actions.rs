@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_start_is_answered_once_it_runs_and_that_is_stored() {
+fn start_responds_once_running_state_is_stored() {
     let mut stage = Stage::new();
     let waiting = stage.ask(Ask::Start(StartRequest::default()));
     assert!(waits(&waiting));
@@ -27,7 +27,7 @@ fn transition_notifies_followers() {
 }
 
 #[test]
-fn a_run_that_is_over_before_the_answer_still_answers_with_its_pid() {
+fn start_of_a_run_that_already_ended_returns_its_pid() {
     let mut stage = Stage::new();
     let waiting = stage.ask(Ask::Start(StartRequest::default()));
     stage.hear(&[(1, spawned()), (2, exited(0, false))]);
@@ -37,7 +37,7 @@ fn a_run_that_is_over_before_the_answer_still_answers_with_its_pid() {
 }
 
 #[test]
-fn a_shim_that_cannot_be_started_fails_the_run_and_the_next_may_begin() {
+fn failed_shim_launch_fails_the_run_and_allows_the_next() {
     let mut stage = Stage::new();
     stage.world.0.borrow_mut().launch_fails = true;
     let waiting = stage.ask(Ask::Start(StartRequest::default()));
@@ -50,7 +50,7 @@ fn a_shim_that_cannot_be_started_fails_the_run_and_the_next_may_begin() {
 }
 
 #[test]
-fn a_script_that_cannot_be_executed_is_a_failed_run_with_its_reason() {
+fn unexecutable_script_is_a_failed_run_with_its_reason() {
     let mut stage = Stage::new();
     let waiting = stage.ask(Ask::Start(StartRequest::default()));
     stage.hear(&[(1, Fact::SpawnFailed { error: "no such interpreter".into(), lack: None })]);
@@ -62,7 +62,7 @@ fn a_script_that_cannot_be_executed_is_a_failed_run_with_its_reason() {
 }
 
 #[test]
-fn a_refused_request_changes_nothing() {
+fn refused_action_changes_nothing() {
     let mut stage = Stage::new();
     let before = stage.snapshot();
     for request in [
@@ -83,7 +83,7 @@ fn a_refused_request_changes_nothing() {
 }
 
 #[test]
-fn a_start_whose_shim_stalls_is_told_so_and_not_forgotten() {
+fn start_with_stalled_shim_times_out_and_stays_pending() {
     let mut stage = Stage::new();
     let waiting = stage.ask(Ask::Start(StartRequest::default()));
     stage.pass(Duration::from_secs(6));
@@ -98,7 +98,7 @@ fn a_start_whose_shim_stalls_is_told_so_and_not_forgotten() {
 }
 
 #[test]
-fn a_suspended_machine_takes_nothing_from_any_wait() {
+fn machine_suspend_does_not_shorten_any_wait() {
     let mut stage = Stage::running();
     let pause = stage.ask(Ask::Pause);
     stage.clock.suspend(Duration::from_secs(3_600));
@@ -119,7 +119,7 @@ fn a_suspended_machine_takes_nothing_from_any_wait() {
 }
 
 #[test]
-fn a_stop_of_an_earlier_server_is_the_shims_to_time() {
+fn stop_of_previous_server_is_timed_by_the_shim() {
     let stage = Stage::running();
     stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 })]);
     stage.clock.suspend(Duration::from_secs(3_600));
@@ -145,7 +145,7 @@ fn a_stop_of_an_earlier_server_is_the_shims_to_time() {
 }
 
 #[test]
-fn a_stop_wins_over_a_pending_pause() {
+fn stop_overrides_a_pending_pause() {
     let mut stage = Stage::running();
     let pause = stage.ask(Ask::Pause);
     assert_eq!(stage.snapshot().pending, Some(Action::Pause));
@@ -165,7 +165,7 @@ fn a_stop_wins_over_a_pending_pause() {
 }
 
 #[test]
-fn a_second_stop_counts_anew_and_all_get_their_answer() {
+fn second_stop_restarts_grace_and_all_stops_get_responses() {
     let mut stage = Stage::running();
     let first = stage.ask(stop(Duration::from_secs(60)));
     let longer = stage.ask(stop(Duration::from_secs(90)));
@@ -180,7 +180,7 @@ fn a_second_stop_counts_anew_and_all_get_their_answer() {
 }
 
 #[test]
-fn a_stop_that_takes_longer_than_its_wait_is_told_so_and_goes_on() {
+fn stop_exceeding_its_wait_times_out_and_continues() {
     let mut stage = Stage::running();
     let waiting = stage.ask(stop(Duration::from_secs(5)));
     stage.pass(Duration::from_secs(24));
@@ -193,7 +193,7 @@ fn a_stop_that_takes_longer_than_its_wait_is_told_so_and_goes_on() {
 }
 
 #[test]
-fn a_pause_that_the_shim_refuses_leaves_the_pipeline_running() {
+fn pause_refused_by_shim_leaves_pipeline_running() {
     let mut stage = Stage::running();
     for (error, is_told) in [
         (ReplyError::PauseTimeout, (|error| matches!(error, ActionError::PauseTimeout(_))) as fn(&ActionError) -> bool),
@@ -211,7 +211,7 @@ fn a_pause_that_the_shim_refuses_leaves_the_pipeline_running() {
 }
 
 #[test]
-fn a_run_that_ends_while_a_pause_is_pending_refuses_the_pause() {
+fn run_end_refuses_its_pending_pause() {
     let mut stage = Stage::running();
     let waiting = stage.ask(Ask::Pause);
     stage.hear(&[(2, exited(0, false))]);
@@ -221,7 +221,7 @@ fn a_run_that_ends_while_a_pause_is_pending_refuses_the_pause() {
 }
 
 #[test]
-fn a_client_that_hung_up_changes_nothing() {
+fn client_disconnect_does_not_cancel_its_action() {
     let mut stage = Stage::running();
     drop(stage.ask(Ask::Pause));
     stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
@@ -229,7 +229,7 @@ fn a_client_that_hung_up_changes_nothing() {
 }
 
 #[test]
-fn a_start_that_failed_is_not_pending_any_more() {
+fn failed_start_is_no_longer_pending() {
     let mut stage = Stage::new();
     stage.world.0.borrow_mut().launch_fails = true;
     assert!(got(&stage.ask(Ask::Start(StartRequest::default()))).is_err());
@@ -237,7 +237,7 @@ fn a_start_that_failed_is_not_pending_any_more() {
 }
 
 #[test]
-fn a_pause_is_not_answered_by_one_that_was_over_before_it_was_asked_for() {
+fn late_earlier_pause_does_not_complete_a_new_pause() {
     let mut stage = Stage::running();
     let old =
         [(2, Fact::Paused { cause: Cause::Outside }), (3, Fact::Resumed { cause: Cause::Outside, paused_ms: 1, detail: None })];
@@ -252,7 +252,7 @@ fn a_pause_is_not_answered_by_one_that_was_over_before_it_was_asked_for() {
 }
 
 #[test]
-fn stop_that_reached_the_shim_first_names_who_wants_the_end() {
+fn first_stop_at_the_shim_is_the_pending_origin() {
     let mut stage = Stage::running();
     let stopping = stage.ask(stop(Duration::from_secs(8)));
     assert_eq!(stage.snapshot().pending_origin, Some(CLIENT), "as far as is known");
@@ -267,7 +267,7 @@ fn stop_that_reached_the_shim_first_names_who_wants_the_end() {
 }
 
 #[test]
-fn action_for_another_run_than_the_latest_is_not_done() {
+fn action_with_if_run_id_not_latest_is_not_done() {
     let mut stage = Stage::new();
     let changed = |waiting: &Waiting, latest: Option<i64>| match got(waiting) {
         Err(ActionError::RunChanged { latest: told }) => assert_eq!(told, latest),

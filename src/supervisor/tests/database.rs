@@ -12,7 +12,7 @@ pub(super) fn without_database(stage: &mut Stage, meanwhile: impl FnOnce(&mut St
 }
 
 #[test]
-fn a_fact_that_the_database_refuses_is_recorded_later() {
+fn fact_refused_by_database_is_recorded_later() {
     let mut stage = Stage::running();
     stage.sql("CREATE TRIGGER no_room BEFORE INSERT ON pipeline_events BEGIN SELECT RAISE(FAIL, 'no'); END");
     let waiting = stage.ask(Ask::Pause);
@@ -30,7 +30,7 @@ fn a_fact_that_the_database_refuses_is_recorded_later() {
 }
 
 #[test]
-fn a_start_that_failed_and_could_not_be_recorded_is_recorded_later() {
+fn unrecorded_failed_start_is_recorded_later() {
     let mut stage = Stage::new();
     stage.world.0.borrow_mut().launch_fails = true;
     // The commit of `starting` succeeds, but later changes fail.
@@ -46,7 +46,7 @@ fn a_start_that_failed_and_could_not_be_recorded_is_recorded_later() {
 }
 
 #[test]
-fn facts_that_cannot_be_recorded_decide_what_comes_next_and_are_recorded_in_order() {
+fn unrecorded_facts_decide_actions_and_are_recorded_in_order() {
     let mut stage = Stage::running();
     let mut again = None;
     without_database(&mut stage, |stage| {
@@ -71,7 +71,7 @@ fn facts_that_cannot_be_recorded_decide_what_comes_next_and_are_recorded_in_orde
 }
 
 #[test]
-fn an_end_that_cannot_be_recorded_comes_before_the_next_start_and_outlives_its_journal() {
+fn unrecorded_end_is_recorded_before_next_start_without_journal() {
     let mut stage = Stage::running();
     without_database(&mut stage, |stage| {
         let stopping = stage.ask(stop(Duration::ZERO));
@@ -96,7 +96,7 @@ fn an_end_that_cannot_be_recorded_comes_before_the_next_start_and_outlives_its_j
 }
 
 #[test]
-fn an_end_that_is_committed_and_cannot_be_read_leaves_nothing_pending() {
+fn committed_but_unreadable_end_leaves_nothing_pending() {
     let mut stage = Stage::running();
     let stopping = stage.ask(stop(Duration::from_secs(1)));
     stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, true))]);
@@ -110,7 +110,7 @@ fn an_end_that_is_committed_and_cannot_be_read_leaves_nothing_pending() {
 }
 
 #[test]
-fn a_start_that_is_committed_and_cannot_be_read_is_seen_to_run_a_moment_later() {
+fn committed_but_unreadable_start_is_published_later() {
     let mut stage = Stage::new();
     let starting = stage.ask(Ask::Start(StartRequest::default()));
     stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
@@ -124,7 +124,7 @@ fn a_start_that_is_committed_and_cannot_be_read_is_seen_to_run_a_moment_later() 
 }
 
 #[test]
-fn a_run_that_cannot_be_read_is_not_published_in_halves() {
+fn unreadable_run_is_not_published_partially() {
     let mut stage = Stage::new();
     stage.world.0.borrow_mut().launch_fails = true;
     let before = stage.snapshot();
@@ -195,7 +195,7 @@ fn pause_not_holding_condition_ends_with_its_note() {
 }
 
 #[test]
-fn a_start_beside_one_that_is_committed_and_cannot_be_read_is_refused_by_the_rules() {
+fn second_start_after_unreadable_start_is_refused_as_pending() {
     let mut stage = Stage::new();
     stage.make_unreadable();
     assert!(matches!(got(&stage.ask(Ask::Start(StartRequest::default()))), Err(ActionError::Store(_))));
@@ -208,7 +208,7 @@ fn a_start_beside_one_that_is_committed_and_cannot_be_read_is_refused_by_the_rul
 }
 
 #[test]
-fn a_start_after_an_end_that_could_not_be_read_leaves_health_well() {
+fn start_after_unreadable_end_clears_degraded_health() {
     let mut stage = Stage::running();
     stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
     stage.make_unreadable();

@@ -4,7 +4,7 @@ use super::database::without_database;
 use super::*;
 
 #[test]
-fn a_server_that_reboots_goes_on_where_it_was() {
+fn restarted_server_resumes_from_stored_state() {
     let mut stage = Stage::running();
     stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
     stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Request })]);
@@ -18,7 +18,7 @@ fn a_server_that_reboots_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_reboot_in_the_middle_of_a_stop_knows_that_it_is_under_way() {
+fn server_restart_keeps_a_pending_stop() {
     let mut stage = Stage::running();
     stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 })]);
     stage.hear(&[(2, Fact::Stopping { grace_ms: 60_000 })]);
@@ -27,7 +27,7 @@ fn a_reboot_in_the_middle_of_a_stop_knows_that_it_is_under_way() {
 }
 
 #[test]
-fn what_happened_while_no_server_was_there_is_true_at_the_first_look() {
+fn restarted_server_records_what_happened_meanwhile() {
     let stage = Stage::running();
     stage.finds(1, Found::Ended, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Outside }), (3, exited(7, false))]);
     let stage = stage.reboot();
@@ -38,7 +38,7 @@ fn what_happened_while_no_server_was_there_is_true_at_the_first_look() {
 }
 
 #[test]
-fn a_start_that_was_cut_short_is_judged_by_what_is_there() {
+fn interrupted_start_is_recovered_from_what_is_found() {
     for (found, facts, state, status) in [
         (Found::NeverBegan, None, State::Stopped, "failed"),
         (Found::Vanished { same_boot: true }, Some(vec![]), State::Stopped, "lost"),
@@ -64,7 +64,7 @@ fn a_start_that_was_cut_short_is_judged_by_what_is_there() {
 }
 
 #[test]
-fn after_another_boot_a_run_is_lost_since_its_last_fact() {
+fn machine_reboot_loses_run_as_of_its_last_fact() {
     let stage = Stage::running();
     stage.clock.advance(Duration::from_secs(60));
     let last_fact_at = stage.clock.now();
@@ -76,7 +76,7 @@ fn after_another_boot_a_run_is_lost_since_its_last_fact() {
 }
 
 #[test]
-fn a_run_that_the_database_does_not_know_is_taken_in() {
+fn latest_run_unknown_to_database_is_adopted() {
     let stage = Stage::new();
     stage.finds(4, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
     stage.finds(5, Found::ShimAlive, &[(1, spawned())]);
@@ -89,7 +89,7 @@ fn a_run_that_the_database_does_not_know_is_taken_in() {
 }
 
 #[test]
-fn an_end_whose_beginning_is_damaged_does_not_block_the_next_run() {
+fn end_without_its_spawned_fact_does_not_block_next_run() {
     let mut stage = Stage::new();
     drop(stage.ask(Ask::Start(StartRequest::default())));
     stage.finds(1, Found::Ended, &[(2, exited(0, false))]);
@@ -101,7 +101,7 @@ fn an_end_whose_beginning_is_damaged_does_not_block_the_next_run() {
 }
 
 #[test]
-fn a_server_that_cannot_say_which_runs_there_are_does_not_boot_and_gives_no_id_twice() {
+fn boot_fails_if_runs_cannot_be_listed_or_inspected() {
     let Stage { dir, world, clock, conductor, .. } = Stage::new();
     drop(conductor);
     world.0.borrow_mut().found.insert(4, (Found::Ended, None));
@@ -139,7 +139,7 @@ fn run_directories_are_not_listed_if_the_link_names_a_recorded_run() {
 }
 
 #[test]
-fn an_older_run_that_the_database_does_not_know_is_left_alone() {
+fn older_unknown_run_is_left_alone() {
     let stage = Stage::new();
     stage.finds(4, Found::Vanished { same_boot: true }, &[(1, spawned())]);
     stage.finds(5, Found::ShimAlive, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Request })]);
@@ -149,7 +149,7 @@ fn an_older_run_that_the_database_does_not_know_is_left_alone() {
 }
 
 #[test]
-fn a_stop_that_is_recorded_and_not_yet_in_the_journal_is_known_to_the_next_server() {
+fn recorded_stop_missing_from_journal_is_still_pending() {
     let mut stage = Stage::running();
     stage.hear(&[(2, Fact::Stopping { grace_ms: 60_000 }), (3, Fact::Stopping { grace_ms: 50_000 })]);
     // The journal has no room for either.
@@ -164,7 +164,7 @@ fn a_stop_that_is_recorded_and_not_yet_in_the_journal_is_known_to_the_next_serve
 }
 
 #[test]
-fn what_follows_an_end_is_heard_although_the_connection_broke_between() {
+fn facts_after_an_end_are_received_after_reconnect() {
     for is_reboot in [false, true] {
         let mut stage = Stage::running();
         stage.hear(&[(2, exited(0, false))]);
@@ -184,7 +184,7 @@ fn what_follows_an_end_is_heard_although_the_connection_broke_between() {
 }
 
 #[test]
-fn a_pause_file_that_cannot_be_removed_does_not_hold_up_the_end_and_is_tried_until_it_is_gone() {
+fn unremovable_pause_file_is_retried_after_the_end() {
     for is_reboot in [false, true] {
         let mut stage = Stage::running();
         stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
@@ -207,7 +207,7 @@ fn a_pause_file_that_cannot_be_removed_does_not_hold_up_the_end_and_is_tried_unt
 }
 
 #[test]
-fn a_silence_that_ends_with_the_run_is_not_said_any_more() {
+fn shim_silent_condition_ends_with_the_run() {
     let mut stage = Stage::running();
     stage.world.0.borrow_mut().connect_fails = true;
     stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, exited(0, false))]);
@@ -227,7 +227,7 @@ fn a_silence_that_ends_with_the_run_is_not_said_any_more() {
 
 /// The shim was killed after it had reported the end and before it removed the PAUSE file, which the disk refused.
 #[test]
-fn the_pause_file_of_a_run_that_has_ended_goes_once_it_can() {
+fn pause_file_of_an_ended_run_is_removed_once_possible() {
     let mut stage = Stage::running();
     stage.hear(&[(2, exited(0, true))]);
     stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned())]);
@@ -250,7 +250,7 @@ fn the_pause_file_of_a_run_that_has_ended_goes_once_it_can() {
 }
 
 #[test]
-fn run_directory_that_cannot_be_read_is_looked_at_less_and_less_often() {
+fn unreadable_run_directory_is_retried_with_growing_pauses() {
     for has_ended in [false, true] {
         let mut stage = Stage::running();
         if has_ended {
@@ -274,7 +274,7 @@ fn run_directory_that_cannot_be_read_is_looked_at_less_and_less_often() {
 
 /// A shim removes the PAUSE file that another run left, but only if it stays alive long enough.
 #[test]
-fn a_run_that_never_began_leaves_no_pause_file_of_the_run_before() {
+fn run_that_never_began_removes_previous_pause_file() {
     let mut stage = Stage::running();
     stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Outside })]);
     stage.world.0.borrow_mut().pause_file_stays = true;
@@ -290,7 +290,7 @@ fn a_run_that_never_began_leaves_no_pause_file_of_the_run_before() {
 }
 
 #[test]
-fn first_of_the_stops_in_a_journal_is_who_wants_the_end() {
+fn first_stop_in_journal_is_the_pending_origin() {
     let stage = Stage::running();
     let stops = [(2, Origin::Signal, 60_000), (3, CLIENT, 5_000), (4, Origin::Limit, 1_000)];
     let stopping = |(seq, origin, grace_ms)| Entry { origin: Some(origin), ..stage.entry(seq, Fact::Stopping { grace_ms }) };
@@ -306,7 +306,7 @@ fn first_of_the_stops_in_a_journal_is_who_wants_the_end() {
 }
 
 #[test]
-fn who_started_a_run_is_known_while_it_starts_and_to_a_database_that_has_lost_it() {
+fn run_origin_survives_restart_and_database_loss() {
     let mut stage = Stage::new();
     let _waits = stage.ask(Ask::Start(StartRequest::default()));
     stage.finds(1, Found::ShimAlive, &[]);

@@ -17,7 +17,7 @@ fn runs(stage: &Stage) -> usize {
 }
 
 #[test]
-fn repeated_start_of_a_killed_server_is_answered_with_the_run_that_it_began() {
+fn repeated_start_after_server_kill_returns_the_same_run() {
     let mut stage = Stage::new();
     let _lost = stage.ask_keyed("a", start());
     stage.finds(1, Found::ShimAlive, &[]);
@@ -36,7 +36,7 @@ fn repeated_start_of_a_killed_server_is_answered_with_the_run_that_it_began() {
 }
 
 #[test]
-fn repeated_start_whose_run_never_began_says_so_and_begins_no_other() {
+fn repeated_start_of_a_failed_run_returns_its_error() {
     let mut stage = Stage::new();
     let _lost = stage.ask_keyed("a", start());
     stage.finds(1, Found::NeverBegan, &[]);
@@ -48,7 +48,7 @@ fn repeated_start_whose_run_never_began_says_so_and_begins_no_other() {
 }
 
 #[test]
-fn repeated_pause_that_was_done_is_not_done_again_after_a_resume() {
+fn completed_pause_is_not_repeated_after_a_resume() {
     let mut stage = Stage::running();
     let _lost = stage.ask_keyed("a", Ask::Pause);
     stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, paused())]);
@@ -62,7 +62,7 @@ fn repeated_pause_that_was_done_is_not_done_again_after_a_resume() {
 }
 
 #[test]
-fn repeated_pause_that_was_never_sent_is_done_and_reaches_no_other_run() {
+fn unsent_pause_is_repeated_only_for_its_own_run() {
     let mut stage = Stage::running();
     let _lost = stage.ask_keyed("a", Ask::Pause);
     stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
@@ -104,7 +104,7 @@ fn repeated_stop_waits_for_the_same_end_and_sets_no_later_kill() {
 }
 
 #[test]
-fn key_that_cannot_be_stored_keeps_nobody_from_control() {
+fn key_that_cannot_be_stored_does_not_block_a_pause() {
     let mut stage = Stage::running();
     without_database(&mut stage, |stage| {
         let pause = stage.ask_keyed("a", Ask::Pause);
@@ -119,7 +119,7 @@ fn key_that_cannot_be_stored_keeps_nobody_from_control() {
 }
 
 #[test]
-fn repeat_of_what_is_done_and_not_recorded_yet_is_told_so() {
+fn repetition_of_unrecorded_action_is_reported_as_unrecorded() {
     let mut stage = Stage::running();
     let first = stage.ask_keyed("a", Ask::Pause);
     without_database(&mut stage, |stage| {
@@ -132,7 +132,7 @@ fn repeat_of_what_is_done_and_not_recorded_yet_is_told_so() {
 }
 
 #[test]
-fn repeat_under_a_key_that_cannot_be_stored_yet_does_nothing_twice() {
+fn repetition_with_unstored_key_acts_once() {
     let mut stage = Stage::running();
     let other = rusqlite::Connection::open(stage.dir.path().join("db")).expect("opens");
     other.execute_batch("BEGIN IMMEDIATE").expect("locks");

@@ -4,7 +4,7 @@ use super::*;
 use crate::pipeline::{CpuPercent, Mark, Progress, Usage};
 
 #[test]
-fn signals_from_outside_change_the_state_without_an_action() {
+fn external_signals_change_state_without_an_action() {
     let mut stage = Stage::running();
     stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
     assert_eq!(stage.snapshot().state, State::Paused);
@@ -20,7 +20,7 @@ fn signals_from_outside_change_the_state_without_an_action() {
 }
 
 #[test]
-fn a_shim_that_dies_loses_the_run_and_nothing_of_it_is_left() {
+fn shim_death_loses_run_and_kills_leftovers() {
     let mut stage = Stage::running();
     let waiting = stage.ask(Ask::Pause);
     stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned())]);
@@ -35,7 +35,7 @@ fn a_shim_that_dies_loses_the_run_and_nothing_of_it_is_left() {
 }
 
 #[test]
-fn a_shim_that_left_after_the_end_leaves_the_end_in_its_journal() {
+fn end_is_read_from_journal_after_shim_exits() {
     let mut stage = Stage::running();
     let waiting = stage.ask(stop(Duration::from_secs(1)));
     stage.finds(1, Found::Ended, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 1_000 }), (3, exited(3, true))]);
@@ -46,7 +46,7 @@ fn a_shim_that_left_after_the_end_leaves_the_end_in_its_journal() {
 }
 
 #[test]
-fn a_broken_connection_to_a_live_shim_is_made_again_from_the_last_fact_on() {
+fn broken_shim_connection_resumes_after_the_last_fact() {
     let mut stage = Stage::running();
     stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
     stage.finds(1, Found::ShimAlive, &[]);
@@ -62,7 +62,7 @@ fn a_broken_connection_to_a_live_shim_is_made_again_from_the_last_fact_on() {
 }
 
 #[test]
-fn a_shim_that_does_not_answer_is_tried_for_ever_and_never_doubled() {
+fn silent_shim_is_retried_and_never_duplicated() {
     let mut stage = Stage::running();
     stage.finds(1, Found::ShimAlive, &[]);
     stage.world.0.borrow_mut().connect_fails = true;
@@ -84,7 +84,7 @@ fn a_shim_that_does_not_answer_is_tried_for_ever_and_never_doubled() {
 }
 
 #[test]
-fn a_shim_that_has_told_its_end_and_still_holds_its_lock_leaves_nothing_pending() {
+fn ended_run_with_live_shim_leaves_nothing_pending() {
     for facts in [
         vec![(1, spawned()), (2, exited(0, false))],
         vec![(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 }), (3, exited(0, true))],
@@ -100,7 +100,7 @@ fn a_shim_that_has_told_its_end_and_still_holds_its_lock_leaves_nothing_pending(
 }
 
 #[test]
-fn a_command_that_went_down_with_its_connection_is_given_up_or_sent_again() {
+fn lost_pause_command_fails_and_lost_stop_is_resent() {
     let mut stage = Stage::running();
     stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
     let pause = stage.ask(Ask::Pause);
@@ -123,7 +123,7 @@ fn a_command_that_went_down_with_its_connection_is_given_up_or_sent_again() {
 }
 
 #[test]
-fn what_a_shim_cannot_write_is_said_until_it_can_or_is_gone() {
+fn shim_trouble_is_reported_until_resolved_or_shim_ends() {
     let mut stage = Stage::running();
     let says = |stage: &mut Stage, text: Option<&str>| {
         let trouble = text.map(|text| Trouble::last_words(text.to_owned(), false, None));
@@ -156,7 +156,7 @@ fn each_shim_problem_becomes_its_own_condition() {
 }
 
 #[test]
-fn a_start_beside_one_that_cannot_be_looked_at_is_refused_by_the_rules() {
+fn start_beside_an_uninspectable_run_is_refused() {
     let mut stage = Stage::new();
     drop(stage.ask(Ask::Start(StartRequest::default())));
     stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
@@ -170,7 +170,7 @@ fn a_start_beside_one_that_cannot_be_looked_at_is_refused_by_the_rules() {
 }
 
 #[test]
-fn what_a_shim_said_before_its_server_let_it_go_is_not_said_for_ever() {
+fn stale_shim_signs_are_cleared_on_reconnect() {
     let mut stage = Stage::running();
     stage.hear_signs(|signs| {
         signs.trouble = vec![Trouble::last_words("no ink".into(), false, None)];
@@ -213,7 +213,7 @@ impl Stage {
 }
 
 #[test]
-fn progress_is_published_without_a_version_and_tells_its_tag_and_its_followers() {
+fn progress_changes_tag_and_wakes_streams_but_not_version() {
     let mut stage = Stage::running();
     let watch = stage.conductor.watch.clone();
     let (before, notices) = (watch.get(), watch.count_notices());
@@ -244,7 +244,7 @@ fn progress_is_published_without_a_version_and_tells_its_tag_and_its_followers()
 }
 
 #[test]
-fn signs_that_are_outdated_or_say_nothing_new_change_nothing() {
+fn outdated_or_unchanged_signs_change_nothing() {
     let mut stage = Stage::running();
     stage.hear_signs(|signs| signs.note = Some("one".to_owned()));
     let outdated = Message::Signs(stage.signs.clone());
@@ -271,7 +271,7 @@ fn signs_that_are_outdated_or_say_nothing_new_change_nothing() {
 }
 
 #[test]
-fn live_shim_without_progress_clears_one_that_a_file_claims() {
+fn live_shim_without_progress_clears_stored_progress() {
     let mut stage = Stage::running();
     stage.world.0.borrow_mut().progress.insert(1, Some(progress("::step claimed", 1_000)));
     stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
@@ -282,7 +282,7 @@ fn live_shim_without_progress_clears_one_that_a_file_claims() {
 }
 
 #[test]
-fn the_later_of_what_was_said_and_what_was_stored_is_told() {
+fn later_of_reported_and_stored_progress_is_shown() {
     let store = |stage: &Stage, what| drop(stage.world.0.borrow_mut().progress.insert(1, what));
     let mut stage = Stage::running();
     stage.hear_progress("::step said", 5);
@@ -312,7 +312,7 @@ fn the_later_of_what_was_said_and_what_was_stored_is_told() {
 }
 
 #[test]
-fn a_stored_progress_that_the_disk_did_not_give_is_read_later_and_never_over_a_shim_that_lives() {
+fn unreadable_stored_progress_is_retried_unless_shim_reports() {
     let mut stage = Stage::running();
     stage.world.0.borrow_mut().progress.insert(1, Some(progress("::step stored", 5)));
     stage.world.0.borrow_mut().progress_fails = true;
@@ -342,7 +342,7 @@ fn a_stored_progress_that_the_disk_did_not_give_is_read_later_and_never_over_a_s
 }
 
 #[test]
-fn usage_is_shown_while_it_runs_and_the_shim_is_told_of_who_looks_until_nobody_does() {
+fn usage_is_published_and_shim_is_asked_only_while_watched() {
     let mut stage = Stage::running();
     stage.hear_progress("::progress 40 one", 7);
     stage.signs.number = 7;

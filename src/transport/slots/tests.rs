@@ -93,7 +93,7 @@ fn next_timeout_check_is_due_with_the_first_silent_client() {
 }
 
 #[test]
-fn stopping_seats_admit_no_connection_and_end_all_waits() {
+fn stopping_slots_admit_no_connection() {
     let slots = Arc::<Slots>::default();
     assert!(sit(&slots, 1, "127.0.0.1").is_some());
     slots.begin_stop();
@@ -144,7 +144,7 @@ fn streams_of_one_address_take_no_slot_of_others() {
 }
 
 #[test]
-fn long_poll_gives_its_slot_to_the_same_address_and_is_answered_early() {
+fn long_poll_yields_slot_to_same_address_and_ends_early() {
     let slots = Arc::<Slots>::default();
     let mut crowd = streams(&slots, 10_000, peer("10.0.0.6"));
     let began = Instant::now();
@@ -175,7 +175,7 @@ fn long_poll_gives_its_slot_to_the_same_address_and_is_answered_early() {
 }
 
 #[test]
-fn operators_connection_is_kept_and_those_of_others_give_way() {
+fn operator_connection_is_kept_while_others_yield() {
     let slots = Arc::<Slots>::default();
     let (first, first_stream) = sit(&slots, 0, "10.0.0.6").expect("room");
     first.set_operator(true);
@@ -197,7 +197,7 @@ fn operators_connection_is_kept_and_those_of_others_give_way() {
 }
 
 #[test]
-fn proxy_at_the_unix_socket_gives_viewers_no_place_of_the_owner() {
+fn viewer_at_unix_socket_does_not_rank_as_owner() {
     let slots = Arc::<Slots>::default();
     for (number, peer, of_an_operator) in [(1, Peer::Owner, Rank::Owner), (2, Peer::Local, Rank::Operator)] {
         let (slot, _stream) = sit_as(&slots, number, peer).expect("room");
@@ -210,7 +210,7 @@ fn proxy_at_the_unix_socket_gives_viewers_no_place_of_the_owner() {
 }
 
 #[test]
-fn operators_lose_what_they_have_beyond_their_part_and_no_more() {
+fn operators_yield_only_slots_beyond_their_share() {
     let slots = Arc::<Slots>::default();
     let Limits { shared, own, .. } = Limits::now();
     let (part, surplus) = ((shared + KINDS * own) / KEPT_IN, 10);
@@ -227,7 +227,7 @@ fn operators_lose_what_they_have_beyond_their_part_and_no_more() {
 }
 
 #[test]
-fn viewers_stream_gives_way_last_and_an_operators_does_not() {
+fn viewer_streams_yield_last_and_operator_stream_is_kept() {
     let slots = Arc::<Slots>::default();
     let long_ago = Instant::now().checked_sub(Duration::from_mins(1)).expect("the machine runs for longer");
     let viewers: Vec<_> = (0..3).filter_map(|number| sit(&slots, number, "127.0.0.1")).collect();
@@ -257,7 +257,7 @@ fn viewers_stream_gives_way_last_and_an_operators_does_not() {
 }
 
 #[test]
-fn operators_stream_does_not_give_way_while_its_client_takes_a_piece() {
+fn operator_stream_with_slow_client_does_not_yield() {
     for is_stream in [true, false] {
         let slots = Arc::<Slots>::default();
         let Limits { shared, own, .. } = Limits::now();
@@ -282,7 +282,7 @@ fn operators_stream_does_not_give_way_while_its_client_takes_a_piece() {
 }
 
 #[test]
-fn operators_connections_whose_clients_have_left_are_not_counted_to_their_part() {
+fn closed_operator_clients_do_not_count_toward_operators_share() {
     let slots = Arc::<Slots>::default();
     let Limits { shared, own, .. } = Limits::now();
     let part = (shared + KINDS * own) / KEPT_IN;
@@ -298,7 +298,7 @@ fn operators_connections_whose_clients_have_left_are_not_counted_to_their_part()
 }
 
 #[test]
-fn operators_that_have_more_than_their_part_give_way_to_each_other() {
+fn operators_beyond_their_share_yield_to_each_other() {
     let slots = Arc::<Slots>::default();
     let sit_as_operator = |number| sit(&slots, number, "10.0.0.6").inspect(|(slot, _)| slot.set_operator(true));
     let crowd: Vec<_> = (0..).map_while(sit_as_operator).collect();
@@ -307,7 +307,7 @@ fn operators_that_have_more_than_their_part_give_way_to_each_other() {
 }
 
 #[test]
-fn few_slots_are_left_where_long_polls_of_others_than_operators_have_the_rest() {
+fn slots_are_crowded_if_few_remain_beside_viewer_long_polls() {
     let slots = Arc::<Slots>::default();
     let limit = FROM_ONE_ADDRESS_MAX;
     let crowd: Vec<_> = (0..limit as u64).filter_map(|number| sit(&slots, number, "10.0.0.6")).collect();
@@ -363,7 +363,7 @@ fn each_kind_of_client_has_reserved_slots() {
 }
 
 #[test]
-fn new_connection_learns_when_a_slot_becomes_free() {
+fn refusal_reports_whether_a_slot_will_become_free() {
     let slots = Arc::<Slots>::default();
     let mut crowd = streams(&slots, 1, peer("10.0.0.6"));
     assert_eq!(sit_as(&slots, 1000, peer("10.0.0.6")).err(), Some(Full { is_passing: false }));
@@ -392,7 +392,7 @@ fn slots_leave_enough_descriptors_for_the_rest() {
 }
 
 #[test]
-fn long_requests_leave_slots_to_others_and_some_to_operators_and_the_owner() {
+fn long_requests_leave_slots_to_others_operators_and_owner() {
     for descriptors in [0, 64, 80, 100, 128, 256, 400, 512, 1024, 4096, 1 << 40] {
         let Limits { shared, own, .. } = Limits::of(descriptors);
         let [of_viewers, all, of_owner] =
@@ -408,7 +408,7 @@ fn long_requests_leave_slots_to_others_and_some_to_operators_and_the_owner() {
 }
 
 #[test]
-fn connection_that_discards_what_comes_or_waits_for_memory_gives_way_even_if_more_has_come() {
+fn discarding_or_memory_waiting_connection_yields_despite_input() {
     let slots = Arc::<Slots>::default();
     let mut crowd = streams(&slots, 1, peer("10.0.0.6"));
     (&crowd[5].1).write_all(b"more").expect("sent");
@@ -424,7 +424,7 @@ fn connection_that_discards_what_comes_or_waits_for_memory_gives_way_even_if_mor
 
 /// Another connection has the turn all the time.
 #[test]
-fn body_that_waits_for_its_turn_gives_way_and_does_not_wait_for_longer_than_it_may() {
+fn body_waiting_for_its_turn_yields_or_times_out() {
     let slots = Arc::<Slots>::default();
     let _turn = lock(&slots.bodies);
     let refused = |gives_way: bool| {
@@ -449,7 +449,7 @@ fn body_that_waits_for_its_turn_gives_way_and_does_not_wait_for_longer_than_it_m
 }
 
 #[test]
-fn connections_that_always_have_a_request_under_way_get_their_last_answer_where_others_wait() {
+fn busy_connections_get_their_last_response_when_others_wait() {
     let slots = Arc::<Slots>::default();
     let sit_busy = |number| {
         let (slot, stream) = sit(&slots, number, "127.0.0.1")?;

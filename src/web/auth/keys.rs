@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn digest_is_of_one_text_one_purpose_and_one_key() {
+    fn digest_is_bound_to_text_purpose_and_key() {
         let ours = keys("the-key-of-sessions");
         let digest = ours.digest(Of::Proof, "a text");
         assert!(digest.len() == 64 && ours.is(Of::Proof, "a text", &digest));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cookie_of_our_name_is_found_and_no_other() {
+    fn only_cookies_with_our_name_are_found() {
         let (ours, other) = (keys("the-key-of-sessions"), keys("another-key-of-sessions"));
         assert_ne!(ours.name, other.name, "two servers on one machine do not take each other's");
         let tossed: Vec<String> = (0..500).map(|number| format!("{}={number}", ours.name)).collect();

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn code_is_good_once_and_for_ten_minutes() {
+    fn one_time_code_is_valid_once_and_for_ten_minutes() {
         let (keys, mut codes) = (keys(), Codes::default());
         let [(first, first_id), (second, second_id)] = [Role::Viewer, Role::Operator].map(|role| make(&mut codes, role));
         assert!(first != second && first.len() >= 24 && first_id != second_id && !first.contains(&first_id));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_latest_codes_are_good() {
+    fn only_the_latest_one_time_codes_are_valid() {
         let (keys, mut codes) = (keys(), Codes::default());
         let made: Vec<String> = (0..=CODES_MAX).map(|_| make(&mut codes, Role::Operator).0).collect();
         assert!(codes.take(&keys, &made[0], NOW).is_none());

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_begin_after_a_few_double_and_end_at_a_bound() {
+    fn waits_begin_after_free_tries_double_and_are_capped() {
         let (mut throttle, from, mut now) = (Throttle::default(), net("192.0.2.1"), s(1000));
         let mut waits = Vec::new();
         for _ in 0..16 {
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn all_sources_together_have_a_budget_that_known_ones_do_not_wait_for() {
+    fn all_sources_share_a_budget_that_known_ones_bypass() {
         let (mut throttle, now) = (Throttle::default(), s(5000));
         let (owner, stranger) = (net("198.51.100.1"), net("198.51.100.2"));
         throttle.note_right(owner.clone());
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn viewers_of_one_source_log_in_so_many_times_and_then_now_and_then() {
+    fn viewer_logins_of_one_source_are_rate_limited() {
         let (mut throttle, now) = (Throttle::default(), s(5000));
         let (flood, other) = (net("192.0.2.1"), net("192.0.2.2"));
         let waits: Vec<Duration> = (0..LOG_INS + 2).map(|_| throttle.admit_viewer(&flood, now)).collect();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_has_a_bound_and_the_latest_are_remembered() {
+    fn throttle_memory_is_bounded_and_keeps_latest_sources() {
         let mut throttle = Throttle::default();
         let of = |number: u32| Source::Network(IpAddr::from(number.to_be_bytes()));
         for number in 0..5000 {

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_processes_of_the_own_user_that_speak_for_themselves_are_trusted() {
+    fn trust_needs_an_allowed_user_and_no_proxy_fields() {
         let own = user::own();
         let (other, root) = (own + 1, 0);
         let trusts = |trust: Trust, uid, field: Option<&str>| {

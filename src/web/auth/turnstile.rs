@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_passes_at_a_time_and_the_next_one_once_it_has_left() {
+    fn turnstile_admits_one_at_a_time() {
         let turnstile = Turnstile::default();
         let first = turnstile.enter(Duration::ZERO, &|| false).expect("it is free");
         assert!(turnstile.enter(Duration::ZERO, &|| false).is_none());
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn log_in_that_gives_way_while_it_waits_for_its_turn_is_refused_at_once() {
+    fn login_that_yields_while_waiting_is_refused_at_once() {
         let (turnstile, is_asked, gives_way) = (Turnstile::default(), AtomicBool::new(false), AtomicBool::new(false));
         let first = turnstile.enter(Duration::ZERO, &|| false).expect("it is free");
         // Called with the lock held, which becomes free once the thread waits.

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn browsers_are_told_from_programs() {
+    fn browsers_are_distinguished_from_programs() {
         for field in [
             ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:60.0) Gecko/20100101 Firefox/60.0"),
             ("user-agent", "Opera/9.80 (Windows NT 6.1) Presto/2.12.388 Version/12.16"),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn own_scripts_are_told_by_fields_that_no_other_page_can_send() {
+    fn own_scripts_are_recognized_by_preflighted_fields() {
         for field in [("autoappdev-client", ""), ("AutoAppDev-Server", "x"), ("Authorization", "bearer x")] {
             assert!(is_of_own_scripts(&request(&[field])), "{field:?}");
         }

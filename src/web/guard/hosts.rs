@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_loopback_numbers_and_the_machines_own_names_are_hosts_and_no_others() {
+    fn network_listener_accepts_ip_addresses_and_own_names_as_hosts() {
         for address in ["0.0.0.0:8788", "[::]:8788", "192.168.1.5:8788"] {
             for host in [
                 "192.168.1.5:8788",

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_this_server_are_hosts() {
+    fn only_names_of_this_server_are_allowed_hosts() {
         for host in
             ["localhost", "LOCALHOST:8788", "127.0.0.1", "127.0.0.1:1", "127.8.9.1:8788", "[::1]:8788", "[::1]", "board.local:80"]
         {
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reached_from_elsewhere_is_a_network_door() {
+    fn addresses_beyond_loopback_are_open() {
         for address in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
             assert!(!Reach::at(address.parse().expect("an address")).is_open(), "{address}");
         }
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn origin_that_leads_here_is_one_of_the_settings() {
+    fn named_origin_comes_from_configured_hosts_and_origins() {
         let named = |origins: &[&str], fields: &[(&str, &str)]| {
             let origins = origins.iter().map(|&origin| origin.to_owned()).collect();
             let guard = Guard::new(Reach::Loopback, vec!["board.local".into(), "localhost".into()], origins);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_wants_another_protocol_needs_an_own_page_as_a_change_does() {
+    fn upgrade_request_needs_an_allowed_origin() {
         let ask = |origin| {
             let fields = [("Host", "localhost"), ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Origin", origin)];
             guard().check(&request("GET", &fields))
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn prefetch_gets_static_files_only_whatever_else_it_says() {
+    fn prefetch_gets_only_static_files() {
         let host = ("Host", "127.0.0.1:8788");
         for mark in [
             ("Sec-Purpose", "prefetch"),
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn request_of_no_site_is_the_users_only_if_it_opens_an_address() {
+    fn site_none_request_with_foreign_referrer_or_mode_is_refused() {
         let host = ("Host", "127.0.0.1:8788");
         let none = ("Sec-Fetch-Site", "none");
         let get = |path, more: &[(&str, &str)]| guard().check(&of_path("GET", path, &[&[host, none], more].concat()));
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_must_call_itself_json() {
+    fn body_needs_json_content_type() {
         let host = ("Host", "localhost");
         for kind in ["application/json", "application/json; charset=utf-8", "Application/JSON"] {
             assert!(guard().check(&request("POST", &[host, ("Content-Type", kind), ("Content-Length", "2")])).is_ok(), "{kind}");
@@ -426,7 +426,7 @@ mod tests {
 
     /// Covers old browsers, and all browsers at a non-loopback address without TLS.
     #[test]
-    fn browser_that_does_not_say_where_a_request_comes_from_must_name_the_page_otherwise() {
+    fn browser_without_fetch_metadata_needs_own_referrer_or_field() {
         let agent = ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:60.0) Gecko/20100101 Firefox/60.0");
         let ask = |method, path, more: &[(&str, &str)]| {
             guard().check(&of_path(method, path, &[&[("Host", "board.local:8788"), agent, JSON], more].concat()))

@@ -9,7 +9,7 @@ fn end_sessions(app: &App, body: &Value) {
 }
 
 #[test]
-fn code_logs_in_once_and_a_wrong_one_has_one_error() {
+fn one_time_code_works_once_and_bad_codes_fail_alike() {
     let house = House::new();
     let app = house.network();
     let (first, second) = (code(&app, PHONE, &bearer(TOKEN), "look"), code(&app, PHONE, &bearer(TOKEN), "act"));
@@ -34,7 +34,7 @@ fn code_logs_in_once_and_a_wrong_one_has_one_error() {
 }
 
 #[test]
-fn codes_end_with_the_session_that_made_them_and_with_all() {
+fn codes_end_with_their_session_and_with_all_sessions() {
     let house = House::new();
     let app = house.network();
     let (revoked, leaves, stays) = (log_in(&app, TOKEN), log_in(&app, TOKEN), log_in(&app, TOKEN));
@@ -66,7 +66,7 @@ fn writer_with(house: &House, before: impl Fn() + Send + Sync + 'static) -> Writ
 }
 
 #[test]
-fn log_in_that_is_being_stored_while_all_are_ended_is_ended_too() {
+fn login_stored_while_all_sessions_end_is_ended_too() {
     let house = House::new();
     let (usual, ends_all) = (house.network(), Arc::new(Mutex::new(None::<Arc<Authenticator>>)));
     let writer = writer_with(&house, {

@@ -21,7 +21,7 @@ fn cell(uid: Option<u32>, app: &App, method: &str, path: &str, fields: &[(&str, 
 
 /// Pausing a stopped pipeline answers 409, which shows that the request passed authorization.
 #[test]
-fn each_door_and_credential_opens_what_it_should() {
+fn each_listener_and_credential_grants_expected_access() {
     let house = House::new();
     let (own, other) = (Some(own_uid()), Some(own_uid() + 1));
     let loopback = Reach::at(address(LOOPBACK));

@@ -49,7 +49,7 @@ fn guesses_of_a_viewer_are_counted_and_its_session_never_waits() {
 }
 
 #[test]
-fn guesses_of_one_user_of_the_machine_cost_no_other() {
+fn guesses_of_one_local_user_delay_no_other_user() {
     let house = House::new();
     let app = house.app(Reach::at(address(LOOPBACK)), true);
     let (own, stranger, third) = (own_uid(), own_uid() + 1, own_uid() + 2);
@@ -69,7 +69,7 @@ fn guesses_of_one_user_of_the_machine_cost_no_other() {
 }
 
 #[test]
-fn guesses_of_a_whole_network_cost_neither_sessions_nor_known_addresses_nor_links() {
+fn guesses_of_a_network_delay_no_known_client_or_link() {
     let house = House::new();
     let app = house.network();
     let owner = log_in(&app, TOKEN);
@@ -98,7 +98,7 @@ fn guesses_of_a_whole_network_cost_neither_sessions_nor_known_addresses_nor_link
 }
 
 #[test]
-fn viewer_who_logs_in_again_and_again_ends_no_other_viewers_session() {
+fn repeated_viewer_logins_end_no_other_viewers_session() {
     let house = House::new();
     let app = house.network();
     let other = log_in(&app, READ_TOKEN);
@@ -140,7 +140,7 @@ impl log::Log for SlowLog {
 }
 
 #[test]
-fn line_about_a_guesser_holds_up_no_other_client() {
+fn slow_log_write_about_guesses_delays_no_other_client() {
     let house = House::new();
     let app = house.network();
     let ((tell, told), (asked, is_asked)) = (channel(), channel());
@@ -159,7 +159,7 @@ fn line_about_a_guesser_holds_up_no_other_client() {
 }
 
 #[test]
-fn viewers_and_guesses_of_many_addresses_do_not_make_the_owner_wait() {
+fn viewers_and_guesses_of_many_addresses_do_not_delay_owner() {
     let house = House::new();
     let app = house.app(Reach::at(address("[::]:8788")), true);
     let (home, another) = ("198.51.100.1:5", own_uid() + 1);

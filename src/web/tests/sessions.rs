@@ -7,7 +7,7 @@ use super::*;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[test]
-fn page_that_is_open_now_and_then_stays_logged_in_until_its_age_ends() {
+fn session_is_renewed_by_use_up_to_90_days() {
     let house = House::new();
     let app = house.network();
     let who = log_in(&app, TOKEN);
@@ -43,7 +43,7 @@ fn page_that_is_open_now_and_then_stays_logged_in_until_its_age_ends() {
 }
 
 #[test]
-fn session_that_is_not_used_expires() {
+fn unused_session_expires() {
     let house = House::new();
     let app = house.network();
     let who = log_in(&app, TOKEN);
@@ -60,7 +60,7 @@ fn look_for_cookie(app: &App, who: &Credentials) -> Option<String> {
 }
 
 #[test]
-fn token_that_changes_ends_the_sessions_made_with_it_for_good() {
+fn changed_token_ends_its_sessions_for_good() {
     let house = House::new();
     let first = house.network();
     let (acts, looks) = (log_in(&first, TOKEN), log_in(&first, READ_TOKEN));
@@ -72,7 +72,7 @@ fn token_that_changes_ends_the_sessions_made_with_it_for_good() {
 }
 
 #[test]
-fn log_out_ends_one_session_and_needs_both_halves() {
+fn logout_ends_one_session_and_needs_cookie_and_proof() {
     let house = House::new();
     let app = house.network();
     let (mine, other) = (log_in(&app, TOKEN), log_in(&app, TOKEN));
@@ -87,7 +87,7 @@ fn log_out_ends_one_session_and_needs_both_halves() {
 }
 
 #[test]
-fn operator_lists_and_ends_sessions_and_a_viewer_does_neither() {
+fn operator_lists_and_ends_sessions_and_viewer_cannot() {
     let house = House::new();
     let app = house.network();
     let fields_of_login = [("User-Agent", "Fox\u{e9}\u{1b}[2J / 1.0")];
@@ -127,7 +127,7 @@ fn operator_lists_and_ends_sessions_and_a_viewer_does_neither() {
 }
 
 #[test]
-fn end_of_all_sessions_leaves_no_row() {
+fn ending_all_sessions_leaves_no_row() {
     let house = House::new();
     let app = house.network();
     let (_unreadable, who) = (log_in(&app, READ_TOKEN), log_in(&app, TOKEN));
@@ -144,7 +144,7 @@ fn end_of_all_sessions_leaves_no_row() {
 }
 
 #[test]
-fn sessions_have_a_bound_for_each_role_and_the_one_unused_longest_goes() {
+fn sessions_are_limited_per_role_and_longest_unused_is_removed() {
     let house = House::new();
     let app = house.network();
     let owner = log_in(&app, TOKEN);
@@ -160,7 +160,7 @@ fn sessions_have_a_bound_for_each_role_and_the_one_unused_longest_goes() {
 }
 
 #[test]
-fn log_in_of_the_same_browser_takes_the_place_of_the_one_before() {
+fn login_of_same_browser_replaces_previous_session() {
     let house = House::new();
     let app = house.network();
     let viewer = log_in(&app, READ_TOKEN);
@@ -170,7 +170,7 @@ fn log_in_of_the_same_browser_takes_the_place_of_the_one_before() {
 }
 
 #[test]
-fn tossed_cookies_do_not_hide_the_right_one() {
+fn injected_cookies_do_not_hide_the_valid_one() {
     let house = House::new();
     let app = house.network();
     let who = log_in(&app, TOKEN);
@@ -184,7 +184,7 @@ fn tossed_cookies_do_not_hide_the_right_one() {
 }
 
 #[test]
-fn proof_of_a_link_opens_the_log_of_a_run_and_nothing_else() {
+fn download_proof_opens_only_a_run_log() {
     let house = House::new();
     let app = house.network();
     let response = ask(&app, PHONE, "POST", "/api/login", &[], &json!({ "token": TOKEN }).to_string());
@@ -209,7 +209,7 @@ fn proof_of_a_link_opens_the_log_of_a_run_and_nothing_else() {
 }
 
 #[test]
-fn flood_of_a_viewers_log_ins_is_one_write_at_a_time() {
+fn concurrent_viewer_logins_are_stored_one_at_a_time() {
     let house = House::new();
     let usual = house.network();
     let [begun, under_way, most] = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));

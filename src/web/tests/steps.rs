@@ -51,7 +51,7 @@ fn clock_set_back_does_not_renew_a_session_beyond_its_age() {
 }
 
 #[test]
-fn session_that_is_in_use_is_not_ended_for_others_after_the_clock_was_set_back() {
+fn used_session_is_not_evicted_after_clock_is_set_back() {
     let house = House::new();
     let app = house.network();
     let (used, unused) = (log_in(&app, TOKEN), log_in(&app, TOKEN));
@@ -65,7 +65,7 @@ fn session_that_is_in_use_is_not_ended_for_others_after_the_clock_was_set_back()
 }
 
 #[test]
-fn clock_that_is_set_changes_neither_the_life_of_a_code_nor_a_wait() {
+fn clock_step_changes_neither_code_lifetime_nor_wait() {
     for days in [365, -365] {
         let house = House::new();
         let app = house.network();
@@ -88,7 +88,7 @@ fn clock_that_is_set_changes_neither_the_life_of_a_code_nor_a_wait() {
 }
 
 #[test]
-fn session_whose_row_promises_more_than_a_login_can_give_gets_what_a_login_gives() {
+fn stored_session_lifetime_is_capped_by_login_limits() {
     let house = House::new();
     let app = house.network();
     let (one, two) = (log_in(&app, TOKEN), log_in(&app, READ_TOKEN));

@@ -33,7 +33,7 @@ fn whole_start() -> Value {
 }
 
 #[test]
-fn what_a_start_took_is_kept_by_its_names() {
+fn start_parameters_are_kept_with_variable_names_only() {
     let place = place_keeping("names");
     let (first, line) = told(&place, whole_start());
     assert_eq!(line, "a b c in sub with s3cret-of-this-test and 1");
@@ -81,7 +81,7 @@ fn what_a_start_took_is_kept_by_its_names() {
 }
 
 #[test]
-fn values_are_kept_privately_if_that_is_set_and_go_with_the_run() {
+fn kept_values_are_private_and_removed_with_their_run() {
     let mut place = place_keeping("values");
     let (first, _) = told(&place, whole_start());
     let file = place.run_dir(first).join("start.json");
@@ -117,7 +117,7 @@ fn values_are_kept_privately_if_that_is_set_and_go_with_the_run() {
 }
 
 #[test]
-fn viewer_cannot_read_what_a_start_took() {
+fn viewer_cannot_read_start_parameters() {
     let mut place = place_keeping("values");
     let (first, _) = told(&place, whole_start());
     place.set_env("AUTOAPPDEV_READ_TOKEN", "the-token-of-a-viewer");
@@ -132,7 +132,7 @@ fn viewer_cannot_read_what_a_start_took() {
 }
 
 #[test]
-fn restart_command_starts_again_what_a_run_was() {
+fn restart_command_repeats_a_run() {
     let place = place_keeping("names");
     assert_eq!(place.client(&["restart"]).0, 3, "there is no run yet");
     let (first, _) = told(&place, json!({"script": "tell.sh", "args": ["x"], "cwd": "sub", "env": {"LEVEL": "1"}}));
@@ -177,7 +177,7 @@ fn repeated_start_follows_a_root_whose_link_has_changed() {
 }
 
 #[test]
-fn start_is_known_from_its_journal_after_the_database_was_lost() {
+fn start_parameters_are_recovered_from_journal_after_database_loss() {
     let mut place = place_keeping("values");
     let env = json!({"KEY": "v"});
     let (_, run_id) = place.start_with(json!({"args": ["x"], "env": env, "grace_s": 1}));
@@ -194,7 +194,7 @@ fn start_is_known_from_its_journal_after_the_database_was_lost() {
 }
 
 #[test]
-fn action_is_done_only_for_the_run_that_its_client_saw() {
+fn action_with_other_if_run_id_is_refused() {
     let place = Place::serving("sleep.sh");
     let act = |action: &str, if_run_id: Value| place.post(&format!("/api/pipeline/{action}"), json!({ "if_run_id": if_run_id }));
     let refused = act("start", json!(1));
@@ -223,7 +223,7 @@ fn action_is_done_only_for_the_run_that_its_client_saw() {
 /// The check and the start are one step. In two steps, several clients could pass the check before the first of them starts a
 /// run.
 #[test]
-fn only_one_of_many_clients_that_saw_the_same_run_starts_the_next() {
+fn concurrent_starts_with_same_if_run_id_begin_one_run() {
     const CLIENTS: usize = 12;
     const ROUNDS: i64 = 12;
     let place = Place::serving("exit.sh");
@@ -251,7 +251,7 @@ fn only_one_of_many_clients_that_saw_the_same_run_starts_the_next() {
 }
 
 #[test]
-fn run_whose_script_or_folder_is_gone_is_not_begun_again() {
+fn repeated_start_is_refused_if_script_or_folder_is_missing() {
     let place = place_keeping("values");
     let (first, _) = told(&place, whole_start());
     let before = place.footprint();

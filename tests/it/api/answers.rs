@@ -152,7 +152,7 @@ fn read_all(stream: &mut TcpStream) -> String {
 }
 
 #[test]
-fn a_panic_in_the_handler_is_a_500_and_the_connection_goes_on() {
+fn handler_panic_returns_500_and_keeps_connection_open() {
     let running = Running::new();
     let mut wire = running.wire();
     for _ in 0..20 {
@@ -164,7 +164,7 @@ fn a_panic_in_the_handler_is_a_500_and_the_connection_goes_on() {
 }
 
 #[test]
-fn a_panic_or_an_error_while_an_answer_is_read_cuts_it_off_where_its_client_can_tell() {
+fn failing_body_reader_truncates_response_without_last_chunk() {
     let running = Running::new();
     for path in ["/reader-fails", "/reader-panics"] {
         let mut stream = running.raw(&get(path, "1.1"));
@@ -176,7 +176,7 @@ fn a_panic_or_an_error_while_an_answer_is_read_cuts_it_off_where_its_client_can_
 }
 
 #[test]
-fn no_value_can_speak_as_headers() {
+fn field_value_cannot_inject_fields() {
     let running = Running::new();
     let mut wire = running.wire();
     let answer = wire.get("/line-breaks");
@@ -189,7 +189,7 @@ fn no_value_can_speak_as_headers() {
 }
 
 #[test]
-fn framing_is_the_transports_own_to_say() {
+fn handler_cannot_set_framing_fields() {
     let running = Running::new();
     let mut wire = running.wire();
     let answer = wire.get("/framing");
@@ -200,7 +200,7 @@ fn framing_is_the_transports_own_to_say() {
 }
 
 #[test]
-fn an_answer_without_a_length_comes_in_chunks_each_as_soon_as_it_is_there() {
+fn response_without_length_is_sent_in_chunks_without_delay() {
     let running = Running::new();
     let feed = running.feed();
     let mut stream = running.raw(&(get("/stream", "1.1") + &get("/echo", "1.1")));
@@ -232,7 +232,7 @@ fn unheard_limit(client: &TcpStream) -> u32 {
 }
 
 #[test]
-fn a_machine_out_of_reach_does_not_keep_a_stream_for_a_quarter_of_an_hour() {
+fn stream_connection_has_tcp_user_timeout_of_30_seconds() {
     let running = Running::new();
     let feed = running.feed();
     let mut stream = running.raw(&get("/stream", "1.1"));
@@ -242,7 +242,7 @@ fn a_machine_out_of_reach_does_not_keep_a_stream_for_a_quarter_of_an_hour() {
 }
 
 #[test]
-fn an_old_client_is_told_the_end_by_the_end() {
+fn http_1_0_stream_ends_with_close_or_reset_on_error() {
     let running = Running::new();
     let feed = running.feed();
     let keep = "GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
@@ -261,7 +261,7 @@ fn an_old_client_is_told_the_end_by_the_end() {
 }
 
 #[test]
-fn no_body_where_there_can_be_none() {
+fn responses_to_head_and_204_and_304_have_no_body() {
     let running = Running::new();
     for (path, status) in [("/204", "204 No Content"), ("/304", "304 Not Modified")] {
         let mut stream = running.raw(&(get(path, "1.1") + &get("/echo", "1.1")));
@@ -287,7 +287,7 @@ fn no_body_where_there_can_be_none() {
 }
 
 #[test]
-fn a_length_that_is_not_kept_never_shifts_the_next_answer() {
+fn wrong_content_length_does_not_corrupt_next_response() {
     let running = Running::new();
     let mut stream = running.raw(&(get("/promises-more", "1.1") + &get("/echo", "1.1")));
     let answer = read_all(&mut stream);
@@ -298,7 +298,7 @@ fn a_length_that_is_not_kept_never_shifts_the_next_answer() {
 }
 
 #[test]
-fn bodies_of_any_framing_reach_the_handler_whole() {
+fn handler_receives_complete_body_in_any_framing() {
     let running = Running::new();
     let mut wire = running.wire();
     let long = "x".repeat(1024 * 1024);
@@ -331,7 +331,7 @@ fn bodies_of_any_framing_reach_the_handler_whole() {
 }
 
 #[test]
-fn a_stop_ends_while_streams_that_never_end_are_read() {
+fn server_stop_completes_during_endless_stream() {
     let running = Running::new();
     let feed = running.feed();
     let mut stream = running.raw(&get("/stream", "1.1"));

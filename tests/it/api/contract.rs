@@ -82,7 +82,7 @@ fn times(pipeline: &Value) -> [bool; 4] {
 const ENDING: [&str; 6] = ["state", "status", "pid", "exit_code", "signal", "allowed"];
 
 #[test]
-fn the_pipeline_has_every_key_at_every_turn() {
+fn pipeline_has_every_key_in_every_state() {
     let place = Place::serving("sleep.sh");
     let idle = look(&place);
     assert_eq!(values(&idle, &["state", "status", "run_id", "script"]), json!(["stopped", "idle", null, "sleep.sh"]));
@@ -117,7 +117,7 @@ fn the_pipeline_has_every_key_at_every_turn() {
 }
 
 #[test]
-fn every_kind_of_end_is_told_apart() {
+fn each_kind_of_end_has_its_own_status() {
     let place = Place::serving("sleep.sh");
     place.script("broken.sh", "echo a text with an execute bit and nothing that runs it\n");
     let ended = || {
@@ -156,7 +156,7 @@ fn every_kind_of_end_is_told_apart() {
 }
 
 #[test]
-fn a_known_version_is_not_sent_again() {
+fn known_version_gets_304() {
     let place = Place::serving("sleep.sh");
     let etag = |answer: &Answer| answer.header("ETag").expect("an ETag").to_owned();
     let with = |method: &str, tag: &str| place.request(method, "/api/pipeline", &[("If-None-Match", tag)], None);
@@ -191,7 +191,7 @@ fn tag_of_a_server_with_another_database_does_not_match() {
 }
 
 #[test]
-fn a_long_poll_answers_a_change_and_else_after_its_wait() {
+fn long_poll_returns_on_change_or_after_its_wait() {
     let place = Place::serving("sleep.sh");
     place.start();
     let version = place.pipeline()["version"].as_u64().expect("a number");
@@ -218,7 +218,7 @@ fn a_long_poll_answers_a_change_and_else_after_its_wait() {
 }
 
 #[test]
-fn two_hundred_long_polls_all_wake() {
+fn state_change_wakes_200_long_polls() {
     let place = Place::serving("sleep.sh");
     let version = place.pipeline()["version"].as_u64().expect("a number");
     let mut wires: Vec<_> = (0..200).map(|_| place.wire()).collect();
@@ -238,7 +238,7 @@ fn two_hundred_long_polls_all_wake() {
 }
 
 #[test]
-fn history_comes_in_pages_newest_first() {
+fn history_pages_and_runs_have_exact_keys() {
     let place = Place::serving("sleep.sh");
     assert_eq!(
         place.get("/api/runs").ok(),
@@ -326,7 +326,7 @@ fn history_comes_in_pages_newest_first() {
 }
 
 #[test]
-fn a_page_of_history_is_bounded_also_when_its_runs_are_large() {
+fn history_page_with_large_runs_is_limited_in_size() {
     let place = Place::serving("exit.sh");
     let large = "x".repeat(120_000);
     for _ in 0..10 {
@@ -346,7 +346,7 @@ fn a_page_of_history_is_bounded_also_when_its_runs_are_large() {
 }
 
 #[test]
-fn health_tells_the_truth_about_the_database_and_the_server_goes_on() {
+fn health_reports_replaced_database() {
     let place = Place::serving("sleep.sh");
     let shape = |body: &Value| {
         assert_keys(body, &["ok", "service", "db", "degraded", "conditions"]);
@@ -378,7 +378,7 @@ fn health_tells_the_truth_about_the_database_and_the_server_goes_on() {
 }
 
 #[test]
-fn the_version_and_what_is_never_told() {
+fn version_has_exact_keys_and_no_secret_is_exposed() {
     let place = Place::serving("sleep.sh");
     let version = place.get("/api/version").ok();
     let server = &version["server"];
@@ -424,7 +424,7 @@ fn the_version_and_what_is_never_told() {
 }
 
 #[test]
-fn head_gives_the_head_and_nothing_else() {
+fn head_has_fields_of_get_and_no_body() {
     let place = Place::serving("sleep.sh");
     let mut wire = place.wire();
     for path in

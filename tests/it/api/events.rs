@@ -69,7 +69,7 @@ fn stream_sends_conditions_as_they_begin_and_end() {
 }
 
 #[test]
-fn a_life_is_told_in_order_and_each_id_is_a_place_to_go_on_from() {
+fn stream_is_ordered_and_resumable_from_every_id() {
     let place = Place::serving("three.sh");
     place.script("three.sh", "#!/bin/bash\necho one\necho two >&2\nsleep 0.2\nprintf 'three'\nexit 3\n");
     let mut stream = EventStream::open(place.port(), "", None);
@@ -129,7 +129,7 @@ fn a_life_is_told_in_order_and_each_id_is_a_place_to_go_on_from() {
 }
 
 #[test]
-fn whoever_is_cut_off_a_hundred_times_sees_each_line_once_across_servers_that_are_killed() {
+fn stream_resumes_without_loss_after_disconnects_and_server_kills() {
     let mut place = Place::serving("count.sh");
     place.script(
         "count.sh",
@@ -175,7 +175,7 @@ fn whoever_is_cut_off_a_hundred_times_sees_each_line_once_across_servers_that_ar
 }
 
 #[test]
-fn a_server_that_stops_ends_its_streams_with_a_hint_to_come_back() {
+fn server_stop_ends_streams_with_retry_hint() {
     let mut place = Place::serving("sleep.sh");
     place.start();
     place.until_line("ready");
@@ -200,7 +200,7 @@ fn a_server_that_stops_ends_its_streams_with_a_hint_to_come_back() {
 }
 
 #[test]
-fn there_is_a_last_place_and_it_is_free_again() {
+fn stream_limit_refuses_and_frees_slots() {
     let place = Place::serving("sleep.sh");
     let mut streams: Vec<EventStream> = (0..64).map(|_| EventStream::open(place.port(), "", None)).collect();
     let refusal = EventStream::try_open(place.port(), "", None).expect("an answer").err().expect("there is no room");
@@ -215,7 +215,7 @@ fn there_is_a_last_place_and_it_is_free_again() {
 }
 
 #[test]
-fn a_page_that_was_opened_and_closed_seventy_times_can_still_be_opened() {
+fn closed_streams_free_their_slots_on_demand() {
     let place = Place::serving("sleep.sh");
     let reload = || {
         // If the server did not detect that the page was closed, the slot would become free only after the next write to it, ten
@@ -240,7 +240,7 @@ fn a_page_that_was_opened_and_closed_seventy_times_can_still_be_opened() {
 }
 
 #[test]
-fn a_page_of_another_site_takes_no_place() {
+fn cross_site_request_takes_no_stream_slot() {
     let place = Place::serving("sleep.sh");
     for field in ["Origin: http://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"] {
         let mut wire = place.wire();
@@ -251,7 +251,7 @@ fn a_page_of_another_site_takes_no_place() {
 }
 
 #[test]
-fn a_stream_is_opened_without_a_long_body() {
+fn stream_request_with_long_body_gets_413() {
     let place = Place::serving("sleep.sh");
     for (length, status) in [(16 * 1024, b"HTTP/1.1 200"), (16 * 1024 + 1, b"HTTP/1.1 413")] {
         let mut stream = TcpStream::connect(("127.0.0.1", place.port())).expect("connects");
@@ -269,7 +269,7 @@ fn a_stream_is_opened_without_a_long_body() {
 }
 
 #[test]
-fn who_is_told_nothing_is_told_that() {
+fn idle_stream_sends_comments() {
     let place = Place::serving("sleep.sh");
     let mut stream = EventStream::open(place.port(), "", None);
     stream.until("all that there is", |event| event.kind == "usage");
@@ -285,7 +285,7 @@ fn who_is_told_nothing_is_told_that() {
 }
 
 #[test]
-fn what_is_no_place_in_the_stream_is_refused_and_what_is_not_there_yet_is_now() {
+fn stream_rejects_invalid_position_and_starts_at_now_for_unknown_one() {
     let place = Place::serving("exit.sh");
     let (_, run_id) = place.start();
     place.until_ended(run_id);
@@ -308,7 +308,7 @@ fn what_is_no_place_in_the_stream_is_refused_and_what_is_not_there_yet_is_now() 
 }
 
 #[test]
-fn who_comes_too_late_for_lines_is_told_how_much_is_gone() {
+fn stream_reports_missing_bytes_to_late_client() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_LOG_SEGMENT_MB", "1");
     place.set_env("AUTOAPPDEV_LOG_RUN_MB", "1");
@@ -331,7 +331,7 @@ fn who_comes_too_late_for_lines_is_told_how_much_is_gone() {
 }
 
 #[test]
-fn who_does_not_read_delays_nobody() {
+fn client_that_does_not_read_delays_no_other() {
     let place = Place::serving("flood.sh");
     place.script(
         "flood.sh",
@@ -359,7 +359,7 @@ fn who_does_not_read_delays_nobody() {
 }
 
 #[test]
-fn who_waits_for_lines_gets_the_first_one_at_once_and_is_not_forgotten() {
+fn log_long_polls_return_on_first_line_or_server_stop() {
     let mut place = Place::serving("on-go.sh");
     place.script("on-go.sh", "#!/bin/bash\necho ready\nwhile [ ! -e go ]; do sleep 0.01; done\necho gone\nexec sleep 600\n");
     place.start();

@@ -12,7 +12,7 @@ fn let_it_be_paused_for_a_while(since: Instant) {
 }
 
 #[test]
-fn the_time_in_pauses_is_counted() {
+fn paused_time_is_counted() {
     let place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     let (mut at_least, mut at_most) = (0, 0);
@@ -41,7 +41,7 @@ fn the_time_in_pauses_is_counted() {
 }
 
 #[test]
-fn the_cpu_time_of_children_and_orphans_counts() {
+fn cpu_time_includes_children_and_orphans() {
     let place = Place::serving("burn.sh");
     place.actor();
     place.script(
@@ -57,7 +57,7 @@ fn the_cpu_time_of_children_and_orphans_counts() {
 }
 
 #[test]
-fn the_memory_of_the_largest_child_counts() {
+fn max_rss_includes_largest_child() {
     let place = Place::serving("hold.sh");
     place.actor();
     place.script("hold.sh", "#!/bin/bash\n./actor hold 64\n./actor hold 2\n");
@@ -68,7 +68,7 @@ fn the_memory_of_the_largest_child_counts() {
 }
 
 #[test]
-fn the_events_tell_the_whole_story_in_order() {
+fn run_events_are_complete_and_ordered() {
     let place = Place::serving("polite.sh");
     place.script("polite.sh", "#!/bin/bash\ntrap 'exit 0' TERM\necho ready\nwhile :; do sleep 0.02; done\n");
     let (pid, run_id) = place.start();
@@ -115,7 +115,7 @@ fn the_events_tell_the_whole_story_in_order() {
 }
 
 #[test]
-fn a_start_clears_the_times_of_the_run_before() {
+fn start_clears_times_of_previous_run() {
     let place = Place::serving("sleep.sh");
     place.start();
     place.act("pause").ok();
@@ -133,7 +133,7 @@ fn a_start_clears_the_times_of_the_run_before() {
 }
 
 #[test]
-fn every_run_has_its_figures_however_fast_the_next_one_follows() {
+fn runs_in_quick_succession_keep_their_usage() {
     let place = Place::serving("sleep.sh");
     for _ in 0..25 {
         place.start();
@@ -148,7 +148,7 @@ fn every_run_has_its_figures_however_fast_the_next_one_follows() {
 }
 
 #[test]
-fn the_history_is_paged_newest_first_and_ids_only_grow() {
+fn history_is_paged_newest_first_with_increasing_ids() {
     let mut place = Place::serving("exit.sh");
     for n in 1..=7 {
         if n == 4 {

@@ -14,7 +14,7 @@ fn ended(place: &Place) -> Value {
 }
 
 #[test]
-fn outcome_says_how_a_run_ended_and_who_stopped_it() {
+fn outcome_reports_how_run_ended_and_who_stopped_it() {
     let place = Place::serving("sleep.sh");
     place.script("signal.sh", SCRIPT);
     place.script("broken.sh", "echo a text with an execute bit and nothing that runs it\n");
@@ -70,7 +70,7 @@ fn ids(page: &Value) -> Vec<i64> {
 }
 
 #[test]
-fn history_is_selected_by_outcome_and_text_and_counts_all_of_it() {
+fn history_is_filtered_by_outcome_and_text() {
     let place = Place::serving("sleep.sh");
     fs::create_dir(place.root().join("Tools")).expect("creates");
     place.script("Tools/backup.sh", "#!/bin/bash\nexit 0\n");

@@ -32,7 +32,7 @@ fn run_count(place: &Place) -> usize {
 }
 
 #[test]
-fn repeat_of_an_action_gets_the_same_answer_and_acts_once() {
+fn repeated_action_gets_same_response_and_acts_once() {
     let place = running();
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
     let first = post(&place, "start", &["a"], &json!({"script": "sleep.sh"}));
@@ -57,7 +57,7 @@ fn repeat_of_an_action_gets_the_same_answer_and_acts_once() {
 }
 
 #[test]
-fn key_of_another_request_or_a_bad_key_is_refused_and_does_nothing() {
+fn reused_or_invalid_key_is_refused() {
     let place = running();
     post(&place, "pause", &["a"], &json!({})).ok();
     for (action, body) in [("resume", json!({})), ("pause", json!({"if_run_id": 1})), ("stop", json!({}))] {
@@ -77,7 +77,7 @@ fn key_of_another_request_or_a_bad_key_is_refused_and_does_nothing() {
 }
 
 #[test]
-fn viewer_learns_nothing_of_keys() {
+fn viewer_gets_no_replay_by_key() {
     let mut place = Place::new();
     place.use_token("a-token-of-this-test");
     place.set_env("AUTOAPPDEV_READ_TOKEN", "a-read-token-of-this-test");
@@ -95,7 +95,7 @@ fn viewer_learns_nothing_of_keys() {
 }
 
 #[test]
-fn repeats_at_the_same_time_begin_one_run() {
+fn concurrent_repetitions_begin_one_run() {
     let place = running();
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
     let answers: Vec<Answer> = std::thread::scope(|scope| {
@@ -111,7 +111,7 @@ fn repeats_at_the_same_time_begin_one_run() {
 }
 
 #[test]
-fn answer_outlives_the_server_and_body_is_not_kept() {
+fn response_survives_server_kill_and_body_is_not_stored() {
     let mut place = Place::new();
     place.start_server();
     let body = json!({"script": "sleep.sh", "env": {"KEY": "s3cret-of-this-test"}});
@@ -130,7 +130,7 @@ fn answer_outlives_the_server_and_body_is_not_kept() {
 
 /// An upgrade at any moment: the first server has completed the first start, a part of it, or nothing.
 #[test]
-fn start_that_is_repeated_at_the_next_server_begins_one_run() {
+fn start_repeated_after_server_restart_begins_one_run() {
     let mut place = Place::new();
     place.script("short.sh", "#!/bin/sh\n");
     place.start_server();
@@ -159,7 +159,7 @@ fn start_that_is_repeated_at_the_next_server_begins_one_run() {
 }
 
 #[test]
-fn start_that_fails_is_one_run_however_often_it_is_repeated() {
+fn repeated_failing_start_creates_one_run() {
     let mut place = Place::new();
     place.script("unrunnable.sh", "echo a text with an execute bit and nothing that runs it\n");
     place.start_server();
@@ -178,7 +178,7 @@ fn start_that_fails_is_one_run_however_often_it_is_repeated() {
 }
 
 #[test]
-fn command_repeats_an_action_whose_answer_was_lost() {
+fn client_repeats_action_whose_response_was_lost() {
     const STARTED: &str = r#"{"ok":true,"state":"running","pid":7,"run_id":1,"script":"a.sh","version":2}"#;
     const STOPPING: &str = r#"{"ok":false,"error":"server_stopping","detail":"nothing was done"}"#;
     let mut place = Place::new();
@@ -223,7 +223,7 @@ fn command_repeats_an_action_whose_answer_was_lost() {
 }
 
 #[test]
-fn repeats_that_wait_keep_nobody_from_control_and_end_with_the_server() {
+fn waiting_repetitions_block_no_action_and_end_with_server() {
     let mut place = Place::new();
     place.script("deaf.sh", "#!/bin/sh\ntrap '' TERM\necho deaf\nwhile :; do sleep 0.1; done\n");
     place.start_server();
@@ -250,7 +250,7 @@ fn repeats_that_wait_keep_nobody_from_control_and_end_with_the_server() {
 }
 
 #[test]
-fn command_with_a_key_starts_once() {
+fn start_command_with_key_begins_one_run() {
     let mut place = Place::new();
     place.script("short.sh", "#!/bin/sh\n");
     place.start_server();

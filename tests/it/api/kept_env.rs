@@ -49,7 +49,7 @@ fn files_with_secret(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn kept_values_are_in_start_json_alone_however_a_start_ends() {
+fn kept_values_are_stored_in_start_json_only() {
     let mut place = keeping("sleep.sh");
     place.script("no-first-line.sh", "echo this must not run\n");
     let mut stream = EventStream::open(place.port(), "", None);
@@ -110,7 +110,7 @@ fn kept_values_are_in_start_json_alone_however_a_start_ends() {
 type Damage = fn(&Path, &[u8]);
 
 #[test]
-fn file_that_another_program_changed_gives_no_values_and_keeps_no_start_waiting() {
+fn damaged_start_json_gives_no_values_and_blocks_no_start() {
     let place = keeping("exit.sh");
     let (_, run_id) = place.start_with(json!({"args": ["0"], "env": env()}));
     place.until_ended(run_id);
@@ -185,7 +185,7 @@ fn remove(path: &Path) {
 }
 
 #[test]
-fn start_that_is_repeated_with_more_has_the_limits_of_one_start() {
+fn repeated_start_with_added_variables_obeys_start_limits() {
     let place = keeping("exit.sh");
     let many = |from: usize, count: usize, value: &str| -> Value {
         (from..from + count).map(|n| (format!("V{n}"), Value::from(value))).collect::<serde_json::Map<_, _>>().into()

@@ -33,7 +33,7 @@ const SINCE_KEYS: [&str; 6] = ["source", "since", "next", "first", "gone", "line
 const TAIL_KEYS: [&str; 5] = ["source", "next", "first", "gone", "lines"];
 
 #[test]
-fn the_log_is_read_by_cursor_and_by_its_end_across_runs() {
+fn log_is_read_by_cursor_and_tail_across_runs() {
     let mut place = Place::serving("lines.sh");
     place.script(
         "lines.sh",
@@ -86,7 +86,7 @@ fn the_log_is_read_by_cursor_and_by_its_end_across_runs() {
 }
 
 #[test]
-fn the_log_says_where_it_begins_when_it_has_lost_its_beginning() {
+fn log_page_reports_missing_beginning() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_LOG_SEGMENT_MB", "1");
     place.set_env("AUTOAPPDEV_LOG_RUN_MB", "2");
@@ -105,7 +105,7 @@ fn the_log_says_where_it_begins_when_it_has_lost_its_beginning() {
 }
 
 #[test]
-fn the_servers_own_log_has_the_same_shape() {
+fn server_log_has_same_keys_as_pipeline_log() {
     let place = Place::serving("sleep.sh");
     // Between the two requests, the server may log another line.
     let (page, tail) = until("both end with the same line", || {

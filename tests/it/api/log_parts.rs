@@ -59,7 +59,7 @@ fn three_runs() -> Place {
 }
 
 #[test]
-fn one_runs_log_is_read_alone_from_its_first_line_to_its_end() {
+fn log_of_one_run_is_read_from_first_line_to_end() {
     let place = three_runs();
     let all = page(&place, "/api/logs");
     assert!(all.get("end").is_none() && all.get("searched_all").is_none());
@@ -93,7 +93,7 @@ fn one_runs_log_is_read_alone_from_its_first_line_to_its_end() {
 }
 
 #[test]
-fn what_cannot_be_asked_for_is_refused_with_a_word_on_what_can() {
+fn invalid_log_query_is_refused_with_reason() {
     let place = Place::serving("sleep.sh");
     for (query, says) in [
         ("run=0", "run"),
@@ -121,7 +121,7 @@ fn what_cannot_be_asked_for_is_refused_with_a_word_on_what_can() {
 }
 
 #[test]
-fn one_streams_lines_are_read_and_waited_for_alone() {
+fn log_is_filtered_by_stream() {
     let place = Place::serving("both.sh");
     place.script(
         "both.sh",
@@ -146,7 +146,7 @@ fn one_streams_lines_are_read_and_waited_for_alone() {
 }
 
 #[test]
-fn a_wait_for_a_live_runs_lines_ends_with_a_line_and_with_the_run() {
+fn log_long_poll_of_run_returns_on_line_or_end_of_run() {
     let place = Place::serving("until-go.sh");
     let (_, run_id) = place.start();
     place.until_line("ready");
@@ -181,7 +181,7 @@ fn a_wait_for_a_live_runs_lines_ends_with_a_line_and_with_the_run() {
 }
 
 #[test]
-fn the_end_of_a_run_that_was_lost_is_where_its_log_breaks_off() {
+fn log_of_lost_run_ends_at_its_last_byte() {
     let mut place = Place::serving("count.sh");
     let (leader, run_id) = place.start();
     place.until_line("line 20");
@@ -211,7 +211,7 @@ fn the_end_of_a_run_that_was_lost_is_where_its_log_breaks_off() {
 }
 
 #[test]
-fn a_run_whose_log_was_deleted_says_how_much_is_gone() {
+fn deleted_log_reports_missing_bytes() {
     let place = three_runs();
     let whole = until("the shim has left", || Some(page(&place, "/api/logs?run=2")).filter(|page| page["end"].is_u64()));
     let end = number(&whole["end"]);
@@ -224,7 +224,7 @@ fn a_run_whose_log_was_deleted_says_how_much_is_gone() {
 }
 
 #[test]
-fn lines_that_hold_a_text_are_found_by_page_and_by_tail() {
+fn grep_filters_log_pages_and_tail() {
     let place = three_runs();
     let found = page(&place, "/api/logs?grep=2+of");
     assert_keys(&found, &["source", "since", "next", "first", "gone", "lines", "searched_all"]);
@@ -241,7 +241,7 @@ fn lines_that_hold_a_text_are_found_by_page_and_by_tail() {
 }
 
 #[test]
-fn a_search_through_much_is_answered_in_parts_and_a_wait_ends_with_a_line_that_is_wanted() {
+fn grep_of_long_log_returns_parts_and_waits_for_matching_line() {
     let place = Place::serving("much.sh");
     // 30 MB, and then more on demand.
     place.script(
@@ -281,7 +281,7 @@ fn a_search_through_much_is_answered_in_parts_and_a_wait_ends_with_a_line_that_i
 }
 
 #[test]
-fn a_log_is_read_from_a_time_on() {
+fn log_is_read_from_a_given_time() {
     let place = Place::serving("slow.sh");
     place.script("slow.sh", "#!/bin/bash\nfor n in 1 2 3 4; do echo \"$1 $n\"; sleep 0.01; done\n");
     for run in ["a", "b"] {
@@ -318,7 +318,7 @@ fn a_log_is_read_from_a_time_on() {
 }
 
 #[test]
-fn who_waits_for_a_text_is_answered_when_the_server_stops() {
+fn server_stop_ends_waits_for_text() {
     let mut place = Place::serving("sleep.sh");
     place.start();
     place.until_line("ready");
@@ -338,7 +338,7 @@ fn who_waits_for_a_text_is_answered_when_the_server_stops() {
 }
 
 #[test]
-fn who_is_gone_keeps_no_place_among_those_who_wait() {
+fn closed_connections_free_their_wait_slots() {
     let place = Place::serving("sleep.sh");
     place.start();
     let end = number(&page(&place, "/api/logs/tail?limit=1")["next"]);

@@ -46,7 +46,7 @@ fn number(value: &Value) -> u64 {
 }
 
 #[test]
-fn lines_of_one_run_are_found_as_they_are_seen_and_the_log_is_read_around_them() {
+fn search_matches_displayed_text_and_ids_are_valid_cursors() {
     let place = Place::serving("colours.sh");
     place.script(
         "colours.sh",
@@ -97,7 +97,7 @@ fn lines_of_one_run_are_found_as_they_are_seen_and_the_log_is_read_around_them()
 }
 
 #[test]
-fn a_search_that_cannot_be_made_is_refused_with_the_reason() {
+fn invalid_search_is_refused_with_reason() {
     let place = Place::serving("exit.sh");
     let (_, run_id) = place.start();
     place.until_settled(run_id);
@@ -132,7 +132,7 @@ fn a_search_that_cannot_be_made_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_search_through_packed_segments_is_whole_after_some_parts() {
+fn search_of_packed_segments_is_complete_after_several_parts() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_LOG_SEGMENT_MB", "1");
     place.script(
@@ -158,7 +158,7 @@ fn a_search_through_packed_segments_is_whole_after_some_parts() {
 }
 
 #[test]
-fn hostile_expressions_are_searched_in_turns_between_which_others_read_the_log() {
+fn hostile_regex_is_searched_in_parts_and_blocks_no_reader() {
     let place = Place::serving("long.sh");
     // 17 MiB without a line break, in records of the maximum length. No two parts are alike, so that no state of the search can
     // be reused.

@@ -119,7 +119,7 @@ fn a_place_with(bytes: u32) -> (Place, i64) {
 }
 
 #[test]
-fn what_a_run_said_is_given_as_it_was_in_every_form() {
+fn log_text_returns_output_byte_for_byte_in_every_form() {
     let place = Place::serving("odd.sh");
     place.script(
         "odd.sh",
@@ -169,7 +169,7 @@ fn what_a_run_said_is_given_as_it_was_in_every_form() {
 }
 
 #[test]
-fn tags_and_heads_are_those_of_a_file() {
+fn log_text_has_length_and_stable_etag() {
     let (place, run_id) = a_place_with(6_000_000);
     let path = format!("/api/runs/{run_id}/log");
     let whole = fetch(&place, &path);
@@ -210,7 +210,7 @@ fn tags_and_heads_are_those_of_a_file() {
 
 /// A client that has the text of the first must not use it as the text of the second.
 #[test]
-fn run_1_of_another_database_is_another_text() {
+fn log_text_of_another_database_has_another_etag() {
     let mut place = Place::new();
     place.script("one.sh", "#!/bin/bash\necho one\n");
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "one.sh");
@@ -230,7 +230,7 @@ fn run_1_of_another_database_is_another_text() {
 }
 
 #[test]
-fn a_live_runs_text_is_what_is_there_and_one_that_said_nothing_is_empty() {
+fn log_text_of_live_run_grows_and_of_silent_run_is_empty() {
     let place = Place::serving("count.sh");
     let (_, run_id) = place.start();
     place.until_line("line 9");
@@ -260,7 +260,7 @@ fn a_live_runs_text_is_what_is_there_and_one_that_said_nothing_is_empty() {
 }
 
 #[test]
-fn what_is_gone_is_said_in_the_first_line_and_in_a_header() {
+fn missing_bytes_are_reported_in_first_line_and_header() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_LOG_SEGMENT_MB", "1");
     place.set_env("AUTOAPPDEV_LOG_RUN_MB", "2");
@@ -296,7 +296,7 @@ fn what_is_gone_is_said_in_the_first_line_and_in_a_header() {
 }
 
 #[test]
-fn a_log_that_is_removed_while_it_is_sent_ends_before_its_length() {
+fn log_removed_during_download_ends_response_early() {
     let (place, run_id) = a_place_with(40_000_000);
     let path = format!("/api/runs/{run_id}/log");
     let len: usize = fetch(&place, &path).header("Content-Length").parse().expect("a length");
@@ -314,7 +314,7 @@ fn a_log_that_is_removed_while_it_is_sent_ends_before_its_length() {
 }
 
 #[test]
-fn so_many_are_sent_at_once_in_so_much_memory() {
+fn concurrent_downloads_stay_within_memory_limit() {
     let (place, run_id) = a_place_with(40_000_000);
     let path = format!("/api/runs/{run_id}/log?timestamps=0");
     let before = Footprint::of(place.server_pid());

@@ -25,7 +25,7 @@ fn ask(place: &Place, method: &str, path: &str) -> Answer {
 }
 
 #[test]
-fn status_says_running_only_while_running() {
+fn status_is_running_only_while_running() {
     let place = place();
     let status = || {
         let status = ask(&place, "GET", "/api/pipeline/status").ok();
@@ -72,7 +72,7 @@ fn version_names_program_service_build_and_start() {
 }
 
 #[test]
-fn tail_by_name_gives_texts() {
+fn tail_by_name_returns_plain_texts() {
     let place = place();
     ask(&place, "POST", "/api/pipeline/start").ok();
     let tail = |query: &str| ask(&place, "GET", &format!("/api/logs/tail?{query}"));
@@ -93,7 +93,7 @@ fn tail_by_name_gives_texts() {
 }
 
 #[test]
-fn log_pages_and_health_have_the_keys_it_reads() {
+fn log_pages_and_health_have_keys_of_old_client() {
     let place = place();
     let health = ask(&place, "GET", "/api/health").ok();
     assert_eq!(values(&health, &["ok", "service"]), json!([true, "autoappdev-backend"]));
@@ -120,7 +120,7 @@ fn log_pages_and_health_have_the_keys_it_reads() {
 }
 
 #[test]
-fn every_route_that_it_calls_answers_its_preflight() {
+fn every_route_of_old_client_answers_preflight() {
     let place = place();
     for (method, path) in [
         ("GET", "/api/health"),

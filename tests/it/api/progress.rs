@@ -49,7 +49,7 @@ fn ms(stamp: &Value) -> i64 {
 }
 
 #[test]
-fn a_run_says_how_far_it_is_and_the_next_one_begins_with_nothing() {
+fn progress_is_published_and_reset_by_next_run() {
     let (place, run_id) = walking();
     let mut stream = EventStream::open(place.port(), "?since=0", None);
     // The two lines come from two streams, which are read one after the other.
@@ -107,7 +107,7 @@ fn a_run_says_how_far_it_is_and_the_next_one_begins_with_nothing() {
 }
 
 #[test]
-fn a_server_that_is_killed_again_and_again_misses_nothing() {
+fn progress_survives_repeated_server_kills() {
     let (mut place, run_id) = walking();
     until_step(&place, "fetch");
     place.kill_server();
@@ -135,7 +135,7 @@ fn a_server_that_is_killed_again_and_again_misses_nothing() {
 }
 
 #[test]
-fn what_a_shim_said_before_it_was_killed_stays() {
+fn progress_survives_shim_kill() {
     for is_server_killed in [false, true] {
         let (mut place, run_id) = walking();
         until_step(&place, "fetch");
@@ -162,7 +162,7 @@ fn what_a_shim_said_before_it_was_killed_stays() {
 }
 
 #[test]
-fn a_pause_is_no_part_of_a_step() {
+fn step_duration_excludes_pauses() {
     let (place, run_id) = walking();
     until_step(&place, "fetch");
     place.act("pause").ok();
@@ -182,7 +182,7 @@ fn a_pause_is_no_part_of_a_step() {
 }
 
 #[test]
-fn a_flood_of_it_costs_the_server_a_few_words() {
+fn flood_of_progress_is_rate_limited() {
     let place = Place::serving("flood.sh");
     place.script(
         "flood.sh",
@@ -208,7 +208,7 @@ fn a_flood_of_it_costs_the_server_a_few_words() {
 }
 
 #[test]
-fn a_name_can_hold_anything_and_is_shown_fit_to_be_seen() {
+fn step_names_are_truncated_and_sanitized() {
     let place = Place::serving("names.sh");
     place.script(
         "names.sh",
@@ -226,7 +226,7 @@ fn a_name_can_hold_anything_and_is_shown_fit_to_be_seen() {
 }
 
 #[test]
-fn a_stored_progress_that_is_torn_or_hostile_is_none() {
+fn damaged_progress_file_is_ignored() {
     let (mut place, run_id) = walking();
     until_step(&place, "fetch");
     // The step is on the other stream, so lines that were written later may be read before it.
@@ -270,7 +270,7 @@ fn a_stored_progress_that_is_torn_or_hostile_is_none() {
 }
 
 #[test]
-fn a_place_in_which_it_cannot_be_stored_disturbs_nothing() {
+fn unwritable_progress_file_does_not_affect_run() {
     let (mut place, run_id) = walking();
     until_step(&place, "fetch");
     let file = place.run_dir(run_id).join("progress.json");

@@ -34,7 +34,7 @@ fn count_by_status(answers: &[Answer]) -> BTreeMap<u16, usize> {
 }
 
 #[test]
-fn of_twenty_starts_one_starts_one_process() {
+fn twenty_concurrent_starts_start_one_process() {
     let place = Place::serving("sleep.sh");
     for run_id in 1..=5 {
         let answers = at_once(&place, 20, "start");
@@ -52,7 +52,7 @@ fn of_twenty_starts_one_starts_one_process() {
 }
 
 #[test]
-fn of_ten_pauses_one_pauses_and_of_ten_resumes_one_resumes() {
+fn ten_concurrent_pauses_or_resumes_act_once() {
     let place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     for _ in 0..10 {
@@ -68,7 +68,7 @@ fn of_ten_pauses_one_pauses_and_of_ten_resumes_one_resumes() {
 }
 
 #[test]
-fn of_ten_stops_at_least_one_stops_and_all_end_with_it() {
+fn ten_concurrent_stops_end_the_run() {
     let place = Place::serving("sleep.sh");
     for run_id in 1..=5 {
         place.start();
@@ -93,7 +93,7 @@ impl Dice {
 }
 
 #[test]
-fn a_storm_of_actions_ends_in_a_state_that_the_kernel_confirms() {
+fn concurrent_random_actions_end_in_consistent_state() {
     let place = Place::serving("family.sh");
     place.script("family.sh", "#!/bin/bash\nsleep 601 &\n(setsid sleep 602 &)\nexec sleep 603\n");
     let is_over = AtomicBool::new(false);

@@ -23,7 +23,7 @@ fn post(place: &Place, action: &str, body: &str) -> Answer {
 }
 
 #[test]
-fn what_is_not_there_is_not_found_in_json() {
+fn unknown_path_gets_404_in_json() {
     let place = Place::serving("sleep.sh");
     let before = place.footprint();
     for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"] {
@@ -52,7 +52,7 @@ fn what_is_not_there_is_not_found_in_json() {
 }
 
 #[test]
-fn a_wrong_method_is_told_the_right_ones() {
+fn wrong_method_gets_405_with_allow() {
     let place = Place::serving("sleep.sh");
     let before = place.footprint();
     for &route in Route::ALL {
@@ -172,7 +172,7 @@ fn bad_bodies() -> Vec<(String, &'static str)> {
 }
 
 #[test]
-fn a_bad_body_is_refused_by_its_kind_and_changes_nothing() {
+fn invalid_body_is_refused_and_changes_nothing() {
     let place = Place::serving("sleep.sh");
     let refuse_all = |before: &(String, i64, i64)| {
         for (body, word) in bad_bodies() {
@@ -205,7 +205,7 @@ fn a_bad_body_is_refused_by_its_kind_and_changes_nothing() {
 }
 
 #[test]
-fn nulls_and_nothing_are_the_defaults() {
+fn empty_body_and_nulls_mean_defaults() {
     let place = Place::serving("exit.sh");
     for body in [
         "",
@@ -250,7 +250,7 @@ fn set_traps(place: &Place) -> String {
 }
 
 #[test]
-fn nothing_outside_of_the_root_is_run_or_told_of() {
+fn path_outside_root_is_refused_and_not_disclosed() {
     let place = Place::serving("sleep.sh");
     let outside = set_traps(&place);
     let before = place.footprint();
@@ -299,7 +299,7 @@ fn nothing_outside_of_the_root_is_run_or_told_of() {
 }
 
 #[test]
-fn what_is_no_script_in_the_root_is_refused_without_a_hang() {
+fn unsuitable_script_is_refused_without_hanging() {
     let place = Place::serving("sleep.sh");
     set_traps(&place);
     let root = place.root();
@@ -342,7 +342,7 @@ fn what_is_no_script_in_the_root_is_refused_without_a_hang() {
 }
 
 #[test]
-fn a_start_without_any_script_is_refused() {
+fn start_without_script_is_refused() {
     let mut place = Place::new();
     place.start_server();
     let before = place.footprint();
@@ -352,7 +352,7 @@ fn a_start_without_any_script_is_refused() {
 }
 
 #[test]
-fn a_wrong_query_is_refused() {
+fn invalid_query_is_refused() {
     let place = Place::serving("sleep.sh");
     let before = place.footprint();
     let numbers = ["", "x", "-1", "+1", "1.5", "1e3", "0x10", "%31", "99999999999999999999", "1;2", "1=1", "%D9%A1"];
@@ -392,7 +392,7 @@ fn a_wrong_query_is_refused() {
 }
 
 #[test]
-fn a_body_beyond_its_limit_is_refused_unread_and_one_at_it_is_read() {
+fn body_over_limit_gets_413_unread() {
     let place = Place::serving("sleep.sh");
     let before = place.footprint();
     let head = |length: usize| {
@@ -420,7 +420,7 @@ fn a_body_beyond_its_limit_is_refused_unread_and_one_at_it_is_read() {
 }
 
 #[test]
-fn what_the_state_does_not_allow_is_a_conflict_that_names_both() {
+fn action_not_allowed_by_state_gets_409_naming_both() {
     let place = Place::serving("sleep.sh");
     let refuse = |state: &str, actions: &[&str]| {
         let before = place.footprint();
@@ -448,7 +448,7 @@ fn what_the_state_does_not_allow_is_a_conflict_that_names_both() {
 }
 
 #[test]
-fn while_a_stop_takes_its_time_all_but_a_stop_is_a_conflict() {
+fn pending_stop_refuses_all_other_actions() {
     let place = Place::serving("stubborn.sh");
     place.start();
     place.until_line("ready");

@@ -47,7 +47,7 @@ fn pipe(path: &Path) {
 }
 
 #[test]
-fn every_script_in_the_list_starts_and_what_a_start_refuses_is_not_listed() {
+fn list_has_exactly_the_scripts_that_can_start() {
     let mut place = Place::new();
     place.start_server();
     place.actor();
@@ -120,7 +120,7 @@ fn every_script_in_the_list_starts_and_what_a_start_refuses_is_not_listed() {
 }
 
 #[test]
-fn list_leaves_out_the_servers_own_program() {
+fn list_omits_servers_own_program() {
     let mut place = Place::new();
     let program = place.root().join("autoappdev");
     // Copied by another process, because a file that is open for writing here cannot be executed. The last one is another program.
@@ -135,7 +135,7 @@ fn list_leaves_out_the_servers_own_program() {
 }
 
 #[test]
-fn list_leaves_out_hidden_foreign_and_odd_files_and_waits_for_no_pipe() {
+fn list_omits_hidden_and_odd_files_and_waits_for_no_pipe() {
     let mut place = Place::with_runtime("root/runtime");
     place.start_server();
     let before = list(&place, "");
@@ -193,7 +193,7 @@ fn list_leaves_out_hidden_foreign_and_odd_files_and_waits_for_no_pipe() {
 
 /// Root can read everything, so the server runs as another user.
 #[test]
-fn list_leaves_out_what_the_server_may_not_read_and_goes_on() {
+fn list_omits_unreadable_files() {
     if !nix::unistd::getuid().is_root() {
         return not_run("a server of another user takes root", "AUTOAPPDEV_REQUIRE_ROOT");
     }
@@ -225,7 +225,7 @@ fn list_leaves_out_what_the_server_may_not_read_and_goes_on() {
 }
 
 #[test]
-fn list_ends_at_its_limits_and_says_so() {
+fn list_is_truncated_at_its_limits() {
     let mut place = Place::new();
     place.start_server();
     let own = paths(&list(&place, "")).len();
@@ -257,7 +257,7 @@ fn list_ends_at_its_limits_and_says_so() {
 }
 
 #[test]
-fn list_finds_part_of_a_path_in_either_case() {
+fn list_filter_matches_part_of_path_ignoring_case() {
     let mut place = Place::new();
     place.start_server();
     for name in ["tools/Backup.sh", "tools/ÄPFEL.sh", "other/a+b c.sh"] {
@@ -293,7 +293,7 @@ fn add_run(database: &Connection, id: i64, script: &str, status: &str, (took_ms,
 }
 
 #[test]
-fn list_knows_the_runs_of_a_script_and_begins_with_the_latest() {
+fn list_has_run_statistics_and_sorts_latest_run_first() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_RUNS_KEEP", "1000000");
     drop(place.store());
@@ -344,7 +344,7 @@ fn list_knows_the_runs_of_a_script_and_begins_with_the_latest() {
 }
 
 #[test]
-fn root_that_is_missing_is_the_error_of_a_start_and_a_link_to_another_root_is_followed() {
+fn list_reports_missing_root_and_follows_changed_root_link() {
     let mut place = Place::new();
     let other = place.folder().join("other");
     fs::create_dir(&other).expect("creates");
@@ -394,7 +394,7 @@ fn waiting_threads(pid: u32) -> usize {
 }
 
 #[test]
-fn lists_that_wait_for_a_file_system_keep_no_other_answer_waiting() {
+fn list_on_hung_file_system_blocks_no_other_response() {
     let mut place = Place::new();
     let silent = Silent(place.folder().join("keeper"));
     let mounting = |place: &Place, name: &str, program: &Path| {

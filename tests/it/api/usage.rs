@@ -48,7 +48,7 @@ const BUSY: &str = "#!/bin/bash\necho ready\nwhile :; do :; done\n";
 /// No duration is compared. The usage that a sample reports lies between what the kernel reported of the process before and after
 /// it.
 #[test]
-fn busy_loop_takes_what_the_kernel_says_of_it() {
+fn usage_of_busy_loop_matches_kernel_figures() {
     for containment in containments() {
         let place = looking("busy.sh", BUSY, containment);
         let (pid, run_id) = place.start();
@@ -90,7 +90,7 @@ fn busy_loop_takes_what_the_kernel_says_of_it() {
 const FILL: u64 = 64 << 20;
 
 #[test]
-fn allocation_shows_in_the_memory_and_in_its_peak() {
+fn allocation_is_reported_in_memory_and_peak() {
     let text = "#!/bin/bash\necho ready\nx=$(head -c 67108864 /dev/zero | tr '\\0' x)\necho full\n\
                 while [ ! -e go ]; do sleep 0.05; done\nx=\nwhile [ ! -e end ]; do sleep 0.05; done\n";
     for containment in containments() {
@@ -159,7 +159,7 @@ impl Ticks {
 }
 
 #[test]
-fn paused_run_is_not_looked_at_and_nothing_wakes_for_it() {
+fn paused_run_is_not_sampled_and_causes_no_wakeups() {
     let containment = containments().pop().expect("at least one");
     let place = looking("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n", containment);
     let (_, run_id) = place.start();
@@ -195,7 +195,7 @@ fn paused_run_is_not_looked_at_and_nothing_wakes_for_it() {
 }
 
 #[test]
-fn who_looks_has_it_each_second_and_only_one_look_in_an_interval_is_kept() {
+fn usage_is_streamed_each_second_and_kept_once_per_interval() {
     let mut place = looking("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n", "tree");
     place.set_env("AUTOAPPDEV_USAGE_S", "3600");
     place.restart_server();
@@ -225,7 +225,7 @@ fn who_looks_has_it_each_second_and_only_one_look_in_an_interval_is_kept() {
 }
 
 #[test]
-fn server_that_is_killed_loses_no_sample() {
+fn usage_samples_survive_server_and_shim_kill() {
     let mut place = looking("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n", "auto");
     let (_, run_id) = place.start();
     let before = until_more(&place, run_id, 2);
@@ -251,7 +251,7 @@ fn server_that_is_killed_loses_no_sample() {
 }
 
 #[test]
-fn nothing_is_looked_at_where_that_is_switched_off_or_has_no_room() {
+fn usage_is_not_kept_if_disabled_or_unwritable() {
     let mut place = looking("short.sh", "#!/bin/bash\necho ready\nwhile [ ! -e end ]; do sleep 0.05; done\nrm end\n", "tree");
     let (_, run_id) = place.start();
     // As on a disk that does not accept the file.
@@ -283,7 +283,7 @@ fn nothing_is_looked_at_where_that_is_switched_off_or_has_no_room() {
 /// Another program can put anything in place of the file. Its run is still reported, with the samples up to the damage or without
 /// any.
 #[test]
-fn history_of_usage_is_told_without_a_wait_whatever_is_in_the_place_of_its_file() {
+fn usage_history_is_served_despite_damaged_or_odd_file() {
     let place = looking("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n", "auto");
     let (_, run_id) = place.start();
     let kept = until_more(&place, run_id, 3).len();
@@ -357,7 +357,7 @@ fn peak_between_two_looks_is_that_of_the_largest_process() {
 
 /// The script itself sets the number of killed processes.
 #[test]
-fn what_the_kernel_kills_for_want_of_memory_is_counted_as_of_the_start() {
+fn oom_kills_are_counted_since_start() {
     let mut place = Place::new();
     place.script("killed.sh", "#!/bin/bash\necho \"oom_kill $2\" >\"$1\"\nkill -KILL $$\n");
     let Some(events) = serve_with_made_up_kills(&mut place) else { return };
@@ -385,7 +385,7 @@ const LIMIT_MIB: u64 = 100;
 /// The kernel kills a process itself: the server and its run are in a group with a memory limit, if a memory controller is
 /// available.
 #[test]
-fn run_beyond_the_limit_of_its_group_is_said_to_have_lacked_memory() {
+fn oom_kill_is_reported() {
     let lacks = |what: &str| not_run(what, "AUTOAPPDEV_REQUIRE_MEMORY_CONTROLLER");
     let Some(own) = own_cgroup() else { return lacks("there are no control groups of version 2") };
     let group = own.join(format!("autoappdev-memory-{}", std::process::id()));

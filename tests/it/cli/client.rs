@@ -14,7 +14,7 @@ const RUNNING: &str = r#"{"pipeline":{"state":"running","pending":null,"allowed"
 const REFUSAL: &str = r#"{"ok":false,"error":"invalid_transition","detail":"cannot pause when stopped","from":"stopped","action":"pause","pending":null}"#;
 
 #[test]
-fn without_a_command_help_comes_and_all_is_well() {
+fn missing_command_prints_help_and_exits_with_0() {
     let folder = folder();
     let (code, out, err) = run_in(folder.path(), &[]);
     assert_eq!((code, err.as_str()), (0, ""));
@@ -24,7 +24,7 @@ fn without_a_command_help_comes_and_all_is_well() {
 }
 
 #[test]
-fn wrong_usage_and_wrong_settings_exit_with_2() {
+fn invalid_usage_and_settings_exit_with_2() {
     let folder = folder();
     for args in [
         &["nonsense"][..],
@@ -46,7 +46,7 @@ fn wrong_usage_and_wrong_settings_exit_with_2() {
 }
 
 #[test]
-fn status_is_one_line_or_the_json_as_it_came() {
+fn status_prints_one_line_or_unchanged_json() {
     let server = FakeServer::canned(200, RUNNING);
     let (code, out, err) = run_against(&server, &["status"]);
     assert_eq!((code, err.as_str()), (0, ""));
@@ -57,7 +57,7 @@ fn status_is_one_line_or_the_json_as_it_came() {
 }
 
 #[test]
-fn a_refusal_by_the_state_exits_with_3() {
+fn refusal_by_state_exits_with_3() {
     let server = FakeServer::canned(409, REFUSAL);
     let sentence = "autoappdev: cannot pause when stopped\n".to_owned();
     assert_eq!(run_against(&server, &["pause"]), (3, String::new(), sentence.clone()));
@@ -65,7 +65,7 @@ fn a_refusal_by_the_state_exits_with_3() {
 }
 
 #[test]
-fn another_failure_exits_with_1_and_cannot_drive_the_terminal() {
+fn other_failure_exits_with_1_and_escapes_control_characters() {
     let server = FakeServer::canned(404, r#"{"ok":false,"error":"script_not_found","detail":"no script \u001b[2J"}"#);
     assert_eq!(run_against(&server, &["start", "x"]), (1, String::new(), "autoappdev: no script \\u{1b}[2J\n".to_owned()));
     let server = FakeServer::canned(503, r#"{"ok":false,"error":"server_stopping"}"#);
@@ -73,7 +73,7 @@ fn another_failure_exits_with_1_and_cannot_drive_the_terminal() {
 }
 
 #[test]
-fn a_stranger_on_the_port_exits_with_1() {
+fn response_of_another_program_exits_with_1() {
     for server in
         [FakeServer::canned(200, "<html>"), FakeServer::canned(500, "oops"), FakeServer::canned(200, r#"{"pipeline":{}}"#)]
     {
@@ -84,7 +84,7 @@ fn a_stranger_on_the_port_exits_with_1() {
 }
 
 #[test]
-fn a_server_that_cannot_be_reached_exits_with_4() {
+fn unreachable_server_exits_with_4() {
     let folder = folder();
     // Port 1 is reserved (tcpmux) and closed.
     let sentence = "autoappdev: no server answers at http://127.0.0.1:1; start one with `autoappdev serve`\n";
@@ -95,7 +95,7 @@ fn a_server_that_cannot_be_reached_exits_with_4() {
 }
 
 #[test]
-fn a_server_that_takes_no_keys_and_dies_before_its_answer_exits_with_4_and_acts_once() {
+fn action_without_key_support_is_not_repeated_after_lost_response() {
     for reply in [Reply::Nothing, Reply::Half(RUNNING.to_owned())] {
         let server = FakeServer::start(move |_| reply.clone());
         let (code, out, err) = run_against(&server, &["stop", "--now"]);
@@ -107,7 +107,7 @@ fn a_server_that_takes_no_keys_and_dies_before_its_answer_exits_with_4_and_acts_
 }
 
 #[test]
-fn a_redirect_is_not_followed() {
+fn redirect_is_not_followed() {
     let elsewhere = FakeServer::canned(200, RUNNING);
     let to = format!("{}/api/pipeline", elsewhere.url());
     let server = FakeServer::start(move |_| Reply::Redirect(to.clone()));
@@ -116,7 +116,7 @@ fn a_redirect_is_not_followed() {
 }
 
 #[test]
-fn actions_are_posted_as_the_contract_says() {
+fn actions_send_documented_requests() {
     let server = FakeServer::canned(200, r#"{"ok":true,"state":"running","pid":4711,"run_id":7,"version":15}"#);
     let line = ["start", "a.sh", "--cwd", "d", "--env", "A=ä", "--grace", "2.5", "--", "-v", "a b"];
     assert_eq!(run_against(&server, &line), (0, "running  run 7  pid 4711\n".to_owned(), String::new()));
@@ -172,7 +172,7 @@ fn status_shows_conditions_and_json_passes_them_through() {
 
 /// Each command with each flag that every command takes: it either has an effect or is refused.
 #[test]
-fn no_command_takes_a_flag_that_it_ignores() {
+fn every_command_uses_or_refuses_each_flag() {
     let server = FakeServer::start(|request| match request.line.as_str() {
         "GET /api/pipeline" => Reply::Json(200, RUNNING.to_owned()),
         line if line.starts_with("GET /api/logs") => Log::default().answer(request),
@@ -278,7 +278,7 @@ fn every_error_begins_with_the_program_name() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_printed_is_a_failure() {
+fn unprintable_response_exits_with_1() {
     let server = FakeServer::canned(200, RUNNING);
     let folder = folder();
     // Every write to this device fails with ENOSPC (`full(4)`).
@@ -290,7 +290,7 @@ fn an_answer_that_cannot_be_printed_is_a_failure() {
 }
 
 #[test]
-fn help_and_version_that_cannot_be_printed_are_a_failure() {
+fn unprintable_help_and_version_exit_with_1() {
     let folder = folder();
     for args in [&[][..], &["--help"], &["-h"], &["help"], &["--version"], &["logs", "--help"]] {
         let full = fs::File::options().write(true).open("/dev/full").expect("Linux has it");
@@ -304,7 +304,7 @@ fn help_and_version_that_cannot_be_printed_are_a_failure() {
 }
 
 #[test]
-fn runs_are_listed_and_shown() {
+fn runs_command_lists_and_shows_runs() {
     let run = r#"{"id":7,"status":"failed","pid":4711,"script":"demo.sh","cwd":"/srv","args":[],"created_at":"2026-01-31T10:00:00.000Z",
         "started_at":"2026-01-31T10:00:00.000Z","stopped_at":"2026-01-31T10:00:09.000Z","exit_code":null,"signal":9,"paused_ms":0,
         "cpu_user_ms":1,"cpu_system_ms":1,"max_rss_kb":1,"error":null}"#;
@@ -332,7 +332,7 @@ fn header(request: &Request, name: &str) -> Option<String> {
 }
 
 #[test]
-fn only_a_live_server_json_or_the_user_names_a_server() {
+fn client_uses_only_server_named_by_live_server_json_or_user() {
     let server = FakeServer::canned(200, r#"{"ok":true,"state":"stopped","run_id":7,"version":16}"#);
     let folder = folder();
     let port = server.address.port();

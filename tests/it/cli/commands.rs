@@ -14,7 +14,7 @@ fn json_of(text: &str) -> Value {
 }
 
 #[test]
-fn a_life_by_the_command_line() {
+fn commands_control_a_run_from_start_to_stop() {
     let place = Place::serving("sleep.sh");
     let ok = |args: &[&str]| {
         let (code, out, err) = place.client(args);
@@ -57,7 +57,7 @@ fn a_life_by_the_command_line() {
 }
 
 #[test]
-fn what_goes_wrong_has_its_exit_code() {
+fn each_kind_of_failure_has_its_exit_code() {
     let mut place = Place::new();
     place.start_server();
     place.script("broken.sh", "echo a text with an execute bit and nothing that runs it\n");
@@ -161,7 +161,7 @@ fn pending_stop_shows_the_remaining_grace() {
 }
 
 #[test]
-fn arguments_reach_the_script_as_they_were_typed() {
+fn script_receives_arguments_unchanged() {
     let place = Place::serving("show.sh");
     place.script("show.sh", "#!/bin/bash\nprintf '<%s>' \"$@\" \"$COLOUR\" \"$PWD\"\necho\n");
     fs::create_dir(place.root().join("a folder")).expect("creates");
@@ -188,7 +188,7 @@ fn arguments_reach_the_script_as_they_were_typed() {
 }
 
 #[test]
-fn dotenv_ignores_all_but_the_servers_own_names() {
+fn dotenv_entries_other_than_own_settings_are_ignored() {
     let mut place = Place::new();
     let dotenv = place.folder().join(".env");
     let text =
@@ -221,7 +221,7 @@ fn dotenv_ignores_all_but_the_servers_own_names() {
 }
 
 #[test]
-fn a_follower_loses_no_line_and_repeats_none_when_the_server_is_killed() {
+fn logs_follow_prints_each_line_once_across_server_kills() {
     let mut place = Place::serving("count.sh");
     place.start();
     place.until_line("line 0");
@@ -252,7 +252,7 @@ fn a_follower_loses_no_line_and_repeats_none_when_the_server_is_killed() {
 }
 
 #[test]
-fn a_damaged_line_of_the_log_is_shown_and_ends_nothing() {
+fn damaged_log_line_is_shown_and_does_not_end_logs() {
     let place = Place::serving("exit.sh");
     let (_, run_id) = place.start();
     place.until_settled(run_id);

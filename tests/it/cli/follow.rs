@@ -110,7 +110,7 @@ fn await_requests(server: &FakeServer, count: usize) {
 }
 
 #[test]
-fn a_follower_survives_the_server_without_a_line_lost_or_repeated() {
+fn logs_follow_prints_each_line_once_across_server_changes() {
     let folder = folder();
     fs::write(folder.path().join(".env"), "PORT=1\n").expect("written");
     let log = Log::default();
@@ -159,7 +159,7 @@ fn a_follower_survives_the_server_without_a_line_lost_or_repeated() {
 }
 
 #[test]
-fn a_follower_catches_up_in_pages() {
+fn logs_follow_catches_up_in_pages() {
     let folder = folder();
     let log = Log::default();
     log.append(&["begin"]);
@@ -175,7 +175,7 @@ fn a_follower_catches_up_in_pages() {
 }
 
 #[test]
-fn logs_end_with_the_last_line_and_json_gives_the_document() {
+fn logs_prints_last_lines_or_json_document() {
     let log = Log::default();
     log.append(&["one"]);
     log.append(&["tw", "o"]);
@@ -190,7 +190,7 @@ fn logs_end_with_the_last_line_and_json_gives_the_document() {
 }
 
 #[test]
-fn a_reader_that_leaves_ends_it_quietly() {
+fn closed_output_ends_logs_without_error() {
     let log = Log::default();
     for _ in 0..5000 {
         log.append(&["a line that is long enough to fill a pipe after some thousand of them"]);

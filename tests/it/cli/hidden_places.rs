@@ -20,7 +20,7 @@ fn client_after(place: &Place, flags: &str, prepare: &str, args: &[&str]) -> Opt
 }
 
 #[test]
-fn client_reaches_the_server_of_a_directory_that_is_mounted_elsewhere_in_another_network() {
+fn client_finds_server_through_another_mount_and_network_namespace() {
     let mut place = Place::serving("sleep.sh");
     let seen = place.folder().join("elsewhere/runtime");
     fs::create_dir_all(&seen).expect("creates");
@@ -35,7 +35,7 @@ fn client_reaches_the_server_of_a_directory_that_is_mounted_elsewhere_in_another
 }
 
 #[test]
-fn client_without_proc_reaches_the_server_by_its_unix_socket() {
+fn client_without_proc_uses_unix_socket() {
     let place = Place::serving("sleep.sh");
     let prepare = "mount -t tmpfs none /proc";
     for (args, said) in [(&["status"][..], "stopped"), (&["start"], "running"), (&["stop", "--now"], "stopped")] {

@@ -17,7 +17,7 @@ const ENOUGH: usize = 20;
 const PAUSE: Duration = Duration::from_millis(300);
 
 #[test]
-fn answer_that_is_not_the_apis_is_an_error_with_json_too() {
+fn non_api_response_exits_with_1_in_every_command() {
     for body in ["<html><p>welcome</p></html>", "", "\"ok\""] {
         let server = FakeServer::canned(200, body);
         for args in [
@@ -43,7 +43,7 @@ fn answer_that_is_not_the_apis_is_an_error_with_json_too() {
 }
 
 #[test]
-fn code_of_a_server_cannot_forge_lines_or_links() {
+fn malformed_one_time_code_is_refused() {
     let answer = |code: &str| {
         let code = serde_json::to_string(code).expect("text");
         FakeServer::canned(200, &format!(r#"{{"ok":true,"may":"act","code":{code},"expires_at":"2026-01-31T10:00:00.000Z"}}"#))
@@ -71,7 +71,7 @@ fn empty_page(request: &Request, count: usize, more: &str) -> Reply {
 }
 
 #[test]
-fn padding_of_answers_that_go_on_for_ever_does_not_fill_the_clients_memory() {
+fn endless_padded_pages_do_not_fill_client_memory() {
     let count = Arc::new(Mutex::new(0));
     let padding = "x".repeat(8 << 20);
     let server = FakeServer::start(move |request| {
@@ -137,7 +137,7 @@ impl Drop for Endless {
 }
 
 #[test]
-fn server_that_always_has_more_to_look_through_is_not_asked_without_a_pause() {
+fn endless_search_is_continued_with_pauses() {
     let cases = [
         // A search forwards, a search backwards, and a follower.
         (&["--grep", "x"][..], ""),

@@ -103,7 +103,7 @@ fn cp(options: &str, from: &Path, to: &Path) {
 }
 
 #[test]
-fn command_never_acts_on_the_server_of_another_project() {
+fn command_does_not_act_on_server_of_another_project() {
     let projects = Projects::new();
     let port = projects.place.port();
     let (a, b) = (projects.a.display(), projects.b.display());
@@ -130,7 +130,7 @@ fn command_never_acts_on_the_server_of_another_project() {
 }
 
 #[test]
-fn command_without_a_server_says_how_to_start_one() {
+fn command_without_server_prints_how_to_start_one() {
     let mut projects = Projects::new();
     projects.place.kill_server();
     let none = format!("autoappdev: no server is running for {}; start one with `autoappdev serve`\n", projects.b.display());
@@ -212,7 +212,7 @@ fn client_finds_a_server_without_server_info_by_its_socket() {
 }
 
 #[test]
-fn relative_runtime_directory_is_resolved_in_the_folder_of_the_command() {
+fn relative_runtime_directory_is_resolved_in_working_directory() {
     let projects = Projects::new();
     let run = |folder: &Path, dir: &str| finished(projects.command_in(folder, &["status"]).env("AUTOAPPDEV_RUNTIME_DIR", dir));
     assert_eq!(run(&projects.a, "runtime").0, 0);
@@ -224,7 +224,7 @@ fn relative_runtime_directory_is_resolved_in_the_folder_of_the_command() {
 }
 
 #[test]
-fn moved_runtime_directory_keeps_its_server_and_its_replacement_has_none() {
+fn moved_runtime_directory_keeps_its_server() {
     let projects = Projects::new();
     let (runtime, moved) = (projects.a.join("runtime"), projects.b.join("runtime"));
     fs::rename(&runtime, &moved).expect("moves");
@@ -281,7 +281,7 @@ fn client_reports_a_runtime_directory_that_it_cannot_read() {
 }
 
 #[test]
-fn each_start_makes_a_new_id_and_every_request_is_compared_with_it() {
+fn each_server_start_has_a_new_id_checked_per_request() {
     let mut place = Place::serving("sleep.sh");
     let (pid, _) = place.start();
     let id = |place: &Place| place.get("/api/version").ok()["server"]["id"].as_str().expect("text").to_owned();

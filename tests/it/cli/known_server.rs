@@ -124,7 +124,7 @@ fn is_root() -> bool {
 }
 
 #[test]
-fn tokens_do_not_go_to_whoever_sits_at_the_usual_address() {
+fn token_is_not_sent_to_default_address() {
     let (project, stranger) = (Project::new(), FakeServer::canned(200, r#"{"ok":true}"#));
     let port = stranger.address.port();
     for dotenv in [format!("AUTOAPPDEV_PORT={port}\n"), format!("PORT={port}\nAUTOAPPDEV_TOKEN={OF_DOTENV}\n")] {
@@ -143,7 +143,7 @@ fn tokens_do_not_go_to_whoever_sits_at_the_usual_address() {
 /// The directory is valid, but the process at its address is another one: it took the address over, or another user wrote the
 /// file.
 #[test]
-fn server_that_cannot_prove_that_it_owns_the_directory_is_sent_nothing() {
+fn server_without_valid_proof_gets_no_request() {
     let project = Project::new();
     let id = "0123456789abcdef0123456789abcdef";
     let proofs = [
@@ -175,7 +175,7 @@ fn server_that_cannot_prove_that_it_owns_the_directory_is_sent_nothing() {
 }
 
 #[test]
-fn relay_in_front_of_the_right_server_does_not_get_its_token() {
+fn relay_to_the_right_server_gets_no_token() {
     let mut project = Project::new();
     project.place.set_env("AUTOAPPDEV_SOCKET", "off");
     let server_envs = [("AUTOAPPDEV_TOKEN", OF_ENVIRONMENT), ("AUTOAPPDEV_SOCKET", "off")];
@@ -210,7 +210,7 @@ fn relay_in_front_of_the_right_server_does_not_get_its_token() {
 }
 
 #[test]
-fn token_of_a_dotenv_goes_only_to_the_server_of_its_folder() {
+fn token_from_dotenv_is_sent_only_to_server_of_its_folder() {
     let mut project = Project::new();
     project.place.use_token(OF_DOTENV);
     project.place.set_env("AUTOAPPDEV_SOCKET", "off");
@@ -243,7 +243,7 @@ fn token_of_a_dotenv_goes_only_to_the_server_of_its_folder() {
 }
 
 #[test]
-fn without_the_session_key_no_token_is_sent_and_the_error_says_why() {
+fn token_is_not_sent_without_valid_session_key() {
     let mut project = Project::new();
     project.place.use_token(OF_ENVIRONMENT);
     project.place.set_env("AUTOAPPDEV_SOCKET", "off");
@@ -304,7 +304,7 @@ fn socket_of_another(path: &Path) -> Arc<Mutex<Vec<u8>>> {
 }
 
 #[test]
-fn socket_of_another_user_gets_nothing() {
+fn socket_of_another_user_gets_no_request() {
     if !is_root() {
         return;
     }
@@ -404,7 +404,7 @@ fn links_in_a_cloned_project_do_not_lead_to_the_files_of_a_live_server() {
 }
 
 #[test]
-fn link_that_the_owner_made_leads_to_the_server_that_was_started_by_it() {
+fn client_follows_own_runtime_link_to_its_server() {
     let mut place = Place::with_runtime("link");
     let disk = place.folder().join("disk");
     fs::create_dir(&disk).expect("creates");
@@ -431,7 +431,7 @@ fn make_pipe(path: &PathBuf) {
 }
 
 #[test]
-fn pipe_in_the_place_of_a_file_keeps_no_command_waiting() {
+fn pipe_in_place_of_a_file_blocks_no_command() {
     let mut project = Project::new();
     let runtime = project.place.runtime();
     let dotenv = project.place.folder().join(".env");

@@ -56,7 +56,7 @@ fn against(place: &Place, server: &FakeServer, args: &[&str]) -> (i32, String, S
 }
 
 #[test]
-fn a_follower_of_a_run_prints_each_line_once_through_three_kills_and_ends_with_the_run() {
+fn logs_follow_of_run_survives_three_kills_and_ends_with_run() {
     let mut place = place();
     // A script that prints until a file `go` exists.
     place.script("on.sh", "#!/bin/bash\nn=0\nuntil [ -e go ]; do echo \"line $n\"; ((++n % 50)) || sleep 0.005; done\nexit 7\n");
@@ -80,7 +80,7 @@ fn a_follower_of_a_run_prints_each_line_once_through_three_kills_and_ends_with_t
 }
 
 #[test]
-fn a_follower_of_a_run_ends_at_once_where_that_has_ended_and_with_the_next_run_under_way() {
+fn logs_follow_of_ended_run_ends_at_once() {
     let place = place();
     let first = ended_run(&place, 30);
     place.start_with(json!({"script": "sleep.sh"}));
@@ -99,7 +99,7 @@ fn a_follower_of_a_run_ends_at_once_where_that_has_ended_and_with_the_next_run_u
 }
 
 #[test]
-fn a_runs_lines_are_the_last_ones_or_all() {
+fn logs_of_run_prints_last_or_all_lines() {
     let place = place();
     let first = ended_run(&place, 2500).to_string();
     let second = ended_run(&place, 3).to_string();
@@ -129,7 +129,7 @@ fn a_runs_lines_are_the_last_ones_or_all() {
 }
 
 #[test]
-fn a_search_goes_through_all_there_is() {
+fn logs_grep_searches_whole_log() {
     let place = Place::serving("long.sh");
     // Too much for one response to search, with one matching line at the beginning and one at the end.
     place.script(
@@ -159,7 +159,7 @@ fn a_search_goes_through_all_there_is() {
 }
 
 #[test]
-fn one_streams_lines_are_the_last_ones_or_all() {
+fn logs_of_stream_prints_last_or_all_lines() {
     let place = Place::serving("both.sh");
     place.script(
         "both.sh",
@@ -175,7 +175,7 @@ fn one_streams_lines_are_the_last_ones_or_all() {
 }
 
 #[test]
-fn parts_of_lines_that_a_search_finds_are_not_put_together() {
+fn partial_lines_found_by_grep_are_not_joined() {
     let place = Place::new();
     let server = FakeServer::start(|_| {
         let mut page = page(500, &["50% x", "70% x"]);
@@ -191,7 +191,7 @@ fn parts_of_lines_that_a_search_finds_are_not_put_together() {
 }
 
 #[test]
-fn since_begins_with_the_first_line_of_that_moment() {
+fn since_starts_at_first_line_of_given_time() {
     let place = Place::serving("slow.sh");
     place.script("slow.sh", "#!/bin/bash\nfor n in {0..39}; do echo \"line $n\"; sleep 0.01; done\n");
     let (_, run_id) = place.start();
@@ -219,7 +219,7 @@ fn since_begins_with_the_first_line_of_that_moment() {
 }
 
 #[test]
-fn how_long_ago_goes_by_the_servers_clock() {
+fn since_duration_counts_by_server_clock() {
     let place = Place::new();
     let server = FakeServer::start(|_| Reply::At("Sat, 31 Jan 2026 10:00:00 GMT", page(500, &[]).to_string()));
     let (code, out, err) = against(&place, &server, &["logs", "--since", "10m"]);
@@ -232,7 +232,7 @@ fn how_long_ago_goes_by_the_servers_clock() {
 }
 
 #[test]
-fn time_without_a_zone_is_local_and_a_duration_counts_by_the_servers_clock() {
+fn since_without_zone_is_local_time() {
     const BERLIN: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
     let place = Place::new();
     let server = FakeServer::start(|_| Reply::At("Sat, 31 Jan 2026 10:00:00 GMT", page(500, &[]).to_string()));
@@ -269,7 +269,7 @@ fn time_without_a_zone_is_local_and_a_duration_counts_by_the_servers_clock() {
 }
 
 #[test]
-fn before_the_first_run_a_follower_waits_for_it() {
+fn logs_follow_waits_for_first_run() {
     let place = Place::serving("sleep.sh");
     let mut follower = Follower::start(place.command(), &["logs", "-f"]);
     place.start();
@@ -279,7 +279,7 @@ fn before_the_first_run_a_follower_waits_for_it() {
 }
 
 #[test]
-fn a_reader_that_leaves_ends_a_follower_for_which_no_line_comes() {
+fn closed_output_ends_waiting_logs_follow() {
     let place = Place::serving("sleep.sh");
     place.start();
     place.until_line("ready");
@@ -300,7 +300,7 @@ fn a_reader_that_leaves_ends_a_follower_for_which_no_line_comes() {
 }
 
 #[test]
-fn odd_arguments_have_a_sentence_and_exit_with_2() {
+fn invalid_logs_arguments_exit_with_2() {
     let place = Place::new();
     let long = "x".repeat(201);
     for (args, sentence) in [
@@ -336,7 +336,7 @@ fn odd_arguments_have_a_sentence_and_exit_with_2() {
 }
 
 #[test]
-fn a_server_that_does_not_know_a_word_of_the_question_is_told() {
+fn filter_unknown_to_server_is_an_error() {
     let place = Place::new();
     let server = FakeServer::start(|_| Reply::Json(200, page(500, &["a line of any run, of any time"]).to_string()));
     for (args, word) in [
@@ -353,7 +353,7 @@ fn a_server_that_does_not_know_a_word_of_the_question_is_told() {
 }
 
 #[test]
-fn what_is_gone_is_told_beside_the_lines() {
+fn missing_bytes_are_reported_on_stderr() {
     let place = Place::new();
     let server = FakeServer::start(|request| {
         let mut page = if request.line.contains("since=0") { page(200, &["behind"]) } else { page(200, &[]) };
@@ -370,7 +370,7 @@ fn what_is_gone_is_told_beside_the_lines() {
 }
 
 #[test]
-fn a_server_with_another_log_is_followed_from_now_on() {
+fn logs_follow_continues_with_new_lines_of_replaced_log() {
     let mut place = Place::serving("exit.sh");
     for _ in 0..3 {
         let (_, run_id) = place.start();
@@ -395,7 +395,7 @@ fn a_server_with_another_log_is_followed_from_now_on() {
 }
 
 #[test]
-fn a_server_that_asks_for_a_token_before_it_says_who_it_is_is_asked_again() {
+fn logs_follow_retries_transient_401_after_reconnect() {
     let place = Place::new();
     let asked = AtomicUsize::new(0);
     let server = FakeServer::start(move |request| {
@@ -424,7 +424,7 @@ fn a_server_that_asks_for_a_token_before_it_says_who_it_is_is_asked_again() {
 }
 
 #[test]
-fn one_that_takes_the_question_and_does_not_answer_is_asked_again_for_a_while() {
+fn client_retries_server_that_accepts_and_does_not_respond() {
     let place = Place::new();
     let asked = AtomicUsize::new(0);
     let server = FakeServer::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {

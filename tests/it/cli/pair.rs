@@ -20,7 +20,7 @@ fn links(place: &Place, args: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn link_of_a_server_on_loopback_is_for_this_machine_and_says_how_to_open_the_door() {
+fn loopback_link_works_once_and_says_how_to_listen_beyond_loopback() {
     let mut place = Place::new();
     let (code, _, said) = place.client(&["pair"]);
     assert!(code == 4 && said.contains("no server is running for") && said.contains("`autoappdev serve`"), "{said}");
@@ -49,7 +49,7 @@ fn log_in(place: &Place, link: &str) -> Answer {
 }
 
 #[test]
-fn link_has_a_code_that_logs_in_once_and_no_token() {
+fn link_contains_one_time_code_and_no_token() {
     let mut place = Place::new();
     place.use_token(TOKEN);
     place.start_server();
@@ -104,8 +104,8 @@ fn ask(to: &str, port: u16, head: &str) -> String {
 }
 
 #[test]
-fn a_door_beyond_loopback_asks_for_the_token_that_was_made() {
-    if !is_within_own_network("a_door_beyond_loopback_asks_for_the_token_that_was_made") {
+fn network_listener_requires_generated_token() {
+    if !is_within_own_network("network_listener_requires_generated_token") {
         return;
     }
     for (host, to) in [

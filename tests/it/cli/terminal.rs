@@ -115,7 +115,7 @@ fn attacked() -> (Place, i64) {
 }
 
 #[test]
-fn nothing_that_a_run_says_or_is_called_drives_the_terminal() {
+fn output_and_names_of_a_run_cannot_control_terminal() {
     let (place, run_id) = attacked();
     let id = run_id.to_string();
     for args in [
@@ -155,7 +155,7 @@ fn nothing_that_a_run_says_or_is_called_drives_the_terminal() {
 }
 
 #[test]
-fn json_says_the_same_without_a_character_that_acts() {
+fn json_output_escapes_control_characters() {
     let (place, run_id) = attacked();
     let id = run_id.to_string();
     for (args, path) in [
@@ -174,7 +174,7 @@ fn json_says_the_same_without_a_character_that_acts() {
 }
 
 #[test]
-fn what_a_server_answers_does_not_drive_the_terminal() {
+fn server_response_cannot_control_terminal() {
     let evil = "\u{1b}]0;t\u{7}\u{9b}2J\u{7f}\u{202e}\n\r";
     let detail = json!({"ok": false, "error": format!("e{evil}"), "detail": format!("d{evil}")}).to_string();
     for (status, body) in
@@ -192,7 +192,7 @@ fn what_a_server_answers_does_not_drive_the_terminal() {
 }
 
 #[test]
-fn first_lines_of_a_server_do_not_drive_the_terminal() {
+fn startup_lines_of_server_cannot_control_terminal() {
     let mut place = Place::with_runtime("runtime\u{1b}]0;t\u{7}\u{9b}2J\u{202e}");
     place.use_token("some-token-of-32-characters-or-so");
     let command = || {
@@ -258,7 +258,7 @@ fn serve_on_a_terminal(mut command: Command, is_one: bool) -> [String; 2] {
 }
 
 #[test]
-fn server_on_a_terminal_says_each_fact_once_and_its_address_last() {
+fn server_on_terminal_prints_each_line_once_and_address_last() {
     let mut place = Place::new();
     let link = place.folder().join("link");
     std::os::unix::fs::symlink(place.root(), &link).expect("links");
@@ -292,7 +292,7 @@ fn server_on_a_terminal_says_each_fact_once_and_its_address_last() {
 
 /// The formatter of the standard library panics at a width above 65,535.
 #[test]
-fn table_of_a_hostile_server_is_cut_and_does_not_panic() {
+fn oversized_table_cells_are_truncated_without_panic() {
     let at = "2026-01-31T10:03:20.000Z";
     let session = serde_json::json!({
         "id": "i".repeat(70_000), "may": "look", "created_at": at, "used_at": at, "expires_at": at, "ends_at": at,

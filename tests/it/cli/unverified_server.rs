@@ -29,7 +29,7 @@ const ACTS: &[&[&str]] = &[
 const READS: &[&[&str]] = &[&["status"], &["logs"], &["runs", "1"], &["sessions"]];
 
 #[test]
-fn request_that_acts_is_not_sent_to_a_server_that_cannot_be_verified() {
+fn action_is_not_sent_to_unverified_server() {
     let project = Project::new();
     let runtime = project.place.runtime();
     let key = runtime.join("session-key");
@@ -102,7 +102,7 @@ fn request_that_acts_is_not_sent_to_a_server_that_cannot_be_verified() {
 /// The directory's session key does not exist, so no server can prove that it owns the directory. Another process answers at the
 /// recorded address as the server would.
 #[test]
-fn client_warns_that_what_an_unverified_server_says_may_be_wrong() {
+fn client_warns_about_responses_of_unverified_server() {
     let mut project = Project::new();
     project.place.start_server();
     let truth = project.place.get("/api/pipeline").body.to_string();
@@ -148,8 +148,8 @@ fn within_network_of<T: Send>(namespace: &Path, act: impl FnOnce() -> T + Send) 
 
 /// Two network namespaces share a runtime directory, like those of two containers. Each has its own loopback.
 #[test]
-fn relay_at_the_same_address_in_another_network_gets_nothing() {
-    if !is_within_own_network("relay_at_the_same_address_in_another_network_gets_nothing") {
+fn relay_at_same_address_in_another_network_gets_no_token() {
+    if !is_within_own_network("relay_at_same_address_in_another_network_gets_no_token") {
         return;
     }
     let mut project = Project::new();

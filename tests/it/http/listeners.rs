@@ -37,7 +37,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn both_kinds_of_address_answer_at_one_port() {
+fn ipv4_and_ipv6_listen_on_one_port() {
     if TcpListener::bind("[::1]:0").is_err() {
         eprintln!("NOT RUN: this machine has no IPv6 on loopback");
         return;
@@ -57,7 +57,7 @@ fn both_kinds_of_address_answer_at_one_port() {
 }
 
 #[test]
-fn the_unix_socket_is_its_owners_and_the_client_commands_use_it_by_themselves() {
+fn unix_socket_is_private_and_used_by_client_commands() {
     let mut place = Place::serving("sleep.sh");
     let path = place.runtime().join("server.sock");
     assert_eq!(mode(&path), 0o600);
@@ -83,7 +83,7 @@ fn the_unix_socket_is_its_owners_and_the_client_commands_use_it_by_themselves() 
 }
 
 #[test]
-fn the_socket_is_where_it_is_wanted_or_nowhere() {
+fn socket_setting_sets_path_or_disables_socket() {
     let mut place = Place::new();
     let path = place.folder().join("d".repeat(150)).join("door.sock");
     fs::create_dir(path.parent().expect("has one")).expect("creates");
@@ -115,7 +115,7 @@ fn the_socket_is_where_it_is_wanted_or_nowhere() {
 }
 
 #[test]
-fn a_server_that_ends_leaves_the_socket_that_another_has_put_there() {
+fn stopping_server_keeps_socket_of_another_server() {
     let (mut first, mut second) = (Place::new(), Place::new());
     let path = first.folder().join("shared.sock");
     first.set_env("AUTOAPPDEV_SOCKET", path.to_str().expect("text"));
@@ -131,7 +131,7 @@ fn a_server_that_ends_leaves_the_socket_that_another_has_put_there() {
 }
 
 #[test]
-fn what_stands_in_the_sockets_place_does_not_keep_the_server_from_serving() {
+fn directory_at_socket_path_does_not_prevent_serving() {
     let mut place = Place::new();
     fs::create_dir_all(place.runtime().join("server.sock")).expect("creates");
     place.start_server();
@@ -143,7 +143,7 @@ fn what_stands_in_the_sockets_place_does_not_keep_the_server_from_serving() {
 }
 
 #[test]
-fn the_service_managers_sockets_are_served_instead_of_the_configured_address() {
+fn inherited_sockets_replace_configured_address() {
     let mut place = Place::new();
     place.compile("activate");
     place.script("environment.sh", "#!/bin/sh\nenv\n");
@@ -214,7 +214,7 @@ impl Manager {
 }
 
 #[test]
-fn the_service_manager_is_told_when_it_serves_and_when_it_stops() {
+fn service_manager_is_notified_of_ready_and_stopping() {
     let mut place = Place::new();
     let manager = Manager::of(&mut place);
     place.start_server();
@@ -227,7 +227,7 @@ fn the_service_manager_is_told_when_it_serves_and_when_it_stops() {
 }
 
 #[test]
-fn a_manager_without_a_file_is_told_and_a_watchdog_without_a_time_is_none() {
+fn abstract_notify_socket_works_and_zero_watchdog_is_off() {
     let mut place = Place::new();
     let name = format!("{}/notify", place.folder().display());
     let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).expect("a name")).expect("binds");
@@ -245,7 +245,7 @@ fn a_manager_without_a_file_is_told_and_a_watchdog_without_a_time_is_none() {
 }
 
 #[test]
-fn the_watchdog_is_fed_while_the_server_answers_and_no_longer() {
+fn watchdog_is_notified_only_while_server_responds() {
     /// The watchdog is notified every 200 ms.
     const SOME_TURNS: Duration = Duration::from_secs(1);
     let mut place = Place::new();
@@ -280,7 +280,7 @@ fn the_watchdog_is_fed_while_the_server_answers_and_no_longer() {
 }
 
 #[test]
-fn the_watchdog_is_not_fed_while_the_life_cycle_hangs() {
+fn watchdog_is_not_notified_while_supervisor_hangs() {
     let mut place = Place::new();
     let manager = Manager::of(&mut place);
     place.set_env("WATCHDOG_USEC", "400000");
@@ -324,7 +324,7 @@ fn thread_of(server: u32, name: &str) -> Option<nix::unistd::Pid> {
 }
 
 #[test]
-fn a_way_in_that_is_closed_is_told_with_what_to_do() {
+fn listen_failure_error_names_remedy() {
     let place = Place::new();
     let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
     let port = taken.local_addr().expect("has one").port().to_string();

@@ -70,8 +70,8 @@ fn has_network(test: &str) -> bool {
 }
 
 #[test]
-fn guesses_by_an_address_of_the_machine_count_against_their_user() {
-    if !has_network("guesses_by_an_address_of_the_machine_count_against_their_user") {
+fn local_guesses_at_any_address_count_against_their_user() {
+    if !has_network("local_guesses_at_any_address_count_against_their_user") {
         return;
     }
     ip(&["addr", "add", &format!("{SECONDARY}/24"), "dev", "v0"]);
@@ -111,8 +111,8 @@ fn guesses_by_an_address_of_the_machine_count_against_their_user() {
 
 /// The kernel cannot report the user of a closed socket. Such guesses count against an unknown user, and against no address.
 #[test]
-fn guesser_who_leaves_at_once_closes_no_address_of_the_machine() {
-    if !has_network("guesser_who_leaves_at_once_closes_no_address_of_the_machine") {
+fn guesses_on_closed_connections_block_no_local_address() {
+    if !has_network("guesses_on_closed_connections_block_no_local_address") {
         return;
     }
     for is_reset in [false, true] {
@@ -140,8 +140,8 @@ fn guesser_who_leaves_at_once_closes_no_address_of_the_machine() {
 
 /// A client in its own network namespace has no socket in the server's namespace, like a client on another machine.
 #[test]
-fn guesses_of_another_machine_still_count_against_its_address() {
-    if !has_network("guesses_of_another_machine_still_count_against_its_address") {
+fn remote_guesses_count_against_client_address() {
+    if !has_network("remote_guesses_count_against_client_address") {
         return;
     }
     let place = serve("0.0.0.0");

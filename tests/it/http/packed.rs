@@ -90,7 +90,7 @@ fn place() -> Place {
 }
 
 #[test]
-fn long_json_answers_are_packed_for_clients_that_take_gzip() {
+fn long_json_responses_are_gzipped_on_request() {
     let place = place();
     for path in ["/api/pipeline", "/api/logs?limit=500", "/api/logs/tail?lines=400", "/api/runs/1", "/api/pipeline/scripts"] {
         let (plain, packed) = (ask(&place, "GET", path, "", ""), ask(&place, "GET", path, GZIP, ""));
@@ -114,7 +114,7 @@ fn long_json_answers_are_packed_for_clients_that_take_gzip() {
 }
 
 #[test]
-fn packed_state_has_a_tag_of_its_own_and_either_tag_spares_the_answer() {
+fn gzipped_state_has_own_etag_and_either_etag_gets_304() {
     let place = place();
     let state = |fields: &str| ask(&place, "GET", "/api/pipeline", fields, "");
     let (plain, packed) = (state(""), state(GZIP));
@@ -134,7 +134,7 @@ fn packed_state_has_a_tag_of_its_own_and_either_tag_spares_the_answer() {
 /// The length of a compressed response reveals something about its contents. A response that contains a secret, or text that an
 /// attacker can repeat in it, is therefore not compressed.
 #[test]
-fn no_answer_with_a_token_a_proof_or_a_code_is_packed() {
+fn responses_with_secrets_are_not_gzipped() {
     let mut place = place();
     place.use_token("the-token-of-the-operator");
     place.restart_server();

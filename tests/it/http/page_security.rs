@@ -30,7 +30,7 @@ fn assert_open(answer: &Answer, origin: &str, what: &str) {
 }
 
 #[test]
-fn an_allowed_origin_gets_its_preflight_on_every_route() {
+fn allowed_origin_passes_preflight_on_every_route() {
     let place = open_place();
     for &route in Route::ALL {
         let (path, method) = (&example(route), route.spec().method.as_str());
@@ -118,7 +118,7 @@ fn one_of_each(place: &Place, origin: &str) -> Vec<(u16, Answer)> {
 }
 
 #[test]
-fn an_allowed_origin_can_read_every_answer_errors_too() {
+fn allowed_origin_can_read_responses_and_errors() {
     let place = open_place();
     for (status, answer) in one_of_each(&place, FRIEND) {
         assert_eq!(answer.status, status, "{}", answer.body);
@@ -130,7 +130,7 @@ fn an_allowed_origin_can_read_every_answer_errors_too() {
 }
 
 #[test]
-fn another_origin_can_neither_read_nor_act() {
+fn other_origin_can_neither_read_nor_act() {
     for place in [open_place(), Place::serving("sleep.sh")] {
         let before = place.footprint();
         for origin in [STRANGER, "null", "http://localhost:51730", "http://127.0.0.1:1"] {
@@ -189,7 +189,7 @@ fn api_refuses_every_cross_site_request() {
 }
 
 #[test]
-fn a_body_that_does_not_call_itself_json_is_not_looked_at() {
+fn body_with_other_content_type_gets_415() {
     let place = Place::serving("sleep.sh");
     let before = place.footprint();
     let post = |fields: &str, body: &str| {
@@ -218,7 +218,7 @@ fn a_body_that_does_not_call_itself_json_is_not_looked_at() {
 }
 
 #[test]
-fn a_name_that_is_not_this_servers_is_turned_away() {
+fn unknown_host_gets_421() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     place.set_env("AUTOAPPDEV_ALLOW_HOST", "board.local");
@@ -264,7 +264,7 @@ fn a_name_that_is_not_this_servers_is_turned_away() {
 }
 
 #[test]
-fn the_page_and_the_api_are_served_closed() {
+fn page_and_api_have_security_headers() {
     let place = Place::serving("sleep.sh");
     let routes = Route::ALL.iter().filter(|&&route| route != Route::Events).map(|&route| example(route));
     for path in routes.chain(["/nothing".to_owned()]) {

@@ -27,8 +27,8 @@ fn urls(made: &Value) -> Vec<String> {
 }
 
 #[test]
-fn a_link_is_made_for_each_address_that_other_machines_reach() {
-    if !is_within_own_network("a_link_is_made_for_each_address_that_other_machines_reach") {
+fn pairing_makes_link_for_each_network_address() {
+    if !is_within_own_network("pairing_makes_link_for_each_network_address") {
         return;
     }
     let second =
@@ -64,7 +64,7 @@ fn a_link_is_made_for_each_address_that_other_machines_reach() {
 }
 
 #[test]
-fn no_link_leads_to_a_server_that_only_this_machine_reaches() {
+fn pairing_makes_no_link_for_loopback_server() {
     let mut place = place("127.0.0.1");
     assert_eq!(place.post("/api/pair", json!({})).ok()["links"], json!([]));
     // With a name in the settings, a link can lead to the server.
@@ -88,7 +88,7 @@ fn no_link_leads_to_a_server_that_only_this_machine_reaches() {
 }
 
 #[test]
-fn only_an_operator_makes_a_link_and_learns_what_became_of_it() {
+fn only_operator_creates_links_and_sees_their_use() {
     let place = place("127.0.0.1");
     let ask = |method: &str, path: &str, token: &str| {
         let bearer = format!("Bearer {token}");

@@ -13,7 +13,7 @@ use crate::support::{Place, assert_keys};
 const CHALLENGE: &str = "0123456789abcdef0123456789abcdef";
 
 #[test]
-fn server_proves_for_each_address_that_it_has_the_session_key() {
+fn server_proves_session_key_for_each_address() {
     let mut place = Place::new();
     place.use_token("the-token-of-this-server");
     place.set_env("AUTOAPPDEV_HOST", "127.0.0.1,127.0.0.2");
@@ -35,7 +35,7 @@ fn server_proves_for_each_address_that_it_has_the_session_key() {
 }
 
 #[test]
-fn bad_challenge_gets_no_proof() {
+fn invalid_challenge_gets_no_proof() {
     let place = Place::serving("sleep.sh");
     let mut wire = place.wire();
     for bad in

@@ -60,7 +60,7 @@ fn targets(place: &Place) -> Vec<String> {
 }
 
 #[test]
-fn every_listener_and_method_refuses_to_read_for_a_page_of_another_origin() {
+fn cross_origin_read_is_refused_by_every_listener_and_method() {
     let place = place();
     let before = place.footprint();
     let foreign = [
@@ -102,7 +102,7 @@ fn every_listener_and_method_refuses_to_read_for_a_page_of_another_origin() {
 /// The documented uses: curl and other programs without any browser fields, the page in an old browser, and addresses that its
 /// user types.
 #[test]
-fn programs_and_the_own_page_of_an_old_browser_read_and_act() {
+fn programs_and_own_page_in_old_browser_can_read_and_act() {
     let place = place();
     let own_page = format!("{OLD_BROWSER}Referer: http://localhost/\r\n");
     for listener in ["127.0.0.1", "::1", "unix"] {
@@ -135,7 +135,7 @@ fn programs_and_the_own_page_of_an_old_browser_read_and_act() {
 
 /// A form or a beacon can send a POST without a body, which then has no content type to check.
 #[test]
-fn browser_posts_without_a_body_only_what_needs_a_preflight() {
+fn browser_post_without_body_needs_preflight() {
     let place = place();
     let before = place.footprint();
     for fields in [
@@ -157,7 +157,7 @@ fn browser_posts_without_a_body_only_what_needs_a_preflight() {
 
 /// Hundreds of refused requests on open connections occupy none of the owner's stream and download slots.
 #[test]
-fn refused_reads_leave_every_stream_and_download_slot_free() {
+fn refused_reads_take_no_stream_or_download_slots() {
     let place = place();
     let mut kept = Vec::new();
     for target in ["/api/events", "/api/runs/1/log", "/api/logs?since=0&grep=nothing&wait=60"] {

@@ -4,21 +4,21 @@
 //! | fault | test |
 //! |---|---|
 //! | six kept-alive connections of one browser hang a request | `six_connections_of_one_browser_never_hang` |
-//! | `Content-Length: 100000000000` ends the process | `a_length_of_a_hundred_billion_ends_nothing` |
-//! | without free descriptors, accepting ends for good | `a_server_out_of_descriptors_recovers`, `more_connections_than_descriptors` |
-//! | each `PRI * HTTP/2.0` leaks a thread and two descriptors | `the_preface_of_http_2_leaks_nothing` |
-//! | a client that resets its connection panics a thread | `resets_at_any_moment_leave_nothing_behind`, `ten_thousand_connects_and_resets` |
-//! | a body over 1.5 kB waits 44 ms for an acknowledgement | `a_longer_answer_does_not_wait_for_an_acknowledgement` |
-//! | 60,000 pipelined requests on one connection block all other clients | `sixty_thousand_pipelined_requests` |
-//! | as many stalled bodies as workers block all other clients | `five_hundred_stalled_bodies`, `three_hundred_bodies_of_a_megabyte` |
-//! | a head has no limit | `a_head_without_an_end_is_refused_and_not_kept` |
-//! | nothing has a time-out | `who_sends_too_slowly_is_told_and_let_go`, `who_does_not_read_or_says_nothing_is_let_go` |
-//! | a stop under load never ends | `a_stop_ends_however_many_ask_on`, and the second half of each of the crowds |
-//! | a panic in a handler makes every later answer a 500 in HTML, or ends the server | `a_panic_in_the_handler_is_a_500_and_the_connection_goes_on` |
-//! | a header's value may hold CR and LF | `no_value_can_speak_as_headers` |
-//! | a chunked answer is sent only once it has 8 KiB | `an_answer_without_a_length_comes_in_chunks_each_as_soon_as_it_is_there` |
-//! | a JSON body has no limit | `limits_of_a_head_have_their_own_answers`, `a_body_beyond_the_limit_is_not_read` |
-//! | a value of the query is cut at a second `=` | `a_value_of_the_query_is_all_of_it` |
+//! | `Content-Length: 100000000000` ends the process | `huge_content_length_gets_413` |
+//! | without free descriptors, accepting ends for good | `server_recovers_from_descriptor_exhaustion`, `server_serves_and_stops_with_more_connections_than_descriptors` |
+//! | each `PRI * HTTP/2.0` leaks a thread and two descriptors | `http_2_preface_gets_400_and_leaks_nothing` |
+//! | a client that resets its connection panics a thread | `connection_resets_leak_no_threads`, `server_serves_and_stops_with_10000_connects_and_resets` |
+//! | a body over 1.5 kB waits 44 ms for an acknowledgement | `long_response_does_not_wait_for_tcp_ack` |
+//! | 60,000 pipelined requests on one connection block all other clients | `server_serves_and_stops_with_60000_pipelined_requests` |
+//! | as many stalled bodies as workers block all other clients | `server_serves_and_stops_with_500_stalled_bodies`, `server_serves_and_stops_with_300_large_bodies` |
+//! | a head has no limit | `endless_head_is_refused_and_not_buffered` |
+//! | nothing has a time-out | `slow_sender_gets_408_and_is_closed`, `idle_and_unreading_connections_are_closed` |
+//! | a stop under load never ends | `server_stop_completes_under_load`, and the second half of each of the crowds |
+//! | a panic in a handler makes every later answer a 500 in HTML, or ends the server | `handler_panic_returns_500_and_keeps_connection_open` |
+//! | a header's value may hold CR and LF | `field_value_cannot_inject_fields` |
+//! | a chunked answer is sent only once it has 8 KiB | `response_without_length_is_sent_in_chunks_without_delay` |
+//! | a JSON body has no limit | `oversized_request_parts_get_413_414_or_431`, `body_over_limit_is_not_buffered` |
+//! | a value of the query is cut at a second `=` | `query_value_includes_further_equals_signs` |
 
 use std::fs;
 use std::io::{Read, Write};
@@ -88,7 +88,7 @@ fn six_connections_of_one_browser_never_hang() {
 }
 
 #[test]
-fn resets_at_any_moment_leave_nothing_behind() {
+fn connection_resets_leak_no_threads() {
     let place = place();
     let quiet = place.server_threads();
     for n in 0..1_000 {
@@ -108,7 +108,7 @@ fn resets_at_any_moment_leave_nothing_behind() {
 }
 
 #[test]
-fn a_server_out_of_descriptors_recovers() {
+fn server_recovers_from_descriptor_exhaustion() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     let mut command: Command = place.command_of(Path::new("sh"));
@@ -127,7 +127,7 @@ fn a_server_out_of_descriptors_recovers() {
 }
 
 #[test]
-fn who_sends_too_slowly_is_told_and_let_go() {
+fn slow_sender_gets_408_and_is_closed() {
     let place = place();
     // One byte now and then, without end. A deadline that restarted with each byte would never expire.
     let mut head = place.wire();
@@ -156,7 +156,7 @@ fn who_sends_too_slowly_is_told_and_let_go() {
 }
 
 #[test]
-fn idle_connections_give_way_to_a_newcomer() {
+fn idle_connections_are_evicted_for_new_clients() {
     let place = place();
     let quiet = place.server_threads();
     let mut idle: Vec<Wire> = (0..600).map(|_| place.wire()).collect();
@@ -178,7 +178,7 @@ fn idle_connections_give_way_to_a_newcomer() {
 }
 
 #[test]
-fn a_length_of_a_hundred_billion_ends_nothing() {
+fn huge_content_length_gets_413() {
     let place = place();
     let before = footprint(&place);
     for length in ["100000000000", "18446744073709551615", "18446744073709551616", "9223372036854775807"] {
@@ -203,7 +203,7 @@ fn a_length_of_a_hundred_billion_ends_nothing() {
 }
 
 #[test]
-fn the_preface_of_http_2_leaks_nothing() {
+fn http_2_preface_gets_400_and_leaks_nothing() {
     let place = place();
     assert_serves(&place, "before");
     let quiet = footprint(&place);
@@ -217,7 +217,7 @@ fn the_preface_of_http_2_leaks_nothing() {
 }
 
 #[test]
-fn a_longer_answer_does_not_wait_for_an_acknowledgement() {
+fn long_response_does_not_wait_for_tcp_ack() {
     // On any machine, nearly every response that waits for an acknowledgement takes 40 ms longer. So one of many responses is
     // enough, and a ratio decides.
     let place = place();
@@ -249,7 +249,7 @@ fn a_longer_answer_does_not_wait_for_an_acknowledgement() {
 }
 
 #[test]
-fn a_head_without_an_end_is_refused_and_not_kept() {
+fn endless_head_is_refused_and_not_buffered() {
     let place = place();
     let before = footprint(&place);
     for begin in ["GET /", "GET / HTTP/1.1\r\nX: ", "GET / HTTP/1.1\r\nHost: localhost\r\nX"] {
@@ -272,7 +272,7 @@ fn a_head_without_an_end_is_refused_and_not_kept() {
 }
 
 #[test]
-fn a_body_beyond_the_limit_is_not_read() {
+fn body_over_limit_is_not_buffered() {
     let place = place();
     let before = footprint(&place);
     for framing in ["Content-Length: 50000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n2faf080\r\n"] {
@@ -286,7 +286,7 @@ fn a_body_beyond_the_limit_is_not_read() {
 }
 
 #[test]
-fn who_does_not_read_or_says_nothing_is_let_go() {
+fn idle_and_unreading_connections_are_closed() {
     // Waits for the limits themselves: 15 s for a write, and one minute for the next request.
     let place = place();
     place.script(
@@ -315,7 +315,7 @@ fn who_does_not_read_or_says_nothing_is_let_go() {
 }
 
 #[test]
-fn a_stop_ends_however_many_ask_on() {
+fn server_stop_completes_under_load() {
     let mut place = place();
     let port = place.port();
     let is_over = AtomicBool::new(false);
@@ -345,7 +345,7 @@ fn a_stop_ends_however_many_ask_on() {
 }
 
 #[test]
-fn a_value_of_the_query_is_all_of_it() {
+fn query_value_includes_further_equals_signs() {
     let place = place();
     for query in ["limit=5=5", "limit=5=", "since=0=1", "source=pipeline=backend"] {
         let answer = place.wire().get(&format!("/api/logs?{query}"));

@@ -63,7 +63,7 @@ fn listed(place: &Place) -> Vec<Value> {
 }
 
 #[test]
-fn session_outlives_a_killed_server_and_its_end_does_too() {
+fn session_and_its_end_survive_server_kill() {
     let mut place = closed_place();
     let (stays, ends, leaves) = (log_in(&place, TOKEN), log_in(&place, TOKEN), log_in(&place, READ_TOKEN));
     let of_restart = code(&place);
@@ -82,7 +82,7 @@ fn session_outlives_a_killed_server_and_its_end_does_too() {
 }
 
 #[test]
-fn changed_token_ends_the_sessions_made_with_it_for_good() {
+fn changed_token_ends_its_sessions() {
     let mut place = closed_place();
     let (acts, looks) = (log_in(&place, TOKEN), log_in(&place, READ_TOKEN));
     let link = json!({ "code": code(&place) }).to_string();
@@ -122,7 +122,7 @@ fn read_until(stream: &mut TcpStream, mark: &str) {
 }
 
 #[test]
-fn end_of_a_session_ends_its_streams_and_no_others() {
+fn session_end_ends_only_its_own_streams() {
     let place = closed_place();
     let end_of = |how: &dyn Fn(&LogIn)| {
         let (ends, stays) = (log_in(&place, TOKEN), log_in(&place, READ_TOKEN));
@@ -175,7 +175,7 @@ fn fill(place: &Place, log_in: &LogIn, lines: &str, free: usize) -> Vec<Wire> {
 }
 
 #[test]
-fn end_of_a_session_answers_its_long_polls_and_no_others() {
+fn session_end_answers_only_its_own_long_polls() {
     let place = closed_place();
     let end_of = |how: &dyn Fn(&LogIn)| {
         let (ends, stays) = (log_in(&place, TOKEN), log_in(&place, READ_TOKEN));
@@ -213,7 +213,7 @@ fn end_of_a_session_answers_its_long_polls_and_no_others() {
 }
 
 #[test]
-fn session_that_expires_answers_its_long_polls() {
+fn expired_session_answers_its_long_polls_with_401() {
     let mut place = closed_place();
     let stays = log_in(&place, READ_TOKEN);
     // The session lasts twice as long if this machine took too long to start the polls.
@@ -249,7 +249,7 @@ fn session_that_expires_answers_its_long_polls() {
 }
 
 #[test]
-fn end_of_a_session_breaks_its_download_off() {
+fn session_end_cuts_off_its_download() {
     let place = closed_place();
     // More than the socket buffers can hold.
     place.script("much.sh", "#!/bin/bash\nhead -c 48000000 /dev/zero | tr '\\0' 'x' | fold -w 1000\n");
@@ -269,7 +269,7 @@ fn end_of_a_session_breaks_its_download_off() {
 }
 
 #[test]
-fn sessions_command_lists_who_is_logged_in_and_ends_it() {
+fn sessions_command_lists_and_ends_sessions() {
     let place = closed_place();
     assert_eq!(place.client(&["sessions"]).1, "no browser is logged in\n");
     let (acts, looks) = (log_in(&place, TOKEN), log_in(&place, READ_TOKEN));
@@ -295,8 +295,8 @@ fn sessions_command_lists_who_is_logged_in_and_ends_it() {
 }
 
 #[test]
-fn full_disk_refuses_a_log_in_and_keeps_no_session_alive() {
-    let test = "full_disk_refuses_a_log_in_and_keeps_no_session_alive";
+fn full_disk_refuses_login_and_still_ends_sessions() {
+    let test = "full_disk_refuses_login_and_still_ends_sessions";
     let Some(mut small) = SmallDisk::of_kib(2048, test) else { return };
     serve(&mut small.place);
     let place = &small.place;
@@ -349,7 +349,7 @@ fn guesses_of_another_user_do_not_slow_down_the_owner() {
 }
 
 #[test]
-fn cookies_of_others_make_no_head_too_long() {
+fn foreign_cookies_do_not_exceed_head_limit() {
     let place = closed_place();
     let log_in = log_in(&place, TOKEN);
     let name = log_in.cookie.split_once('=').expect("a pair").0;

@@ -60,7 +60,7 @@ fn calls_until_its_end(server: u32, tid: Pid) -> BTreeMap<c_long, usize> {
 }
 
 #[test]
-fn a_get_on_a_kept_connection_is_one_read_and_one_write() {
+fn get_on_kept_alive_connection_takes_one_read_and_one_write() {
     const REQUESTS: usize = 1_000;
     /// Closing the connection and ending the thread. Sometimes the allocator also requests or returns memory.
     const ALL_ELSE: usize = 40;
@@ -201,7 +201,7 @@ fn calls_with_history(runs: i64) -> Option<[usize; 3]> {
 }
 
 #[test]
-fn long_history_takes_no_more_system_calls_than_a_short_one() {
+fn long_history_needs_no_more_system_calls() {
     let (Some(short), Some(long)) = (calls_with_history(10), calls_with_history(1_500)) else { return };
     for (name, (short, long)) in ["reading", "acting", "keeping"].into_iter().zip(short.into_iter().zip(long)) {
         // A binary search for a position needs some more reads.

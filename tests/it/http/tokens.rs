@@ -55,7 +55,7 @@ fn log_in(place: &Place, token: &str) -> LogIn {
 }
 
 #[test]
-fn in_no_state_does_anybody_act_without_the_token_or_look_without_one() {
+fn acting_needs_operator_token_and_reading_any_token_in_every_state() {
     let place = closed_place();
     let (read_log_in, read_bearer) = (log_in(&place, READ_TOKEN), format!("Bearer {READ_TOKEN}"));
     let readers = [read_log_in.fields().to_vec(), vec![("Authorization", read_bearer.as_str())]];
@@ -127,7 +127,7 @@ fn in_no_state_does_anybody_act_without_the_token_or_look_without_one() {
 }
 
 #[test]
-fn a_session_does_not_make_another_page_an_own_one() {
+fn session_does_not_authorize_cross_origin_request() {
     let place = closed_place();
     let log_in = log_in(&place, TOKEN);
     let with = |fields: &[(&'static str, &'static str)]| [&log_in.fields()[..], fields].concat();
@@ -170,7 +170,7 @@ fn a_session_does_not_make_another_page_an_own_one() {
 
 /// Another port is the same site: a browser sends it the cookie, `SameSite=Strict` or not.
 #[test]
-fn a_neighbours_page_acts_with_its_own_token_or_not_at_all() {
+fn same_site_page_needs_its_own_token() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     place.set_env("AUTOAPPDEV_ALLOW_ORIGIN", "http://localhost:3000,https://board.example");
@@ -203,7 +203,7 @@ fn a_neighbours_page_acts_with_its_own_token_or_not_at_all() {
 }
 
 #[test]
-fn guessing_is_slowed_down_for_who_guesses_alone() {
+fn guessing_slows_down_only_the_guesser() {
     let place = closed_place();
     let (guesser, other) = ("127.0.0.2", "127.0.0.3");
     let log_in = log_in_from(guesser, &place, TOKEN);
@@ -224,7 +224,7 @@ fn guessing_is_slowed_down_for_who_guesses_alone() {
 }
 
 #[test]
-fn what_is_wrong_with_a_token_is_said_at_the_start_without_telling_it() {
+fn invalid_token_setting_is_reported_without_its_value() {
     let place = Place::new();
     let settings = |variables: &[(&str, &str)]| {
         let mut command = place.command();
@@ -259,7 +259,7 @@ fn what_is_wrong_with_a_token_is_said_at_the_start_without_telling_it() {
 }
 
 #[test]
-fn client_commands_bring_the_token_that_they_find() {
+fn client_commands_send_token_from_runtime_directory_or_setting() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     // Over its Unix socket the server would not require a token.
@@ -298,7 +298,7 @@ fn client_commands_bring_the_token_that_they_find() {
 
 /// The process that listens at a killed server's port may belong to another user of the machine.
 #[test]
-fn a_token_does_not_go_to_where_a_killed_server_was() {
+fn token_is_not_sent_to_address_of_killed_server() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_HOST", "127.0.0.1");
     place.set_env("AUTOAPPDEV_READ_TOKEN", READ_TOKEN);
@@ -353,7 +353,7 @@ fn holds(bytes: &[u8], text: &str) -> bool {
 }
 
 #[test]
-fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
+fn secrets_are_absent_from_logs_files_responses_and_processes() {
     for is_made in [false, true] {
         let mut place = Place::new();
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
@@ -459,7 +459,7 @@ fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
 }
 
 #[test]
-fn the_address_that_is_asked_for_may_have_a_tag_in_a_list() {
+fn if_none_match_accepts_lists_weak_tags_and_star() {
     let place = Place::new();
     let mut place = place;
     place.start_server();

@@ -37,7 +37,7 @@ fn assert_refused_and_closed(place: &Place, what: &str, bytes: &str, status: u16
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_order_each_once() {
+fn pipelined_requests_are_answered_once_and_in_order() {
     let place = place();
     let mut wire = place.wire();
     let body = r#"{"grace_s":0}"#;
@@ -69,7 +69,7 @@ fn pipelined_requests_are_answered_in_order_each_once() {
 }
 
 #[test]
-fn http_1_0_and_1_1_keep_or_close_as_they_ask() {
+fn connection_persistence_follows_http_version_and_header() {
     let place = place();
     for (head, keeps) in [
         ("GET /api/version HTTP/1.0\r\n", false),
@@ -99,7 +99,7 @@ fn http_1_0_and_1_1_keep_or_close_as_they_ask() {
 }
 
 #[test]
-fn a_body_is_asked_for_where_its_client_waits_for_that() {
+fn expect_100_continue_gets_100_if_body_is_accepted() {
     let place = place();
     for framing in ["Content-Length: 2\r\n", "Transfer-Encoding: chunked\r\n"] {
         let mut wire = place.wire();
@@ -118,7 +118,7 @@ fn a_body_is_asked_for_where_its_client_waits_for_that() {
 }
 
 #[test]
-fn what_could_smuggle_a_request_is_refused_and_closed() {
+fn ambiguous_framing_is_refused_and_connection_closed() {
     let place = place();
     let before = place.footprint();
     // The bytes that an attacker wants the server to treat as a separate request.
@@ -181,7 +181,7 @@ fn what_could_smuggle_a_request_is_refused_and_closed() {
 }
 
 #[test]
-fn a_target_is_one_path_whatever_stands_in_front_of_it() {
+fn absolute_target_without_path_is_the_root_page() {
     let place = place();
     let mut wire = place.wire();
     wire.send("GET http://localhost?x=/api/version HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -191,7 +191,7 @@ fn a_target_is_one_path_whatever_stands_in_front_of_it() {
 }
 
 #[test]
-fn limits_of_a_head_have_their_own_answers() {
+fn oversized_request_parts_get_413_414_or_431() {
     let place = place();
     let head = |target: &str, fields: &str| format!("GET {target} HTTP/1.1\r\n{HOST}{fields}\r\n");
     for (what, request, status) in [
@@ -235,7 +235,7 @@ fn limits_of_a_head_have_their_own_answers() {
 }
 
 #[test]
-fn who_asks_for_news_and_leaves_does_not_fill_the_server() {
+fn abandoned_long_polls_free_slots() {
     let place = place();
     let version = place.pipeline()["version"].clone();
     let mut most = 0;
@@ -257,7 +257,7 @@ fn who_asks_for_news_and_leaves_does_not_fill_the_server() {
 }
 
 #[test]
-fn two_hundred_that_ask_whether_all_is_well_take_no_more_than_their_connections() {
+fn concurrent_health_requests_use_few_descriptors() {
     const CLIENTS: u64 = 200;
     const REQUESTS: usize = 40;
     let place = place();
@@ -281,7 +281,7 @@ fn two_hundred_that_ask_whether_all_is_well_take_no_more_than_their_connections(
 }
 
 #[test]
-fn who_asks_for_the_end_again_and_again_does_not_fill_the_server() {
+fn repeated_stops_free_slots() {
     let place = Place::serving("stubborn.sh");
     place.start();
     place.until_line("ready");
@@ -308,7 +308,7 @@ fn who_asks_for_the_end_again_and_again_does_not_fill_the_server() {
 }
 
 #[test]
-fn no_input_makes_a_handler_panic() {
+fn odd_requests_do_not_panic_a_handler() {
     let place = place();
     let odd = [
         "",
@@ -360,7 +360,7 @@ fn no_input_makes_a_handler_panic() {
 }
 
 #[test]
-fn head_says_what_get_would_and_no_more() {
+fn head_has_status_and_fields_of_get() {
     let place = place();
     place.start();
     // The run has printed all its output, so that both responses are about the same log.
@@ -392,7 +392,7 @@ fn head_says_what_get_would_and_no_more() {
 }
 
 #[test]
-fn methods_that_are_not_known_do_nothing() {
+fn unknown_methods_are_refused() {
     let place = place();
     let before = place.footprint();
     let long = "M".repeat(1_000);
@@ -421,7 +421,7 @@ fn methods_that_are_not_known_do_nothing() {
 }
 
 #[test]
-fn a_target_that_names_another_place_is_not_served() {
+fn foreign_and_malformed_targets_are_refused() {
     let place = place();
     let before = place.footprint();
     for (target, status) in [
@@ -455,7 +455,7 @@ fn a_target_that_names_another_place_is_not_served() {
 }
 
 #[test]
-fn what_follows_a_request_that_is_refused_is_never_done() {
+fn body_of_refused_request_is_not_executed() {
     let place = place();
     let before = place.footprint();
     let inner = format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}\r\n");

@@ -37,7 +37,7 @@ fn assert_nothing_was_started(place: &Place) {
 }
 
 #[test]
-fn another_user_of_the_machine_signs_in_and_the_servers_own_user_does_not() {
+fn other_local_user_needs_token_and_own_user_does_not() {
     if !is_root() {
         return;
     }
@@ -68,7 +68,7 @@ fn connections_at(port: u16) -> usize {
 
 /// For a socket that no process holds any longer, the kernel reports user 0, and this server runs as root.
 #[test]
-fn client_that_has_closed_before_it_is_served_is_nobody() {
+fn closed_client_is_not_identified() {
     if !is_root() {
         return;
     }
@@ -135,7 +135,7 @@ impl Nginx {
 }
 
 #[test]
-fn proxy_in_front_of_a_loopback_server_lets_nobody_in_without_a_token() {
+fn proxied_request_to_loopback_server_needs_token() {
     if !is_root() {
         return;
     }
@@ -164,7 +164,7 @@ fn proxy_in_front_of_a_loopback_server_lets_nobody_in_without_a_token() {
 
 /// The case of a proxy's header fields does not matter, and each request on a connection is checked anew.
 #[test]
-fn request_that_a_proxy_passed_on_is_told_apart_on_one_connection() {
+fn proxy_fields_are_checked_for_each_request() {
     let place = Place::serving("sleep.sh");
     let mut wire = place.wire();
     let ask = |wire: &mut Wire, field: &str| {

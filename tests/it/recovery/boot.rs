@@ -134,7 +134,7 @@ fn spec_of(place: &Place, run_id: i64) -> LaunchSpec {
 
 /// The server creates and locks the run directory before it starts the shim, which enters the directory by its path.
 #[test]
-fn shim_starts_nothing_in_a_directory_that_was_put_in_place_of_the_run_directory() {
+fn shim_starts_nothing_in_replaced_run_directory() {
     let place = Place::new();
     let run_id = place.past_starting();
     let (dir, lock) = place.past_dir(run_id);
@@ -246,7 +246,7 @@ fn server_killed_before_the_end_is_committed_records_it() {
 }
 
 #[test]
-fn booting_while_the_shim_of_an_ended_run_still_leaves_is_just_stopped() {
+fn boot_during_exit_of_shim_of_ended_run_reports_stopped() {
     let mut place = Place::serving("sleep.sh");
     place.kill_server();
     let run_id = place.past_starting();
@@ -292,7 +292,7 @@ fn another_boot_loses_the_run_at_its_last_fact() {
 }
 
 #[test]
-fn another_boot_and_a_header_only_loses_the_run_at_its_start() {
+fn another_boot_with_journal_header_only_loses_the_run_at_its_start() {
     let mut place = Place::new();
     let run_id = place.past_starting();
     place.past_journal(run_id, OTHER_BOOT, &[]);
@@ -301,7 +301,7 @@ fn another_boot_and_a_header_only_loses_the_run_at_its_start() {
 }
 
 #[test]
-fn torn_last_journal_line_is_left_out() {
+fn torn_last_journal_line_is_ignored() {
     let mut place = Place::new();
     let run_id = place.past_starting();
     place.past_journal(run_id, &this_boot(), &[spawned(4_000_000), exited(0)]);
@@ -329,7 +329,7 @@ fn damaged_journal_line_does_not_hide_the_end() {
 }
 
 #[test]
-fn damaged_journal_header_loses_the_run_and_leaves_nothing() {
+fn damaged_journal_header_loses_the_run_and_kills_its_processes() {
     for (header, word) in [("\0\0\0 nonsense", "damaged"), ("{\"format\":99,\"new\":true}", "newer")] {
         let mut place = Place::new();
         let run_id = place.past_run(&[spawned(4_000_000)]);
@@ -346,7 +346,7 @@ fn damaged_journal_header_loses_the_run_and_leaves_nothing() {
 }
 
 #[test]
-fn run_directory_removed_loses_the_run_and_leaves_nothing() {
+fn removed_run_directory_loses_the_run_and_kills_its_processes() {
     let mut place = Place::serving("tree.sh");
     let (_, run_id) = place.start();
     place.until_line("stubborn");
@@ -364,7 +364,7 @@ fn run_directory_removed_loses_the_run_and_leaves_nothing() {
 }
 
 #[test]
-fn a_recycled_pid_and_half_a_cookie_are_strangers() {
+fn recovery_spares_recycled_pid_and_partial_cookie() {
     let mut place = Place::new();
     let elsewhere = tempfile::tempdir().expect("a temp folder");
     // The store creates the runtime directory, whose path is in the cookie.

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use serde_json::json;
 
 #[test]
-fn killed_before_the_first_frame_of_a_new_write_ahead_log_boots_as_before() {
+fn server_boots_on_write_ahead_log_without_frames() {
     let mut place = Place::serving("sleep.sh");
     let (_, run_id) = place.start_with(json!({"script": "exit.sh"}));
     place.until_state("stopped");
@@ -32,7 +32,7 @@ fn killed_before_the_first_frame_of_a_new_write_ahead_log_boots_as_before() {
 }
 
 #[test]
-fn database_removed_while_a_run_lives_takes_it_in_from_its_journal() {
+fn live_run_is_recovered_from_journal_after_database_removal() {
     for action in ["resume", "pause"] {
         let mut place = Place::serving("sleep.sh");
         let (_, first) = place.start_with(json!({"script": "exit.sh"}));
@@ -59,7 +59,7 @@ fn database_removed_while_a_run_lives_takes_it_in_from_its_journal() {
 }
 
 #[test]
-fn database_removed_with_old_run_directories_gives_none_of_their_ids_again() {
+fn run_ids_are_not_reused_after_database_removal() {
     let mut place = Place::serving("exit.sh");
     let mut last = 0;
     for _ in 0..3 {
@@ -79,7 +79,7 @@ fn database_removed_with_old_run_directories_gives_none_of_their_ids_again() {
 }
 
 #[test]
-fn database_removed_after_the_shim_was_killed_loses_the_run_and_leaves_nothing() {
+fn database_removed_after_shim_kill_loses_the_run() {
     let mut place = Place::serving("tree.sh");
     let (_, run_id) = place.start();
     place.until_line("stubborn");
@@ -94,7 +94,7 @@ fn database_removed_after_the_shim_was_killed_loses_the_run_and_leaves_nothing()
 }
 
 #[test]
-fn database_removed_and_a_journal_of_a_newer_version_starts_no_second_pipeline() {
+fn newer_journal_without_database_prevents_second_run() {
     let mut place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     place.kill_server();
@@ -116,7 +116,7 @@ fn database_removed_and_a_journal_of_a_newer_version_starts_no_second_pipeline()
 }
 
 #[test]
-fn torn_last_log_record_keeps_ids_growing() {
+fn torn_last_log_record_keeps_cursors_increasing() {
     let mut place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     place.until_line("ready");
@@ -168,7 +168,7 @@ fn refused_and_read(place: &Place, refused: &str) -> Duration {
 
 /// A backup, or a shell with an open transaction. The requests that must not wait are served while the lock is held.
 #[test]
-fn locked_database_allows_actions_and_delays_no_refusal() {
+fn locked_database_allows_actions_and_does_not_delay_refusals() {
     let place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     let before = refused_and_read(&place, "resume");
@@ -244,7 +244,7 @@ fn server_refuses_to_start_on_a_locked_database_and_keeps_the_run() {
 }
 
 #[test]
-fn action_under_a_key_is_done_once_while_the_database_is_locked_and_after_a_restart() {
+fn action_with_key_is_done_once_despite_locked_database_and_restart() {
     let mut place = Place::serving("sleep.sh");
     let (pid, _) = place.start();
     let pause = |place: &Place| {

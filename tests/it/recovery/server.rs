@@ -40,7 +40,7 @@ fn server_killed_while_running_adopts_the_same_pid() {
 }
 
 #[test]
-fn a_run_whose_lock_file_somebody_removed_goes_on_and_ends_as_any() {
+fn run_with_removed_lock_file_continues_and_ends_normally() {
     let mut place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     fs::remove_file(place.run_dir(run_id).join("lock")).expect("there");
@@ -62,7 +62,7 @@ fn a_run_whose_lock_file_somebody_removed_goes_on_and_ends_as_any() {
 }
 
 #[test]
-fn three_kills_lose_and_repeat_no_line() {
+fn server_kills_lose_and_repeat_no_log_line() {
     let mut place = Place::serving("count.sh");
     place.start();
     // One cursor across four servers, as a client would use it.
@@ -120,7 +120,7 @@ fn server_killed_while_paused_stays_paused() {
 }
 
 #[test]
-fn server_killed_and_the_pipeline_ended_meanwhile_records_the_exit() {
+fn exit_during_server_outage_is_recorded_at_boot() {
     type End = fn(&Place, u32, u32);
     let go: End = |place, _, _| fs::write(place.root().join("go"), "").expect("writes");
     let kill: End = |_, pid, _| signal(pid, "KILL");
@@ -183,7 +183,7 @@ fn server_killed_during_the_grace_still_ends_the_run_as_stopped() {
 }
 
 #[test]
-fn stop_under_way_is_pending_after_a_restart_and_can_be_hastened() {
+fn pending_stop_survives_restart_and_accepts_new_grace() {
     let mut place = Place::serving("stubborn.sh");
     let (_, run_id) = place.start();
     place.until_line("ready");
@@ -207,7 +207,7 @@ fn stop_under_way_is_pending_after_a_restart_and_can_be_hastened() {
 }
 
 #[test]
-fn stop_asked_for_while_no_server_was_there_is_pending_after_boot() {
+fn stop_requested_without_server_is_pending_after_boot() {
     let mut place = Place::serving("stubborn.sh");
     let (_, run_id) = place.start();
     place.until_line("ready");
@@ -255,7 +255,7 @@ fn server_killed_before_resumed_is_committed_is_running_after_boot() {
 }
 
 #[test]
-fn signals_from_outside_while_no_server_was_there_are_known_after_boot() {
+fn external_signals_without_server_are_recorded_after_boot() {
     let mut place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     place.kill_server();
@@ -291,7 +291,7 @@ fn end_server_at_some_moment(place: &mut Place, round: u32, mut asked: TcpStream
 }
 
 #[test]
-fn killed_around_a_start_leaves_one_pipeline_or_none() {
+fn kill_around_a_start_leaves_at_most_one_run() {
     let mut place = Place::serving("tree.sh");
     let mut begun = 0;
     for round in 0..ROUNDS {
@@ -317,7 +317,7 @@ fn killed_around_a_start_leaves_one_pipeline_or_none() {
 }
 
 #[test]
-fn killed_around_a_pause_and_a_resume_tells_the_truth() {
+fn kill_around_pause_or_resume_keeps_state_consistent() {
     let mut place = Place::serving("tree.sh");
     let (pid, _) = place.start();
     place.until_line("stubborn");
@@ -338,7 +338,7 @@ fn killed_around_a_pause_and_a_resume_tells_the_truth() {
 }
 
 #[test]
-fn killed_around_a_stop_ends_the_run_as_stopped() {
+fn kill_around_a_stop_ends_run_as_stopped() {
     let mut place = Place::serving("tree.sh");
     for round in 0..ROUNDS {
         let (pid, run_id) = place.start();
@@ -358,7 +358,7 @@ fn killed_around_a_stop_ends_the_run_as_stopped() {
 }
 
 #[test]
-fn killed_while_it_boots_changes_nothing() {
+fn kill_during_boot_changes_nothing() {
     let mut place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     place.act("pause").ok();
@@ -378,7 +378,7 @@ fn killed_while_it_boots_changes_nothing() {
 }
 
 #[test]
-fn an_adopted_run_keeps_its_own_grace() {
+fn adopted_run_keeps_its_own_grace() {
     let mut place = Place::serving("stubborn.sh");
     let (_, run_id) = place.start_with(json!({"grace_s": 0.2}));
     place.until_line("ready");
@@ -390,7 +390,7 @@ fn an_adopted_run_keeps_its_own_grace() {
 }
 
 #[test]
-fn a_client_of_a_killed_server_gets_no_false_answer() {
+fn client_of_killed_server_gets_no_response() {
     let mut place = Place::serving("stubborn.sh");
     let (_, run_id) = place.start();
     let mut unanswered = place.shoot("/api/pipeline/stop", r#"{"grace_s": 3000}"#);

@@ -45,7 +45,7 @@ fn assert_lost(place: &Place, run_id: i64, before: &std::collections::BTreeSet<u
 }
 
 #[test]
-fn shim_killed_while_running_loses_the_run_and_leaves_nothing() {
+fn shim_killed_while_running_loses_the_run() {
     let (place, _, run_id) = with_a_tree();
     let before = place.processes();
     signal(place.shim_pid(run_id), "KILL");
@@ -54,7 +54,7 @@ fn shim_killed_while_running_loses_the_run_and_leaves_nothing() {
 
 /// A killed process first releases its memory and then its files. With a lot of memory that takes a while.
 #[test]
-fn shim_killed_and_what_the_run_held_is_free_when_it_is_said_to_have_ended() {
+fn locks_of_lost_run_are_free_when_its_end_is_reported() {
     for containment in ["auto", "tree"] {
         let place = Place::serving_with("holds.sh", containment);
         place.actor();
@@ -70,7 +70,7 @@ fn shim_killed_and_what_the_run_held_is_free_when_it_is_said_to_have_ended() {
 }
 
 #[test]
-fn shim_killed_and_a_pause_file_that_cannot_be_removed_still_says_what_is_alive() {
+fn shim_kill_with_unremovable_pause_file_loses_the_run_and_degrades_health() {
     let (place, _, run_id) = with_a_tree();
     let before = place.processes();
     place.act("pause").ok();
@@ -87,7 +87,7 @@ fn shim_killed_and_a_pause_file_that_cannot_be_removed_still_says_what_is_alive(
 }
 
 #[test]
-fn server_and_shim_killed_together_loses_the_run_and_leaves_nothing() {
+fn server_and_shim_killed_together_loses_the_run() {
     let (mut place, pid, run_id) = with_a_tree();
     let before = place.processes();
     place.kill_server();
@@ -110,7 +110,7 @@ fn shim_killed_while_paused_loses_the_run_and_removes_the_pause_file() {
 }
 
 #[test]
-fn server_and_shim_killed_while_paused_leaves_nothing() {
+fn server_and_shim_killed_while_paused_loses_the_run() {
     let (mut place, _, run_id) = with_a_tree();
     place.act("pause").ok();
     let before = place.processes();
@@ -124,7 +124,7 @@ fn server_and_shim_killed_while_paused_leaves_nothing() {
 }
 
 #[test]
-fn shim_killed_while_pausing_leaves_nothing() {
+fn shim_killed_while_pausing_loses_the_run() {
     let (mut place, pid, run_id) = with_a_tree();
     let before = place.processes();
     place.kill_server();
@@ -142,7 +142,7 @@ fn shim_killed_while_pausing_leaves_nothing() {
 }
 
 #[test]
-fn shim_killed_during_the_grace_leaves_nothing() {
+fn shim_killed_during_the_grace_answers_stop_and_loses_the_run() {
     let (place, _, run_id) = with_a_tree();
     let before = place.processes();
     let mut asked = place.shoot("/api/pipeline/stop", r#"{"grace_s": 3000}"#);
@@ -156,7 +156,7 @@ fn shim_killed_during_the_grace_leaves_nothing() {
 }
 
 #[test]
-fn shim_killed_during_a_pause_answers_who_asked() {
+fn shim_killed_during_pending_pause_gets_409() {
     let (place, _, run_id) = with_a_tree();
     let before = place.processes();
     // The shim is stopped, so the pause is pending when it is killed.
@@ -183,7 +183,7 @@ fn shim_killed_before_exited_was_written_loses_the_run() {
 }
 
 #[test]
-fn shim_stopped_while_it_is_asked_degrades_health_until_it_goes_on() {
+fn shim_stopped_during_action_degrades_health_until_it_continues() {
     let (place, pid, run_id) = with_a_tree();
     assert_eq!(place.degraded(), None);
     let shim = place.shim_pid(run_id);
@@ -207,7 +207,7 @@ fn shim_stopped_while_it_is_asked_degrades_health_until_it_goes_on() {
 }
 
 #[test]
-fn silent_shim_degrades_health_and_is_never_doubled() {
+fn unresponsive_shim_degrades_health_and_prevents_second_run() {
     let (mut place, pid, run_id) = with_a_tree();
     let shim = place.shim_pid(run_id);
     place.kill_server();
@@ -263,7 +263,7 @@ fn unreachable_shim_ends_the_run_on_term() {
 }
 
 #[test]
-fn command_of_a_dead_server_to_a_silent_shim_is_done_once_it_goes_on() {
+fn command_of_dead_server_is_done_when_stopped_shim_continues() {
     let (mut place, _, run_id) = with_a_tree();
     let shim = place.shim_pid(run_id);
     place.kill_server();
@@ -298,7 +298,7 @@ fn shim_killed_after_exited_keeps_the_exit_status() {
 }
 
 #[test]
-fn shim_stopped_while_nothing_is_asked_degrades_health() {
+fn idle_stopped_shim_degrades_health() {
     let (place, pid, run_id) = with_a_tree();
     let shim = place.shim_pid(run_id);
     signal(shim, "STOP");
@@ -310,7 +310,7 @@ fn shim_stopped_while_nothing_is_asked_degrades_health() {
 }
 
 #[test]
-fn a_recycled_pid_in_the_journal_is_not_taken_for_the_shim() {
+fn recycled_pid_in_journal_is_not_mistaken_for_shim() {
     let place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     // Another program, and one with the arguments of a shim, each of which waits for its standard input.

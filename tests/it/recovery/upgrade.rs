@@ -34,7 +34,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn runtime_directory_of_each_earlier_format_is_served_with_all_that_it_holds() {
+fn runtime_directory_of_each_earlier_format_is_served_completely() {
     for format in 1..=FORMAT {
         let mut place = Place::new();
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/runtime/format-{format}"));
@@ -176,7 +176,7 @@ impl OldShim {
 }
 
 #[test]
-fn live_shim_of_the_first_format_is_adopted_and_obeys() {
+fn live_shim_of_first_format_is_adopted_and_controlled() {
     let mut place = Place::new();
     let run_id = place.past_starting();
     let mut leader = Command::new("sleep").arg("600").spawn().expect("spawns");

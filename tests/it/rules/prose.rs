@@ -146,7 +146,7 @@ fn each_expression_finds_its_bad_sentence_and_not_the_good_one() {
     }
 }
 
-/// What `expressions` find in the sentences of a file, as text.
+/// Returns the findings in the sentences of a file, as text.
 fn findings(expressions: &[Expression], name: &str, sentences: &[(usize, String)]) -> String {
     let mut found = String::new();
     for (number, sentence) in sentences.iter().filter(|(_, sentence)| !is_question(sentence)) {

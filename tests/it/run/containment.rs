@@ -22,7 +22,7 @@ fn detail(place: &Place) -> String {
 }
 
 #[test]
-fn a_child_that_somebody_continues_is_stopped_again_and_the_detail_says_so() {
+fn continued_child_is_stopped_again_and_reported_in_detail() {
     let mut place = Place::serving_with("sleep.sh", "tree");
     let (_, child, run_id) = place.start_counting_child();
     place.act("pause").ok();
@@ -67,7 +67,7 @@ fn a_child_that_somebody_continues_is_stopped_again_and_the_detail_says_so() {
 }
 
 #[test]
-fn a_child_that_is_continued_again_and_again_ends_the_pause_and_not_the_truth() {
+fn repeatedly_continued_child_ends_the_pause() {
     let place = Place::serving_with("sleep.sh", "tree");
     let (pid, child, run_id) = place.start_counting_child();
     place.act("pause").ok();
@@ -95,7 +95,7 @@ fn a_child_that_is_continued_again_and_again_ends_the_pause_and_not_the_truth() 
 }
 
 #[test]
-fn a_leader_that_is_continued_all_the_time_is_never_called_paused_while_it_runs() {
+fn continuously_continued_leader_is_not_reported_paused() {
     for containment in ["auto", "tree"] {
         let place = Place::serving_with("count.sh", containment);
         let (pid, run_id) = place.start();
@@ -149,7 +149,7 @@ fn in_a_cgroup(place: &Place) -> bool {
 }
 
 #[test]
-fn what_is_continued_in_a_paused_control_group_gets_no_processor() {
+fn continued_process_in_frozen_cgroup_does_not_run() {
     let place = Place::serving("sleep.sh");
     let (pid, child, run_id) = place.start_counting_child();
     if !in_a_cgroup(&place) {
@@ -182,7 +182,7 @@ fn what_is_continued_in_a_paused_control_group_gets_no_processor() {
 }
 
 #[test]
-fn who_throws_the_cookie_away_dies_with_the_control_group_when_the_shim_is_killed() {
+fn process_without_cookie_is_killed_with_cgroup() {
     for is_server_there in [true, false] {
         let mut place = Place::serving("hide.sh");
         place.script(
@@ -213,7 +213,7 @@ fn who_throws_the_cookie_away_dies_with_the_control_group_when_the_shim_is_kille
 }
 
 #[test]
-fn a_run_that_makes_control_groups_of_its_own_is_held_and_ended_all_the_same() {
+fn run_with_nested_cgroups_is_paused_and_stopped() {
     let place = Place::serving("groups.sh");
     place.script(
         "groups.sh",
@@ -246,7 +246,7 @@ fn a_run_that_makes_control_groups_of_its_own_is_held_and_ended_all_the_same() {
 }
 
 #[test]
-fn who_leaves_the_control_group_is_looked_at_while_it_is_paused() {
+fn process_outside_cgroup_is_kept_stopped_during_pause() {
     let place = Place::serving("sleep.sh");
     let (pid, child, run_id) = place.start_counting_child();
     if !in_a_cgroup(&place) {
@@ -284,7 +284,7 @@ fn move_to(group: &Path, pid: u32) {
 }
 
 #[test]
-fn a_control_group_that_somebody_thaws_is_looked_at_while_it_is_paused() {
+fn thawed_cgroup_is_frozen_again_during_pause() {
     let place = Place::serving("sleep.sh");
     let (_, child, run_id) = place.start_counting_child();
     if !in_a_cgroup(&place) {
@@ -309,7 +309,7 @@ fn a_control_group_that_somebody_thaws_is_looked_at_while_it_is_paused() {
 /// The shim retries something else every second meanwhile. If the freeze waited for that retry, a thawed process could run for up
 /// to a second.
 #[test]
-fn a_control_group_that_somebody_thaws_is_held_again_before_something_else_is_due() {
+fn thawed_cgroup_is_frozen_again_before_next_retry() {
     let place = Place::serving("sleep.sh");
     place.script(
         "step.sh",
@@ -346,7 +346,7 @@ fn a_control_group_that_somebody_thaws_is_held_again_before_something_else_is_du
 }
 
 #[test]
-fn a_run_with_more_control_groups_than_one_look_lists_leaves_none() {
+fn run_with_many_cgroups_leaves_none() {
     let place = Place::serving("many.sh");
     place.script(
         "many.sh",
@@ -417,7 +417,7 @@ fn give_away(path: &Path) {
 }
 
 #[test]
-fn a_user_without_rights_gets_a_control_group_where_one_was_delegated_and_no_complaint_elsewhere() {
+fn unprivileged_user_gets_cgroup_only_if_delegated() {
     if !getuid().is_root() || !can_make_cgroups() {
         not_run("to delegate a control group takes root, who may make one", REQUIRE_CGROUPS);
         return;
@@ -457,7 +457,7 @@ fn a_user_without_rights_gets_a_control_group_where_one_was_delegated_and_no_com
 }
 
 #[test]
-fn a_control_group_that_is_left_over_is_used_if_it_is_empty_and_left_alone_if_not() {
+fn leftover_cgroup_is_used_only_if_empty() {
     let place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     if !in_a_cgroup(&place) {

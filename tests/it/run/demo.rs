@@ -38,7 +38,7 @@ fn demo_succeeds_after_four_steps_or_fails_in_its_third() {
 }
 
 #[test]
-fn demo_leaves_at_once_when_it_is_told_to_stop() {
+fn demo_ends_at_once_on_stop() {
     let place = Place::serving("demo.sh");
     place.script("demo.sh", include_str!("../../../examples/demo.sh"));
     let (_, run_id) = place.start_with(json!({"args": ["--fast"]}));

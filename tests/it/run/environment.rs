@@ -58,7 +58,7 @@ fn until_asleep(pid: u32) {
 }
 
 #[test]
-fn arguments_folder_and_environment_reach_the_script() {
+fn script_receives_arguments_folder_and_environment() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "tell.sh");
     place.use_token("not-for-scripts-at-all");
@@ -160,7 +160,7 @@ fn script_does_not_get_settings_of_the_server() {
 }
 
 #[test]
-fn server_started_by_make_passes_no_make_variables_on() {
+fn server_started_by_make_passes_on_no_make_variables() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     // `+` passes the job server to a recipe. `serve` is both the target and the mode.
@@ -195,7 +195,7 @@ fn server_started_by_make_passes_no_make_variables_on() {
 }
 
 #[test]
-fn a_request_cannot_set_what_is_ours() {
+fn start_cannot_set_reserved_variables() {
     let place = Place::serving("sleep.sh");
     for name in ["AUTOAPPDEV_RUN_ID", "AUTOAPPDEV_RUNTIME_DIR", "AUTOAPPDEV_RUN_MARK", "AUTOAPPDEV_TOKEN", "AUTOAPPDEV_ANYTHING"]
     {
@@ -206,7 +206,7 @@ fn a_request_cannot_set_what_is_ours() {
 }
 
 #[test]
-fn leader_leads_its_process_group_in_a_session_of_neither_shim_nor_server() {
+fn leader_has_own_process_group_and_separate_session() {
     let place = Place::serving("sleep.sh");
     let (pid, run_id) = start_sleep(&place);
     let (shim, server) = (place.shim_pid(run_id), place.server_pid());
@@ -223,7 +223,7 @@ fn leader_leads_its_process_group_in_a_session_of_neither_shim_nor_server() {
 }
 
 #[test]
-fn no_descriptor_of_the_server_or_of_its_parent_leaks() {
+fn server_descriptors_do_not_leak_to_run_or_shim() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     let mut shell = place.command_of(Path::new("bash"));
@@ -252,7 +252,7 @@ fn no_descriptor_of_the_server_or_of_its_parent_leaks() {
 }
 
 #[test]
-fn every_signal_is_at_its_default_whatever_the_server_was_told_to_ignore() {
+fn pipeline_does_not_inherit_ignored_signals() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     let mut shell = place.command_of(Path::new("bash"));
@@ -266,7 +266,7 @@ fn every_signal_is_at_its_default_whatever_the_server_was_told_to_ignore() {
 }
 
 #[test]
-fn a_server_that_was_born_deaf_has_pipelines_that_hear() {
+fn pipeline_does_not_inherit_blocked_signals() {
     let mut place = Place::new();
     place.actor();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
@@ -302,7 +302,7 @@ fn server_binary(place: &Place) -> PathBuf {
 
 /// The interpreter is found in the server's PATH: the variables of a start apply to the run but do not choose its interpreter.
 #[test]
-fn path_of_a_start_reaches_the_run_and_does_not_choose_its_interpreter() {
+fn path_variable_of_start_does_not_choose_interpreter() {
     let mut place = Place::new();
     let folder = |name: &str| place.folder().join(name).display().to_string();
     let (good, evil) = (folder("good"), folder("evil"));
@@ -348,7 +348,7 @@ fn path_of_a_start_reaches_the_run_and_does_not_choose_its_interpreter() {
 
 /// A value on a command line appears in the process list, which every user of the machine can read.
 #[test]
-fn variable_without_a_value_comes_from_the_environment_of_the_client() {
+fn variable_without_value_is_read_from_client_environment() {
     let place = Place::serving("sleep.sh");
     place.script("tell.sh", "#!/bin/sh\necho \"<$SECRET>\"\n");
     let start = |value: Option<&str>| {

@@ -66,7 +66,7 @@ fn start_a_storm(ready: &Path) -> ! {
 }
 
 #[test]
-fn killed_test_takes_its_runs_with_it_and_no_others() {
+fn killed_test_ends_only_its_own_runs() {
     if let Some(ready) = std::env::var_os(READY_VAR) {
         start_a_storm(Path::new(&ready));
     }
@@ -78,7 +78,7 @@ fn killed_test_takes_its_runs_with_it_and_no_others() {
     fs::create_dir(&temp).expect("creates");
     let mut doomed = Doomed {
         test: Command::new(std::env::current_exe().expect("it runs"))
-            .args(["--exact", &full_name("killed_test_takes_its_runs_with_it_and_no_others"), "--nocapture"])
+            .args(["--exact", &full_name("killed_test_ends_only_its_own_runs"), "--nocapture"])
             .env(READY_VAR, &ready)
             .env("TMPDIR", &temp)
             .stdin(Stdio::null())

@@ -75,7 +75,7 @@ fn stop_names_the_process_that_outlived_the_grace() {
 }
 
 #[test]
-fn end_that_kills_nothing_names_nothing() {
+fn end_without_kills_names_no_process() {
     let place = Place::serving("exit.sh");
     place.script("exit.sh", "#!/bin/bash\nsleep 0 &\nwait\n");
     let (_, run_id) = place.start();
@@ -90,7 +90,7 @@ fn end_that_kills_nothing_names_nothing() {
 }
 
 #[test]
-fn list_of_killed_processes_is_bounded_and_their_names_are_printable() {
+fn list_of_killed_processes_is_limited_and_printable() {
     let place = Place::serving("crowd.sh");
     place.compile("actor");
     fs::rename(place.root().join("actor"), place.root().join("a\u{1b}[2J")).expect("ours");
@@ -106,7 +106,7 @@ fn list_of_killed_processes_is_bounded_and_their_names_are_printable() {
 }
 
 #[test]
-fn recovery_names_what_a_killed_shim_left_behind() {
+fn recovery_names_processes_left_by_killed_shim() {
     for containment in ["auto", "tree"] {
         let mut place = Place::serving_with("sleep.sh", containment);
         place.script("leave.sh", "#!/bin/bash\nsleep 600 &\necho $! >child\nexec sleep 600\n");

@@ -23,7 +23,7 @@ fn stop_within(place: &Place, grace_s: f64) -> crate::support::Answer {
 }
 
 #[test]
-fn start_pause_resume_stop_and_every_witness_agrees() {
+fn all_sources_agree_on_start_pause_resume_and_stop() {
     let place = Place::serving("tree.sh");
     assert_eq!(place.pipeline()["status"], "idle");
     let (pid, run_id) = place.start();
@@ -55,7 +55,7 @@ fn start_pause_resume_stop_and_every_witness_agrees() {
 }
 
 #[test]
-fn the_exit_code_says_completed_or_failed() {
+fn exit_code_decides_completed_or_failed() {
     let place = Place::serving("exit.sh");
     for (code, status) in [(0, "completed"), (3, "failed"), (255, "failed")] {
         let (pid, run_id) = place.start_with(json!({"args": [code.to_string()]}));
@@ -74,7 +74,7 @@ fn the_exit_code_says_completed_or_failed() {
 }
 
 #[test]
-fn a_leader_that_somebody_kills_has_failed_by_that_signal() {
+fn leader_killed_from_outside_is_failed_by_signal() {
     let place = Place::serving("sleep.sh");
     // The last one ends a process as its own fault does, and the kernel does not report the sender of either.
     for (name, number, cause) in [("KILL", 9, "outside"), ("TERM", 15, "outside"), ("SEGV", 11, "exit")] {
@@ -89,7 +89,7 @@ fn a_leader_that_somebody_kills_has_failed_by_that_signal() {
 }
 
 #[test]
-fn a_leader_that_is_killed_while_paused_ends_the_run_and_its_tree() {
+fn leader_killed_while_paused_ends_the_run_and_its_tree() {
     let place = Place::serving("tree.sh");
     let (pid, run_id) = place.start();
     place.until_tree();
@@ -102,7 +102,7 @@ fn a_leader_that_is_killed_while_paused_ends_the_run_and_its_tree() {
 }
 
 #[test]
-fn a_script_that_does_not_end_when_asked_is_killed_after_its_grace() {
+fn script_that_ignores_term_is_killed_after_grace() {
     let place = Place::serving("unmoved.sh");
     place.script("unmoved.sh", UNMOVED);
     let (_, run_id) = place.start();
@@ -119,7 +119,7 @@ fn a_script_that_does_not_end_when_asked_is_killed_after_its_grace() {
 }
 
 #[test]
-fn a_script_that_ends_when_asked_is_stopped_whatever_its_code() {
+fn script_that_ends_on_term_is_stopped_with_any_exit_code() {
     let place = Place::serving("polite.sh");
     place.script("polite.sh", POLITE);
     let (_, run_id) = place.start_with(json!({"grace_s": 600}));
@@ -132,7 +132,7 @@ fn a_script_that_ends_when_asked_is_stopped_whatever_its_code() {
 }
 
 #[test]
-fn the_start_says_the_grace_of_a_stop_that_names_none() {
+fn stop_without_grace_uses_grace_of_start() {
     let place = Place::serving("unmoved.sh");
     place.script("unmoved.sh", UNMOVED);
     let (_, run_id) = place.start_with(json!({"grace_s": 0.25}));
@@ -146,7 +146,7 @@ fn the_start_says_the_grace_of_a_stop_that_names_none() {
 }
 
 #[test]
-fn without_grace_it_is_killed_and_never_asked() {
+fn stop_with_zero_grace_kills_without_term() {
     let place = Place::serving("polite.sh");
     place.script("polite.sh", POLITE);
     for pause_first in [false, true] {
@@ -165,7 +165,7 @@ fn without_grace_it_is_killed_and_never_asked() {
 }
 
 #[test]
-fn a_second_stop_counts_its_grace_anew_sooner_or_later() {
+fn second_stop_restarts_the_grace() {
     let place = Place::serving("unmoved.sh");
     place.script("unmoved.sh", UNMOVED);
     let (pid, run_id) = place.start();
@@ -195,7 +195,7 @@ fn a_second_stop_counts_its_grace_anew_sooner_or_later() {
 }
 
 #[test]
-fn a_paused_script_that_is_stopped_gets_to_know_it() {
+fn stop_resumes_paused_run_to_deliver_term() {
     let place = Place::serving("polite.sh");
     place.script("polite.sh", POLITE);
     let (_, run_id) = place.start();
@@ -211,7 +211,7 @@ fn a_paused_script_that_is_stopped_gets_to_know_it() {
 }
 
 #[test]
-fn a_stop_wins_over_a_pause_that_is_under_way() {
+fn stop_overrides_pending_pause() {
     let place = Place::serving("hang.sh");
     place.actor();
     place.script("hang.sh", "#!/bin/bash\nexec ./actor vfork-hang\n");
@@ -234,7 +234,7 @@ fn a_stop_wins_over_a_pause_that_is_under_way() {
 }
 
 #[test]
-fn a_pause_that_cannot_be_is_refused_and_undone() {
+fn impossible_pause_times_out_and_is_undone() {
     let place = Place::serving("hang.sh");
     place.actor();
     place.script("hang.sh", "#!/bin/bash\nsleep 600 &\n./actor vfork-hang\n");
@@ -256,7 +256,7 @@ fn a_pause_that_cannot_be_is_refused_and_undone() {
 }
 
 #[test]
-fn what_the_kernel_does_not_run_is_a_failed_run_and_no_state() {
+fn script_refused_by_exec_is_a_failed_run() {
     let place = Place::new();
     let mut place = place;
     place.start_server();
@@ -293,7 +293,7 @@ fn what_the_kernel_does_not_run_is_a_failed_run_and_no_state() {
 }
 
 #[test]
-fn a_script_without_its_execute_bit_is_run_by_bash() {
+fn script_without_execute_bit_is_run_by_bash() {
     let place = Place::serving("plain");
     fs::write(place.root().join("plain"), "[[ -n $BASH_VERSION ]] && echo \"bash ran ${0##*/} $1\"\nexit 6\n").expect("writes");
     let (_, run_id) = place.start_with(json!({"args": ["it"]}));
@@ -302,7 +302,7 @@ fn a_script_without_its_execute_bit_is_run_by_bash() {
 }
 
 #[test]
-fn a_script_that_ends_at_once_was_started_all_the_same() {
+fn start_of_script_that_ends_at_once_succeeds() {
     let place = Place::serving("gone.sh");
     place.script("gone.sh", "#!/bin/sh\n");
     for n in 1..=20 {
@@ -324,7 +324,7 @@ fn status_kb(pid: u32, key: &str) -> u64 {
 
 /// Without optimisation the program is six times as large, and its parts are further apart.
 #[test]
-fn a_shim_lets_go_of_what_only_its_start_needed() {
+fn shim_releases_startup_memory() {
     let place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     let (shim, server) = (place.shim_pid(run_id), place.server_pid());
@@ -474,7 +474,7 @@ fn second_signal_during_the_final_stop_kills_the_run() {
 }
 
 #[test]
-fn closed_terminal_ends_the_server_in_order_unless_sighup_was_ignored() {
+fn sighup_ends_the_server_unless_ignored() {
     let mut place = Place::serving("sleep.sh");
     place.kill_server();
     let server = [env!("CARGO_BIN_EXE_autoappdev")];

@@ -60,8 +60,8 @@ fn until_over(place: &Place, run_id: i64, mut grows: impl FnMut() -> bool) -> Va
 }
 
 #[test]
-fn a_million_lines_are_kept_or_counted_through_full_disks_and_servers_killed_on_them() {
-    let test = "a_million_lines_are_kept_or_counted_through_full_disks_and_servers_killed_on_them";
+fn million_lines_are_kept_or_counted_across_full_disks_and_kills() {
+    let test = "million_lines_are_kept_or_counted_across_full_disks_and_kills";
     let Some(mut small) = SmallDisk::of_kib(256 << 10, test) else { return };
     small.place.compile("generator");
     small.place.script("million.sh", &format!("#!/bin/sh\nexec ./generator numbered {LINES} go\n"));
@@ -110,7 +110,7 @@ fn downloaded(place: &Place, run_id: i64, stream: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_million_lines_of_any_bytes_come_back_as_they_were_through_rotation_and_three_killed_servers() {
+fn million_lines_survive_rotation_and_server_restarts_byte_for_byte() {
     let mut place = Place::new();
     place.compile("generator");
     let arguments = ["any".to_owned(), "7".to_owned(), LINES.to_string(), "go".to_owned()];

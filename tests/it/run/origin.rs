@@ -40,7 +40,7 @@ fn assert_names(place: &mut Place, origin: &Value, sentence: &str, stop: impl Fn
 }
 
 #[test]
-fn each_way_to_stop_a_run_is_told_apart_in_its_history() {
+fn history_distinguishes_each_origin_of_a_stop() {
     let mut place = Place::serving("polite.sh");
     place.script("polite.sh", POLITE);
     assert_names(&mut place, &by_tcp(), "stopped by a client at 127.0.0.1", |place| drop(place.act("stop")));
@@ -61,7 +61,7 @@ fn each_way_to_stop_a_run_is_told_apart_in_its_history() {
 
 /// A server in a container, and a client outside of it that uses the same runtime directory.
 #[test]
-fn client_outside_the_servers_pid_namespace_is_named_by_its_user() {
+fn client_outside_pid_namespace_is_named_by_user() {
     let mut place = Place::new();
     let Some(command) = in_namespace(&place, None) else { return };
     place.start_server_with(command);
@@ -71,7 +71,7 @@ fn client_outside_the_servers_pid_namespace_is_named_by_its_user() {
 }
 
 #[test]
-fn pauses_and_resumes_name_their_client_and_a_signal_from_outside_names_nobody() {
+fn pauses_and_resumes_name_their_client_and_signals_none() {
     let place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     place.act("pause").ok();
@@ -99,7 +99,7 @@ fn pauses_and_resumes_name_their_client_and_a_signal_from_outside_names_nobody()
 /// The client that requested the first stop counts as the one that stopped the run, for later servers too. Each stop has its own
 /// event.
 #[test]
-fn first_of_several_stops_is_named_while_pending_after_a_restart_and_at_the_end() {
+fn run_names_origin_of_first_stop_across_restart() {
     let mut place = Place::serving("stubborn.sh");
     let (_, run_id) = place.start();
     place.until_line("ready");

@@ -13,7 +13,7 @@ fn run_to_the_end(text: &str) -> (Place, i64) {
 }
 
 #[test]
-fn both_streams_come_whole_and_in_order_with_their_marks() {
+fn both_streams_are_complete_and_ordered() {
     let (place, run_id) =
         run_to_the_end("#!/bin/bash\nfor ((n = 0; n < 3000; n++)); do echo \"out $n\"; echo \"err $n\" >&2; done\n");
     for (stream, mark) in [("stdout", "out"), ("stderr", "err")] {
@@ -30,7 +30,7 @@ fn both_streams_come_whole_and_in_order_with_their_marks() {
 }
 
 #[test]
-fn a_last_line_without_a_newline_is_a_line() {
+fn last_line_without_newline_is_kept() {
     let (place, run_id) = run_to_the_end("#!/bin/bash\necho first\nprintf 'no end'\nprintf 'nor here' >&2\n");
     assert_eq!(place.said(run_id, "stdout"), ["first", "no end"]);
     assert_eq!(place.said(run_id, "stderr"), ["nor here"]);
@@ -38,7 +38,7 @@ fn a_last_line_without_a_newline_is_a_line() {
 }
 
 #[test]
-fn a_very_long_line_is_whole_again() {
+fn very_long_line_is_reassembled() {
     let (place, run_id) = run_to_the_end(
         "#!/bin/bash\nblock=0123456789abcdef; for n in 1 2 3 4 5 6 7 8 9 10 11 12 13; do block+=$block; done\n\
          printf '%s%s\\n' \"$block\" \"$block\" \"${block:0:70000}\" short\n",
@@ -51,7 +51,7 @@ fn a_very_long_line_is_whole_again() {
 }
 
 #[test]
-fn strange_bytes_are_kept_or_shown_as_strange() {
+fn control_bytes_are_kept_and_invalid_utf_8_is_replaced() {
     let (place, run_id) = run_to_the_end(
         "#!/bin/bash\nprintf 'nul \\0 here\\n'\nprintf 'bad \\xff\\xc3\\x28 bytes\\n'\nprintf 'cr\\r ff\\f tab\\t esc\\e[1m\\n'\nprintf '\\n'\nprintf 'größer ☃\\n'\n",
     );
@@ -62,7 +62,7 @@ fn strange_bytes_are_kept_or_shown_as_strange() {
 }
 
 #[test]
-fn what_is_said_right_before_the_end_is_not_lost() {
+fn last_output_is_readable_when_end_is_reported() {
     let place = Place::serving("last.sh");
     place.script("last.sh", "#!/bin/bash\nprintf 'last words of %s' \"$1\"\nprintf 'and to the other side' >&2\n");
     for n in 0..30 {
@@ -75,7 +75,7 @@ fn what_is_said_right_before_the_end_is_not_lost() {
 }
 
 #[test]
-fn a_burst_right_before_the_end_is_not_lost() {
+fn burst_before_exit_is_not_lost() {
     // More than a pipe can hold, so the last process exits with the pipe full.
     let (place, run_id) = run_to_the_end("#!/bin/bash\nexec seq 1 60000\n");
     let expected: Vec<String> = (1..=60_000).map(|n| n.to_string()).collect();
@@ -83,7 +83,7 @@ fn a_burst_right_before_the_end_is_not_lost() {
 }
 
 #[test]
-fn what_a_killed_script_had_said_is_there() {
+fn output_of_killed_script_is_kept() {
     let place = Place::serving("count.sh");
     let (_, run_id) = place.start();
     until_true("it has counted a bit", || place.lines().len() > 20);
@@ -94,7 +94,7 @@ fn what_a_killed_script_had_said_is_there() {
 }
 
 #[test]
-fn what_a_child_says_after_the_leaders_end_is_there() {
+fn output_of_child_after_leader_exit_is_kept() {
     let place = Place::serving("late.sh");
     // The child prints only once its parent has changed, which shows that the leader has ended.
     place.script(
@@ -111,7 +111,7 @@ fn what_a_child_says_after_the_leaders_end_is_there() {
 }
 
 #[test]
-fn a_child_that_keeps_the_output_open_does_not_keep_the_run_open() {
+fn child_that_holds_output_open_does_not_delay_end() {
     let place = Place::serving("holder.sh");
     place.script("holder.sh", "#!/bin/bash\nsleep 600 &\necho $!\nexit 3\n");
     let (_, run_id) = place.start();
@@ -123,7 +123,7 @@ fn a_child_that_keeps_the_output_open_does_not_keep_the_run_open() {
 }
 
 #[test]
-fn a_paused_script_says_nothing_and_loses_nothing() {
+fn pauses_lose_no_output() {
     let place = Place::serving("count.sh");
     let (_, run_id) = place.start();
     for round in 1..=5 {

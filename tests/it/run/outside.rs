@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 #[test]
-fn a_sigstop_of_the_leader_is_a_pause_of_the_tree_and_a_sigcont_a_resume() {
+fn sigstop_and_sigcont_of_leader_pause_and_resume_the_run() {
     let place = Place::serving("tree.sh");
     let (pid, run_id) = place.start();
     place.until_tree();
@@ -62,7 +62,7 @@ fn is_all_awake(place: &Place) -> bool {
 }
 
 #[test]
-fn a_stop_that_is_taken_back_at_once_leaves_it_running() {
+fn sigstop_followed_by_sigcont_leaves_run_running() {
     let place = Place::serving("count.sh");
     let (pid, run_id) = place.start();
     until_true("it counts", || place.lines().len() > 3);
@@ -79,7 +79,7 @@ fn a_stop_that_is_taken_back_at_once_leaves_it_running() {
 }
 
 #[test]
-fn a_pause_that_comes_while_a_stop_is_taken_back_is_not_refused() {
+fn pause_right_after_sigcont_is_not_refused() {
     let place = Place::serving("many.sh");
     // It takes a while to continue that many processes.
     place.script("many.sh", "#!/bin/bash\nfor n in {1..500}; do sleep 600 & done\necho ready\nwait\n");
@@ -104,7 +104,7 @@ fn a_pause_that_comes_while_a_stop_is_taken_back_is_not_refused() {
 }
 
 #[test]
-fn the_last_of_several_signals_in_a_row_decides() {
+fn last_of_several_quick_signals_decides() {
     const UP_AND_DOWN: [Signal; 3] = [Signal::STOP, Signal::CONT, Signal::STOP];
     let place = Place::serving("tree.sh");
     let (pid, run_id) = place.start();
@@ -124,7 +124,7 @@ fn the_last_of_several_signals_in_a_row_decides() {
 }
 
 #[test]
-fn a_paused_leader_that_is_killed_was_not_resumed() {
+fn killed_paused_leader_is_not_recorded_as_resumed() {
     let mut place = Place::new();
     place.compile("victim");
     place.start_server();
@@ -146,7 +146,7 @@ fn a_paused_leader_that_is_killed_was_not_resumed() {
 }
 
 #[test]
-fn a_sigstop_of_a_child_is_none_of_ours() {
+fn sigstop_of_child_does_not_pause_run() {
     let place = Place::serving("family.sh");
     place.script("family.sh", "#!/bin/bash\nsleep 601 &\necho $!\nexec sleep 602\n");
     let (_, run_id) = place.start();
@@ -163,7 +163,7 @@ fn a_sigstop_of_a_child_is_none_of_ours() {
 }
 
 #[test]
-fn the_pause_file_is_there_exactly_while_it_is_paused() {
+fn pause_file_exists_only_while_paused() {
     let place = Place::serving("sleep.sh");
     let file = place.pause_file();
     fs::write(&file, "left by a run whose shim was killed").expect("writes");

@@ -32,7 +32,7 @@ fn program(path: &Path, text: &str) {
 }
 
 #[test]
-fn start_runs_the_target_of_a_link_with_a_name_that_is_not_utf_8() {
+fn start_follows_link_to_non_utf_8_name() {
     let place = Place::serving("sleep.sh");
     let root = place.root();
     program(&root.join(odd("with.sh")), "#!/bin/bash\necho with\n");
@@ -51,7 +51,7 @@ fn start_runs_the_target_of_a_link_with_a_name_that_is_not_utf_8() {
 }
 
 #[test]
-fn root_and_runtime_directory_that_are_not_utf_8_serve_and_survive_a_kill() {
+fn non_utf_8_root_and_runtime_directory_are_supported() {
     let mut place = Place::new();
     let (root, runtime) = (place.folder().join(odd("root")), place.folder().join(odd("runtime")));
     fs::create_dir(&root).expect("creates");
@@ -94,7 +94,7 @@ fn place_shim(runtime: &Path, run_id: i64) -> u32 {
 }
 
 #[test]
-fn script_name_that_is_not_utf_8_is_refused_with_a_reason() {
+fn non_utf_8_script_name_is_refused() {
     let place = Place::serving("sleep.sh");
     let refused = |output: Output, word: &str| {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -123,7 +123,7 @@ fn with_releases(place: &Place) -> PathBuf {
 }
 
 #[test]
-fn start_follows_a_root_link_that_has_moved() {
+fn start_follows_changed_root_link() {
     let mut place = Place::new();
     let current = with_releases(&place);
     place.set_env("AUTOAPPDEV_PIPELINE_CWD", current.to_str().expect("text"));
@@ -161,7 +161,7 @@ fn start_follows_a_root_link_that_has_moved() {
 }
 
 #[test]
-fn relative_root_means_the_folder_that_replaced_it() {
+fn relative_root_follows_replaced_folder() {
     let mut place = Place::new();
     let app = place.folder().join("app");
     let deploy = |n: u32| {

@@ -35,7 +35,7 @@ fn kill_at(place: &Place, fits: impl Fn(i64) -> bool) -> i64 {
 }
 
 #[test]
-fn second_stop_sets_the_kill_time_of_a_running_and_a_paused_run_and_across_a_restart() {
+fn second_stop_resets_kill_time_across_pause_and_restart() {
     for (is_paused, is_killed) in [(false, true), (true, false), (true, true)] {
         let mut place = serving();
         let (pid, run_id) = place.start();
@@ -79,7 +79,7 @@ fn second_stop_sets_the_kill_time_of_a_running_and_a_paused_run_and_across_a_res
 
 /// The run itself shows that the first time has passed, because it prints a line after it.
 #[test]
-fn longer_second_stop_lets_the_run_outlive_the_first_kill_time_also_after_a_restart() {
+fn longer_second_stop_postpones_kill_across_restart() {
     for is_killed in [false, true] {
         let mut place = serving();
         let (pid, run_id) = place.start();

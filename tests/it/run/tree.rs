@@ -45,7 +45,7 @@ fn pause_and_resume(place: &Place, rounds: usize, at_least: usize) -> (u32, i64)
     (pid, run_id)
 }
 
-fn a_pause_reaches_every_generation_and_every_session(containment: &str) {
+fn pause_stops_every_generation_and_session(containment: &str) {
     let place = Place::serving_with("tree.sh", containment);
     let (_, run_id) = pause_and_resume(&place, 20, TREE);
     place.act("pause").ok();
@@ -57,21 +57,21 @@ fn a_pause_reaches_every_generation_and_every_session(containment: &str) {
     place.assert_nothing_left(run_id);
 }
 
-fn a_pause_holds_while_everything_forks(containment: &str) {
+fn pause_holds_during_fork_storm(containment: &str) {
     let place = acting("fork-storm 4", containment);
     let (_, run_id) = pause_and_resume(&place, 30, 5);
     stop_at_once(&place);
     place.assert_nothing_left(run_id);
 }
 
-fn a_pause_holds_while_everything_vforks(containment: &str) {
+fn pause_holds_during_vfork_storm(containment: &str) {
     let place = acting("vfork-storm 4", containment);
     let (_, run_id) = pause_and_resume(&place, 30, 5);
     stop_at_once(&place);
     place.assert_nothing_left(run_id);
 }
 
-fn a_pause_holds_while_shells_fork(containment: &str) {
+fn pause_holds_while_shells_fork(containment: &str) {
     let place = Place::serving_with("shells.sh", containment);
     place.script(
         "shells.sh",
@@ -83,7 +83,7 @@ fn a_pause_holds_while_shells_fork(containment: &str) {
     place.assert_nothing_left(run_id);
 }
 
-fn a_process_that_flees_from_child_to_child_is_caught_by_a_pause(containment: &str) {
+fn pause_stops_process_that_keeps_forking_and_exiting(containment: &str) {
     let place = Place::serving_with("flee.sh", containment);
     place.actor();
     place.script("flee.sh", "#!/bin/bash\n./actor hop &\nexec sleep 600\n");
@@ -103,7 +103,7 @@ fn a_process_that_flees_from_child_to_child_is_caught_by_a_pause(containment: &s
     place.assert_nothing_left(run_id);
 }
 
-fn a_process_that_flees_from_child_to_child_does_not_outlive_the_leader(containment: &str) {
+fn process_that_keeps_forking_and_exiting_does_not_outlive_the_leader(containment: &str) {
     let place = Place::serving_with("flee.sh", containment);
     place.actor();
     place.script("flee.sh", "#!/bin/bash\n./actor hop &\n[ \"$1\" = stay ] && exec sleep 600\nexit 0\n");
@@ -121,7 +121,7 @@ fn a_process_that_flees_from_child_to_child_does_not_outlive_the_leader(containm
     }
 }
 
-fn a_stop_ends_what_grows_while_it_is_stopped(containment: &str) {
+fn stop_ends_fork_bomb(containment: &str) {
     let place = acting("bomb 8", containment);
     for _ in 0..3 {
         let (_, run_id) = place.start();
@@ -131,7 +131,7 @@ fn a_stop_ends_what_grows_while_it_is_stopped(containment: &str) {
     }
 }
 
-fn a_stop_with_grace_ends_a_storm_of_forks(containment: &str) {
+fn stop_with_grace_ends_fork_storm(containment: &str) {
     let place = acting("fork-storm 4", containment);
     let (_, run_id) = place.start();
     place.until_line("ready");
@@ -140,7 +140,7 @@ fn a_stop_with_grace_ends_a_storm_of_forks(containment: &str) {
     assert_eq!(place.until_ended(run_id)["status"], "stopped");
 }
 
-fn a_leader_that_ends_leaves_nobody_behind(containment: &str) {
+fn leader_exit_leaves_no_process(containment: &str) {
     let place = Place::serving_with("leave.sh", containment);
     place.script(
         "leave.sh",
@@ -168,7 +168,7 @@ fn a_leader_that_ends_leaves_nobody_behind(containment: &str) {
     }
 }
 
-fn a_stop_leaves_nobody_behind_who_ignores_it(containment: &str) {
+fn stop_leaves_no_process_that_ignores_term(containment: &str) {
     let place = Place::serving_with("tree.sh", containment);
     for paused in [false, true] {
         let (_, run_id) = place.start();
@@ -193,7 +193,7 @@ fn two_thousand_processes_pause_resume_and_stop(containment: &str) {
     assert_eq!((&run["status"], &run["signal"]), (&json!("stopped"), &json!(15)));
 }
 
-fn a_storm_of_forks_is_stopped_while_it_is_paused(containment: &str) {
+fn stop_ends_fork_storm_during_pending_pause(containment: &str) {
     let place = acting("fork-storm 4", containment);
     for grace in [0.0, 0.2] {
         let (_, run_id) = place.start();
@@ -209,7 +209,7 @@ fn a_storm_of_forks_is_stopped_while_it_is_paused(containment: &str) {
     }
 }
 
-fn a_run_says_what_holds_it_together(containment: &str) {
+fn run_reports_its_containment(containment: &str) {
     let place = Place::serving_with("sleep.sh", containment);
     assert_eq!(place.pipeline()["containment"], Value::Null);
     let expected = if containment == "auto" && can_make_cgroups() { "cgroup" } else { "tree" };
@@ -225,7 +225,7 @@ fn a_run_says_what_holds_it_together(containment: &str) {
     assert!(!place.server_log().contains("cgroup"), "{}", place.server_log());
 }
 
-fn a_process_is_paused_when_all_of_its_threads_are(containment: &str) {
+fn pause_stops_all_threads_of_a_process(containment: &str) {
     let place = acting("threads 3", containment);
     let (pid, run_id) = pause_and_resume(&place, 20, 1);
     assert_eq!(letters(pid).len(), 4);
@@ -235,7 +235,7 @@ fn a_process_is_paused_when_all_of_its_threads_are(containment: &str) {
     place.assert_nothing_left(run_id);
 }
 
-fn a_process_whose_leading_thread_has_ended_is_alive(containment: &str) {
+fn process_with_exited_main_thread_is_alive(containment: &str) {
     let place = acting("mainless", containment);
     let (pid, run_id) = place.start();
     place.until_line("ready");
@@ -262,7 +262,7 @@ fn a_process_whose_leading_thread_has_ended_is_alive(containment: &str) {
     assert_eq!(place.until_ended(run_id)["signal"], 15);
 }
 
-fn children_that_nobody_reaps_do_not_matter(containment: &str) {
+fn zombie_children_do_not_affect_pause_or_end(containment: &str) {
     let place = Place::serving_with("zombies.sh", containment);
     place.actor();
     place.script("zombies.sh", "#!/bin/bash\nsleep 600 &\n./actor zombies 20 &\nwhile [ ! -e go ]; do sleep 0.01; done\n");
@@ -300,21 +300,21 @@ macro_rules! with_and_without_cgroups {
 }
 
 with_and_without_cgroups! {
-    a_pause_reaches_every_generation_and_every_session,
-    a_pause_holds_while_everything_forks,
-    a_pause_holds_while_everything_vforks,
-    a_pause_holds_while_shells_fork,
-    a_process_that_flees_from_child_to_child_is_caught_by_a_pause,
-    a_process_that_flees_from_child_to_child_does_not_outlive_the_leader,
-    a_stop_ends_what_grows_while_it_is_stopped,
-    a_stop_with_grace_ends_a_storm_of_forks,
-    a_leader_that_ends_leaves_nobody_behind,
-    a_stop_leaves_nobody_behind_who_ignores_it,
-    a_process_is_paused_when_all_of_its_threads_are,
-    a_process_whose_leading_thread_has_ended_is_alive,
-    children_that_nobody_reaps_do_not_matter,
+    pause_stops_every_generation_and_session,
+    pause_holds_during_fork_storm,
+    pause_holds_during_vfork_storm,
+    pause_holds_while_shells_fork,
+    pause_stops_process_that_keeps_forking_and_exiting,
+    process_that_keeps_forking_and_exiting_does_not_outlive_the_leader,
+    stop_ends_fork_bomb,
+    stop_with_grace_ends_fork_storm,
+    leader_exit_leaves_no_process,
+    stop_leaves_no_process_that_ignores_term,
+    pause_stops_all_threads_of_a_process,
+    process_with_exited_main_thread_is_alive,
+    zombie_children_do_not_affect_pause_or_end,
     two_thousand_processes_pause_resume_and_stop,
-    a_storm_of_forks_is_stopped_while_it_is_paused,
-    a_run_says_what_holds_it_together,
+    stop_ends_fork_storm_during_pending_pause,
+    run_reports_its_containment,
     terminal_opened_by_the_leader_sends_no_signals,
 }

@@ -134,7 +134,7 @@ pub(super) fn change_header(journal: &Path, change: impl FnOnce(&mut Value)) {
 type Forgery = fn(&mut Value, &Value);
 
 #[test]
-fn journal_of_a_clone_that_names_a_containers_run_kills_nothing() {
+fn journal_of_clone_naming_container_run_kills_nothing() {
     let nothing_else: Forgery = |_, _| ();
     let forgeries: &[(&str, Forgery)] = &[
         ("the path and another boot", |ours, _| ours["boot_id"] = json!("00000000-0000-0000-0000-000000000000")),
@@ -176,7 +176,7 @@ fn journal_of_a_clone_that_names_a_containers_run_kills_nothing() {
 }
 
 #[test]
-fn server_leaves_the_run_of_a_container_with_the_same_path_and_number_alone() {
+fn container_run_with_same_path_and_id_is_left_alone() {
     type Past = fn(&Path);
     let alone = "2 that carry its id were left alone";
     let pasts: &[(&str, &str, Past)] = &[
@@ -218,7 +218,7 @@ fn server_leaves_the_run_of_a_container_with_the_same_path_and_number_alone() {
 }
 
 #[test]
-fn only_what_carries_the_mark_of_a_lost_run_is_killed() {
+fn only_processes_with_mark_of_lost_run_are_killed() {
     let mut place = Place::serving_with("sleep.sh", "tree");
     let (leader, run_id) = place.start();
     let journal = place.run_dir(run_id).join("journal.jsonl");
@@ -260,7 +260,7 @@ fn run_of_an_earlier_version_is_cleaned_up_in_its_own_directory_only() {
 
 /// A service manager can give a service a new mount namespace at each start. A path in it still leads to the same directory.
 #[test]
-fn process_with_a_mount_namespace_of_its_own_is_of_an_unmarked_run_only_if_it_sees_the_same_directory() {
+fn process_in_other_mount_namespace_is_killed_only_if_directory_is_same() {
     let enter = ["unshare", "-m", "--propagation", "private"];
     if !Command::new(enter[0]).args(&enter[1..]).arg("true").output().is_ok_and(|tried| tried.status.success()) {
         return not_run("no mount namespace can be made here; it takes unshare(1) and root", "AUTOAPPDEV_REQUIRE_NETNS");
@@ -291,7 +291,7 @@ fn process_with_a_mount_namespace_of_its_own_is_of_an_unmarked_run_only_if_it_se
 /// The author of the journal knows the boot id. The file system at the path that the journal names can belong to the author and
 /// never respond.
 #[test]
-fn directory_that_a_journal_names_is_not_looked_at() {
+fn directory_named_by_journal_is_not_opened() {
     let mut place = Place::new();
     let run_id = place.past_run(&[Fact::Spawned { pid: 1, start_ticks: u64::MAX, containment: Containment::Tree }]);
     let elsewhere = place.folder().join("elsewhere");

@@ -93,7 +93,7 @@ fn ask_at_socket(place: &Place, request: &str) -> (String, UnixStream) {
 /// There are fewer connections than requests that can wait for their turn, so a search is refused only to make room for a new
 /// connection.
 #[test]
-fn search_that_waits_for_its_turn_gives_way_to_a_new_connection() {
+fn queued_search_is_refused_to_make_room_for_new_connection() {
     let place = place_with(128);
     place.start();
     until_true("it talks", || {
@@ -115,7 +115,7 @@ fn search_that_waits_for_its_turn_gives_way_to_a_new_connection() {
 }
 
 #[test]
-fn server_says_at_its_start_that_it_has_too_few_descriptors() {
+fn server_warns_about_too_few_descriptors_at_start() {
     for (descriptors, is_said) in [(127, true), (128, false)] {
         let mut place = place_with(descriptors);
         assert_eq!(place.stop_server(), 0);
@@ -126,7 +126,7 @@ fn server_says_at_its_start_that_it_has_too_few_descriptors() {
 }
 
 #[test]
-fn viewer_that_takes_all_it_can_keeps_the_owner_from_nothing() {
+fn greedy_viewer_does_not_block_owner() {
     for descriptors in [100, 160, 256, 400] {
         let place = place_with(descriptors);
         place.start();

@@ -28,7 +28,7 @@ fn second_server_on_a_runtime_directory_is_refused() {
 }
 
 #[test]
-fn a_database_elsewhere_belongs_to_one_server_and_to_one_runtime_directory() {
+fn external_database_belongs_to_one_server_and_runtime_directory() {
     let mut place = Place::new();
     let url = format!("sqlite:{}", place.root().join("elsewhere.db").display());
     place.set_env("DATABASE_URL", &url);
@@ -58,7 +58,7 @@ fn a_database_elsewhere_belongs_to_one_server_and_to_one_runtime_directory() {
 }
 
 #[test]
-fn a_database_in_another_servers_runtime_directory_is_not_shared_with_it() {
+fn database_in_runtime_directory_of_another_server_is_refused() {
     let mut place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     // The database belongs to the server whose runtime directory contains it. Another server that names it, by whatever path, is
@@ -190,7 +190,7 @@ fn second_serve_beside_a_live_server_leaves_no_files() {
 }
 
 #[test]
-fn long_runtime_path_with_spaces_and_umlauts_works_as_any_other() {
+fn long_runtime_path_with_spaces_and_umlauts_works() {
     let name = format!("a dir/öäü 例/{}", "d".repeat(200));
     let mut place = Place::with_runtime(&name);
     assert!(place.runtime().as_os_str().len() > 200);
@@ -228,7 +228,7 @@ fn modes(path: &Path, found: &mut Vec<(String, u32)>) {
 }
 
 #[test]
-fn everything_in_the_runtime_directory_is_its_owners_only() {
+fn runtime_directory_is_accessible_only_by_owner() {
     let mut place = Place::serving("sleep.sh");
     place.start_with(json!({"script": "exit.sh"}));
     place.until_state("stopped");

@@ -27,7 +27,7 @@ pub(super) fn is_root() -> bool {
 
 /// A file in place of the directory with the runs makes every read of the latest run fail.
 #[test]
-fn runs_that_cannot_be_read_are_reported_once_and_keep_no_request_waiting() {
+fn unreadable_runs_are_reported_once_and_block_no_request() {
     let mut place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     place.act("stop").ok();
@@ -93,7 +93,7 @@ pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn dotenv_that_others_can_write_opens_no_door() {
+fn writable_dotenv_cannot_set_access_settings() {
     if !is_root() {
         return;
     }
@@ -134,7 +134,7 @@ fn dotenv_that_others_can_write_opens_no_door() {
 /// Many distributions give users umask 002. The tests themselves run with another umask (`.cargo/config.toml`), whatever their
 /// user has.
 #[test]
-fn files_of_a_user_with_umask_002_are_refused_with_what_mends_them() {
+fn group_writable_files_of_umask_002_are_refused_with_remedy() {
     let status = fs::read_to_string("/proc/self/status").expect("ours");
     assert!(status.contains("\nUmask:\t0022\n"), "tests run by cargo, whose runner sets the umask: {status}");
     let mut place = Place::new();
@@ -181,7 +181,7 @@ fn files_of_a_user_with_umask_002_are_refused_with_what_mends_them() {
 }
 
 #[test]
-fn dotenv_of_anybody_may_say_how_the_pipeline_is_run() {
+fn writable_dotenv_can_set_pipeline_settings() {
     let mut place = Place::new();
     let dotenv = place.folder().join(".env");
     fs::write(
@@ -208,7 +208,7 @@ fn dotenv_of_anybody_may_say_how_the_pipeline_is_run() {
 }
 
 #[test]
-fn start_says_what_a_cloned_dotenv_has_set() {
+fn server_start_lists_settings_from_dotenv() {
     let mut place = Place::new();
     let dotenv = place.folder().join(".env");
     fs::write(
@@ -225,7 +225,7 @@ fn start_says_what_a_cloned_dotenv_has_set() {
 }
 
 #[test]
-fn runtime_directory_that_others_can_change_is_refused() {
+fn runtime_directory_writable_by_others_is_refused() {
     let place = Place::new();
     let runtime = place.runtime();
     fs::create_dir(&runtime).expect("creates");
@@ -283,7 +283,7 @@ fn runtime_directory_in_a_directory_of_another_user_is_refused() {
 
 /// A later change of the link would lead the server elsewhere.
 #[test]
-fn runtime_directory_by_a_link_of_another_user_is_refused() {
+fn runtime_directory_behind_link_of_another_user_is_refused() {
     if !is_root() {
         return;
     }
@@ -325,7 +325,7 @@ fn runtime_directory_by_a_link_of_another_user_is_refused() {
 
 /// In a user namespace, root's directories belong to a user that has no number there.
 #[test]
-fn server_in_a_user_namespace_serves_below_directories_of_the_machines_root() {
+fn server_in_user_namespace_accepts_parent_directories_of_root() {
     if !is_root() {
         return;
     }
@@ -383,7 +383,7 @@ fn runtime_directory_of_another_user_is_refused() {
 }
 
 #[test]
-fn root_asks_the_server_of_another_user_by_its_socket_and_tells_it_no_token() {
+fn root_client_uses_socket_of_another_user_without_token() {
     if !is_root() {
         return;
     }
@@ -411,7 +411,7 @@ fn root_asks_the_server_of_another_user_by_its_socket_and_tells_it_no_token() {
 }
 
 #[test]
-fn what_lies_at_a_temporary_name_is_not_written_to() {
+fn files_at_temporary_names_are_not_written_to() {
     let mut place = Place::new();
     let runtime = place.runtime();
     fs::create_dir(&runtime).expect("creates");

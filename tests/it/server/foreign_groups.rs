@@ -76,7 +76,7 @@ fn another_can_write(folder: &Path, group: u32) -> bool {
 }
 
 #[test]
-fn directory_that_a_group_can_write_to_is_refused_above_the_runtime_directory() {
+fn group_writable_parent_of_runtime_directory_is_refused() {
     if !is_root() {
         return;
     }
@@ -131,7 +131,7 @@ fn directory_that_a_group_can_write_to_is_refused_above_the_runtime_directory() 
 }
 
 #[test]
-fn directory_that_an_access_control_list_opens_is_refused_above_the_runtime_directory() {
+fn parent_directory_writable_by_acl_is_refused() {
     if !is_root() {
         return;
     }
@@ -168,7 +168,7 @@ fn directory_that_an_access_control_list_opens_is_refused_above_the_runtime_dire
 const WITH_LISTS: &str = "mount --bind \"$0/passwd\" /etc/passwd && mount --bind \"$0/group\" /etc/group && exec \"$@\"";
 
 #[test]
-fn private_group_of_the_user_may_write_above_the_runtime_directory_and_one_with_members_may_not() {
+fn parent_directory_writable_by_group_is_accepted_only_if_private() {
     if !is_root() || !can_mount() {
         return;
     }
@@ -251,8 +251,8 @@ const LISTS_VAR: &str = "AUTOAPPDEV_TEST_LISTS";
 
 /// A long-lived process, such as a server or a client that follows a log, does not reuse what it read before.
 #[test]
-fn member_that_joins_a_group_is_seen_at_the_next_check_of_the_same_process() {
-    let name = "member_that_joins_a_group_is_seen_at_the_next_check_of_the_same_process";
+fn new_group_member_is_noticed_at_next_check() {
+    let name = "new_group_member_is_noticed_at_next_check";
     let Some(lists) = std::env::var_os(LISTS_VAR) else {
         if is_root() && can_mount() {
             let lists = tempfile::tempdir().expect("a temp folder");
@@ -287,7 +287,7 @@ fn member_that_joins_a_group_is_seen_at_the_next_check_of_the_same_process() {
 
 /// In the namespace, the group has the number of root's group, whose members `/etc/group` does not list.
 #[test]
-fn group_outside_of_a_user_namespace_is_not_taken_for_a_private_one() {
+fn group_outside_user_namespace_is_not_mistaken_for_private_group() {
     if !is_root() {
         return;
     }

@@ -33,7 +33,7 @@ fn precious(at: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn link_in_place_of_the_runs_is_refused_and_nothing_behind_it_is_removed() {
+fn link_in_place_of_runs_is_refused_and_its_target_is_kept() {
     let place = used(3);
     let elsewhere = place.folder().join("pictures");
     let files = precious(&elsewhere);
@@ -74,7 +74,7 @@ fn link_in_place_of_a_run_or_its_log_is_not_followed() {
 
 /// A project whose author knows where the user keeps another one, with a live run.
 #[test]
-fn links_to_a_live_run_of_another_project_do_not_give_control_over_it() {
+fn links_to_live_run_of_another_project_give_no_control() {
     let other = Place::serving("sleep.sh");
     let (leader, run_id) = other.start();
     for linked in ["the run", "its socket"] {
@@ -101,7 +101,7 @@ fn links_to_a_live_run_of_another_project_do_not_give_control_over_it() {
 }
 
 #[test]
-fn link_in_a_circle_in_place_of_a_run_or_its_log_keeps_no_run_from_starting() {
+fn link_to_itself_in_place_of_run_does_not_prevent_a_start() {
     for name in ["runs/1", "runs/1/log", "runs/2"] {
         let mut place = Place::new();
         drop(place.store());
@@ -119,7 +119,7 @@ fn link_in_a_circle_in_place_of_a_run_or_its_log_keeps_no_run_from_starting() {
 
 /// The user has mounted other files at the path of a run. Retention removes the older runs and leaves those files unchanged.
 #[test]
-fn mount_in_place_of_a_run_is_left_as_it_is() {
+fn mount_in_place_of_a_run_is_not_removed() {
     if !can_mount() {
         return;
     }

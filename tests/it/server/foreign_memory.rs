@@ -110,7 +110,7 @@ impl Drop for Holder {
 }
 
 #[test]
-fn process_that_keeps_readers_of_its_environment_waiting_delays_no_recovery_and_no_end_of_the_server() {
+fn process_that_blocks_environ_readers_does_not_delay_recovery_or_server_end() {
     if !is_root() {
         return;
     }
@@ -144,7 +144,7 @@ fn process_that_keeps_readers_of_its_environment_waiting_delays_no_recovery_and_
 }
 
 #[test]
-fn file_system_of_another_users_process_delays_no_recovery_and_is_no_shortage() {
+fn file_system_of_another_users_process_does_not_delay_recovery() {
     const TOO_MANY_OPEN_FILES: i32 = 24;
     if !is_root() {
         return;
@@ -177,7 +177,7 @@ fn file_system_of_another_users_process_delays_no_recovery_and_is_no_shortage() 
 }
 
 #[test]
-fn process_that_keeps_readers_of_its_arguments_waiting_delays_no_boot_among_squatted_names() {
+fn process_that_blocks_cmdline_readers_does_not_delay_boot() {
     if !is_root() {
         return;
     }
@@ -194,7 +194,7 @@ fn process_that_keeps_readers_of_its_arguments_waiting_delays_no_boot_among_squa
 }
 
 #[test]
-fn environments_of_gigabytes_take_no_memory_and_no_process_of_a_lost_run_outlives_them() {
+fn huge_environments_of_others_do_not_affect_recovery_or_memory() {
     if !is_root() {
         return;
     }
@@ -217,7 +217,7 @@ fn environments_of_gigabytes_take_no_memory_and_no_process_of_a_lost_run_outlive
 
 /// A lookup of such a path never ends, and neither a signal nor a time limit can end it.
 #[test]
-fn path_that_a_folders_file_names_is_not_followed_to_a_file_system_that_never_answers() {
+fn paths_to_hung_file_system_block_no_command() {
     if !is_root() {
         return;
     }

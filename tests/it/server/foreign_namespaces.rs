@@ -104,7 +104,7 @@ fn trap(folder: &Path) -> (Arc<Mutex<Vec<u8>>>, fs::File) {
 }
 
 #[test]
-fn client_in_a_user_namespace_sends_nothing_to_a_server_of_a_user_outside() {
+fn client_in_user_namespace_sends_nothing_to_server_of_outside_user() {
     if !is_root() {
         return;
     }
@@ -145,7 +145,7 @@ fn client_in_a_user_namespace_sends_nothing_to_a_server_of_a_user_outside() {
 }
 
 #[test]
-fn server_whose_own_number_stands_for_every_user_outside_does_not_start() {
+fn server_with_overflow_uid_does_not_start() {
     if !is_root() {
         return;
     }
@@ -162,7 +162,7 @@ fn server_whose_own_number_stands_for_every_user_outside_does_not_start() {
 }
 
 #[test]
-fn server_in_a_user_namespace_trusts_nothing_that_a_user_outside_can_have_put_on_the_way() {
+fn server_in_user_namespace_refuses_paths_of_outside_users() {
     if !is_root() {
         return;
     }
@@ -211,7 +211,7 @@ fn server_in_a_user_namespace_trusts_nothing_that_a_user_outside_can_have_put_on
 
 /// Without `/proc`, a process cannot tell whether the number of the users outside is that of `nobody`.
 #[test]
-fn directory_of_nobody_is_not_taken_for_roots_where_proc_is_hidden() {
+fn directory_of_nobody_is_not_trusted_as_roots_without_proc() {
     if !is_root() || !can_mount() {
         return;
     }

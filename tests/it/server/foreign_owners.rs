@@ -116,7 +116,7 @@ fn files_of_root_in_the_runtime_directory_of_another_user_are_refused() {
 
 /// Follows the advice of each error until the server starts.
 #[test]
-fn start_that_lacks_permission_says_what_gives_it() {
+fn permission_errors_at_start_name_working_remedy() {
     if !is_root() {
         return;
     }
@@ -152,7 +152,7 @@ fn start_that_lacks_permission_says_what_gives_it() {
 }
 
 #[test]
-fn run_or_log_of_another_user_is_neither_shown_nor_packed() {
+fn run_or_log_of_another_user_is_neither_shown_nor_compressed() {
     if !is_root() {
         return;
     }
@@ -179,7 +179,7 @@ fn run_or_log_of_another_user_is_neither_shown_nor_packed() {
 
 /// Another user who can open a file or directory can lock it, and so prevent every server from starting.
 #[test]
-fn runtime_directory_that_others_can_open_is_closed_to_them() {
+fn runtime_directory_readable_by_others_is_made_private() {
     let mut place = used(1);
     set_mode(place.folder(), 0o755);
     let runtime = place.runtime();

@@ -35,7 +35,7 @@ fn ids(place: &Place) -> Vec<PathBuf> {
 }
 
 #[test]
-fn links_and_dotenv_of_a_clone_do_not_lead_to_the_history_of_another_project() {
+fn clone_cannot_use_history_of_another_project() {
     let other = used(3);
     let theirs = other.runtime().canonicalize().expect("there");
     let database = theirs.join("autoappdev.db");
@@ -84,7 +84,7 @@ fn links_and_dotenv_of_a_clone_do_not_lead_to_the_history_of_another_project() {
 }
 
 #[test]
-fn dotenv_of_a_clone_does_not_lead_client_commands_to_another_project() {
+fn dotenv_of_clone_cannot_direct_client_to_another_project() {
     let other = Place::serving("sleep.sh");
     other.start();
     let place = Place::new();
@@ -117,7 +117,7 @@ fn dotenv_and_links_are_followed_inside_the_folder() {
 }
 
 #[test]
-fn folders_above_a_clone_are_not_its_runtime_directory() {
+fn clone_cannot_name_parent_folder_as_runtime_directory() {
     let place = Place::new();
     let clone = place.folder().join("src/clone");
     fs::create_dir_all(&clone).expect("creates");
@@ -172,7 +172,7 @@ fn database_in_a_sticky_directory_of_all_users_is_refused() {
 
 /// The server removes the socket that a killed server left at its path.
 #[test]
-fn socket_of_another_program_is_not_removed_for_the_dotenv_of_a_clone() {
+fn dotenv_of_clone_cannot_remove_socket_of_another_program() {
     let place = Place::new();
     let [clone, other] = ["clone", "other"].map(|name| place.folder().join(name));
     for dir in [&clone, &other] {
@@ -261,7 +261,7 @@ fn database_in_a_missing_folder_that_another_user_can_create_is_refused() {
 
 /// Client commands of the folder then find the server at the default path, which is a link.
 #[test]
-fn advice_for_a_runtime_that_is_a_link_works_for_the_server_and_for_client_commands() {
+fn advice_for_linked_runtime_directory_works() {
     let mut place = Place::new();
     let [folder, other] = ["project", "elsewhere"].map(|name| place.folder().join(name));
     for dir in [&folder, &other] {
@@ -301,7 +301,7 @@ fn shared(place: &Place) -> (PathBuf, PathBuf) {
 }
 
 #[test]
-fn database_or_socket_by_a_link_of_another_user_is_refused() {
+fn database_or_socket_behind_link_of_another_user_is_refused() {
     if !is_root() {
         return;
     }
@@ -339,7 +339,7 @@ fn database_or_socket_by_a_link_of_another_user_is_refused() {
 
 /// The path is a directory while it is checked, and a link when it is used.
 #[test]
-fn directory_that_is_exchanged_for_a_link_while_a_server_starts_is_refused() {
+fn directory_exchanged_for_link_during_start_is_refused() {
     if !is_root() {
         return;
     }

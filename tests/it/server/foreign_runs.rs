@@ -34,7 +34,7 @@ fn failed_start(place: &Place) -> String {
 }
 
 #[test]
-fn runs_of_another_project_outlive_a_runtime_directory_that_a_group_member_exchanges() {
+fn exchanged_runtime_directory_does_not_expose_runs_of_another_project() {
     if !is_root() {
         return;
     }
@@ -80,7 +80,7 @@ fn runs_of_another_project_outlive_a_runtime_directory_that_a_group_member_excha
 
 /// `runs/50000000/log`, for example.
 #[test]
-fn directory_with_the_number_of_a_far_run_keeps_no_server_from_ending() {
+fn directory_with_huge_run_id_does_not_delay_server_end() {
     let mut place = used(2);
     for segment in [1, 2].iter().flat_map(|&id| entries(&place.run_dir(id).join("log"))) {
         fs::remove_file(segment).expect("ours");
@@ -122,7 +122,7 @@ fn with_lock(run: &Path, make: impl FnOnce(&Path)) {
 }
 
 #[test]
-fn odd_file_in_the_place_of_the_latest_run_or_its_lock_keeps_no_server_from_starting_runs() {
+fn odd_file_in_place_of_latest_run_does_not_prevent_a_start() {
     let cases: [(&str, Make); 5] = [
         ("a file", |run| fs::write(run, "").expect("writes")),
         ("a pipe", |run| mknodat(CWD, run, FileType::Fifo, Mode::RWXU, 0).expect("makes a pipe")),
@@ -144,7 +144,7 @@ fn odd_file_in_the_place_of_the_latest_run_or_its_lock_keeps_no_server_from_star
 }
 
 #[test]
-fn latest_run_or_lock_of_another_user_keeps_no_server_from_starting_runs() {
+fn latest_run_of_another_user_does_not_prevent_a_start() {
     if !is_root() {
         return;
     }
@@ -162,7 +162,7 @@ fn latest_run_or_lock_of_another_user_keeps_no_server_from_starting_runs() {
 
 /// As a command run with `sudo` leaves it.
 #[test]
-fn latest_run_that_the_server_may_not_read_is_named_with_the_remedy() {
+fn unreadable_latest_run_is_an_error_with_remedy() {
     if !is_root() {
         return;
     }

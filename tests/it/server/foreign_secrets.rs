@@ -114,8 +114,8 @@ impl Author {
 }
 
 #[test]
-fn secrets_that_come_with_an_archive_are_not_used() {
-    if !is_within_own_network("secrets_that_come_with_an_archive_are_not_used") {
+fn secrets_from_archive_are_replaced() {
+    if !is_within_own_network("secrets_from_archive_are_replaced") {
         return;
     }
     let by_hand = ["token-that-the-author-chose", "viewers-token-of-the-author", "session-key-of-the-author"];
@@ -188,7 +188,7 @@ fn moved_directory_keeps_its_secrets_and_a_copy_gets_new_ones() {
 }
 
 #[test]
-fn tokens_that_are_set_replace_none_and_only_the_others_files_are_looked_at() {
+fn file_of_configured_token_is_ignored_and_kept() {
     let mut place = Place::new();
     fs::create_dir(place.runtime()).expect("creates");
     for name in ["token", "session-key"] {

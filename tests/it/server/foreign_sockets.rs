@@ -99,7 +99,7 @@ pub(super) fn squat(place: &Place, run_ids: &[i64]) -> Option<Sockets> {
 }
 
 #[test]
-fn squatted_socket_names_delay_no_boot_and_count_as_no_run() {
+fn squatted_socket_names_do_not_delay_boot_or_count_as_runs() {
     let mut place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     assert_eq!(place.stop_server(), 0);
@@ -128,8 +128,8 @@ fn squatted_socket_names_delay_no_boot_and_count_as_no_run() {
 
 /// Only the run's socket is left, and another user has filled its queue.
 #[test]
-fn run_without_a_directory_outlives_a_flood_of_its_socket() {
-    if !is_within_own_network("run_without_a_directory_outlives_a_flood_of_its_socket") {
+fn run_without_directory_survives_flood_of_its_socket() {
+    if !is_within_own_network("run_without_directory_survives_flood_of_its_socket") {
         return;
     }
     fs::write("/proc/sys/net/core/somaxconn", "8").expect("it is this network's");
@@ -179,7 +179,7 @@ fn at(path: &Path) -> SocketAddrUnix {
 }
 
 #[test]
-fn socket_that_another_user_has_taken_is_an_error_and_no_wait() {
+fn socket_path_taken_by_another_user_is_an_error_without_wait() {
     let mut place = Place::serving("sleep.sh");
     let path = shared_dir(&place).join("s.sock");
     let Some(sockets) = Sockets::full(vec![at(&path)]) else { return };
@@ -201,7 +201,7 @@ fn socket_that_another_user_has_taken_is_an_error_and_no_wait() {
 }
 
 #[test]
-fn service_manager_that_receives_nothing_does_not_keep_a_server_from_serving_and_ending() {
+fn full_notify_socket_does_not_block_server() {
     let mut place = Place::new();
     let path = place.folder().join("notify.sock");
     let _manager = UnixDatagram::bind(&path).expect("binds");

@@ -18,7 +18,7 @@ use crate::support::{Place, can_make_cgroups, is_alive, is_stopped, not_run, own
 
 /// The clone has a copy of the journal, and its author keeps the copied lock file locked, so that the run seems to be live there.
 #[test]
-fn journal_of_a_clone_that_names_the_socket_of_another_projects_run_does_not_control_it() {
+fn journal_of_clone_cannot_control_run_of_another_project() {
     let other = Place::serving("sleep.sh");
     let (pid, run_id) = other.start();
     let mut clone = Place::new();
@@ -76,7 +76,7 @@ fn as_shim(pid: u32) -> [(&'static str, Value); 2] {
 
 /// The working directory of a process proves nothing if it was removed, or if the process is process 1 or not dumpable.
 #[test]
-fn process_that_is_no_shim_does_not_make_a_run_live_in_whatever_directory_it_is() {
+fn process_that_is_no_shim_does_not_keep_run_live() {
     for is_removed in [true, false] {
         let mut place = Place::new();
         let process = Stranger::new(&place, is_removed);
@@ -95,7 +95,7 @@ fn process_that_is_no_shim_does_not_make_a_run_live_in_whatever_directory_it_is(
 /// Any user can start set-user-ID programs of root with the arguments of a shim, and the working directory of such a process is
 /// not visible.
 #[test]
-fn process_of_root_with_the_arguments_of_a_shim_is_no_shim_to_a_server_of_another_user() {
+fn root_process_with_shim_arguments_is_no_shim_for_another_user() {
     if !is_root() {
         return;
     }
@@ -145,7 +145,7 @@ impl Drop for Stranger {
 }
 
 #[test]
-fn health_says_what_to_do_about_a_lock_that_no_shim_holds_and_names_no_other_process() {
+fn health_names_remedy_for_run_lock_without_shim() {
     let mut place = Place::new();
     let process = Stranger::new(&place, true);
     let run_id = lost_run_of(&place, process.0.id());
@@ -175,7 +175,7 @@ fn add_entries(place: &Place, run_id: i64, numbers: impl Iterator<Item = u64>) {
 }
 
 #[test]
-fn journal_with_the_highest_entry_number_does_not_keep_a_server_from_starting() {
+fn journal_with_highest_entry_number_does_not_prevent_boot() {
     for highest in [u64::MAX, i64::MAX.unsigned_abs(), 1 << 53] {
         let mut place = Place::new();
         let run_id = lost_run(&place, &[]);
@@ -187,7 +187,7 @@ fn journal_with_the_highest_entry_number_does_not_keep_a_server_from_starting() 
 }
 
 #[test]
-fn database_with_the_highest_event_number_is_refused_with_what_to_do() {
+fn database_with_highest_event_number_is_refused_with_remedy() {
     let place = Place::new();
     lost_run(&place, &[]);
     place.edit_database(&format!("UPDATE pipeline_events SET seq = {} WHERE seq = 1", i64::MAX));
@@ -198,7 +198,7 @@ fn database_with_the_highest_event_number_is_refused_with_what_to_do() {
 
 /// Recording that many facts takes longer than a signal may wait.
 #[test]
-fn signal_ends_a_server_that_is_recovering_a_run_with_a_long_journal() {
+fn signal_ends_server_during_long_recovery() {
     let place = Place::new();
     let run_id = lost_run(&place, &[]);
     add_entries(&place, run_id, 2..600_000);
@@ -235,7 +235,7 @@ fn contents(folder: &Path) -> Vec<(PathBuf, Option<String>)> {
 }
 
 #[test]
-fn directory_that_a_journal_calls_a_control_group_is_left_alone() {
+fn directory_named_as_cgroup_by_journal_is_left_alone() {
     for (index, events) in ["populated 0\n", "populated 1\n", "a pipe", "an endless file"].into_iter().enumerate() {
         for which in 0..2 {
             let mut place = Place::new();
@@ -277,7 +277,7 @@ impl Drop for Group {
 
 /// Control groups at the right place that do not belong to a run of this number, and a path that leaves that place again.
 #[test]
-fn control_group_of_another_program_and_a_path_that_leaves_the_groups_are_left_alone() {
+fn foreign_cgroup_named_by_journal_is_left_alone() {
     if !can_make_cgroups() {
         not_run("this user may make no control group here", "AUTOAPPDEV_REQUIRE_CGROUPS");
         return;

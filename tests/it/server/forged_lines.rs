@@ -19,7 +19,7 @@ fn check(what: &str, text: &str) {
 }
 
 #[test]
-fn name_of_a_folder_with_line_breaks_makes_up_no_line() {
+fn folder_name_with_line_breaks_cannot_forge_lines() {
     let place = Place::new();
     let folder = place.folder().join(NAME);
     fs::create_dir(&folder).expect("creates");

@@ -25,7 +25,7 @@ fn core_dumps(place: &Place) -> Vec<std::path::PathBuf> {
 
 /// The server's memory contains tokens, and the shim's the environment of a start.
 #[test]
-fn crash_of_server_or_shim_leaves_no_memory_behind_and_the_pipelines_does() {
+fn server_and_shim_write_no_core_dump_and_pipeline_can() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "crash.sh");
     place.script("crash.sh", "#!/bin/bash\necho ready\nsleep 600 &\nwait\n");
@@ -84,7 +84,7 @@ const TRIGGERS: &str = "
     CREATE VIEW planted AS SELECT * FROM sessions;";
 
 #[test]
-fn triggers_of_a_database_that_came_with_a_folder_do_nothing() {
+fn triggers_and_views_in_database_have_no_effect() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "exit.sh");
     place.use_token("a-token-of-this-test");
@@ -122,7 +122,7 @@ fn triggers_of_a_database_that_came_with_a_folder_do_nothing() {
 }
 
 #[test]
-fn database_with_a_changed_table_is_refused_untouched() {
+fn database_with_foreign_index_is_refused_untouched() {
     let mut place = Place::serving("sleep.sh");
     assert_eq!(place.stop_server(), 0);
     // An address can log in once. Each further login gets a normal response and is silently not stored.

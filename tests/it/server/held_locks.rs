@@ -67,7 +67,7 @@ fn left_open(place: &Place, name: &str) -> PathBuf {
 }
 
 #[test]
-fn process_that_keeps_a_start_from_a_lock_is_named() {
+fn lock_error_names_holding_process() {
     if !is_root() {
         return;
     }
@@ -107,7 +107,7 @@ fn process_that_keeps_a_start_from_a_lock_is_named() {
 }
 
 #[test]
-fn lock_whose_holder_cannot_be_named_is_not_called_that_of_a_server() {
+fn lock_with_unknown_holder_is_not_attributed_to_a_server() {
     if !is_root() {
         return;
     }
@@ -155,7 +155,7 @@ fn zombie_that_took_a_lock_is_not_named_as_its_holder() {
 /// A clone's database contains a live run, and another user locked that run's lock before the server closed the directory to
 /// other users.
 #[test]
-fn run_whose_lock_another_user_holds_is_lost_and_another_one_can_start() {
+fn run_with_lock_held_by_another_user_is_lost() {
     if !is_root() {
         return;
     }

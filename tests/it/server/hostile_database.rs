@@ -97,7 +97,7 @@ fn journal_naming(name: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn journal_that_names_another_file_is_refused_and_that_file_is_not_opened() {
+fn sqlite_journal_naming_another_file_is_refused() {
     let place = used();
     let journal = place.runtime().join("autoappdev.db-journal");
     // SQLite accepts only names of this form.
@@ -127,7 +127,7 @@ fn journal_that_names_another_file_is_refused_and_that_file_is_not_opened() {
 
 /// Comparing these two texts takes many minutes.
 #[test]
-fn check_of_a_database_with_slow_expressions_ends() {
+fn check_is_not_blocked_by_slow_constraint() {
     let place = used();
     place.edit_database(
         "PRAGMA ignore_check_constraints = 1;
@@ -139,7 +139,7 @@ fn check_of_a_database_with_slow_expressions_ends() {
 }
 
 #[test]
-fn database_with_an_index_named_like_the_history_is_refused() {
+fn database_with_disguised_index_or_table_is_refused() {
     for (create, name, row_type) in [
         ("CREATE UNIQUE INDEX extra ON pipeline_runs (script)", "refinery_schema_history", "index"),
         // Comparing these two texts takes many minutes.
@@ -203,7 +203,7 @@ fn with_side_files(log: &[u8], index: Option<&[u8]>) -> Place {
 }
 
 #[test]
-fn log_without_a_valid_header_or_frame_keeps_no_command_waiting_and_no_server_from_serving() {
+fn invalid_write_ahead_log_blocks_no_command_or_server() {
     let mut damaged = log_without_frames(4096);
     damaged[20] ^= 1;
     let odd_pages = [0, 256, 5000, 131_072].map(log_without_frames);

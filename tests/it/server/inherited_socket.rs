@@ -23,7 +23,7 @@ fn asked(path: &Path, method: &str, target: &str) -> String {
 }
 
 #[test]
-fn inherited_socket_whose_path_another_user_exchanges_trusts_that_user_no_more() {
+fn inherited_socket_with_exchanged_path_does_not_trust_another_user() {
     if !is_root() {
         return;
     }

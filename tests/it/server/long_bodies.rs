@@ -117,17 +117,17 @@ fn operator_acts_beside(path: &str, fields: &str) {
 }
 
 #[test]
-fn operator_sends_a_long_body_while_strangers_send_endless_ones_to_the_login() {
+fn endless_login_bodies_do_not_block_operator() {
     operator_acts_beside("/api/login", "");
 }
 
 #[test]
-fn operator_sends_a_long_body_while_a_viewer_sends_endless_ones_to_actions() {
+fn endless_action_bodies_of_viewer_do_not_block_operator() {
     operator_acts_beside("/api/pipeline/start", &format!("Authorization: Bearer {READ_TOKEN}\r\n"));
 }
 
 #[test]
-fn long_body_is_read_only_of_an_operator_and_only_where_operators_act() {
+fn long_body_is_read_only_for_operator_actions() {
     let place = place_with(400);
     let long = " ".repeat(16 * 1024 + 1);
     let token = |token: &str| format!("Authorization: Bearer {token}\r\n");

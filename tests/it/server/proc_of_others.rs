@@ -25,7 +25,7 @@ fn server_within(place: &Place, flags: &[&str], prepare: &str) -> Option<Command
 /// In that `/proc`, the pids of the run's processes belong to other processes, which the server would report and treat as its
 /// own.
 #[test]
-fn server_does_not_start_where_proc_shows_another_pid_namespace_or_is_missing() {
+fn server_does_not_start_with_foreign_or_missing_proc() {
     let place = Place::new();
     let outer = "/proc belongs to another PID namespace";
     let none = "/proc is not mounted";
@@ -44,7 +44,7 @@ fn server_does_not_start_where_proc_shows_another_pid_namespace_or_is_missing() 
 }
 
 #[test]
-fn server_of_a_user_who_sees_only_own_processes_controls_a_run() {
+fn server_with_hidepid_proc_controls_a_run() {
     if !is_root() {
         return;
     }

@@ -132,7 +132,7 @@ impl Drop for AtLimit {
 }
 
 #[test]
-fn server_at_its_process_limit_answers_and_carries_out_actions() {
+fn server_at_process_limit_serves_requests_and_actions() {
     let limited = Limited::serving();
     let place = &limited.place;
     let (_, run_id) = place.start();
@@ -194,7 +194,7 @@ fn server_at_its_process_limit_answers_and_carries_out_actions() {
 
 /// Over TCP a client command first asks the server for its proof, and then sends its request on the same connection.
 #[test]
-fn server_at_its_process_limit_proves_itself_and_takes_the_request_that_follows() {
+fn server_at_process_limit_serves_request_after_proof() {
     const CHALLENGE: &str = "/api/version?challenge=0123456789abcdef0123456789abcdef";
     let mut limited = Limited::new();
     limited.place.set_env("AUTOAPPDEV_SOCKET", "off");
@@ -228,7 +228,7 @@ fn server_at_its_process_limit_proves_itself_and_takes_the_request_that_follows(
 
 /// A pipeline that forks endlessly leaves its owner no process. The owner stops it from an open shell.
 #[test]
-fn client_commands_need_no_other_process_or_thread() {
+fn client_commands_create_no_process_or_thread() {
     let limited = Limited::serving();
     let (_, run_id) = limited.place.start();
     let url = |host: &str| format!("http://{host}:{}", limited.place.port());
@@ -251,7 +251,7 @@ fn client_commands_need_no_other_process_or_thread() {
 
 /// They replace each connection that the server closes, so that no thread that they can use is ever free.
 #[test]
-fn owner_at_the_socket_is_served_while_strangers_hold_half_requests_at_the_process_limit() {
+fn half_requests_at_process_limit_do_not_block_owner_at_socket() {
     const STRANGERS: usize = 60;
     let limited = Limited::serving();
     until_true("no connection is open", || limited.place.server_threads() < 30);
@@ -292,7 +292,7 @@ fn owner_at_the_socket_is_served_while_strangers_hold_half_requests_at_the_proce
 
 /// Downloads and searches on more connections than there are reserved threads. None of the clients reads its response.
 #[test]
-fn viewers_at_the_process_limit_keep_no_thread_for_downloads_and_searches() {
+fn viewers_at_process_limit_cannot_occupy_reserved_threads() {
     const ASKED: [&str; 3] = ["/api/runs/1/log", "/api/runs/1/log?stream=stdout", "/api/logs?since=0&limit=5000"];
     let mut limited = Limited::new();
     limited.place.set_env("AUTOAPPDEV_READ_TOKEN", READ_TOKEN);
@@ -363,7 +363,7 @@ impl Drop for Over<'_> {
 }
 
 #[test]
-fn server_set_to_stop_the_run_stops_it_at_its_limit_of_processes() {
+fn on_term_stop_works_at_process_limit() {
     let mut limited = Limited::new();
     limited.place.set_env("AUTOAPPDEV_ON_TERM", "stop");
     limited.start_server();

@@ -19,7 +19,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(45);
 const BINARY: &str = env!("CARGO_BIN_EXE_autoappdev");
 
 #[test]
-fn sigterm_ends_the_server_and_the_pipeline_goes_on() {
+fn sigterm_ends_the_server_and_the_pipeline_continues() {
     let mut place = Place::serving("sleep.sh");
     let (code, said) = place.stop_server_and_listen();
     assert_eq!((code, said.as_str()), (0, "autoappdev has stopped; no pipeline was running\n"));
@@ -41,7 +41,7 @@ fn sigterm_ends_the_server_and_the_pipeline_goes_on() {
 }
 
 #[test]
-fn sigterm_under_load_ends_the_server_and_answers_who_waits() {
+fn sigterm_under_load_ends_the_server_and_answers_long_polls() {
     let mut place = Place::serving("count.sh");
     let (pid, _) = place.start();
     let version = place.pipeline()["version"].as_u64().expect("a number");
@@ -104,7 +104,7 @@ fn unread_bytes(port: u16) -> u64 {
 }
 
 #[test]
-fn sigterm_in_the_middle_of_a_stop_leaves_the_rest_to_the_shim() {
+fn sigterm_during_a_stop_lets_the_shim_finish_it() {
     let mut place = Place::serving("stubborn.sh");
     let (pid, run_id) = place.start();
     place.until_line("ready");
@@ -136,7 +136,7 @@ impl Drop for Mute {
 }
 
 #[test]
-fn a_server_whose_words_nobody_takes_serves_acts_and_stops() {
+fn blocked_output_does_not_block_server() {
     let terminal = nix::pty::openpty(None, None).expect("a terminal");
     // As Ctrl-S does.
     nix::sys::termios::tcflow(&terminal.slave, nix::sys::termios::FlowArg::TCOOFF).expect("ours");
@@ -172,7 +172,7 @@ fn port_in_use_is_a_clear_error() {
 }
 
 #[test]
-fn restarts_at_once_on_the_same_port_and_directory() {
+fn server_restarts_at_once_on_same_port_and_directory() {
     let mut place = Place::serving("sleep.sh");
     let (pid, _) = place.start();
     let port = place.port();
@@ -190,7 +190,7 @@ fn restarts_at_once_on_the_same_port_and_directory() {
 }
 
 #[test]
-fn what_a_killed_server_still_holds_is_waited_for() {
+fn server_waits_for_lock_of_killed_server() {
     let mut place = Place::serving("sleep.sh");
     place.kill_server();
     // As in a child that the server had just forked, on a machine that is too busy to reach the child's exec.
@@ -237,7 +237,7 @@ fn server_restarted_from_a_replaced_binary_adopts_the_run() {
 }
 
 #[test]
-fn run_starts_although_the_binary_is_gone() {
+fn run_starts_after_binary_was_removed() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     let binary = place.folder().join("autoappdev");
@@ -294,7 +294,7 @@ fn spoil_pages(path: &Path) {
 }
 
 #[test]
-fn bad_database_is_refused_untouched_and_the_pipeline_goes_on() {
+fn invalid_database_is_refused_untouched_and_pipeline_continues() {
     let mut place = Place::serving("sleep.sh");
     let (pid, _) = place.start();
     place.until_line("ready");
@@ -335,7 +335,7 @@ fn mode(place: &Place, mode: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn migrate_and_check_say_what_they_did() {
+fn migrate_and_check_report_their_results() {
     let none = Place::with_runtime("new/runtime");
     let (code, said) = mode(&none, "check");
     assert!(code == Some(1) && !none.folder().join("new").exists(), "{said}");
@@ -381,7 +381,7 @@ fn migrate_and_check_say_what_they_did() {
 
 #[cfg(not(feature = "faults"))]
 #[test]
-fn a_build_for_everybody_has_no_kill_points() {
+fn normal_build_has_no_kill_points() {
     let binary = fs::read(env!("CARGO_BIN_EXE_autoappdev")).expect("it is there");
     let holds = |text: &str| binary.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(holds("AUTOAPPDEV_PORT"), "this is how a variable's name is found");

@@ -215,17 +215,17 @@ fn operator_acts_under_siege(is_of_many: bool, means: Means) {
 }
 
 #[test]
-fn operator_over_tcp_acts_while_a_viewer_replaces_connections_from_many_addresses() {
+fn operator_acts_while_viewer_replaces_connections_from_many_addresses() {
     operator_acts_under_siege(true, Means::Everything);
 }
 
 #[test]
-fn operator_over_tcp_acts_while_a_viewer_replaces_connections_from_the_same_address() {
+fn operator_acts_while_viewer_replaces_connections_from_same_address() {
     operator_acts_under_siege(false, Means::Everything);
 }
 
 #[test]
-fn operator_over_tcp_acts_while_a_viewer_searches_on_every_connection() {
+fn operator_acts_while_viewer_searches_on_every_connection() {
     operator_acts_under_siege(false, Means::Searches);
 }
 
@@ -257,7 +257,7 @@ fn keep_busy(port: u16, is_over: &AtomicBool, ended: &AtomicUsize) {
 }
 
 #[test]
-fn operator_over_tcp_is_served_while_a_viewer_has_requests_under_way_on_every_connection() {
+fn operator_is_served_while_viewer_keeps_every_connection_busy() {
     let (descriptors, slots) = SERVERS[0];
     let place = place_with(descriptors);
     let (is_over, ended) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -287,7 +287,7 @@ fn viewer_who_queues_requests_gets_its_answers_in_turns_in_a_crowd() {
     for _ in 0..QUEUED {
         wire.try_answer(false).expect("each is answered").ok();
     }
-    // The last one waits for nobody.
+    // There is no wait after the last response.
     let turns = Duration::from_millis(CROWD as u64) * (QUEUED - 1);
     assert!(began.elapsed() >= turns, "{:?}", began.elapsed());
 }

@@ -44,7 +44,7 @@ impl Drop for Starved {
 }
 
 #[test]
-fn a_shim_that_can_not_look_calls_nothing_paused_and_nothing_ended() {
+fn shim_without_descriptors_reports_no_false_pause_or_end() {
     for (containment, left) in [("auto", 0), ("tree", 0), ("tree", 1)] {
         let place = Place::serving_with("sleep.sh", containment);
         let (pid, child, run_id) = place.start_counting_child();
@@ -74,7 +74,7 @@ fn a_shim_that_can_not_look_calls_nothing_paused_and_nothing_ended() {
 }
 
 #[test]
-fn a_shim_that_can_not_look_calls_nothing_resumed_that_stands_still() {
+fn shim_without_descriptors_reports_no_false_resume() {
     for containment in ["auto", "tree"] {
         let place = Place::serving_with("sleep.sh", containment);
         let (_, _, run_id) = place.start_counting_child();
@@ -92,7 +92,7 @@ fn a_shim_that_can_not_look_calls_nothing_resumed_that_stands_still() {
 }
 
 #[test]
-fn a_server_that_can_not_look_calls_nothing_ended_that_lives() {
+fn server_without_descriptors_reports_no_false_end() {
     // When the shim is lost, some descriptors become free. At one of these limits exactly one is free: enough to find a process
     // that has threads, and not enough to inspect each of them.
     for below_lowest in 0..4 {

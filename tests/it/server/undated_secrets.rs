@@ -57,8 +57,8 @@ fn status_of(place: &Place, session: &LogIn) -> u16 {
 }
 
 #[test]
-fn file_system_without_times_and_generations_gets_new_secrets_at_each_start() {
-    let test = "file_system_without_times_and_generations_gets_new_secrets_at_each_start";
+fn secrets_are_replaced_at_each_start_on_file_system_without_times() {
+    let test = "secrets_are_replaced_at_each_start_on_file_system_without_times";
     // This file system numbers its inodes in order, and records nothing else.
     let Some(SmallDisk { mut place, disk: _disk }) = SmallDisk::mounted(&["-t", "ramfs", "-o", "mode=700"], test) else { return };
     ask_for_tokens(&mut place);
@@ -119,7 +119,7 @@ impl Drop for SmallInodes {
 }
 
 #[test]
-fn directory_without_a_time_is_known_by_its_generation() {
+fn directory_without_birth_time_is_identified_by_generation() {
     let folder = tempfile::Builder::new().prefix("autoappdev-disk-").tempdir().expect("a temp folder");
     let Some(disk) = SmallInodes::make(folder.path()) else {
         not_run("no image of an ext4 can be made and mounted here; it takes root and a loop device", "AUTOAPPDEV_REQUIRE_LOOP");

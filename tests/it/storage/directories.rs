@@ -86,7 +86,7 @@ fn directory_replaced_by_a_copy_keeps_the_run_and_its_log() {
 }
 
 #[test]
-fn directory_replaced_by_a_copy_beside_a_paused_run_keeps_it_paused() {
+fn directory_replaced_by_a_copy_keeps_paused_run_paused() {
     let (mut place, pid, run_id) = with_words();
     place.act("pause").ok();
     place.kill_server();
@@ -115,7 +115,7 @@ fn directory_moved_away_and_back_keeps_the_run() {
 }
 
 #[test]
-fn lock_and_socket_recreated_beside_a_live_run_keep_it() {
+fn live_run_survives_replaced_lock_and_removed_socket() {
     let (mut place, pid, run_id) = with_words();
     place.kill_server();
     let lock = place.run_dir(run_id).join("lock");
@@ -132,7 +132,7 @@ fn lock_and_socket_recreated_beside_a_live_run_keep_it() {
 }
 
 #[test]
-fn copy_of_a_runtime_directory_with_a_server_of_its_own_leaves_the_run_alone() {
+fn server_on_copied_runtime_directory_leaves_the_run_alone() {
     let (place, pid, run_id) = with_words();
     let mut other = Place::new();
     copy_all(&place.runtime(), &other.runtime());
@@ -189,7 +189,7 @@ fn removes_the_directory_beside_a_live_run(mut place: Place) {
 }
 
 #[test]
-fn run_writes_only_into_its_own_directory() {
+fn run_writes_only_to_its_own_directory() {
     let (mut place, pid, run_id) = with_words();
     place.kill_server();
     let (aside, own) = (place.folder().join("aside"), place.folder().join("aside/runs").join(run_id.to_string()));
@@ -269,7 +269,7 @@ fn with_namesake(copy: &Path) -> (Place, u32) {
 }
 
 #[test]
-fn old_copy_leaves_a_later_run_with_the_same_number_alone() {
+fn server_on_old_copy_leaves_later_run_with_same_id_alone() {
     let mut other = Place::new();
     let (place, pid) = with_namesake(&other.runtime());
     // Removed as if it were a leftover.
@@ -282,7 +282,7 @@ fn old_copy_leaves_a_later_run_with_the_same_number_alone() {
 }
 
 #[test]
-fn old_copy_put_in_the_place_of_a_later_run_lets_no_other_begin() {
+fn restored_old_copy_does_not_allow_second_run() {
     let copies = tempfile::tempdir().expect("a temp folder");
     let copy = copies.path().join("copy");
     let (mut place, pid) = with_namesake(&copy);

@@ -23,8 +23,8 @@ fn kept(lines: &[String]) -> usize {
 }
 
 #[test]
-fn a_pipeline_that_fills_the_disk_goes_on_and_each_line_is_kept_or_counted() {
-    let Some(small) = serving(4096, "a_pipeline_that_fills_the_disk_goes_on_and_each_line_is_kept_or_counted") else { return };
+fn pipeline_that_fills_the_disk_continues_and_lost_lines_are_counted() {
+    let Some(small) = serving(4096, "pipeline_that_fills_the_disk_continues_and_lost_lines_are_counted") else { return };
     let place = &small.place;
     let printed = 60_000;
     let (pid, run_id) = place.start_with(json!({"script": "talk.sh", "args": [printed.to_string()]}));
@@ -52,8 +52,8 @@ fn a_pipeline_that_fills_the_disk_goes_on_and_each_line_is_kept_or_counted() {
 }
 
 #[test]
-fn a_burst_that_the_disk_takes_half_of_leaves_no_half_lines() {
-    let Some(small) = serving(4096, "a_burst_that_the_disk_takes_half_of_leaves_no_half_lines") else { return };
+fn burst_on_filling_disk_leaves_no_partial_lines() {
+    let Some(small) = serving(4096, "burst_on_filling_disk_leaves_no_partial_lines") else { return };
     let place = &small.place;
     place.script(
         "burst.sh",
@@ -78,8 +78,8 @@ fn a_burst_that_the_disk_takes_half_of_leaves_no_half_lines() {
 }
 
 #[test]
-fn a_run_that_ends_on_a_full_disk_keeps_its_exit_code_and_its_count_of_lost_lines() {
-    let Some(small) = serving(2048, "a_run_that_ends_on_a_full_disk_keeps_its_exit_code_and_its_count_of_lost_lines") else {
+fn run_ending_on_full_disk_keeps_exit_code_and_lost_line_count() {
+    let Some(small) = serving(2048, "run_ending_on_full_disk_keeps_exit_code_and_lost_line_count") else {
         return;
     };
     let place = &small.place;
@@ -108,8 +108,8 @@ const STEPS: &str = "#!/bin/bash\nawait() { while [ ! -e $1 ]; do sleep 0.01; do
                      echo ::progress 90 nearly\nexit 7\n";
 
 #[test]
-fn progress_on_a_full_disk_disturbs_nothing_and_is_stored_once_there_is_room() {
-    let test = "progress_on_a_full_disk_disturbs_nothing_and_is_stored_once_there_is_room";
+fn progress_on_full_disk_is_stored_after_space_is_freed() {
+    let test = "progress_on_full_disk_is_stored_after_space_is_freed";
     let Some(mut small) = serving(2048, test) else { return };
     small.place.script("steps.sh", STEPS);
     let (pid, run_id) = small.place.start_with(json!({"script": "steps.sh"}));
@@ -147,8 +147,8 @@ fn progress_on_a_full_disk_disturbs_nothing_and_is_stored_once_there_is_room() {
 }
 
 #[test]
-fn a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end() {
-    let Some(mut small) = SmallDisk::of_kib(2048, "a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end") else { return };
+fn log_has_no_end_before_its_loss_mark_is_written() {
+    let Some(mut small) = SmallDisk::of_kib(2048, "log_has_no_end_before_its_loss_mark_is_written") else { return };
     // The database is on another disk, so the end is recorded at once, while the log's disk is still full.
     let database = format!("sqlite:{}", small.place.root().join("autoappdev.db").display());
     small.place.set_env("DATABASE_URL", &database);
@@ -207,8 +207,8 @@ fn follow_numbers(lines: &[String]) -> (usize, usize) {
 }
 
 #[test]
-fn each_mark_of_a_loss_stands_where_it_was_and_counts_exactly() {
-    let test = "each_mark_of_a_loss_stands_where_it_was_and_counts_exactly";
+fn loss_marks_have_exact_position_and_count() {
+    let test = "loss_marks_have_exact_position_and_count";
     let Some(mut small) = SmallDisk::of_kib(12 << 10, test) else { return };
     small.place.script(
         "on.sh",
@@ -252,10 +252,10 @@ const FLOOD: &str = "#!/bin/bash\nn=0\nwhile :; do\n  if [ -e more ]; then\n    
                      rm more\n  else sleep 0.002; fi\ndone\n";
 
 #[test]
-fn log_flood_leaves_a_share_of_the_disk_free() {
+fn log_flood_leaves_reserved_disk_space_free() {
     const MIB: u64 = 1 << 20;
     // By default 15 of 100 bytes are kept free, which is 2.4 MiB here.
-    let test = "log_flood_leaves_a_share_of_the_disk_free";
+    let test = "log_flood_leaves_reserved_disk_space_free";
     let Some(mut small) = SmallDisk::of_kib(16 * 1024, test) else { return };
     small.place.set_env("AUTOAPPDEV_DISK_FREE_MB", "");
     small.place.script("flood.sh", FLOOD);
@@ -289,8 +289,8 @@ fn log_flood_leaves_a_share_of_the_disk_free() {
 
 /// An empty file, or one with a header and no tables, is what a full disk leaves of a new database.
 #[test]
-fn database_that_migrate_could_not_complete_on_a_full_disk_is_completed_by_the_next_server() {
-    let test = "database_that_migrate_could_not_complete_on_a_full_disk_is_completed_by_the_next_server";
+fn server_completes_database_that_migrate_left_on_full_disk() {
+    let test = "server_completes_database_that_migrate_left_on_full_disk";
     let Some(SmallDisk { mut place, disk }) = SmallDisk::of_kib(2048, test) else { return };
     for free_kib in [0, 4, 8, 16, 32, 40, 64, 100] {
         disk.fill_but(free_kib << 10);

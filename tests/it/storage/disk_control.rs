@@ -9,8 +9,8 @@ use serde_json::json;
 use super::full_disk::{serving, until_degraded, until_well};
 
 #[test]
-fn a_start_on_a_full_disk_is_refused_and_works_once_there_is_room() {
-    let Some(small) = serving(2048, "a_start_on_a_full_disk_is_refused_and_works_once_there_is_room") else { return };
+fn start_on_full_disk_is_refused_until_space_is_freed() {
+    let Some(small) = serving(2048, "start_on_full_disk_is_refused_until_space_is_freed") else { return };
     let place = &small.place;
     let before = place.footprint();
     small.disk.fill();
@@ -29,8 +29,8 @@ fn a_start_on_a_full_disk_is_refused_and_works_once_there_is_room() {
 
 /// With any small amount of room, the start works or is refused with 507, and what is recorded of it is true.
 #[test]
-fn a_start_with_little_room_tells_the_truth_wherever_the_room_ends() {
-    let Some(mut small) = serving(4096, "a_start_with_little_room_tells_the_truth_wherever_the_room_ends") else { return };
+fn start_with_little_space_is_recorded_correctly_or_refused() {
+    let Some(mut small) = serving(4096, "start_with_little_space_is_recorded_correctly_or_refused") else { return };
     let (mut started, mut unrecorded, mut failed, mut refused) = (0, 0, 0, 0);
     for pages in 0..40 {
         // The database's log is as short as possible, so that the room ends at another point each time.
@@ -80,8 +80,8 @@ fn a_start_with_little_room_tells_the_truth_wherever_the_room_ends() {
 }
 
 #[test]
-fn a_pipeline_is_controlled_on_a_full_disk_and_on_record_once_there_is_room() {
-    let Some(small) = serving(2048, "a_pipeline_is_controlled_on_a_full_disk_and_on_record_once_there_is_room") else { return };
+fn actions_on_full_disk_work_and_are_recorded_later() {
+    let Some(small) = serving(2048, "actions_on_full_disk_work_and_are_recorded_later") else { return };
     let place = &small.place;
     let (pid, run_id) = place.start_with(json!({"script": "tree.sh"}));
     place.until_line("stubborn");
@@ -130,8 +130,8 @@ fn a_pipeline_is_controlled_on_a_full_disk_and_on_record_once_there_is_room() {
 }
 
 #[test]
-fn a_server_killed_and_started_on_a_full_disk_serves_and_controls() {
-    let Some(mut small) = serving(2048, "a_server_killed_and_started_on_a_full_disk_serves_and_controls") else { return };
+fn server_restarted_on_full_disk_serves_and_controls() {
+    let Some(mut small) = serving(2048, "server_restarted_on_full_disk_serves_and_controls") else { return };
     let (pid, run_id) = small.place.start();
     small.disk.fill();
     small.place.restart_server();
@@ -158,8 +158,8 @@ fn a_server_killed_and_started_on_a_full_disk_serves_and_controls() {
 }
 
 #[test]
-fn an_end_that_came_on_a_full_disk_without_a_server_is_recorded_once_there_is_room() {
-    let Some(mut small) = serving(2048, "an_end_that_came_on_a_full_disk_without_a_server_is_recorded_once_there_is_room") else {
+fn end_on_full_disk_without_server_is_recorded_later() {
+    let Some(mut small) = serving(2048, "end_on_full_disk_without_server_is_recorded_later") else {
         return;
     };
     let (pid, run_id) = small.place.start_with(json!({"script": "until-go.sh"}));
@@ -180,8 +180,8 @@ fn an_end_that_came_on_a_full_disk_without_a_server_is_recorded_once_there_is_ro
 }
 
 #[test]
-fn a_shim_killed_on_a_full_disk_loses_the_run_once_there_is_room() {
-    let Some(small) = serving(2048, "a_shim_killed_on_a_full_disk_loses_the_run_once_there_is_room") else { return };
+fn shim_killed_on_full_disk_loses_the_run_after_space_is_freed() {
+    let Some(small) = serving(2048, "shim_killed_on_full_disk_loses_the_run_after_space_is_freed") else { return };
     let place = &small.place;
     let (_, run_id) = place.start_with(json!({"script": "tree.sh"}));
     place.until_line("stubborn");
@@ -199,8 +199,8 @@ fn a_shim_killed_on_a_full_disk_loses_the_run_once_there_is_room() {
 }
 
 #[test]
-fn a_server_that_has_no_room_to_open_its_database_says_so_and_leaves_the_pipeline_alone() {
-    let test = "a_server_that_has_no_room_to_open_its_database_says_so_and_leaves_the_pipeline_alone";
+fn server_without_space_for_database_exits_and_leaves_the_run_alone() {
+    let test = "server_without_space_for_database_exits_and_leaves_the_run_alone";
     let Some(mut small) = serving(2048, test) else { return };
     let (pid, _) = small.place.start();
     // An orderly end removes the database's log and its index, so that both must be created again. If a reader is still open when
@@ -225,9 +225,8 @@ fn a_server_that_has_no_room_to_open_its_database_says_so_and_leaves_the_pipelin
 }
 
 #[test]
-fn a_disk_without_room_for_another_file_is_a_full_disk() {
-    let Some(mut small) = SmallDisk::with("size=8192k,nr_inodes=60", "a_disk_without_room_for_another_file_is_a_full_disk")
-    else {
+fn disk_without_free_inodes_is_a_full_disk() {
+    let Some(mut small) = SmallDisk::with("size=8192k,nr_inodes=60", "disk_without_free_inodes_is_a_full_disk") else {
         return;
     };
     small.place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
@@ -252,8 +251,8 @@ fn a_disk_without_room_for_another_file_is_a_full_disk() {
 }
 
 #[test]
-fn little_free_space_shows_in_health_before_anything_fails() {
-    let Some(small) = serving(4096, "little_free_space_shows_in_health_before_anything_fails") else { return };
+fn health_reports_little_free_space() {
+    let Some(small) = serving(4096, "health_reports_little_free_space") else { return };
     assert_eq!(small.place.degraded(), None);
     small.disk.fill_but(512 * 1024);
     let why = until("health says so", || small.place.degraded());
@@ -263,8 +262,8 @@ fn little_free_space_shows_in_health_before_anything_fails() {
 }
 
 #[test]
-fn a_read_only_folder_is_refused_at_start_in_plain_words() {
-    let Some(small) = SmallDisk::of_kib(2048, "a_read_only_folder_is_refused_at_start_in_plain_words") else { return };
+fn read_only_runtime_directory_is_refused_at_start() {
+    let Some(small) = SmallDisk::of_kib(2048, "read_only_runtime_directory_is_refused_at_start") else { return };
     small.disk.set_read_only(true);
     let said = small.place.refused_server(("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh"));
     assert!(said.contains("Read-only file system") && said.contains("AUTOAPPDEV_RUNTIME_DIR"), "{said}");

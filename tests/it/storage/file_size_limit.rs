@@ -8,7 +8,7 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use crate::support::Place;
 
 #[test]
-fn server_at_its_file_size_limit_answers_and_goes_on_once_it_is_raised() {
+fn server_at_file_size_limit_responds_and_recovers() {
     let place = Place::serving("sleep.sh");
     let pid = Pid::from_raw(place.server_pid().try_into().expect("a pid"));
     let before = getrlimit(Resource::Fsize);
@@ -25,7 +25,7 @@ fn server_at_its_file_size_limit_answers_and_goes_on_once_it_is_raised() {
 }
 
 #[test]
-fn server_and_migrate_that_may_write_no_database_say_so() {
+fn file_size_limit_makes_serve_and_migrate_fail_with_cause() {
     for mode in ["serve", "migrate"] {
         let place = Place::new();
         let mut command = place.command_of(Path::new("bash"));

@@ -80,7 +80,7 @@ impl Failing {
 }
 
 #[test]
-fn a_database_that_cannot_be_written_leaves_the_pipeline_under_control() {
+fn unwritable_database_leaves_the_pipeline_under_control() {
     for (calls, error) in [("ws", EIO), ("s", EIO), ("w", EROFS)] {
         let failing = Failing::serving();
         let place = &failing.place;
@@ -123,7 +123,7 @@ fn a_database_that_cannot_be_written_leaves_the_pipeline_under_control() {
 }
 
 #[test]
-fn a_journal_that_cannot_be_written_says_so_and_is_whole_in_the_end() {
+fn unwritable_journal_degrades_health_and_is_completed_later() {
     for calls in ["w", "s"] {
         let mut failing = Failing::serving();
         let (pid, run_id) = failing.place.start_with(json!({"script": "until-go.sh"}));
@@ -158,7 +158,7 @@ fn a_journal_that_cannot_be_written_says_so_and_is_whole_in_the_end() {
 
 /// The kernel reports a failed sync only once, so the data that may be lost is written again.
 #[test]
-fn a_journal_whose_sync_failed_is_written_once_more() {
+fn journal_is_rewritten_after_failed_sync() {
     let failing = Failing::serving();
     let place = &failing.place;
     failing.fail("s", EIO, "journal.jsonl");
@@ -174,7 +174,7 @@ fn a_journal_whose_sync_failed_is_written_once_more() {
 }
 
 #[test]
-fn a_log_that_cannot_be_written_counts_what_it_loses() {
+fn unwritable_log_counts_lost_lines() {
     let failing = Failing::serving();
     let place = &failing.place;
     place.script("pairs.sh", "#!/bin/bash\nfor n in 1 2 3; do\n  while [ ! -e go$n ]; do sleep 0.01; done\n  printf \"first $n\\nsecond $n\\n\"\n  touch done$n\ndone\nexec sleep 600\n");
@@ -199,7 +199,7 @@ fn a_log_that_cannot_be_written_counts_what_it_loses() {
 
 /// The next run's log begins after the position that is reserved for the mark.
 #[test]
-fn a_log_that_fails_until_after_the_end_still_tells_what_it_lost() {
+fn log_that_fails_beyond_the_end_counts_lost_lines() {
     let failing = Failing::serving();
     let place = &failing.place;
     let (_, run_id) = place.start_with(json!({"script": "until-go.sh"}));
@@ -222,7 +222,7 @@ fn a_log_that_fails_until_after_the_end_still_tells_what_it_lost() {
 }
 
 #[test]
-fn a_pause_file_that_cannot_be_made_or_removed_stops_nothing() {
+fn pause_file_errors_do_not_prevent_pause_or_resume() {
     let failing = Failing::serving();
     let place = &failing.place;
     let (pid, _) = place.start();
@@ -245,7 +245,7 @@ fn a_pause_file_that_cannot_be_made_or_removed_stops_nothing() {
 }
 
 #[test]
-fn a_pause_file_that_outlives_its_run_goes_once_it_can_and_a_later_run_keeps_its_own() {
+fn leftover_pause_file_is_removed_later_unless_next_run_is_paused() {
     let failing = Failing::serving();
     let place = &failing.place;
     for begins_another in [false, true] {
@@ -272,7 +272,7 @@ fn a_pause_file_that_outlives_its_run_goes_once_it_can_and_a_later_run_keeps_its
 }
 
 #[test]
-fn a_spawn_that_failed_is_in_the_journal_before_its_shim_leaves() {
+fn spawn_failure_is_journaled_before_shim_exits() {
     let failing = Failing::serving();
     let place = &failing.place;
     place.script("nobody.sh", "echo a text with an execute bit and nothing that runs it\n");
@@ -288,7 +288,7 @@ fn a_spawn_that_failed_is_in_the_journal_before_its_shim_leaves() {
 }
 
 #[test]
-fn a_disk_that_turns_read_only_leaves_the_pipeline_under_control() {
+fn read_only_disk_leaves_the_pipeline_under_control() {
     let failing = Failing::serving();
     let place = &failing.place;
     let (pid, run_id) = place.start();
@@ -319,7 +319,7 @@ fn a_disk_that_turns_read_only_leaves_the_pipeline_under_control() {
 }
 
 #[test]
-fn a_run_directory_that_cannot_be_made_or_begun_fails_the_run_with_its_reason() {
+fn run_directory_errors_fail_the_run_with_reason() {
     let failing = Failing::serving();
     let place = &failing.place;
     for part in ["/runs", "/lock", "shim.log", "/log", "journal.jsonl"] {
@@ -341,7 +341,7 @@ fn a_run_directory_that_cannot_be_made_or_begun_fails_the_run_with_its_reason() 
 }
 
 #[test]
-fn a_server_serves_although_it_cannot_say_where() {
+fn server_serves_without_writable_server_json() {
     let mut failing = Failing::new();
     failing.fail("w", EIO, "server.json");
     failing.place.start_server();
@@ -357,7 +357,7 @@ fn a_server_serves_although_it_cannot_say_where() {
 /// The watchdog is for a server that hangs. A disk that takes longer for a sync than the watchdog waits is not the server's
 /// fault.
 #[test]
-fn watchdog_is_fed_while_a_sync_takes_longer_than_the_watchdog_waits() {
+fn watchdog_is_notified_during_long_sync() {
     let mut failing = Failing::new();
     let path = failing.place.folder().join("notify.sock");
     let manager = UnixDatagram::bind(&path).expect("binds");
@@ -387,7 +387,7 @@ fn watchdog_is_fed_while_a_sync_takes_longer_than_the_watchdog_waits() {
 }
 
 #[test]
-fn action_with_a_key_does_not_wait_for_a_slow_disk() {
+fn action_with_key_acts_before_slow_sync_completes() {
     let failing = Failing::serving();
     let place = &failing.place;
     let (pid, _) = place.start();

@@ -301,38 +301,38 @@ fn boot_among(kind: Kind, place: &Place, aside: &Path, names: &[&str]) {
 }
 
 #[test]
-fn boot_among_pipes_waits_for_nobody() {
+fn boot_does_not_block_on_pipes() {
     boots_among(Kind::Pipe);
 }
 
 #[test]
-fn boot_among_links_to_an_endless_file_reads_none() {
+fn boot_does_not_read_linked_endless_files() {
     boots_among(Kind::Endless);
 }
 
 #[test]
-fn boot_among_links_to_another_file_follows_none() {
+fn boot_does_not_follow_links() {
     boots_among(Kind::Foreign);
 }
 
 #[test]
-fn boot_among_folders_reads_none() {
+fn boot_ignores_folders_in_place_of_files() {
     boots_among(Kind::Folder);
 }
 
 #[test]
-fn boot_among_sockets_connects_to_none() {
+fn boot_does_not_connect_to_sockets_in_place_of_files() {
     boots_among(Kind::Socket);
 }
 
 #[test]
-fn boot_among_huge_holes_reads_none_to_its_end() {
+fn boot_does_not_read_huge_sparse_files() {
     boots_among(Kind::Hole);
 }
 
 /// The file is replaced in the middle of a run, while the server and the shim use it.
 #[test]
-fn odd_file_in_a_live_run_keeps_nobody() {
+fn odd_file_does_not_block_live_run() {
     for kind in [Kind::Pipe, Kind::Endless, Kind::Foreign, Kind::Folder, Kind::Socket, Kind::Hole] {
         let place = place_to_run();
         let foreign = place.folder().join("foreign");
@@ -380,7 +380,7 @@ fn odd_file_in_a_live_run_keeps_nobody() {
 }
 
 #[test]
-fn odd_file_in_place_of_the_database_of_a_live_server_is_neither_opened_nor_followed() {
+fn odd_file_in_place_of_live_database_is_neither_opened_nor_followed() {
     for kind in [Kind::Pipe, Kind::Endless, Kind::Foreign, Kind::Folder, Kind::Socket, Kind::Hole] {
         let place = place_to_run();
         let [foreign, aside] = ["foreign", "aside"].map(|name| place.folder().join(name));

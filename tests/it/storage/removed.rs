@@ -31,7 +31,7 @@ fn with_numbers() -> (Place, u32, i64) {
 }
 
 #[test]
-fn run_directory_removed_while_it_runs_leaves_the_run_under_control() {
+fn removed_run_directory_leaves_live_run_under_control() {
     let (place, pid, run_id) = with_numbers();
     fs::remove_dir_all(place.run_dir(run_id)).expect("removes");
     place.act("pause").ok();
@@ -54,7 +54,7 @@ fn run_directory_removed_while_it_runs_leaves_the_run_under_control() {
 }
 
 #[test]
-fn log_folder_removed_while_it_runs_loses_what_was_in_it_and_no_more() {
+fn removed_log_folder_is_recreated_and_logging_continues() {
     let (place, _, run_id) = with_numbers();
     fs::remove_dir_all(place.run_dir(run_id).join("log")).expect("removes");
     say(&place, 1);
@@ -71,7 +71,7 @@ fn log_folder_removed_while_it_runs_loses_what_was_in_it_and_no_more() {
 
 /// The kernel's notifications about growth were for a folder that no longer exists.
 #[test]
-fn who_follows_a_log_whose_folder_was_removed_sees_each_line_as_it_comes() {
+fn followers_of_recreated_log_folder_get_lines_at_once() {
     let place = Place::serving("sleep.sh");
     place.script("ticks.sh", "#!/bin/bash\nwhile :; do echo tick; sleep 0.05; done\n");
     let (_, run_id) = place.start_with(json!({"script": "ticks.sh"}));
@@ -102,7 +102,7 @@ fn who_follows_a_log_whose_folder_was_removed_sees_each_line_as_it_comes() {
 }
 
 #[test]
-fn runtime_directory_removed_while_it_runs_is_no_reason_to_lie() {
+fn removed_runtime_directory_keeps_reports_correct() {
     let (place, pid, run_id) = with_numbers();
     let aside = place.folder().join("aside");
     fs::rename(place.runtime(), &aside).expect("moves");
@@ -134,8 +134,8 @@ fn runtime_directory_removed_while_it_runs_is_no_reason_to_lie() {
 
 /// Nothing is renamed or linked from one file system to another, and a link works like its target.
 #[test]
-fn a_runtime_directory_on_another_disk_by_way_of_a_link_is_as_good_as_any() {
-    let test = "a_runtime_directory_on_another_disk_by_way_of_a_link_is_as_good_as_any";
+fn linked_runtime_directory_on_another_disk_works() {
+    let test = "linked_runtime_directory_on_another_disk_works";
     let Some(SmallDisk { place: there, disk }) = SmallDisk::of_kib(8192, test) else { return };
     let mut place = Place::new();
     fs::create_dir(there.runtime()).expect("creates");
@@ -198,7 +198,7 @@ fn server_recreates_its_info_and_lock_files() {
 /// A program that cleans up temporary files takes the socket for a leftover. The accepting thread waits for clients of the socket
 /// that it has open.
 #[test]
-fn server_recreates_its_unix_socket_and_serves_there() {
+fn server_recreates_its_unix_socket() {
     let mut place = Place::serving("sleep.sh");
     let path = place.runtime().join("server.sock");
     let ask = || {
@@ -228,7 +228,7 @@ fn server_recreates_its_unix_socket_and_serves_there() {
 }
 
 #[test]
-fn health_reports_a_replaced_database() {
+fn health_reports_database_replaced_by_copy() {
     let place = Place::serving("sleep.sh");
     let (away, copy) = (place.runtime().join("away.db"), place.runtime().join("copy.db"));
     fs::copy(place.database(), &copy).expect("copies");
@@ -259,7 +259,7 @@ fn removed_token_file_is_reported_and_not_recreated() {
 }
 
 #[test]
-fn server_writes_nothing_into_a_directory_that_replaced_its_own() {
+fn server_writes_nothing_into_replaced_runtime_directory() {
     let place = Place::serving("sleep.sh");
     let aside = place.folder().join("aside");
     fs::rename(place.runtime(), &aside).expect("moves");
@@ -273,7 +273,7 @@ fn server_writes_nothing_into_a_directory_that_replaced_its_own() {
 
 /// The server's log continues in its own directory, including the file that follows a full one.
 #[test]
-fn full_log_is_followed_by_another_in_the_servers_own_directory() {
+fn server_log_rotates_in_its_own_directory() {
     const FULL_BYTES: usize = 1024 * 1024;
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "exit.sh");

@@ -103,7 +103,7 @@ fn run_ids(place: &Place) -> Vec<i64> {
 }
 
 #[test]
-fn only_so_many_runs_are_kept_rows_and_folders() {
+fn old_runs_beyond_limit_are_removed() {
     let mut place = place(&[("AUTOAPPDEV_RUNS_KEEP", "3")]);
     place.start_server();
     for n in 1..=7 {
@@ -131,7 +131,7 @@ fn only_so_many_runs_are_kept_rows_and_folders() {
 }
 
 #[test]
-fn what_has_ended_too_long_ago_goes_but_never_the_latest() {
+fn expired_runs_are_removed_except_latest() {
     let mut place = place(&[]);
     place.start_server();
     for _ in 0..3 {
@@ -160,7 +160,7 @@ fn what_has_ended_too_long_ago_goes_but_never_the_latest() {
 }
 
 #[test]
-fn a_run_that_is_not_over_is_not_touched() {
+fn unfinished_runs_and_foreign_directories_are_not_removed() {
     let mut place = place(&[("AUTOAPPDEV_RUNS_KEEP", "1")]);
     place.start_server();
     say(&place, 1, 2);
@@ -195,7 +195,7 @@ fn a_run_that_is_not_over_is_not_touched() {
 }
 
 #[test]
-fn all_logs_together_stay_within_their_limit_and_say_what_is_gone() {
+fn total_log_limit_removes_oldest_and_reports_missing_bytes() {
     let mut place =
         place(&[("AUTOAPPDEV_LOG_SEGMENT_MB", "1"), ("AUTOAPPDEV_LOG_RUN_MB", "3"), ("AUTOAPPDEV_LOG_TOTAL_MB", "3")]);
     // Lines that compress badly: six runs of about 2 MiB, packed to 1.5 MiB.
@@ -224,7 +224,7 @@ fn all_logs_together_stay_within_their_limit_and_say_what_is_gone() {
 }
 
 #[test]
-fn a_million_lines_come_back_byte_for_byte_through_three_killed_servers() {
+fn million_lines_are_read_unchanged_across_server_kills() {
     let mut place = place(&[("AUTOAPPDEV_LOG_SEGMENT_MB", "4")]);
     let total = 1_000_000;
     place.start_server();
@@ -282,7 +282,7 @@ fn a_million_lines_come_back_byte_for_byte_through_three_killed_servers() {
 }
 
 #[test]
-fn a_live_run_is_packed_behind_its_newest_segment_and_bounded_by_what_is_on_the_disk() {
+fn live_run_log_is_compressed_except_newest_segment_and_limited() {
     let mut place = place(&[("AUTOAPPDEV_LOG_SEGMENT_MB", "1"), ("AUTOAPPDEV_LOG_RUN_MB", "3")]);
     place.script("say.sh", &format!("{SAY}touch said\nexec sleep 600\n"));
     place.start_server();
@@ -308,8 +308,8 @@ fn a_live_run_is_packed_behind_its_newest_segment_and_bounded_by_what_is_on_the_
 
 /// A container image can contain runs in a lower layer, from which no directory can be moved.
 #[test]
-fn old_runs_of_a_lower_layer_are_removed_and_one_that_cannot_be_is_reported_once() {
-    let test = "old_runs_of_a_lower_layer_are_removed_and_one_that_cannot_be_is_reported_once";
+fn old_runs_in_overlay_lower_layer_are_removed() {
+    let test = "old_runs_in_overlay_lower_layer_are_removed";
     let Some(SmallDisk { mut place, disk }) = SmallDisk::with("size=64m", test) else { return };
     place.script("say.sh", SAY);
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "say.sh");

@@ -7,7 +7,7 @@ fn told(steps: &[CheckStep]) -> Vec<(&'static str, bool)> {
 }
 
 #[test]
-fn a_check_of_a_good_file_changes_nothing_even_beside_a_live_server() {
+fn check_of_good_database_changes_nothing_beside_live_server() {
     let folder = filled();
     let path = folder.path().join(NAME);
     let good = [("file", true), ("schema", true), ("integrity", true), ("foreign keys", true), ("write", true)];
@@ -25,7 +25,7 @@ fn a_check_of_a_good_file_changes_nothing_even_beside_a_live_server() {
 }
 
 #[test]
-fn a_check_makes_no_database_and_migrates_none() {
+fn check_creates_and_migrates_no_database() {
     let empty = folder();
     let error = check(&empty.path().join(NAME)).expect_err("there is nothing");
     assert!(matches!(error.kind, StoreErrorKind::Missing), "{error}");
@@ -44,7 +44,7 @@ fn a_check_makes_no_database_and_migrates_none() {
 /// The tables' expressions fail when they are evaluated, because their values are too large. Other expressions would take hours
 /// without an error.
 #[test]
-fn a_check_evaluates_no_expression_of_a_table_that_is_not_ours() {
+fn check_evaluates_no_expression_of_foreign_tables() {
     for table in [
         "CREATE TABLE extra (a CHECK (length(hex(zeroblob(a))) > 0))",
         "CREATE TABLE extra (a, b AS (hex(zeroblob(a))) REFERENCES extra (a))",
@@ -65,7 +65,7 @@ fn a_check_evaluates_no_expression_of_a_table_that_is_not_ours() {
 }
 
 #[test]
-fn a_check_tells_what_opening_overlooks() {
+fn check_reports_what_opening_overlooks() {
     for (sql, step) in [
         ("CREATE TRIGGER extra AFTER UPDATE ON pipeline_state BEGIN SELECT 1; END", "schema"),
         ("CREATE VIEW extra AS SELECT 1", "schema"),
@@ -82,7 +82,7 @@ fn a_check_tells_what_opening_overlooks() {
 }
 
 #[test]
-fn check_of_a_database_without_a_next_run_id_says_so() {
+fn check_reports_exhausted_run_ids() {
     // The highest id is left but is never given to a run; or no id is left.
     let noted =
         [i64::MAX - 1, i64::MAX].map(|latest| format!("UPDATE sqlite_sequence SET seq = {latest} WHERE name = 'pipeline_runs'"));

@@ -4,7 +4,7 @@ use super::*;
 use crate::store::{Begun, KeyedRequest, RequestKey};
 
 #[test]
-fn database_with_tables_or_indexes_that_are_not_ours_is_refused() {
+fn database_with_foreign_tables_or_indexes_is_refused() {
     let redefined = |old: &str, new: &str| {
         format!(
             "PRAGMA writable_schema = 1;
@@ -51,7 +51,7 @@ fn database_with_tables_or_indexes_that_are_not_ours_is_refused() {
 }
 
 #[test]
-fn a_migration_without_its_line_in_the_history_is_undone() {
+fn migration_without_history_entry_is_rolled_back() {
     let folder = made_by(
         "CREATE TABLE refinery_schema_history(
              version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255));
@@ -122,7 +122,7 @@ fn older_schema_is_migrated_with_its_data() {
 }
 
 #[test]
-fn migration_that_fails_leaves_the_older_schema_as_it_was() {
+fn failed_migration_leaves_older_schema_unchanged() {
     let folder = filled();
     let path = folder.path().join(NAME);
     let rows = || Store::open(&path).and_then(|opened| opened.store.row()).expect("it opens");
@@ -159,7 +159,7 @@ fn database_of_a_development_version_is_refused_with_advice() {
 
 /// Only a writer can check a file with a rollback journal, because it plays the journal back first.
 #[test]
-fn file_that_is_refused_after_a_rollback_is_not_said_to_be_untouched() {
+fn refusal_after_rollback_reports_that_the_file_changed() {
     // Evaluating an expression of this index would cause another error.
     let living = changed(
         "PRAGMA journal_mode = DELETE; CREATE TABLE kept AS SELECT * FROM sessions;

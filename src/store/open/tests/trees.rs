@@ -134,7 +134,7 @@ fn database_with_endless_sessions_keys_or_an_endless_history_is_refused() {
 }
 
 #[test]
-fn endless_runs_and_events_are_errors() {
+fn endless_run_and_event_tables_are_reported_as_errors() {
     for table in ["pipeline_runs", "pipeline_events"] {
         let folder = with_multiplied(table);
         let path = folder.path().join(NAME);
@@ -161,7 +161,7 @@ fn endless_runs_and_events_are_errors() {
 }
 
 #[test]
-fn live_runs_are_not_counted_to_an_endless_end() {
+fn live_run_lookup_ends_on_an_endless_index() {
     let folder = folder();
     let path = folder.path().join(NAME);
     let mut store = Store::open(&path).expect("a new database").store;
@@ -182,7 +182,7 @@ fn live_runs_are_not_counted_to_an_endless_end() {
 
 /// An index counts the rows, and their texts are read from the table.
 #[test]
-fn runs_are_not_counted_or_searched_to_an_endless_end() {
+fn run_count_and_search_end_on_endless_trees() {
     for (endless, all, searched_all) in [("pipeline_runs", 1, false), ("pipeline_runs_by_status", RUNS_COUNTED_MAX, true)] {
         let folder = with_multiplied(endless);
         let path = folder.path().join(NAME);

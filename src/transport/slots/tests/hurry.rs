@@ -23,7 +23,7 @@ fn crowd(viewers: usize, since: Instant) -> [usize; 2] {
 }
 
 #[test]
-fn only_connections_of_others_than_operators_are_hurried_and_only_while_few_slots_are_left() {
+fn only_viewer_connections_are_hurried_when_slots_are_few() {
     let limit = FROM_ONE_ADDRESS_MAX;
     // The operators have more than their share, so none of their connections is kept for them.
     let most = limit - limit / KEPT_IN - limit / SPARE_IN;
@@ -42,7 +42,7 @@ fn only_connections_of_others_than_operators_are_hurried_and_only_while_few_slot
 /// While only polls of clients other than operators have the slots, one slot becomes free soon, even though none of them can give
 /// way at this moment.
 #[test]
-fn new_connection_waits_for_hurried_ones_and_not_for_operators() {
+fn new_connection_waits_for_viewer_polls_but_not_operators() {
     for is_operator in [false, true] {
         let slots = Arc::<Slots>::default();
         let mut crowd = Vec::new();

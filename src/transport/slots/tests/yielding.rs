@@ -59,7 +59,7 @@ fn served<T>(sent: &[u8], gives_way: bool, act: impl FnOnce(&Slot, UnixStream) -
 }
 
 #[test]
-fn connection_yields_while_it_discards_what_follows_its_last_answer() {
+fn connection_yields_while_discarding_input_after_last_response() {
     let ((answer, doing), _) = served(REQUEST, false, |slot, mut client| {
         let mut answer = String::new();
         // The response ends when the connection begins to discard.
@@ -70,7 +70,7 @@ fn connection_yields_while_it_discards_what_follows_its_last_answer() {
 }
 
 #[test]
-fn connection_that_gives_way_discards_only_a_little_of_what_has_come() {
+fn yielding_connection_discards_only_limited_input() {
     let sent = [REQUEST, &vec![b'x'; 4 * SMALL_BODY_BYTES]].concat();
     let (answer, unread) = served(&sent, true, |_, mut client| {
         let mut answer = String::new();
@@ -81,7 +81,7 @@ fn connection_that_gives_way_discards_only_a_little_of_what_has_come() {
 }
 
 #[test]
-fn body_that_needs_memory_gets_that_of_one_whose_client_is_waited_for() {
+fn body_needing_memory_takes_it_from_a_waiting_body() {
     // On a slow machine, its time can be over first.
     let gets_it = || {
         let slots = Arc::<Slots>::default();
@@ -102,7 +102,7 @@ fn body_that_needs_memory_gets_that_of_one_whose_client_is_waited_for() {
 /// Cookies of other servers can make a head as long as a megabyte. While others wait for a slot, such a head is read only from
 /// operators.
 #[test]
-fn head_that_cookies_make_long_is_read_only_while_its_slot_is_not_wanted() {
+fn head_with_long_cookies_is_read_unless_slot_is_wanted() {
     let cookie = format!("Cookie: others={}", "x".repeat(2 * HEAD_BYTES_MAX));
     let beginning = [b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", cookie.as_bytes()].concat();
     for (is_wanted, is_operator, is_short, answer) in [
