@@ -7,10 +7,10 @@
 mod condition;
 mod exit;
 mod killed;
-mod lack;
 mod origin;
 mod outcome;
 mod progress;
+mod shortage;
 mod status;
 mod usage;
 pub(crate) mod words;
@@ -23,14 +23,14 @@ use crate::clock::Timestamp;
 
 pub use condition::{Condition, ConditionCode, Conditions};
 pub use exit::{Exit, signal_name};
-pub use killed::{Killed, KilledProcess, told_of_oom_kills};
-pub use lack::Lack;
+pub use killed::{Killed, KilledProcess, describe_oom_kills};
 pub use origin::{Origin, Peer, Role};
 pub use outcome::{Ending, Outcome, OutcomeKind, took_ms, usual_ms};
 pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};
+pub use shortage::Shortage;
 pub use status::RunStatus;
 pub use usage::{CpuPercent, Usage, UsageSample};
-pub use words::UnknownWord;
+pub use words::UnknownText;
 pub(crate) use words::words;
 
 words! {
@@ -152,7 +152,7 @@ pub enum Fact {
         error: String,
         /// The resource whose shortage is the cause, if any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        lack: Option<Lack>,
+        lack: Option<Shortage>,
     },
     /// A fact written by a newer shim. It is kept in the history and changes nothing here.
     #[serde(other)]

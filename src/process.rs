@@ -8,7 +8,6 @@ mod by_arguments;
 mod carriers;
 mod cgroup;
 mod children;
-mod lack;
 mod lock_holders;
 mod memory;
 mod own;
@@ -16,6 +15,7 @@ mod owner;
 mod pages;
 mod paths;
 mod proc_mount;
+mod shortage;
 mod signal;
 mod spawn;
 mod stat;
@@ -28,16 +28,17 @@ pub use by_arguments::{is_shim, with_arguments};
 pub use carriers::{CarrierSearch, environment_entry};
 pub use cgroup::{Cgroup, has_thawed};
 pub use children::{has_living_child, peek_exit, reap, reap_all_but, usage_of_children, wait_for_end, was_continued};
-pub use lack::{advice_for, explain_lack, is_disk_full, is_shortage, lack_of};
 pub use lock_holders::{is_locked_by_other_user, lock_holders};
-pub use memory::give_back_what_is_long;
+pub use memory::return_large_allocations;
 pub use own::{
-    UNKNOWN_BOOT, adopt_orphans, begin_session, boot_id, forgo_core_dumps, is_ignored, survive_file_size_limit, unblock_signals,
+    UNKNOWN_BOOT, become_subreaper, begin_session, boot_id, disable_core_dumps, is_ignored, survive_file_size_limit,
+    unblock_signals,
 };
 pub use owner::other_user_of;
-pub use pages::let_go_of_unchanged_pages;
+pub use pages::release_clean_pages;
 pub use paths::has_our_paths;
 pub use proc_mount::check_proc;
+pub use shortage::{explain_shortage, is_disk_full, is_shortage, shortage_advice, shortage_of};
 pub use signal::{signal, signal_child};
 pub use spawn::{Launch, spawn_in_session};
 pub use stat::{Identity, ProcState, Stat, read_stat};

@@ -27,7 +27,7 @@ const PATH_BYTES_MAX: usize = 4095;
 const PART_BYTES_MAX: usize = 255;
 
 /// The number of words, in a name and its arguments, among which to look for the script that was probably meant.
-const MEANT_WORDS_MAX: usize = 8;
+const SUGGESTION_WORDS_MAX: usize = 8;
 
 /// Arguments are repeated in the advice if they are shorter than this, all together.
 const SHOWN_ARGS_BYTES_MAX: usize = 200;
@@ -75,9 +75,9 @@ pub fn find_script(root: &Path, name: &str, args: &[String]) -> Result<PathBuf, 
     const WHAT: &str = "script";
     let path = match resolve(root, WHAT, name)? {
         Place::Inside(path) => path,
-        Place::Outside => return Err(outside(WHAT, name, what_was_meant(root, name, args).as_deref())),
+        Place::Outside => return Err(outside(WHAT, name, suggest_command(root, name, args).as_deref())),
         Place::Nowhere => {
-            let hint = what_was_meant(root, name, args);
+            let hint = suggest_command(root, name, args);
             let hint = hint.as_deref().unwrap_or("names are relative to it (AUTOAPPDEV_PIPELINE_CWD)");
             return Err(ScriptError::NotFound(format!("there is no script {name:?} in the pipeline's root; {hint}")));
         }
@@ -117,13 +117,13 @@ pub fn list_scripts(root: &Path, wanted: &Wanted<'_>) -> Result<Listing, ScriptE
 }
 
 /// Returns the command that was probably meant: the name may contain a script and its arguments, or a script's interpreter.
-fn what_was_meant(root: &Path, name: &str, args: &[String]) -> Option<String> {
+fn suggest_command(root: &Path, name: &str, args: &[String]) -> Option<String> {
     let is_script = |word: &str| matches!(resolve(root, "script", word), Ok(Place::Inside(path)) if path.is_file());
     let mut words: Vec<&str> = name.split_ascii_whitespace().collect();
     let has_arguments = words.len() > 1;
     words.extend(args.iter().map(String::as_str));
     // Finds the first word that is a script. A word that looks like an option of an interpreter is skipped.
-    let at = words.iter().take(MEANT_WORDS_MAX).position(|word| !word.starts_with('-') && is_script(word))?;
+    let at = words.iter().take(SUGGESTION_WORDS_MAX).position(|word| !word.starts_with('-') && is_script(word))?;
     let (script, rest) = (words[at], &words[at + 1..]);
     let rest = rest.strip_prefix(&["--"]).unwrap_or(rest);
     let mut command = format!("autoappdev start {}", quoted(script));

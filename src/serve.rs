@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 
-use self::ending::{Alarm, ENDED, Rung, StopsRun, unless_told_to_end};
+use self::ending::{Alarm, ENDED, StopsRun, WakeReason, unless_told_to_end};
 use self::listening::{listen, listen_on_socket};
 use self::ownership::{OwnDatabase, own, own_database};
 use crate::clock::{Clock, SystemClock};
@@ -35,11 +35,11 @@ use crate::process;
 use crate::real_path::real_path;
 use crate::retention::{self, Retention};
 use crate::run_dir::Runs;
-use crate::runtime_dir::{GIT_IGNORE, Prover, Secret, Secrets, ServerInfo, keep_out_of_git, new_identity};
+use crate::runtime_dir::{GIT_IGNORE, Prover, Secret, Secrets, ServerInfo, new_identity, write_git_ignore};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Settings, Supervisor};
-use crate::transport::{Entrance, Listener, Server};
+use crate::transport::{Binding, Listener, Server};
 use crate::web::{App, Authenticator, Guard, KeysInUse, ResponseBudget, Trust};
 
 /// How many times longer the supervisor may wait for the disk than for anything else before the watchdog considers it hung.
@@ -52,13 +52,13 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     // The parent may wait for the other end of a descriptor that it left open. A shim lives longer than the server and must not
     // keep it open.
     close_fds::set_fds_cloexec(3, &[]);
-    process::give_back_what_is_long();
+    process::return_large_allocations();
     // The default hook would block until stderr is read.
     std::panic::set_hook(Box::new(|panic| format!("{panic}\n{}", Backtrace::capture()).lines().for_each(console::complain)));
     process::unblock_signals().context("cannot unblock signals")?;
     process::survive_file_size_limit().context("cannot catch SIGXFSZ")?;
     // The server's memory holds the tokens. The shims inherit this limit and give their pipelines the server's original one.
-    let core_bytes_max = process::forgo_core_dumps().context("cannot turn off core dumps")?;
+    let core_bytes_max = process::disable_core_dumps().context("cannot turn off core dumps")?;
     // The checks that fail most often come before any file is created. Each start of a run resolves the root again, because it
     // may be a link.
     process::check_proc().context("cannot serve")?;
@@ -111,7 +111,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
     }
-    if let Err(error) = keep_out_of_git(runtime_dir) {
+    if let Err(error) = write_git_ignore(runtime_dir) {
         ::log::warn!("cannot write .gitignore in the runtime directory: {error}; exclude that directory from git yourself");
     }
     // A listener that other machines can reach, or a token in the settings, makes every TCP listener require the token.
@@ -223,7 +223,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     };
     let own_sockets: Vec<_> = listeners.iter().filter_map(Listener::own_socket).collect();
     let entrances =
-        listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.reach())), listener }).collect();
+        listeners.into_iter().map(|listener| Binding { handler: Arc::new(app(listener.reach())), listener }).collect();
     let server = Server::start(entrances);
     // If it failed after it had accepted a client, the record of a run that the client started stays.
     if server.is_ok() || supervisor.handle().watch().get().snapshot.run_id.is_some() {
@@ -269,12 +269,12 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         move |limit| probe.is_answered(limit / 2) && life_cycle.is_alive(limit / 2, limit * STORAGE_LIMITS)
     })
     .map_err(cannot("start a thread for the watchdog"))?;
-    service_manager::tell_ready(&format!("listening on {}", ways.sentence()));
+    service_manager::notify_ready(&format!("listening on {}", ways.sentence()));
 
     let woken_by = alarm.wait(None);
-    service_manager::tell_stopping();
+    service_manager::notify_stopping();
     let stopped = match (woken_by, stops_run) {
-        (Rung::Signal, Some(stops)) => stops.stop(&alarm, &supervisor.handle(), runtime_dir),
+        (WakeReason::Signal, Some(stops)) => stops.stop(&alarm, &supervisor.handle(), runtime_dir),
         _ => None,
     };
     drop(watchdog);
@@ -299,5 +299,5 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
 
 /// Describes an operation that failed for lack of a thread or a descriptor, and the remedy.
 fn cannot(what: &str) -> impl FnOnce(io::Error) -> anyhow::Error + '_ {
-    move |error| anyhow!("cannot {}", process::explain_lack(what, &error))
+    move |error| anyhow!("cannot {}", process::explain_shortage(what, &error))
 }

@@ -21,16 +21,16 @@ const WATCHDOG_MIN: Duration = Duration::from_millis(100);
 const REST_MAX: Duration = Duration::from_millis(500);
 
 /// The longest wait for a service manager that does not receive. A busy one still learns that the server is ready.
-const TELL_LIMIT: Duration = Duration::from_secs(2);
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reports that the server answers requests. Line breaks in `status`, such as from a path, are escaped, because they would begin
 /// another assignment.
-pub fn tell_ready(status: &str) {
+pub fn notify_ready(status: &str) {
     tell(&format!("READY=1\nSTATUS={}", printable(status)));
 }
 
 /// Reports that the server has begun to stop.
-pub fn tell_stopping() {
+pub fn notify_stopping() {
     tell("STOPPING=1");
 }
 
@@ -43,7 +43,7 @@ fn tell(what: &str) {
     let told = address.and_then(|address| {
         let socket = UnixDatagram::unbound()?;
         // `send(2)` waits while the receiver's queue is full.
-        socket.set_write_timeout(Some(TELL_LIMIT))?;
+        socket.set_write_timeout(Some(NOTIFY_TIMEOUT))?;
         socket.send_to_addr(what.as_bytes(), &address)
     });
     // The service manager notices the same by itself: a process has ended, or a watchdog was not notified.

@@ -191,7 +191,7 @@ pub struct Status {
 
 /// The latest run as the client of an action saw it. The action is performed only if that run is still the latest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IfRun {
+pub enum ExpectedRun {
     /// Any run: the key is absent.
     #[default]
     Any,
@@ -199,14 +199,14 @@ pub enum IfRun {
     Is(Option<i64>),
 }
 
-impl IfRun {
+impl ExpectedRun {
     /// Returns whether the action is meant for any run.
     fn is_any(&self) -> bool {
         *self == Self::Any
     }
 }
 
-impl Serialize for IfRun {
+impl Serialize for ExpectedRun {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Any => serializer.serialize_none(),
@@ -215,7 +215,7 @@ impl Serialize for IfRun {
     }
 }
 
-impl<'de> Deserialize<'de> for IfRun {
+impl<'de> Deserialize<'de> for ExpectedRun {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Option::deserialize(deserializer).map(Self::Is)
     }
@@ -249,8 +249,8 @@ pub struct StartRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub again: Option<i64>,
     /// The run that the start is meant to follow.
-    #[serde(skip_serializing_if = "IfRun::is_any")]
-    pub if_run_id: IfRun,
+    #[serde(skip_serializing_if = "ExpectedRun::is_any")]
+    pub if_run_id: ExpectedRun,
 }
 
 /// The body of a stop.
@@ -261,8 +261,8 @@ pub struct StopRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_s: Option<f64>,
     /// The run that the client means to stop.
-    #[serde(skip_serializing_if = "IfRun::is_any")]
-    pub if_run_id: IfRun,
+    #[serde(skip_serializing_if = "ExpectedRun::is_any")]
+    pub if_run_id: ExpectedRun,
 }
 
 /// The body of a pause or a resume.
@@ -270,8 +270,8 @@ pub struct StopRequest {
 #[serde(default, deny_unknown_fields)]
 pub struct ActionRequest {
     /// The run that the client means.
-    #[serde(skip_serializing_if = "IfRun::is_any")]
-    pub if_run_id: IfRun,
+    #[serde(skip_serializing_if = "ExpectedRun::is_any")]
+    pub if_run_id: ExpectedRun,
 }
 
 /// The body of a request that takes no keys.

@@ -105,7 +105,7 @@ pub struct RunCounts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunResponse {
     /// The run.
-    pub run: WholeRun,
+    pub run: RunDetails,
 }
 
 words! {
@@ -144,7 +144,7 @@ pub struct RunStart {
 
 /// A run with everything that is known about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WholeRun {
+pub struct RunDetails {
     /// The run as it appears in the list of runs.
     #[serde(flatten)]
     pub run: Run,

@@ -70,7 +70,7 @@ pub struct VersionResponse {
 
 /// The part of the response that identifies a server to a client of any version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Introduction {
+pub struct ServerIdentity {
     /// The identity of the server.
     pub server: Server,
 }

@@ -99,7 +99,7 @@ pub(super) struct Cli {
 
 impl Cli {
     /// Returns a given flag that the command does not use, and the command's name.
-    pub(super) fn useless_flag(&self) -> Option<(&'static str, &'static str)> {
+    pub(super) fn unused_flag(&self) -> Option<(&'static str, &'static str)> {
         let flag = |is_typed: bool, name| is_typed.then_some(name);
         let (json, url) = (flag(self.json, "--json"), flag(self.url.is_some(), "--url"));
         match &self.command {

@@ -14,13 +14,13 @@ use serde::de::DeserializeOwned;
 use ureq::Agent;
 use ureq::http::Request;
 
-use super::connection::{self, Proof, Unproven};
+use super::connection::{self, Proof, Unverified};
 use super::credentials::{Credentials, NAME_IT};
 use super::places::{Absence, Meant, Neighbour, Place, Places, Way, places_of};
 use crate::api::error::{ErrorCode, ErrorResponse};
 use crate::api::pipeline::IDEMPOTENCY_KEY;
 use crate::api::routes::Route;
-use crate::api::version::Introduction;
+use crate::api::version::ServerIdentity;
 use crate::clock::Timestamp;
 use crate::config::{Endpoint, Folder, FoundTokens};
 use crate::console::{complain, json_line, printable};
@@ -36,7 +36,7 @@ pub(super) const STOP_MARGIN: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to ask which server answers at the usual address; the answer only improves an error message.
 const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(2);
-const MEANT_FOR: &str = "autoappdev-server";
+const SERVER_ID_FIELD: &str = "autoappdev-server";
 /// The longest answer, in bytes. A page has 1 MiB of text and one more line, each byte can take six (`\u0000`), and the rest is
 /// a margin.
 const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -53,7 +53,7 @@ pub(super) enum ClientError {
     NoServer(Box<Absence>),
     /// The server there has not proved that it belongs to this folder. No request was sent.
     #[error("the server at {url} {cause}, so nothing was sent to it; {NAME_IT}")]
-    Unproven { url: String, cause: String },
+    Unverified { url: String, cause: String },
     /// The server there has proved that it belongs to this folder, but accepts no request now. None was sent.
     #[error("the server at {url} is stopping, or has too many connections, so nothing was sent to it; try again")]
     Closing { url: String },
@@ -77,7 +77,7 @@ pub(super) enum ClientError {
 impl ClientError {
     /// Checks whether no server received the request.
     pub(super) fn is_unreached(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::NoServer(_) | Self::Unproven { .. } | Self::Closing { .. })
+        matches!(self, Self::Unreachable { .. } | Self::NoServer(_) | Self::Unverified { .. } | Self::Closing { .. })
     }
 
     /// Checks whether the server that answered is not the intended one.
@@ -101,7 +101,7 @@ impl ClientError {
         match self {
             Self::Unreachable { .. }
             | Self::NoServer(_)
-            | Self::Unproven { .. }
+            | Self::Unverified { .. }
             | Self::Closing { .. }
             | Self::NoAnswer { .. } => true,
             Self::Failed { status, .. } => *status >= 500,
@@ -245,7 +245,7 @@ impl Client {
             let way = Way::Address(format!("http://{address}"));
             match self.send(&way, &Credentials::none(), &Question::get(&Route::Version.path(), NEIGHBOUR_TIMEOUT)) {
                 Ok(answer) => Some(match answer.read() {
-                    Ok(Introduction { server }) => Neighbour::Server(server.runtime_dir.into()),
+                    Ok(ServerIdentity { server }) => Neighbour::Server(server.runtime_dir.into()),
                     Err(_) => Neighbour::Stranger,
                 }),
                 Err(ClientError::Unreachable { .. }) => None,
@@ -272,7 +272,7 @@ impl Client {
             match self.ask_at(place, dir.as_ref(), question) {
                 Ok(None) | Err(ClientError::Unreachable { .. }) => {}
                 Err(error) if error.is_from_other_server() => {}
-                Err(error @ (ClientError::Unproven { .. } | ClientError::Closing { .. })) => failure = error,
+                Err(error @ (ClientError::Unverified { .. } | ClientError::Closing { .. })) => failure = error,
                 Ok(Some(answer)) => return Ok(answer),
                 Err(error) => return Err(error),
             }
@@ -286,7 +286,7 @@ impl Client {
         let Some(credentials) = self.credentials(place, dir)? else { return Ok(None) };
         if let Some(why) = credentials.unverified.as_ref().filter(|_| question.acts()) {
             let cause = format!("cannot be verified, because {why}");
-            return Err(ClientError::Unproven { url: way.to_string(), cause });
+            return Err(ClientError::Unverified { url: way.to_string(), cause });
         }
         let answered = self.send(way, &credentials, question);
         if let Some(why) = credentials.unverified.as_ref().filter(|_| answered.is_ok()) {
@@ -297,7 +297,7 @@ impl Client {
         }
         match answered {
             // The user named this server, so the request is sent without the token. Nothing of the request has been sent yet.
-            Err(ClientError::Unproven { url, cause }) if credentials.is_named => {
+            Err(ClientError::Unverified { url, cause }) if credentials.is_named => {
                 let without = Credentials::for_stranger(&self.tokens, &format!("the server at {url} {cause}"));
                 self.send(way, &without, question)
             }
@@ -329,9 +329,9 @@ impl Client {
     fn id_of_own(&self, way: &Way, proof: Proof, dir: FileId) -> Result<Option<String>, ClientError> {
         let credentials = Credentials { proof, ..Credentials::none() };
         let document = match self.send(way, &credentials, &Question::get(&Route::Version.path(), READ_TIMEOUT)) {
-            Ok(answer) => answer.read::<Introduction>().ok(),
+            Ok(answer) => answer.read::<ServerIdentity>().ok(),
             // The server is overloaded or shutting down: a follower of the log waits for it.
-            Err(error @ (ClientError::NoAnswer { .. } | ClientError::Unproven { .. } | ClientError::Closing { .. })) => {
+            Err(error @ (ClientError::NoAnswer { .. } | ClientError::Unverified { .. } | ClientError::Closing { .. })) => {
                 return Err(error);
             }
             Err(_) => None,
@@ -352,7 +352,7 @@ impl Client {
         };
         let mut request = Request::builder().uri(format!("{base}{}", question.path)).header("connection", "close");
         if let Some(id) = &credentials.id {
-            request = request.header(MEANT_FOR, id);
+            request = request.header(SERVER_ID_FIELD, id);
         }
         if let Some(token) = &credentials.token {
             request = request.header("authorization", format!("Bearer {}", token.expose()));
@@ -372,9 +372,9 @@ impl Client {
         let url = way.to_string();
         match run(Some(question.timeout)) {
             Ok(response) => read_answer(url, response).map_err(|error| error.with_reason(credentials.withheld.as_deref())),
-            Err(ureq::Error::Other(error)) if error.is::<Unproven>() => Err(match error.downcast_ref() {
-                Some(Unproven::Closing) => ClientError::Closing { url },
-                _ => ClientError::Unproven { url, cause: error.to_string() },
+            Err(ureq::Error::Other(error)) if error.is::<Unverified>() => Err(match error.downcast_ref() {
+                Some(Unverified::Closing) => ClientError::Closing { url },
+                _ => ClientError::Unverified { url, cause: error.to_string() },
             }),
             Err(error) if connection::is_unreached(&error) => Err(ClientError::Unreachable { url }),
             Err(error) => Err(no_answer(url, &error)),

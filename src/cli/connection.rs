@@ -50,7 +50,7 @@ pub(super) enum Proof {
 
 /// Why a server could not be verified. Completes an error message after the server's address.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unproven {
+pub(super) enum Unverified {
     #[error("belongs to {}", user::another(*.0))]
     User(u32),
     #[error("does not prove that it is the server of this folder and in the same network namespace as this command")]
@@ -64,8 +64,8 @@ pub(super) enum Unproven {
     Closing,
 }
 
-impl From<Unproven> for Error {
-    fn from(unproven: Unproven) -> Self {
+impl From<Unverified> for Error {
+    fn from(unproven: Unverified) -> Self {
         Self::Other(Box::new(unproven))
     }
 }
@@ -141,12 +141,12 @@ impl Connector for ToServer {
             (Proof::User(users), _) => {
                 let (uid, _) = abstract_socket::credentials(&connection.socket)?;
                 if !users.contains(&uid) || !user::has_number(uid) {
-                    return Err(Unproven::User(uid).into());
+                    return Err(Unverified::User(uid).into());
                 }
             }
-            (Proof::Key(prover), Some(_)) if !prover.knows_network() => return Err(Unproven::NoNetwork.into()),
+            (Proof::Key(prover), Some(_)) if !prover.knows_network() => return Err(Unverified::NoNetwork.into()),
             (Proof::Key(prover), Some(reached)) => challenge(&mut connection, prover, reached, details.timeout)?,
-            (Proof::Key(_), None) => return Err(Unproven::Key.into()),
+            (Proof::Key(_), None) => return Err(Unverified::Key.into()),
         }
         Ok(Some(connection))
     }
@@ -199,14 +199,14 @@ fn challenge(connection: &mut Connection, prover: &Prover, reached: SocketAddr, 
         };
         let count = connection.receive(&mut part, NextTimeout { after, ..timeout })?;
         if count == 0 {
-            return Err(Unproven::Key.into());
+            return Err(Unverified::Key.into());
         }
         answer.extend_from_slice(&part[..count]);
     };
     if !prover.is_proof(&proof.text, &challenge, reached) {
-        return Err(Unproven::Key.into());
+        return Err(Unverified::Key.into());
     }
-    if proof.is_last { Err(Unproven::Closing.into()) } else { Ok(()) }
+    if proof.is_last { Err(Unverified::Closing.into()) } else { Ok(()) }
 }
 
 /// A server's answer to a challenge.
@@ -219,24 +219,25 @@ struct Answer {
 
 /// Parses the proof in an answer. Returns `None` if the answer is incomplete, and an error if it is another answer or more
 /// bytes follow it.
-fn proof_in(answer: &[u8]) -> Result<Option<Answer>, Unproven> {
+fn proof_in(answer: &[u8]) -> Result<Option<Answer>, Unverified> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut head = httparse::Response::new(&mut fields);
     let head_bytes = match head.parse(answer) {
         Ok(httparse::Status::Complete(bytes)) => bytes,
         Ok(httparse::Status::Partial) if answer.len() <= ANSWER_BYTES_MAX => return Ok(None),
-        Ok(httparse::Status::Partial) | Err(_) => return Err(Unproven::Key),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(Unverified::Key),
     };
     let is_length = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case("content-length");
     let length =
         head.headers.iter().find(is_length).and_then(|field| std::str::from_utf8(field.value).ok()?.parse::<usize>().ok());
-    let length = length.filter(|length| head.code == Some(200) && *length <= ANSWER_BYTES_MAX).ok_or(Unproven::Key)?;
+    let length = length.filter(|length| head.code == Some(200) && *length <= ANSWER_BYTES_MAX).ok_or(Unverified::Key)?;
     let body = &answer[head_bytes..];
     if body.len() < length {
         return Ok(None);
     }
     // Bytes after the body would be taken for the answer to the request.
-    let ProofResponse { proof, .. } = serde_json::from_slice(body).ok().filter(|_| body.len() == length).ok_or(Unproven::Key)?;
+    let ProofResponse { proof, .. } =
+        serde_json::from_slice(body).ok().filter(|_| body.len() == length).ok_or(Unverified::Key)?;
     let is_last = head
         .headers
         .iter()

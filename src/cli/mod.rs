@@ -39,7 +39,7 @@ pub use self::exit_code::EXIT_CODES;
 use self::exit_code::{FAILURE, REFUSED, UNREACHABLE, WRONG_USAGE};
 use self::logs::LogsError;
 use self::pair::PairError;
-use crate::api::pipeline::{ActionRequest, ActionResponse, IfRun, Pipeline, PipelineResponse, StartRequest, StopRequest};
+use crate::api::pipeline::{ActionRequest, ActionResponse, ExpectedRun, Pipeline, PipelineResponse, StartRequest, StopRequest};
 use crate::api::query::NoQuery;
 use crate::api::routes::Route;
 use crate::api::runs::{RunResponse, RunsQuery, RunsResponse};
@@ -98,7 +98,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
         Ok(parsed) => parsed,
         Err(error) => return wrong_usage(&error),
     };
-    if let Some((flag, command)) = cli.useless_flag() {
+    if let Some((flag, command)) = cli.unused_flag() {
         let mut definition = args::definition();
         // Gives the subcommands their names in the usage.
         definition.build();
@@ -142,7 +142,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
             ClientError::Failed { document, .. } => (FAILURE, Some(document)),
             ClientError::Unreachable { .. }
             | ClientError::NoServer(_)
-            | ClientError::Unproven { .. }
+            | ClientError::Unverified { .. }
             | ClientError::Closing { .. }
             | ClientError::NoAnswer { .. } => (UNREACHABLE, None),
             ClientError::Stranger { .. } | ClientError::Output(_) => (FAILURE, None),
@@ -287,10 +287,10 @@ fn start_body(args: &StartArgs) -> StartRequest {
 fn restart_body(args: &RestartArgs, latest: impl FnOnce() -> Result<Option<i64>, ClientError>) -> Result<StartRequest, Failure> {
     let env = args.env.iter().cloned().collect();
     let (run_id, if_run_id) = if let Some(run_id) = args.run {
-        (run_id, IfRun::Any)
+        (run_id, ExpectedRun::Any)
     } else {
         let run_id = latest()?.ok_or(Failure::NoRun)?;
-        (run_id, IfRun::Is(Some(run_id)))
+        (run_id, ExpectedRun::Is(Some(run_id)))
     };
     Ok(StartRequest { again: Some(run_id), if_run_id, env, ..StartRequest::default() })
 }

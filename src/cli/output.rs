@@ -11,10 +11,10 @@ use super::columns;
 use super::duration::{between, since, took};
 use super::progress;
 use crate::api::pipeline::{ActionResponse, Pipeline};
-use crate::api::runs::{Event, Run, WholeRun};
+use crate::api::runs::{Event, Run, RunDetails};
 use crate::clock::Timestamp;
 use crate::console::printable;
-use crate::pipeline::{Condition, ConditionCode, Conditions, Origin, RunStatus, State, signal_name, told_of_oom_kills};
+use crate::pipeline::{Condition, ConditionCode, Conditions, Origin, RunStatus, State, describe_oom_kills, signal_name};
 use crate::shell_word::quoted;
 
 /// The longest command in the list of runs, in characters, if it has arguments. `runs ID` shows all of them.
@@ -109,7 +109,7 @@ fn outcome(
         RunStatus::Lost => format!("lost: {}", error.map_or_else(|| "how it ended is unknown".to_owned(), printable)),
     };
     // A number and no reason: the run can have ended for another one.
-    [Some(end), oom_kills.and_then(told_of_oom_kills)].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    [Some(end), oom_kills.and_then(describe_oom_kills)].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// Formats `runs` as a table. The last column has no fixed width.
@@ -141,8 +141,8 @@ fn command(run: &Run) -> String {
 }
 
 /// Formats `runs ID`: everything about one run, then its events.
-pub(super) fn run(whole: &WholeRun, now: Timestamp) -> String {
-    let WholeRun { run, progress, events, .. } = whole;
+pub(super) fn run(whole: &RunDetails, now: Timestamp) -> String {
+    let RunDetails { run, progress, events, .. } = whole;
     let script = printable(&run.script);
     let ended = outcome(run.status, run.exit_code, run.signal, run.error.as_deref(), run.stopped_by, run.oom_kills);
     let args = serde_json::to_string(&run.args).expect("texts are JSON");

@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::config::{Endpoint, FoundTokens};
 use crate::console::json_line;
 use crate::runtime_dir::ServerInfo;
-use crate::transport::{Reach, dialable, open_addresses};
+use crate::transport::{Reach, connect_address, reachable_addresses};
 
 /// The longest code, in bytes. A longer link would not fit into a QR code on a screen.
 const CODE_BYTES_MAX: usize = 256;
@@ -60,7 +60,7 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, jso
                 closed = Some(address).filter(|_| args.address.is_none() && !is_open(&listening));
                 bases(args.address.as_deref(), &listening)?
             }
-            (None, Some(address)) => vec![at_url(&format!("http://{}", dialable(address)))],
+            (None, Some(address)) => vec![at_url(&format!("http://{}", connect_address(address)))],
             (None, None) => {
                 // The message is the same as for every other command.
                 let absent = ClientError::NoServer(Box::new(places_of(folder).absence));
@@ -145,7 +145,7 @@ fn bases(named: Option<&str>, listening: &[SocketAddr]) -> Result<Vec<String>, P
     if let Some(host) = named {
         return Ok(vec![with_host(host, listening.first().map(SocketAddr::port))]);
     }
-    let found = if is_open(listening) { open_addresses(listening) } else { listening.to_vec() };
+    let found = if is_open(listening) { reachable_addresses(listening) } else { listening.to_vec() };
     if found.is_empty() {
         Err(PairError::NoAddress)
     } else {

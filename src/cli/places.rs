@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Folder;
 use crate::runtime_dir::{By, ClientDir, Distrust, Found, ServerInfo, resolve, resolve_parent};
-use crate::transport::dialable;
+use crate::transport::connect_address;
 use crate::user;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub(super) fn places_of(folder: &Folder) -> Places {
 }
 
 fn at(address: SocketAddr) -> Way {
-    Way::Address(format!("http://{}", dialable(address)))
+    Way::Address(format!("http://{}", connect_address(address)))
 }
 
 /// Why no request was sent. The text follows `autoappdev: `.
@@ -119,7 +119,7 @@ impl Absence {
     /// no other.
     pub(super) fn usual_address(&self) -> Option<SocketAddr> {
         let is_named = self.folder.named_address.is_some() || self.folder.named_socket.is_some();
-        let usual = self.folder.usual_address.filter(|_| !is_named && matches!(self.own, Ok(Found::Nobody))).map(dialable);
+        let usual = self.folder.usual_address.filter(|_| !is_named && matches!(self.own, Ok(Found::Nobody))).map(connect_address);
         usual.filter(|address| address.ip().to_canonical().is_loopback())
     }
 }

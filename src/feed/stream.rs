@@ -18,7 +18,7 @@ use super::waker::Seen;
 use crate::api::events::{EventKind, Gap, ProgressEvent, RunEvent, UsageEvent};
 use crate::api::logs::Line;
 use crate::api::pipeline::Pipeline;
-use crate::health::Attendance;
+use crate::health::ScanGuard;
 use crate::log::{Cursor, Item, Listing, RunLogs};
 use crate::store::Reader;
 use crate::supervisor::{Looking, Snapshot};
@@ -87,7 +87,7 @@ pub struct EventStream {
     /// The usage that this client was sent last: its run and its number. `None` before the first.
     usage_sent: Option<(Option<i64>, u64)>,
     /// Makes the server check for problems while the client is connected.
-    _attendance: Attendance,
+    _attendance: ScanGuard,
     /// Makes the shim scan the run's usage more often.
     _looking: Looking,
     /// Taken before the last read.

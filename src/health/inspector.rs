@@ -108,18 +108,18 @@ impl Inspector {
     }
 
     /// Scans once a second until the returned value is dropped.
-    pub fn attend(&self) -> Attendance {
+    pub fn attend(&self) -> ScanGuard {
         lock(&self.shared.turns).attended += 1;
         self.shared.changed.notify_all();
-        Attendance(self.shared.clone())
+        ScanGuard(self.shared.clone())
     }
 }
 
 /// A guard that keeps the scans going while a client follows the state.
 #[derive(Debug)]
-pub struct Attendance(Arc<Shared>);
+pub struct ScanGuard(Arc<Shared>);
 
-impl Drop for Attendance {
+impl Drop for ScanGuard {
     fn drop(&mut self) {
         lock(&self.0.turns).attended -= 1;
     }

@@ -8,6 +8,6 @@ mod scan;
 mod upkeep;
 mod watch;
 
-pub use inspector::{Attendance, Inspector};
+pub use inspector::{Inspector, ScanGuard};
 pub use scan::{Findings, Places};
 pub use upkeep::{Kept, Upkeep};

@@ -104,7 +104,7 @@ fn read(mut reader: impl Read) -> Vec<u8> {
 }
 
 fn look_at_said(log: &RunLog, end: Option<u64>, form: Form, wanted: &[u8]) {
-    assert!(read(Said::new(&look(log, end), form)) == wanted, "{form:?}");
+    assert!(read(RunOutput::new(&look(log, end), form)) == wanted, "{form:?}");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn missing_bytes_are_one_line_in_every_text_form() {
     let text = look(&log, Some(end));
     let all = format!("[autoappdev: the first {} bytes of this log were removed]\n", end - BEGIN);
     assert_eq!(text.gone(), end - BEGIN);
-    assert_eq!(String::from_utf8(read(Said::new(&text, Form { has_heads: false, stream: None }))).expect("text"), all);
+    assert_eq!(String::from_utf8(read(RunOutput::new(&text, Form { has_heads: false, stream: None }))).expect("text"), all);
     assert_eq!(String::from_utf8(read(text.into_reader())).expect("text"), all);
     let text = look(&log, None);
     assert!(text.byte_count() == 0 && text.has_nothing());
@@ -213,7 +213,7 @@ fn log_text_reading_survives_packing_and_detects_removal() {
         let records: Vec<u8> = segments.iter().flat_map(|segment| fs::read(&segment.path).expect("reads")).collect();
         let end = segments.last().expect("it said something").end().expect("a look");
         let text = look(&log, Some(end));
-        let mut said = Said::new(&text, form);
+        let mut said = RunOutput::new(&text, form);
         let mut reader = text.into_reader();
         let mut begun = [vec![0; 100], vec![0; 100]];
         reader.read_exact(&mut begun[0]).expect("reads");
@@ -250,7 +250,7 @@ fn live_run_text_has_whole_records_and_nothing_later() {
     fs::write(&newest.path, [&plain[..], &AT[..9]].concat()).expect("writes");
     let text = look(&log, None);
     let len = text.byte_count();
-    let said = Said::new(&text, form);
+    let said = RunOutput::new(&text, form);
     let later = [&plain[..], AT, b" o. later\n"].concat();
     fs::write(&newest.path, later).expect("writes");
     fs::write(log_dir.join("00000000000099999999.log"), [AT, b" o. much later\n"].concat()).expect("writes");
@@ -260,14 +260,14 @@ fn live_run_text_has_whole_records_and_nothing_later() {
     fs::remove_file(log_dir.join("00000000000099999999.log")).expect("there");
     fs::write(&newest.path, [&plain[..], AT, b" o. torn"].concat()).expect("writes");
     let end = newest.start + plain.len() as u64 + AT.len() as u64 + 8;
-    assert!(read(Said::new(&look(&log, Some(end)), form)) == [&told.all[..], b"torn\n"].concat());
+    assert!(read(RunOutput::new(&look(&log, Some(end)), form)) == [&told.all[..], b"torn\n"].concat());
     assert!(read(look(&log, Some(end)).into_reader()).ends_with(b"o. torn\n"));
     // A line that would have continued also ends with the text.
     fs::write(&newest.path, [&plain[..], AT, b" o+ half\n"].concat()).expect("writes");
     for end in [None, Some(newest.start + plain.len() as u64 + AT.len() as u64 + 9)] {
         let text = look(&log, end);
         let wanted = [&told.all[..], b"half\n"].concat();
-        assert!(read(Said::new(&text, form)) == wanted);
+        assert!(read(RunOutput::new(&text, form)) == wanted);
     }
 }
 
@@ -284,7 +284,7 @@ fn reading_a_stream_without_lines_interrupts_once_per_mib() {
         writer.write(&out, AT).expect("writes");
     }
     let end = look(&log, None).version().0;
-    let mut said = Said::new(&look(&log, None), Form { has_heads: false, stream: Some(Stream::Stderr) });
+    let mut said = RunOutput::new(&look(&log, None), Form { has_heads: false, stream: Some(Stream::Stderr) });
     let mut interruptions = 0;
     loop {
         match said.read(&mut [0; 100]) {
@@ -294,7 +294,7 @@ fn reading_a_stream_without_lines_interrupts_once_per_mib() {
     }
     // One interruption for each MiB that was skipped.
     assert!((4..=6).contains(&interruptions), "{interruptions} in {} bytes", end - BEGIN);
-    let said = Said::new(&look(&log, None), Form { has_heads: false, stream: Some(Stream::Stdout) });
+    let said = RunOutput::new(&look(&log, None), Form { has_heads: false, stream: Some(Stream::Stdout) });
     assert_eq!(read(said).len(), RECORDS * 1_001);
 }
 
@@ -325,7 +325,7 @@ fn damaged_frame_in_text_keeps_byte_count_and_other_text() {
     let shown = String::from_utf8_lossy(&text);
     assert_eq!(shown.matches("\n[autoappdev: 131072 bytes of this log are damaged here]").count(), 1);
     // In the other form, the damaged bytes are reported as missing.
-    let said = read(Said::new(&look(&log, None), Form { has_heads: false, stream: None }));
+    let said = read(RunOutput::new(&look(&log, None), Form { has_heads: false, stream: None }));
     let said = String::from_utf8_lossy(&said);
     assert!(said.contains("bytes of this log are missing here]\n") && said.ends_with("line 19999\n"));
 }

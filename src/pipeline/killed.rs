@@ -12,7 +12,7 @@ pub struct KilledProcess {
 }
 
 /// Describes for users how many processes the kernel killed because memory ran out. Returns `None` if there were none.
-pub fn told_of_oom_kills(count: u64) -> Option<String> {
+pub fn describe_oom_kills(count: u64) -> Option<String> {
     match count {
         0 => None,
         1 => Some("1 process was killed because memory ran out".to_owned()),

@@ -22,10 +22,10 @@ macro_rules! words {
         }
 
         impl std::str::FromStr for $name {
-            type Err = $crate::pipeline::words::UnknownWord;
-            fn from_str(text: &str) -> Result<Self, $crate::pipeline::words::UnknownWord> {
+            type Err = $crate::pipeline::words::UnknownText;
+            fn from_str(text: &str) -> Result<Self, $crate::pipeline::words::UnknownText> {
                 Self::ALL.iter().copied().find(|word| word.as_str() == text)
-                    .ok_or_else(|| $crate::pipeline::words::UnknownWord { set: stringify!($name), text: text.to_owned() })
+                    .ok_or_else(|| $crate::pipeline::words::UnknownText { set: stringify!($name), text: text.to_owned() })
             }
         }
     };
@@ -36,7 +36,7 @@ pub(crate) use words;
 /// An error for a stored or sent text that is not in the set: it was written by a newer version, or is damaged.
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?} is not a {set} that this version knows; it was written by a newer version or is damaged")]
-pub struct UnknownWord {
+pub struct UnknownText {
     /// The set that was expected.
     pub set: &'static str,
     /// The text that was found.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use super::lack::is_shortage;
+use super::shortage::is_shortage;
 use super::signal::raw_pid;
 use super::stat::{Identity, ProcState, is_leaving, read_stat};
 

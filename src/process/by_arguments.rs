@@ -6,8 +6,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use super::lack::is_shortage;
 use super::owner::is_of_own_user;
+use super::shortage::is_shortage;
 use super::tree::all_pids;
 
 /// The maximum size of the arguments that are read, in bytes: more than a path (`PATH_MAX`) and a few words need.

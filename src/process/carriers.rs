@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::lack::is_shortage;
 use super::owner::other_user_of;
 use super::paths::has_our_paths;
+use super::shortage::is_shortage;
 use super::stat::{Identity, ProcState, is_in_execve, is_leaving, read_stat};
 use super::strangers::Strangers;
 use super::tree::all_pids;

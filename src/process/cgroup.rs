@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
-use super::lack::is_shortage;
+use super::shortage::is_shortage;
 use crate::absent::if_there;
 
 /// The list of mounts, as this process sees them.

@@ -18,7 +18,7 @@ const HEAPS: libc::c_int = 2;
 /// By default glibc raises the threshold for the former to the size of the longest allocation that was ever freed, up to 32 MiB.
 /// It also has eight heaps for each processor, each of which keeps memory of the size of a log page for later (`mallopt(3)`).
 /// After a crowd of clients that each send or request a megabyte, the server would never shrink again.
-pub fn give_back_what_is_long() {
+pub fn return_large_allocations() {
     #[cfg(target_env = "gnu")]
     for (setting, value) in [(libc::M_MMAP_THRESHOLD, OWN_PAGES_BYTES), (libc::M_ARENA_MAX, HEAPS)] {
         #[expect(unsafe_code, reason = "the allocator's settings have no safe form")]

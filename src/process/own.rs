@@ -31,7 +31,7 @@ pub fn boot_id() -> io::Result<String> {
 /// Does not use `PR_SET_DUMPABLE(2const)`, which also restricts `/proc/<pid>`: a server of the same user reads the working
 /// directory of a shim that it lost there, and the user may want to see a process's open files. Only the soft limit changes, so
 /// that it can be restored.
-pub fn forgo_core_dumps() -> io::Result<Option<u64>> {
+pub fn disable_core_dumps() -> io::Result<Option<u64>> {
     let before = getrlimit(Resource::Core);
     let current = Some(before.maximum.map_or(NO_CORE_BYTES, |most| most.min(NO_CORE_BYTES)));
     setrlimit(Resource::Core, Rlimit { current, ..before })?;
@@ -39,7 +39,7 @@ pub fn forgo_core_dumps() -> io::Result<Option<u64>> {
 }
 
 /// Makes this process inherit every orphan of its tree (`PR_SET_CHILD_SUBREAPER(2const)`).
-pub fn adopt_orphans() -> io::Result<()> {
+pub fn become_subreaper() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 

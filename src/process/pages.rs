@@ -18,7 +18,7 @@ const SMAPS_BYTES: usize = 32 * 1024;
 /// A page that is needed again comes from the kernel's page cache, within a microsecond. Most of these pages were needed only by
 /// the loader, or were mapped together with a neighbour, sixteen at a time. Pages that were written to, even if only by the
 /// loader, stay.
-pub fn let_go_of_unchanged_pages() -> io::Result<()> {
+pub fn release_clean_pages() -> io::Result<()> {
     let mut smaps = String::with_capacity(SMAPS_BYTES);
     File::open("/proc/self/smaps")?.read_to_string(&mut smaps)?;
     for range in unchanged(&smaps) {
@@ -82,7 +82,7 @@ mod tests {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         loop {
             let before = of_files_kb();
-            let_go_of_unchanged_pages().expect("the kernel takes advice");
+            release_clean_pages().expect("the kernel takes advice");
             let after = of_files_kb();
             if after < before / 2 {
                 break;

@@ -24,8 +24,8 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit};
 
 use super::cgroup::Cgroup;
 use super::children::wait_for_end;
-use super::lack::lack_of;
 use super::own::begin_session;
+use super::shortage::shortage_of;
 use super::stat::{Identity, read_stat};
 use crate::kill_point::KillPoint;
 use crate::pipeline::Containment;
@@ -48,7 +48,7 @@ pub struct Launch {
     /// The working directory.
     pub cwd: PathBuf,
     /// The core dump limit of the new process, in bytes; `None` means unlimited. This process has lowered its own
-    /// ([`super::forgo_core_dumps`]).
+    /// ([`super::disable_core_dumps`]).
     pub core_bytes_max: Option<u64>,
     /// Its standard input, output and error.
     pub stdio: [OwnedFd; 3],
@@ -115,7 +115,7 @@ fn found_session(image: &Image, launch: &Launch, group: Option<&File>, reporter:
         Some(Ok(forked)) => Ok((forked, true)),
         // A shortage of processes, memory or descriptors is not the group's fault: without the group the fork would fail too, or
         // the run would lose its group for no reason.
-        Some(Err(error)) if lack_of(&error).is_some() => Err(error),
+        Some(Err(error)) if shortage_of(&error).is_some() => Err(error),
         // An old kernel, a filter for system calls, or a group that this process may not join.
         Some(Err(_)) | None => Ok((fork(&Fork::Sibling(None))?, false)),
     });

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use super::lack::is_shortage;
+use super::shortage::is_shortage;
 
 /// The identity of a process, unique within one boot: a pid is reused, a pid with its start time is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -30,7 +30,7 @@ static STUCK: Mutex<Vec<(u32, Weak<Counted>)>> = Mutex::new(Vec::new());
 
 /// A thread that examines one process after another, with the channels to and from it. It ends when its answers have no
 /// receiver.
-struct Looker<T> {
+struct Worker<T> {
     ask: Sender<(u32, Instant)>,
     answers: Receiver<T>,
     thread: Weak<Counted>,
@@ -39,7 +39,7 @@ struct Looker<T> {
 /// Examines processes of other users, within limits. `T` is the result for one process.
 pub(super) struct Strangers<T> {
     look: Arc<dyn Fn(u32, Instant) -> T + Send + Sync>,
-    looker: Option<Looker<T>>,
+    looker: Option<Worker<T>>,
     /// Users whose process blocked a thread in this search. Their processes are not examined again, even if that thread has
     /// ended: each would cost another second.
     avoided: BTreeSet<u32>,
@@ -92,7 +92,7 @@ impl<T: Send + 'static> Strangers<T> {
         }
     }
 
-    fn start(&self) -> Option<Looker<T>> {
+    fn start(&self) -> Option<Worker<T>> {
         let counted = Arc::new(Counted::new()?);
         let thread = Arc::downgrade(&counted);
         let (ask, asked) = mpsc::channel();
@@ -107,7 +107,7 @@ impl<T: Send + 'static> Strangers<T> {
             }
         };
         thread::Builder::new().name("strangers".to_owned()).spawn(work).ok()?;
-        Some(Looker { ask, answers, thread })
+        Some(Worker { ask, answers, thread })
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::sync::OnceLock;
 
-use super::lack::is_shortage;
+use super::shortage::is_shortage;
 use super::stat::{Stat, read_stat};
 
 /// The result of one scan of a tree.

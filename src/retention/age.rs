@@ -24,7 +24,7 @@ const NOTES_MAX: usize = 256;
 
 /// The observed time, and by when runs had ended and request keys had been used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Witness {
+pub(super) struct ObservedTime {
     /// The boot id of the machine at the last reading of the clocks.
     boot_id: String,
     /// The boot-time clock at that reading, in milliseconds.
@@ -45,7 +45,7 @@ pub(super) struct Witness {
 #[serde(transparent)]
 struct Notes(Vec<(u64, i64)>);
 
-impl Witness {
+impl ObservedTime {
     /// Reads the clocks, and adds the time since the last reading to the observed time.
     pub(super) fn read_clocks(&mut self, boot_id: &str, since_boot: Duration, now: Timestamp) {
         let boot_ms = whole_ms(since_boot);
@@ -137,13 +137,17 @@ mod tests {
         boots: u32,
         since_boot: Duration,
         wall_ms: i64,
-        witness: Witness,
+        witness: ObservedTime,
     }
 
     impl Machine {
         fn new() -> Self {
-            let mut machine =
-                Self { boots: 1, since_boot: Duration::from_secs(20), wall_ms: 1_700_000_000_000, witness: Witness::default() };
+            let mut machine = Self {
+                boots: 1,
+                since_boot: Duration::from_secs(20),
+                wall_ms: 1_700_000_000_000,
+                witness: ObservedTime::default(),
+            };
             machine.look();
             machine
         }

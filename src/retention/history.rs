@@ -17,7 +17,7 @@ const FORGOTTEN_AT_ONCE: usize = 100;
 
 /// Whether a run has ended, as far as that is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum EndState {
     /// The row of the run has no end.
     Live,
     /// The run has ended, according to its row or, if the database does not know the run, to its journal.
@@ -80,17 +80,17 @@ impl History {
     }
 
     /// Returns whether a run has ended, as far as that is recorded.
-    pub(super) fn standing(&self, reader: &Reader, id: i64) -> Result<Standing, RetentionError> {
+    pub(super) fn standing(&self, reader: &Reader, id: i64) -> Result<EndState, RetentionError> {
         if self.live == Some(id) {
-            return Ok(Standing::Live);
+            return Ok(EndState::Live);
         }
         Ok(match reader.run_log(id)?.map(|row| row.is_over) {
-            Some(true) => Standing::Ended,
-            Some(false) => Standing::Live,
+            Some(true) => EndState::Ended,
+            Some(false) => EndState::Live,
             None => match self.unknown.binary_search_by_key(&id, |&(unknown, _)| unknown) {
-                Ok(n) if self.unknown[n].1 => Standing::Ended,
+                Ok(n) if self.unknown[n].1 => EndState::Ended,
                 // Its row may not have been committed yet.
-                Ok(_) | Err(_) => Standing::Unknown,
+                Ok(_) | Err(_) => EndState::Unknown,
             },
         })
     }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::error::RetentionError;
-use super::history::{self, History, Standing};
+use super::history::{self, EndState, History};
 use super::limits::Limits;
 use super::logs::{Logs, Sizes};
 use super::memory::Memory;
@@ -345,9 +345,9 @@ impl Housekeeping {
             let standing = self.history.standing(reader, id)?;
             let (segments, has_plain) = self.finished_of(id, standing, is_done)?;
             let is_over = match standing {
-                Standing::Live => false,
-                Standing::Ended => history::is_left(&self.runs, id),
-                Standing::Unknown => id < self.history.latest(),
+                EndState::Live => false,
+                EndState::Ended => history::is_left(&self.runs, id),
+                EndState::Unknown => id < self.history.latest(),
             };
             all_before_are_settled &= is_over && !has_plain;
             if all_before_are_settled {
@@ -360,8 +360,8 @@ impl Housekeeping {
     }
 
     /// Returns the same for one run, and whether it has anything worth packing, now or later.
-    fn finished_of(&self, id: i64, standing: Standing, is_done: &mut bool) -> Result<(Vec<Segment>, bool), RetentionError> {
-        if standing == Standing::Unknown {
+    fn finished_of(&self, id: i64, standing: EndState, is_done: &mut bool) -> Result<(Vec<Segment>, bool), RetentionError> {
+        if standing == EndState::Unknown {
             return Ok((Vec::new(), false));
         }
         let dir = self.runs.run(id).log_dir();
@@ -378,12 +378,12 @@ impl Housekeeping {
         segments.retain(|segment| segment.bytes_on_disk().is_ok_and(|bytes| bytes <= room));
         if segments.last().is_some_and(|last| Some(last.start) == newest) {
             let may_grow = match standing {
-                Standing::Live | Standing::Unknown => true,
-                Standing::Ended => !history::is_left(&self.runs, id),
+                EndState::Live | EndState::Unknown => true,
+                EndState::Ended => !history::is_left(&self.runs, id),
             };
             if may_grow {
                 segments.pop();
-                *is_done &= standing == Standing::Live;
+                *is_done &= standing == EndState::Live;
             }
         }
         Ok((segments, true))

@@ -9,7 +9,7 @@ use std::io;
 
 use super::disk::Disk;
 use super::error::RetentionError;
-use super::history::{History, Standing, is_left};
+use super::history::{EndState, History, is_left};
 use crate::log::{self, Listing, Place, RunLogs, Segment};
 use crate::run_dir::Runs;
 use crate::store::Reader;
@@ -69,7 +69,7 @@ impl Logs<'_> {
         let first = self.all.oldest()?.map_or(newest.start, |first| first.start);
         let newest_bytes = newest.bytes_on_disk()?;
         // A live run's newest segment may grow up to its limit before the next pass.
-        let is_live = newest.run_id.is_some_and(|id| self.history.standing(self.reader, id).is_ok_and(|it| it == Standing::Live));
+        let is_live = newest.run_id.is_some_and(|id| self.history.standing(self.reader, id).is_ok_and(|it| it == EndState::Live));
         let growth = if is_live { self.segment_bytes.saturating_sub(newest_bytes) } else { 0 };
         // The whole log lies between these positions. A segment that packing does not make smaller becomes a little larger.
         let span = self.all.end()?.saturating_sub(first);
@@ -128,14 +128,14 @@ impl Logs<'_> {
             }
             match self.history.standing(self.reader, id)? {
                 // Its shim may still add a note about lost lines.
-                Standing::Ended if !is_left(self.runs, id) => {
+                EndState::Ended if !is_left(self.runs, id) => {
                     is_done = false;
                     continue;
                 }
-                Standing::Ended => {}
+                EndState::Ended => {}
                 // The newest segment is still being written.
-                Standing::Live if live_too => drop(segments.pop()),
-                Standing::Live | Standing::Unknown => continue,
+                EndState::Live if live_too => drop(segments.pop()),
+                EndState::Live | EndState::Unknown => continue,
             }
             for segment in segments {
                 if sum >= excess || kept_from.is_some_and(|kept| segment.place() >= kept) {

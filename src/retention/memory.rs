@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::age::Witness;
+use super::age::ObservedTime;
 use crate::file_id::FileId;
 use crate::private::{self, replace_file};
 
@@ -29,7 +29,7 @@ pub(super) struct Memory {
     database: Option<FileId>,
     runs: Option<FileId>,
     /// How long ago runs ended and request keys were used.
-    pub(super) witness: Witness,
+    pub(super) witness: ObservedTime,
     /// No run with a lower id has a log.
     pub(super) log_floor: i64,
     /// All runs up to this one have ended, their shims have exited, and their logs need no packing.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::pipeline::{ConditionCode, Lack, Progress, Usage};
+use crate::pipeline::{ConditionCode, Progress, Shortage, Usage};
 
 /// All signs of a run. A missing key means the same as null or an empty list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,12 +42,12 @@ pub struct Trouble {
     pub is_disk_full: bool,
     /// The resource whose shortage prevented the run from beginning, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lack: Option<Lack>,
+    pub lack: Option<Shortage>,
 }
 
 impl Trouble {
     /// Creates the problem that prevented a run from beginning.
-    pub fn last_words(detail: String, is_disk_full: bool, lack: Option<Lack>) -> Self {
+    pub fn last_words(detail: String, is_disk_full: bool, lack: Option<Shortage>) -> Self {
         Self { code: ConditionCode::ShimTrouble.to_string(), detail, is_disk_full, lack }
     }
 }

@@ -35,7 +35,7 @@ const OURS: [&str; 10] = [
 
 /// Writes the file unless it exists. A directory that also contains other files may be a user's repository, which must not be
 /// hidden from git, so nothing is written there. An existing `.gitignore` is kept.
-pub fn keep_out_of_git(runtime_dir: &Path) -> io::Result<()> {
+pub fn write_git_ignore(runtime_dir: &Path) -> io::Result<()> {
     let path = runtime_dir.join(NAME);
     if fs::symlink_metadata(&path).is_ok() || !holds_only_ours(runtime_dir)? {
         return Ok(());
@@ -65,15 +65,15 @@ mod tests {
         for ours in ["server.lock", "autoappdev.db-wal", "backend-00000000000000000007.log", "session-key", BESIDE] {
             fs::write(dir.path().join(ours), "").expect("writes");
         }
-        keep_out_of_git(dir.path()).expect("writes");
+        write_git_ignore(dir.path()).expect("writes");
         assert_eq!(fs::read_to_string(&path).expect("there"), TEXT);
         assert!(!dir.path().join(BESIDE).exists());
         fs::write(&path, "token\n").expect("writes");
-        keep_out_of_git(dir.path()).expect("a look");
+        write_git_ignore(dir.path()).expect("a look");
         assert_eq!(fs::read_to_string(&path).expect("there"), "token\n", "a user's file stays");
         fs::remove_file(&path).expect("removes");
         fs::write(dir.path().join("main.py"), "").expect("writes");
-        keep_out_of_git(dir.path()).expect("a look");
+        write_git_ignore(dir.path()).expect("a look");
         assert!(!path.exists(), "a user's directory stays visible");
     }
 }

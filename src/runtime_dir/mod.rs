@@ -13,7 +13,7 @@ mod settled;
 mod trusted;
 
 pub use client_dir::ClientDir;
-pub use git_ignore::{NAME as GIT_IGNORE, keep_out_of_git};
+pub use git_ignore::{NAME as GIT_IGNORE, write_git_ignore};
 pub use groups::{group_number, trust_groups};
 pub use proof::{CHALLENGE_DIGITS, Prover, is_challenge};
 pub use secrets::{Replaced, Secret, SecretError, Secrets};

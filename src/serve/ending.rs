@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use crate::api::pipeline::IfRun;
+use crate::api::pipeline::ExpectedRun;
 use crate::config::OnTerm;
 use crate::pipeline::{Action, Origin, State};
 use crate::process;
@@ -46,7 +46,7 @@ pub(super) const ENDED: u8 = b'!';
 const SIGNALLED: u8 = b'X';
 
 /// The event that woke the alarm.
-pub(super) enum Rung {
+pub(super) enum WakeReason {
     /// A signal asked the server to exit.
     Signal,
     /// The supervisor has ended by itself, or a part of the start has ended.
@@ -73,14 +73,14 @@ impl Alarm {
     }
 
     /// Waits for an event, for at most `limit`.
-    pub(super) fn wait(&self, limit: Option<Duration>) -> Rung {
+    pub(super) fn wait(&self, limit: Option<Duration>) -> WakeReason {
         self.0.set_read_timeout(limit).expect("no limit is zero");
         let mut byte = [0];
         // The pair does not break, because the signal handlers hold the other end for as long as the process lives.
         match (&self.0).read_exact(&mut byte) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Rung::Nothing,
-            Ok(()) if byte != [ENDED] => Rung::Signal,
-            Ok(()) | Err(_) => Rung::Ended,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => WakeReason::Nothing,
+            Ok(()) if byte != [ENDED] => WakeReason::Signal,
+            Ok(()) | Err(_) => WakeReason::Ended,
         }
     }
 }
@@ -109,9 +109,9 @@ pub(super) fn unless_told_to_end<T: Send + 'static>(
     let mut is_told = false;
     loop {
         match alarm.wait(is_told.then_some(BOOT_PATIENCE)) {
-            Rung::Signal if !is_told => is_told = true,
-            Rung::Signal | Rung::Nothing => return Ok(None),
-            Rung::Ended => break,
+            WakeReason::Signal if !is_told => is_told = true,
+            WakeReason::Signal | WakeReason::Nothing => return Ok(None),
+            WakeReason::Ended => break,
         }
     }
     if is_told {
@@ -167,7 +167,7 @@ impl StopsRun {
             } else if Instant::now() > until {
                 ::log::error!("the run could not be stopped in time");
                 return None;
-            } else if let Rung::Ended = alarm.wait(Some(LOOK)) {
+            } else if let WakeReason::Ended = alarm.wait(Some(LOOK)) {
                 return None;
             }
         }
@@ -184,7 +184,7 @@ impl StopsRun {
 
 /// Requests the stop and waits for its answer. Needs no thread, because the run may have used up the limit of processes.
 fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> Result<(), ActionError> {
-    let begin = |grace| supervisor.begin(Ask::Stop { grace }, IfRun::Any, None, Origin::Shutdown);
+    let begin = |grace| supervisor.begin(Ask::Stop { grace }, ExpectedRun::Any, None, Origin::Shutdown);
     let answer = begin(grace)?;
     loop {
         match answer.try_recv() {
@@ -194,9 +194,9 @@ fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> Result<()
         }
         match alarm.wait(Some(LOOK)) {
             // Its answer is dropped, because the first request is answered when the run has ended.
-            Rung::Signal => drop(begin(Some(Duration::ZERO))),
-            Rung::Nothing => {}
-            Rung::Ended => return Err(ActionError::Stopping),
+            WakeReason::Signal => drop(begin(Some(Duration::ZERO))),
+            WakeReason::Nothing => {}
+            WakeReason::Ended => return Err(ActionError::Stopping),
         }
     }
 }
@@ -245,7 +245,7 @@ mod tests {
         signal_hook::low_level::raise(SIGTERM).expect("our own process");
         let opened = unless_told_to_end(&alarm, &bell, || 7).expect("a thread");
         assert_eq!(opened, Some(7));
-        assert!(matches!(alarm.wait(None), Rung::Signal));
+        assert!(matches!(alarm.wait(None), WakeReason::Signal));
     }
 
     #[test]

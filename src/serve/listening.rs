@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 
-use super::ownership::{owned_already, patiently};
+use super::ownership::{owned_already, retry_while_taken};
 use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console;
 use crate::kill_point::KillPoint;
@@ -22,13 +22,13 @@ pub(super) fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
         for host in &config.hosts {
             let address = SocketAddr::new(*host, port);
             let listener =
-                patiently(&config.runtime_dir, || Listener::tcp(address), io::ErrorKind::AddrInUse).map_err(|error| {
+                retry_while_taken(&config.runtime_dir, || Listener::tcp(address), io::ErrorKind::AddrInUse).map_err(|error| {
                     if error.kind() == io::ErrorKind::AddrInUse
                         && let Some(info) = ServerInfo::read_live(&config.runtime_dir)
                     {
                         return owned_already(&config.runtime_dir, Some(&info));
                     }
-                    let advice = match (error.kind(), process::lack_of(&error)) {
+                    let advice = match (error.kind(), process::shortage_of(&error)) {
                         (io::ErrorKind::AddrInUse, _) => {
                             "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one"
                         }
@@ -48,7 +48,7 @@ pub(super) fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
 /// Opens the Unix socket, unless it is switched off.
 pub(super) fn listen_on_socket(config: &mut Config) -> anyhow::Result<Option<Listener>> {
     let Some(path) = &config.socket else { return Ok(None) };
-    let listen = |path: &Path| patiently(&config.runtime_dir, || Listener::unix(path), io::ErrorKind::AddrInUse);
+    let listen = |path: &Path| retry_while_taken(&config.runtime_dir, || Listener::unix(path), io::ErrorKind::AddrInUse);
     // A killed server's socket is removed at this path, so no other user's link may be in it.
     let resolved = resolve_socket(path, config);
     let listener = match resolved.and_then(|path| listen(&path).map(|listener| (path, listener))) {

@@ -34,11 +34,11 @@ use crate::user;
 pub(super) const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
 
 /// How long to wait for a killed server's lock and port, and how often to try.
-const LET_GO_LIMIT: Duration = Duration::from_millis(500);
+const RELEASE_LIMIT: Duration = Duration::from_millis(500);
 /// The same if the previous server is known to be dead. A child that it had just forked releases its descriptors at its exec,
 /// which a busy machine can delay.
 const LET_GO_LIMIT_OF_DEAD: Duration = Duration::from_secs(10);
-const LET_GO_LOOK: Duration = Duration::from_millis(2);
+const RELEASE_POLL: Duration = Duration::from_millis(2);
 
 /// The longest path (`PATH_MAX`, `path_resolution(7)`).
 const PATH_BYTES_MAX: u64 = 4095;
@@ -134,7 +134,7 @@ pub(super) fn own_database(config: &mut Config) -> anyhow::Result<()> {
 /// Locks a directory that exists. Returns `None` if it was removed meanwhile, for example by a server that had created it and
 /// could not start.
 fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<(HeldDir, File)>> {
-    let take = |what: &File| patiently(runtime_dir, || Ok(what.try_lock()?), io::ErrorKind::WouldBlock);
+    let take = |what: &File| retry_while_taken(runtime_dir, || Ok(what.try_lock()?), io::ErrorKind::WouldBlock);
     let refused = |path: &Path, file: &File, error: io::Error| {
         let shown = path.display();
         if error.kind() != io::ErrorKind::WouldBlock {
@@ -239,7 +239,7 @@ impl OwnDatabase {
         let (mut lock, is_new) = open_lock(&path).with_context(|| {
             format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
         })?;
-        patiently(runtime_dir, || Ok(lock.try_lock()?), io::ErrorKind::WouldBlock).map_err(|error| {
+        retry_while_taken(runtime_dir, || Ok(lock.try_lock()?), io::ErrorKind::WouldBlock).map_err(|error| {
             let why = match holder_of_lock(&lock) {
                 _ if error.kind() != io::ErrorKind::WouldBlock => format!("{error};"),
                 Holder::Stranger(stranger) => format!("{stranger} has locked {}; end that process, or", path.display()),
@@ -304,12 +304,16 @@ pub(super) fn database_lock_path(database: &Path) -> PathBuf {
 
 /// Retries for a moment while the result is `taken`. A killed server's lock and port are released a little after the kill, and
 /// a restart may come before that.
-pub(super) fn patiently<T>(runtime_dir: &Path, attempt: impl Fn() -> io::Result<T>, taken: io::ErrorKind) -> io::Result<T> {
+pub(super) fn retry_while_taken<T>(
+    runtime_dir: &Path,
+    attempt: impl Fn() -> io::Result<T>,
+    taken: io::ErrorKind,
+) -> io::Result<T> {
     let began = Instant::now();
-    let is_early = |waited| waited < LET_GO_LIMIT || waited < LET_GO_LIMIT_OF_DEAD && was_killed(runtime_dir);
+    let is_early = |waited| waited < RELEASE_LIMIT || waited < LET_GO_LIMIT_OF_DEAD && was_killed(runtime_dir);
     loop {
         match attempt() {
-            Err(error) if error.kind() == taken && is_early(began.elapsed()) => thread::sleep(LET_GO_LOOK),
+            Err(error) if error.kind() == taken && is_early(began.elapsed()) => thread::sleep(RELEASE_POLL),
             other => return other,
         }
     }

@@ -139,7 +139,7 @@ impl Run {
             }
             Err(error) => {
                 run.or_log("remove the control group", cgroup.map_or(Ok(()), |cgroup| cgroup.remove()));
-                let lack = process::lack_of(&error);
+                let lack = process::shortage_of(&error);
                 run.record(Fact::SpawnFailed { error: run.explain(&error), lack }, Some(run.spec.origin), true);
             }
         }
@@ -178,6 +178,6 @@ impl Run {
         // The script is the last argument if the program is its interpreter.
         let file = spec.program_args.last().unwrap_or(&spec.program);
         let attempt = Attempt { file, name: &spec.script, cwd: &spec.cwd, search_path: search_path.as_deref(), has_own_path };
-        attempt.explain(error) + &process::advice_for(error)
+        attempt.explain(error) + &process::shortage_advice(error)
     }
 }

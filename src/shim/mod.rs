@@ -66,7 +66,7 @@ pub fn run(dir: &Path) -> ExitCode {
 fn live(dir: &Path) -> Result<(), ShimError> {
     KillPoint::ShimBorn.reach();
     // The loader touches more pages of the program than the shim ever does. Without this the peak would be half as high again.
-    let _saves_memory_only = process::let_go_of_unchanged_pages();
+    let _saves_memory_only = process::release_clean_pages();
     // Descriptors that the server's parent left open must not reach the pipeline.
     close_fds::set_fds_cloexec(3, &[]);
     process::unblock_signals().in_step("unblock signals")?;
@@ -75,7 +75,7 @@ fn live(dir: &Path) -> Result<(), ShimError> {
     std::env::set_current_dir(dir).in_step("enter the run directory")?;
     // Only a name for `ps`; nothing depends on it.
     let _cosmetic = rustix::thread::set_name(c"autoappdev-shim");
-    process::adopt_orphans().in_step("become the subreaper")?;
+    process::become_subreaper().in_step("become the subreaper")?;
     let events = signals().in_step("catch signals")?;
 
     // Another descriptor of the lock, which execve(2) closes. The leader has it too, from its fork until it executes the script.
@@ -93,9 +93,9 @@ fn live(dir: &Path) -> Result<(), ShimError> {
             Ok(())
         }
         Err(error) => {
-            let advice = process::advice_for(&error.cause);
+            let advice = process::shortage_advice(&error.cause);
             let text = format!("the run's own process (the shim) failed before the run began: {error}{advice}");
-            let trouble = Trouble::last_words(text, is_disk_full(&error.cause), process::lack_of(&error.cause));
+            let trouble = Trouble::last_words(text, is_disk_full(&error.cause), process::shortage_of(&error.cause));
             let signs = Signs { trouble: vec![trouble], ..Signs::default() };
             let last_words = to_line(&NumberedSigns { signs, number: 1 });
             // A server that is gone learns this from `shim.log`, or finds no journal.

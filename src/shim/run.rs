@@ -99,7 +99,7 @@ impl Run {
     fn trim(&mut self, now: Duration) {
         if self.trim_at.take_if(|at| *at <= now).is_some() {
             // A kernel that does not report which pages are unchanged keeps them all.
-            let _saves_memory_only = process::let_go_of_unchanged_pages();
+            let _saves_memory_only = process::release_clean_pages();
         }
     }
 

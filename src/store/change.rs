@@ -9,7 +9,7 @@ use super::error::StoreErrorKind;
 use super::rows::{self, PipelineRow, RunRow};
 use crate::api::runs::Event;
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, Origin, RunStatus, State, Transition, told_of_oom_kills};
+use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, Origin, RunStatus, State, Transition, describe_oom_kills};
 
 /// The values with which a run begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -413,7 +413,7 @@ fn describe(entry: &Entry, at: Timestamp) -> Event {
                 Exit::Code(code) => format!("exit code {code}"),
                 Exit::Signal(signal) => format!("signal {signal}"),
             };
-            [by("stopped"), Some(exit), oom_kills.and_then(told_of_oom_kills), killed.at_end(*asked)]
+            [by("stopped"), Some(exit), oom_kills.and_then(describe_oom_kills), killed.at_end(*asked)]
         }
         Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb, memory_peak_bytes } => {
             let used = format!("CPU {cpu_user_ms} ms user, {cpu_system_ms} ms system; at most {max_rss_kb} KiB a process");

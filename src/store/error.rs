@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-use crate::pipeline::UnknownWord;
+use crate::pipeline::UnknownText;
 
 /// The reason why an operation of the database failed. A failed change stores nothing.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ pub enum StoreErrorKind {
     Conflict(String),
     /// A stored value is not one of the words that its column allows.
     #[error("{0}; run the version that wrote it, or restore a backup")]
-    UnknownWord(UnknownWord),
+    UnknownText(UnknownText),
     /// A migration failed; the file is unchanged.
     #[error("{0}; it is unchanged; check it with `autoappdev check`")]
     Migration(String),
@@ -92,7 +92,7 @@ impl fmt::Display for StoreError {
             StoreErrorKind::NotWritable(_) => write!(f, "open {path} for writing"),
             StoreErrorKind::Full => write!(f, "write {path}"),
             StoreErrorKind::Conflict(_) => write!(f, "change {path}"),
-            StoreErrorKind::UnknownWord(_) => write!(f, "read {path}"),
+            StoreErrorKind::UnknownText(_) => write!(f, "read {path}"),
             StoreErrorKind::Migration(_) => write!(f, "migrate {path}"),
             _ => write!(f, "use {path}"),
         }?;
@@ -115,7 +115,7 @@ impl StoreError {
         match self.kind {
             Kind::Full | Kind::Busy | Kind::NotWritable(_) | Kind::Gone | Kind::Missing | Kind::Sqlite(_) => true,
             Kind::Damaged(_) | Kind::Newer { .. } | Kind::Divergent(_) | Kind::Foreign(_) | Kind::Setting(_) => false,
-            Kind::Conflict(_) | Kind::UnknownWord(_) | Kind::Migration(_) | Kind::RolledBack(_) => false,
+            Kind::Conflict(_) | Kind::UnknownText(_) | Kind::Migration(_) | Kind::RolledBack(_) => false,
         }
     }
 }
@@ -147,8 +147,8 @@ impl StoreErrorKind {
 impl From<rusqlite::Error> for StoreErrorKind {
     fn from(error: rusqlite::Error) -> Self {
         match error {
-            rusqlite::Error::FromSqlConversionFailure(column, kind, cause) => match cause.downcast::<UnknownWord>() {
-                Ok(word) => Self::UnknownWord(*word),
+            rusqlite::Error::FromSqlConversionFailure(column, kind, cause) => match cause.downcast::<UnknownText>() {
+                Ok(word) => Self::UnknownText(*word),
                 Err(cause) => Self::Sqlite(rusqlite::Error::FromSqlConversionFailure(column, kind, cause)),
             },
             rusqlite::Error::SqliteFailure(failure, ref said) => {

@@ -371,7 +371,7 @@ fn schema_accepts_words_of_newer_version_and_reading_rejects_them() {
     ] {
         bench.store.conn.execute(sql, []).unwrap_or_else(|e| panic!("{sql}: {e}"));
         let error = bench.reader().run(id).expect_err("this version does not know the word");
-        assert!(matches!(&error.kind, StoreErrorKind::UnknownWord(unknown) if unknown.text == word), "{error}");
+        assert!(matches!(&error.kind, StoreErrorKind::UnknownText(unknown) if unknown.text == word), "{error}");
     }
 }
 

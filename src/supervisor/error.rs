@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::pipeline::{Action, ConditionCode, Lack, Refusal};
+use crate::pipeline::{Action, ConditionCode, Refusal, Shortage};
 use crate::process;
 use crate::script::ScriptError;
 use crate::store::{StoreError, StoreErrorKind};
@@ -35,7 +35,7 @@ pub enum ActionError {
         /// The reason.
         detail: String,
         /// The resource whose lack is the cause, if any.
-        lack: Option<Lack>,
+        lack: Option<Shortage>,
     },
     /// A process did not stop in time, so the pause was undone.
     #[error("{0}")]
@@ -132,7 +132,7 @@ pub enum BootError {
     #[error("{}", told_at_boot(.0))]
     Store(#[from] StoreError),
     /// A thread that the life cycle needs could not be started.
-    #[error("{}", process::explain_lack("start a thread", .0))]
+    #[error("{}", process::explain_shortage("start a thread", .0))]
     Thread(io::Error),
     /// The run directories could not be read, so a live run could exist that is missing in the database and whose id the next run
     /// would get.

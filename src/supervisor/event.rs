@@ -4,7 +4,7 @@ use std::sync::mpsc::SyncSender;
 
 use super::ask::{Ask, ReplyTo};
 use super::shims::ConnectionNumber;
-use crate::api::pipeline::IfRun;
+use crate::api::pipeline::ExpectedRun;
 use crate::pipeline::Origin;
 use crate::run_dir::Message;
 use crate::store::{RequestKey, Work};
@@ -13,7 +13,7 @@ use crate::store::{RequestKey, Work};
 pub(super) enum Event {
     Act {
         ask: Ask,
-        if_run: IfRun,
+        if_run: ExpectedRun,
         key: Option<RequestKey>,
         origin: Origin,
         reply_to: ReplyTo,

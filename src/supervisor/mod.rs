@@ -9,7 +9,6 @@ mod error;
 mod event;
 mod inherited;
 mod kill_points;
-mod lookers;
 mod pulse;
 mod real_shims;
 mod records;
@@ -21,13 +20,14 @@ mod snapshot;
 mod strays;
 #[cfg(test)]
 mod tests;
+mod usage_followers;
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::api::pipeline::IfRun;
+use crate::api::pipeline::ExpectedRun;
 use crate::clock::{Clock, SystemClock};
 use crate::log::RunLogs;
 use crate::pipeline::Origin;
@@ -38,13 +38,13 @@ pub use ask::{Ask, StartRequest};
 use conductor::Conductor;
 pub use error::{ActionError, BootError};
 use event::Event;
-use lookers::Lookers;
-pub use lookers::Looking;
 use pulse::Pulse;
 use real_shims::RealShims;
 use records::NotedStore;
 pub use settings::Settings;
 pub use snapshot::{Notice, Published, Snapshot, Watch};
+pub use usage_followers::Looking;
+use usage_followers::UsageFollowers;
 
 /// The running supervisor thread.
 pub struct Supervisor {
@@ -72,7 +72,7 @@ impl Supervisor {
             RealShims::start(runs.clone(), logs.clone(), &settings, events.clone(), pulse.clone()).map_err(BootError::Thread)?;
         let store = NotedStore { store, pulse: pulse.clone() };
         let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
-        let (watch, lookers) = (conductor.watch.clone(), conductor.lookers.clone());
+        let (watch, usage_followers) = (conductor.watch.clone(), conductor.usage_followers.clone());
         // A power cut can have removed the link.
         if let Some(run_id) = watch.get().snapshot.run_id.max(runs.latest_id().ok().flatten()) {
             runs.note_latest(run_id);
@@ -86,7 +86,7 @@ impl Supervisor {
             .map_err(BootError::Thread)?;
         let for_work = events.clone();
         let writer = Writer::new(move |work| for_work.send(Event::Work(work)).is_ok());
-        Ok(Self { handle: Handle { events, writer, watch, lookers, pulse }, logs, thread })
+        Ok(Self { handle: Handle { events, writer, watch, usage_followers, pulse }, logs, thread })
     }
 
     /// Returns the logs of all runs. Copies share their cache.
@@ -133,14 +133,20 @@ pub struct Handle {
     events: Sender<Event>,
     writer: Writer,
     watch: Arc<Watch>,
-    lookers: Arc<Lookers>,
+    usage_followers: Arc<UsageFollowers>,
     pulse: Arc<Pulse>,
 }
 
 impl Handle {
     /// Requests an action for `origin` if `if_run` is the latest run, and waits until it is done or refused. The supervisor
     /// limits the wait. The action is done only once for each `key`.
-    pub fn act(&self, ask: Ask, if_run: IfRun, key: Option<RequestKey>, origin: Origin) -> Result<Arc<Published>, ActionError> {
+    pub fn act(
+        &self,
+        ask: Ask,
+        if_run: ExpectedRun,
+        key: Option<RequestKey>,
+        origin: Origin,
+    ) -> Result<Arc<Published>, ActionError> {
         self.begin(ask, if_run, key, origin)?.recv().unwrap_or(Err(ActionError::Stopping))
     }
 
@@ -148,7 +154,7 @@ impl Handle {
     pub fn begin(
         &self,
         ask: Ask,
-        if_run: IfRun,
+        if_run: ExpectedRun,
         key: Option<RequestKey>,
         origin: Origin,
     ) -> Result<Receiver<Result<Arc<Published>, ActionError>>, ActionError> {
@@ -178,7 +184,7 @@ impl Handle {
 
     /// Adds a client that follows the resource usage, until the returned guard is dropped.
     pub fn look(&self) -> Looking {
-        let looking = self.lookers.follow();
+        let looking = self.usage_followers.follow();
         // If the supervisor has died, there is nothing to do.
         let _has_died = self.events.send(Event::Look);
         looking
@@ -186,7 +192,7 @@ impl Handle {
 
     /// Notes a single request for the resource usage.
     pub fn look_once(&self) {
-        self.lookers.ask();
+        self.usage_followers.ask();
         let _has_died = self.events.send(Event::Look);
     }
 

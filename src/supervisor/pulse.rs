@@ -55,7 +55,8 @@ mod tests {
         let watch = Arc::new(Watch::new(Snapshot::new(&row, None, None)));
         // The thread handles no event.
         let (events, _queue) = mpsc::channel();
-        let handle = Handle { events, writer: Writer::new(|_| false), watch, lookers: Arc::default(), pulse: Arc::default() };
+        let handle =
+            Handle { events, writer: Writer::new(|_| false), watch, usage_followers: Arc::default(), pulse: Arc::default() };
         let hour = Duration::from_hours(1);
         assert!(!handle.is_alive(Duration::ZERO, hour), "it does not answer, and no disk is at fault");
         let call = handle.pulse.begin_storage();

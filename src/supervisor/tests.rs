@@ -18,7 +18,7 @@ use super::conductor::Conductor;
 use super::records::Records;
 use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 use super::*;
-use crate::api::pipeline::IfRun;
+use crate::api::pipeline::ExpectedRun;
 use crate::clock::Timestamp;
 use crate::pipeline::{Action, Cause, ConditionCode, Containment, Entry, Exit, Fact, Found, Killed, Origin, Peer, State};
 use crate::run_dir::{
@@ -237,10 +237,10 @@ impl Stage {
     }
 
     fn ask_as(&mut self, origin: Origin, ask: Ask) -> Waiting {
-        self.ask_if(IfRun::Any, origin, ask)
+        self.ask_if(ExpectedRun::Any, origin, ask)
     }
 
-    fn ask_if(&mut self, if_run: IfRun, origin: Origin, ask: Ask) -> Waiting {
+    fn ask_if(&mut self, if_run: ExpectedRun, origin: Origin, ask: Ask) -> Waiting {
         let (reply_to, waiting) = sync_channel(1);
         self.conductor.act(ask, if_run, None, origin, &reply_to);
         waiting
@@ -250,7 +250,7 @@ impl Stage {
     fn ask_keyed(&mut self, key: &str, ask: Ask) -> Waiting {
         let (reply_to, waiting) = sync_channel(1);
         let key = RequestKey { key: key.to_owned(), request: "0".repeat(64) };
-        self.conductor.act(ask, IfRun::Any, Some(&key), CLIENT, &reply_to);
+        self.conductor.act(ask, ExpectedRun::Any, Some(&key), CLIENT, &reply_to);
         waiting
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, ioctl_fionread};
 
-use super::handler::{Entrance, Handler};
+use super::handler::{Binding, Handler};
 use super::head::Broken;
 use super::limits::{Limits, Peer};
 use super::listener::Stream;
@@ -71,7 +71,7 @@ struct Acceptor<'a> {
 }
 
 /// Accepts connections until the server stops; `woken` then becomes readable.
-pub(super) fn accept(slots: &Arc<Slots>, workers: &Workers, entrances: &[Entrance], woken: &UnixStream, idle_limit: Duration) {
+pub(super) fn accept(slots: &Arc<Slots>, workers: &Workers, entrances: &[Binding], woken: &UnixStream, idle_limit: Duration) {
     let mut acceptor = Acceptor::new(slots, workers);
     while !slots.is_stopping() {
         let idle = slots.close_idle(Instant::now(), idle_limit);
@@ -105,14 +105,14 @@ impl<'a> Acceptor<'a> {
     }
 
     /// Waits for a new connection, at most until the next check. Returns the listeners that have one.
-    fn poll<'e>(&mut self, entrances: &'e [Entrance], woken: &UnixStream, idle: Option<Duration>) -> Vec<&'e Entrance> {
+    fn poll<'e>(&mut self, entrances: &'e [Binding], woken: &UnixStream, idle: Option<Duration>) -> Vec<&'e Binding> {
         let now = Instant::now();
         let rest = self.rest_until.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero());
         let is_tried_again = !self.waiting.is_empty() || !self.parked.is_empty();
         let limit = [idle, rest, is_tried_again.then_some(LOOK_EVERY)].into_iter().flatten().min();
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-        let takes_from = |entrance: &&Entrance| rest.is_none() && !self.is_held_back(entrance);
-        let open: Vec<&Entrance> = entrances.iter().filter(takes_from).collect();
+        let takes_from = |entrance: &&Binding| rest.is_none() && !self.is_held_back(entrance);
+        let open: Vec<&Binding> = entrances.iter().filter(takes_from).collect();
         let awaited: Vec<Arc<OwnedFd>> = open.iter().map(|entrance| entrance.listener.latest()).collect();
         let mut fds: Vec<PollFd<'_>> = awaited.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
         fds.extend(self.silent.iter().map(|job| PollFd::new(&*job.stream, PollFlags::IN)));
@@ -127,7 +127,7 @@ impl<'a> Acceptor<'a> {
         open.into_iter().zip(at_listeners).filter(|(_, is_ready)| **is_ready).map(|(entrance, _)| entrance).collect()
     }
 
-    fn accept_at(&mut self, entrance: &'a Entrance) {
+    fn accept_at(&mut self, entrance: &'a Binding) {
         for _ in 0..ACCEPTED_IN_A_TURN {
             if self.slots.is_stopping() || self.is_held_back(entrance) {
                 return;
@@ -193,7 +193,7 @@ impl<'a> Acceptor<'a> {
 
     /// Checks whether the clients of this machine at a listener are held back. If so, all other clients of that listener are held
     /// back too.
-    fn is_held_back(&self, entrance: &Entrance) -> bool {
+    fn is_held_back(&self, entrance: &Binding) -> bool {
         self.held_back.contains(&Peer::at(entrance.listener.reach(), Ipv4Addr::LOCALHOST.into()))
     }
 

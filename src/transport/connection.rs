@@ -19,7 +19,7 @@ use super::slots::{Slot, Works};
 use super::writer;
 
 /// How long the client's machine may acknowledge nothing while a response of unknown length is sent.
-const UNHEARD_LIMIT: Duration = Duration::from_secs(30);
+const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 const READ_BYTES: usize = 4 * 1024;
 /// The maximum number of bytes of a head that are read while cookies of other servers account for its length. A browser keeps up
@@ -395,10 +395,10 @@ impl Wire<'_> {
             }
         } else {
             let began = Instant::now();
-            self.stream.end_when_unheard(UNHEARD_LIMIT)?;
+            self.stream.set_ack_timeout(ACK_TIMEOUT)?;
             // Without chunks, the end of the connection marks the end of the response. A connection that ends earlier is reset,
             // even if the server is killed, so that the client does not take that for the end of the response.
-            self.stream.set_broken_at_end(!is_chunked)?;
+            self.stream.set_reset_on_close(!is_chunked)?;
             // The head is sent even if the connection has given way, so that the client learns that the response is not complete.
             let _gave_way = self.slot.follows(began);
             self.send(&out)?;
@@ -427,7 +427,7 @@ impl Wire<'_> {
                     break;
                 }
             }
-            self.stream.set_broken_at_end(false)?;
+            self.stream.set_reset_on_close(false)?;
         }
         Ok(keep_alive)
     }

@@ -131,7 +131,7 @@ impl Client<'_> {
 }
 
 /// A listener, and the handler of the requests that arrive there. A handler thus knows by which listener a request came.
-pub struct Entrance {
+pub struct Binding {
     /// The listener to which clients connect.
     pub listener: Listener,
     /// The handler that answers them.

@@ -53,7 +53,7 @@ pub enum Broken {
     NoThread,
     /// The request has an encoding or an expectation that is not supported.
     #[error("{0} is not supported")]
-    NotServed(&'static str),
+    Unsupported(&'static str),
     /// The handler panicked, which is a bug in this program.
     #[error("internal error; see the server's log (backend.log)")]
     Fault,
@@ -218,10 +218,10 @@ impl<'h> Fields<'h> {
 
     fn framing(&self, is_http_1_0: bool) -> Result<Framing, Broken> {
         match (self.has_encoding, self.length) {
-            _ if self.expects_continue == Some(false) => Err(Broken::NotServed("that expectation")),
+            _ if self.expects_continue == Some(false) => Err(Broken::Unsupported("that expectation")),
             (true, Some(_)) => Err(Broken::Malformed("it has both a Content-Length and a Transfer-Encoding")),
             (true, None) if is_http_1_0 => Err(Broken::Malformed("HTTP/1.0 has no Transfer-Encoding")),
-            (true, None) if !self.is_chunked => Err(Broken::NotServed("that transfer encoding")),
+            (true, None) if !self.is_chunked => Err(Broken::Unsupported("that transfer encoding")),
             (true, None) => Ok(Framing::Chunked),
             (false, Some(length)) if length > BODY_BYTES_MAX => Err(Broken::BodyTooLarge),
             (false, length) => Ok(Framing::Length(length.unwrap_or(0))),
@@ -286,8 +286,8 @@ mod tests {
         assert!(matches!(head("GET / HTTP/2.0\r\nHost: h\r\n\r\n"), Err(Broken::Malformed(_))));
         assert!(matches!(head("PRI * HTTP/2.0\r\n\r\n"), Err(Broken::Malformed(_))));
         assert!(matches!(head("GET x HTTP/1.1\r\nHost: h\r\n\r\n"), Err(Broken::Malformed(_))));
-        assert!(matches!(framing("GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n"), Err(Broken::NotServed(_))));
-        assert!(matches!(framing("GET / HTTP/1.1\r\nHost: h\r\nExpect: tea\r\n\r\n"), Err(Broken::NotServed(_))));
+        assert!(matches!(framing("GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n"), Err(Broken::Unsupported(_))));
+        assert!(matches!(framing("GET / HTTP/1.1\r\nHost: h\r\nExpect: tea\r\n\r\n"), Err(Broken::Unsupported(_))));
     }
 
     #[test]

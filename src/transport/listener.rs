@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, sockopt
 
 use super::own_socket::{BACKLOG, OwnSocket};
 use super::peer_user::{Holder, holder_of_peer, is_own_address};
-use super::reach::{Reach, dialable};
+use super::reach::{Reach, connect_address};
 use crate::abstract_socket;
 use crate::socket_path::SocketPath;
 use crate::unix_connect::connect_within;
@@ -30,7 +30,7 @@ const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    pub(super) way_in: WayIn,
+    pub(super) connect_address_of: ConnectAddress,
     reach: Reach,
 }
 
@@ -54,7 +54,7 @@ impl Listener {
         // A second call, for a longer queue than the standard library's.
         rustix::net::listen(&listener, BACKLOG)?;
         let socket = Socket::Lasting(Arc::new(listener.into()));
-        Ok(Self { socket, way_in: WayIn::Tcp(address), reach: Reach::at(address) })
+        Ok(Self { socket, connect_address_of: ConnectAddress::Tcp(address), reach: Reach::at(address) })
     }
 
     /// Listens on a Unix socket at `path` that only this user can use. A socket that a killed server left is removed.
@@ -63,7 +63,7 @@ impl Listener {
     /// `AddrInUse` if a server answers there, or if something else has that name.
     pub fn unix(path: &Path) -> io::Result<Self> {
         let socket = Socket::Own(Arc::new(OwnSocket::bind(path)?));
-        Ok(Self { socket, way_in: WayIn::Unix(path.to_owned()), reach: Reach::Socket })
+        Ok(Self { socket, connect_address_of: ConnectAddress::Unix(path.to_owned()), reach: Reach::Socket })
     }
 
     /// Returns listeners for the sockets that the service manager has passed to this process (`LISTEN_FDS`, `sd_listen_fds(3)`).
@@ -92,8 +92,8 @@ impl Listener {
         let found = address.as_pathname().and_then(|path| fs::metadata(path).ok());
         let is_private = found.is_some_and(|found| found.mode() & 0o022 == 0 && user::is_own_or_root(found.uid()));
         let reach = if is_private { Reach::Socket } else { Reach::Network };
-        let way_in = WayIn::Inherited(rustix::net::getsockname(&listener)?.try_into()?);
-        Ok(Self { socket: Socket::Lasting(Arc::new(listener.into())), way_in, reach })
+        let connect_address_of = ConnectAddress::Inherited(rustix::net::getsockname(&listener)?.try_into()?);
+        Ok(Self { socket: Socket::Lasting(Arc::new(listener.into())), connect_address_of, reach })
     }
 
     /// Returns who can reach the listener.
@@ -103,9 +103,9 @@ impl Listener {
 
     /// Returns the TCP address, or `None` for a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
-        match self.way_in {
-            WayIn::Tcp(address) => Some(address),
-            WayIn::Unix(_) | WayIn::Inherited(_) => None,
+        match self.connect_address_of {
+            ConnectAddress::Tcp(address) => Some(address),
+            ConnectAddress::Unix(_) | ConnectAddress::Inherited(_) => None,
         }
     }
 
@@ -158,17 +158,17 @@ impl Drop for Listener {
 
 /// The address by which clients reach a listener.
 #[derive(Clone, Debug)]
-pub(super) enum WayIn {
+pub(super) enum ConnectAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
     /// A Unix socket of the service manager, with or without a file.
     Inherited(SocketAddrUnix),
 }
 
-impl WayIn {
+impl ConnectAddress {
     pub(super) fn connect(&self, limit: Duration) -> io::Result<Stream> {
         let socket: OwnedFd = match self {
-            Self::Tcp(address) => TcpStream::connect_timeout(&dialable(*address), limit)?.into(),
+            Self::Tcp(address) => TcpStream::connect_timeout(&connect_address(*address), limit)?.into(),
             Self::Unix(path) => SocketPath::open(path)?.connect(limit)?.into(),
             Self::Inherited(address) => connect_within(address, limit)?.into(),
         };
@@ -226,7 +226,7 @@ impl Stream {
 
     /// Ends the connection once the other machine has acknowledged nothing for `limit`. Otherwise the kernel retransmits its
     /// packets for a quarter of an hour. Does nothing on a Unix socket.
-    pub(super) fn end_when_unheard(&self, limit: Duration) -> io::Result<()> {
+    pub(super) fn set_ack_timeout(&self, limit: Duration) -> io::Result<()> {
         if self.is_unix()? {
             return Ok(());
         }
@@ -236,7 +236,7 @@ impl Stream {
 
     /// Sets whether the other side sees the connection as broken, however it is closed (`SO_LINGER`, `socket(7)`). A Unix socket
     /// has no such signal.
-    pub(super) fn set_broken_at_end(&self, is_broken: bool) -> io::Result<()> {
+    pub(super) fn set_reset_on_close(&self, is_broken: bool) -> io::Result<()> {
         Ok(sockopt::set_socket_linger(&self.socket, is_broken.then_some(Duration::ZERO))?)
     }
 
@@ -349,18 +349,21 @@ mod tests {
         for (held, is_reached) in [(of_no_file, true), (gone, false)] {
             let listener = Listener::from_unix(held).expect("serves");
             assert_eq!(listener.reach(), Reach::Network);
-            let way_in = listener.way_in.clone();
-            match way_in.connect(Duration::from_secs(1)) {
+            let connect_address_of = listener.connect_address_of.clone();
+            match connect_address_of.connect(Duration::from_secs(1)) {
                 Ok(_) => assert!(is_reached),
-                Err(error) => assert!(!is_reached && way_in.is_for_others(&error), "{error}"),
+                Err(error) => assert!(!is_reached && connect_address_of.is_for_others(&error), "{error}"),
             }
         }
-        let way_in = Listener::unix(&path).expect("binds").way_in.clone();
-        let error = way_in.connect(Duration::from_secs(1)).expect_err("it left with its listener");
-        assert!(way_in.is_for_others(&error), "a removed file does not mean that the server is dead: it is recreated");
+        let connect_address_of = Listener::unix(&path).expect("binds").connect_address_of.clone();
+        let error = connect_address_of.connect(Duration::from_secs(1)).expect_err("it left with its listener");
+        assert!(
+            connect_address_of.is_for_others(&error),
+            "a removed file does not mean that the server is dead: it is recreated"
+        );
         drop(UnixListener::bind(&path).expect("binds"));
-        let error = way_in.connect(Duration::from_secs(1)).expect_err("nobody listens");
-        assert!(!way_in.is_for_others(&error), "{error}");
+        let error = connect_address_of.connect(Duration::from_secs(1)).expect_err("nobody listens");
+        assert!(!connect_address_of.is_for_others(&error), "{error}");
     }
 
     #[test]

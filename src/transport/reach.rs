@@ -27,7 +27,7 @@ impl Reach {
 
 /// Returns the address at which a client on this machine can reach a server that listens at `address`. A wildcard address is
 /// replaced by the loopback address.
-pub fn dialable(mut address: SocketAddr) -> SocketAddr {
+pub fn connect_address(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
     }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::accept;
 use super::connection::Terms;
-use super::handler::Entrance;
-use super::listener::WayIn;
+use super::handler::Binding;
+use super::listener::ConnectAddress;
 use super::slots::Slots;
 use super::workers::Workers;
 
@@ -40,13 +40,14 @@ impl Server {
     ///
     /// # Errors
     /// A thread, or the socket that wakes the accepting thread, could not be created.
-    pub fn start(entrances: Vec<Entrance>) -> io::Result<Self> {
+    pub fn start(entrances: Vec<Binding>) -> io::Result<Self> {
         Self::start_with(entrances, IDLE_LIMIT)
     }
 
-    fn start_with(entrances: Vec<Entrance>, idle_limit: Duration) -> io::Result<Self> {
+    fn start_with(entrances: Vec<Binding>, idle_limit: Duration) -> io::Result<Self> {
         let addresses = entrances.iter().filter_map(|entrance| entrance.listener.address()).collect();
-        let probe = Probe { ways_in: entrances.iter().map(|entrance| entrance.listener.way_in.clone()).collect() };
+        let probe =
+            Probe { connect_addresses: entrances.iter().map(|entrance| entrance.listener.connect_address_of.clone()).collect() };
         let (wake, woken) = UnixStream::pair()?;
         let slots = Arc::<Slots>::default();
         let workers = Arc::<Workers>::default();
@@ -93,7 +94,7 @@ impl Server {
 /// A check of whether a server answers, which uses the same listeners as its clients.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    ways_in: Vec<WayIn>,
+    connect_addresses: Vec<ConnectAddress>,
 }
 
 impl Probe {
@@ -101,16 +102,16 @@ impl Probe {
     /// error says nothing about this server counts as well.
     pub fn is_answered(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        self.ways_in.iter().all(|way_in| Self::ask(way_in, deadline).unwrap_or(false))
+        self.connect_addresses.iter().all(|connect_address_of| Self::ask(connect_address_of, deadline).unwrap_or(false))
     }
 
-    fn ask(way_in: &WayIn, deadline: Instant) -> io::Result<bool> {
+    fn ask(connect_address_of: &ConnectAddress, deadline: Instant) -> io::Result<bool> {
         let left = || {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() { Err(io::ErrorKind::TimedOut) } else { Ok(left) }
         };
-        let stream = match way_in.connect(left()?) {
-            Err(error) if way_in.is_for_others(&error) => return Ok(true),
+        let stream = match connect_address_of.connect(left()?) {
+            Err(error) if connect_address_of.is_for_others(&error) => return Ok(true),
             other => other?,
         };
         stream.set_write_timeout(left()?)?;
@@ -176,7 +177,7 @@ mod tests {
     fn silent_connections_are_closed_after_the_time_limit() {
         let entrance = || {
             let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
-            vec![Entrance { listener, handler: Arc::new(Hello) }]
+            vec![Binding { listener, handler: Arc::new(Hello) }]
         };
         let strict = Server::start_with(entrance(), Duration::from_millis(200)).expect("serves");
         let patient = Server::start(entrance()).expect("serves");

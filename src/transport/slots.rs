@@ -13,7 +13,7 @@
 
 mod bodies;
 mod giving_way;
-mod occupant;
+mod open_connection;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ use rustix::net::Shutdown;
 
 pub(super) use giving_way::Full;
 use giving_way::{Order, make_one_leave, make_way_for};
-use occupant::{Activity, Doing, Occupant};
+use open_connection::{Activity, Doing, OpenConnection};
 
 use super::limits::{KINDS, Limits, Peer, Rank};
 use super::listener::Stream;
@@ -42,7 +42,7 @@ pub(super) struct Slots {
     is_stopping: AtomicBool,
     /// Whether a connection whose thread must be woken has given way.
     is_hurried: AtomicBool,
-    open: Mutex<BTreeMap<u64, Occupant>>,
+    open: Mutex<BTreeMap<u64, OpenConnection>>,
     closed: Condvar,
     /// Held by the connection that is being given memory for a body.
     bodies: Mutex<()>,
@@ -90,7 +90,7 @@ impl Slots {
             body_bytes: AtomicUsize::new(0),
             is_at_last_answer: AtomicBool::new(false),
         });
-        open.insert(number, Occupant { stream: stream.clone(), peer, activity: activity.clone() });
+        open.insert(number, OpenConnection { stream: stream.clone(), peer, activity: activity.clone() });
         Ok(Slot { number, is_owner: peer == Peer::Owner, slots: self.clone(), activity })
     }
 

@@ -6,20 +6,20 @@ use rouille::Response;
 use super::json::json;
 use crate::api::error::{ErrorCode, ErrorResponse};
 use crate::api::pipeline::IDEMPOTENCY_KEY_CHARS_MAX;
-use crate::pipeline::{ConditionCode, Lack};
-use crate::process::lack_of;
+use crate::pipeline::{ConditionCode, Shortage};
+use crate::process::shortage_of;
 use crate::script::ScriptError;
 use crate::store::{StoreError, StoreErrorKind, WorkError};
 use crate::supervisor::ActionError;
 use crate::transport::Broken;
 
 /// Returns the error code for the lack of a limited resource.
-const fn of_lack(lack: Lack) -> ErrorCode {
+const fn of_lack(lack: Shortage) -> ErrorCode {
     match lack {
-        Lack::Processes => ErrorCode::OutOfProcesses,
-        Lack::Descriptors => ErrorCode::OutOfDescriptors,
-        Lack::Memory => ErrorCode::OutOfMemory,
-        Lack::Unknown => ErrorCode::OutOfResources,
+        Shortage::Processes => ErrorCode::OutOfProcesses,
+        Shortage::Descriptors => ErrorCode::OutOfDescriptors,
+        Shortage::Memory => ErrorCode::OutOfMemory,
+        Shortage::Unknown => ErrorCode::OutOfResources,
     }
 }
 
@@ -174,7 +174,7 @@ impl ApiError {
                 Broken::TooManyBodies => ErrorCode::TooManyBodies,
                 Broken::TooManyConnections => ErrorCode::TooManyConnections,
                 Broken::NoThread => ErrorCode::OutOfProcesses,
-                Broken::NotServed(_) => ErrorCode::NotImplemented,
+                Broken::Unsupported(_) => ErrorCode::NotImplemented,
                 Broken::Fault => ErrorCode::Internal,
             },
             Self::TooManyReads => ErrorCode::TooManyReads,
@@ -231,7 +231,7 @@ impl ApiError {
                     _ => ErrorCode::StorageFailed,
                 },
                 ActionError::Store(_) => ErrorCode::StorageFailed,
-                ActionError::Io(error) => lack_of(error).map_or(ErrorCode::StorageFailed, of_lack),
+                ActionError::Io(error) => shortage_of(error).map_or(ErrorCode::StorageFailed, of_lack),
             },
             Self::Store(error) => of_store(error),
             Self::Log(_) | Self::NoRandomBytes(_) => ErrorCode::StorageFailed,
@@ -257,7 +257,7 @@ impl ApiError {
                 "another process has locked the database; try again in a moment".to_owned()
             }
             Self::Action(ActionError::Io(error)) => {
-                let advice = lack_of(error).map_or("see the server's log (backend.log)", Lack::advice);
+                let advice = shortage_of(error).map_or("see the server's log (backend.log)", Shortage::advice);
                 format!("the runtime directory could not be read; {advice}")
             }
             other => other.to_string(),

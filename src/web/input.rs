@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
 use crate::api::body::{self, BadBody};
-use crate::api::pipeline::{ActionRequest, IfRun, StartRequest, StopRequest};
+use crate::api::pipeline::{ActionRequest, ExpectedRun, StartRequest, StopRequest};
 use crate::api::query::{self, Query};
 use crate::api::runs::RunStart;
 use crate::api::session::LoginRequest;
@@ -22,7 +22,7 @@ const ARG_BYTES_MAX: usize = 128 * 1024 - 1;
 /// The maximum number of arguments or environment entries of a request.
 const ARGS_MAX: usize = 10_000;
 /// The prefix of environment names that are reserved for this program.
-const OUR_VARS: &str = "AUTOAPPDEV_";
+const RESERVED_PREFIX: &str = "AUTOAPPDEV_";
 
 /// Parses the query of a request.
 pub(super) fn query<Q: Query>(request: &Request) -> Result<Q, ApiError> {
@@ -74,7 +74,7 @@ pub(super) fn ask(
     action: Action,
     body: &[u8],
     start_of: impl FnOnce(i64) -> Result<RunStart, ApiError>,
-) -> Result<(Ask, IfRun), ApiError> {
+) -> Result<(Ask, ExpectedRun), ApiError> {
     Ok(match action {
         Action::Start => {
             let start: StartRequest = read(body)?;
@@ -150,8 +150,8 @@ fn check_start(start: &StartRequest) -> Result<(), ApiError> {
         if name.is_empty() || name.contains(['=', '\0']) {
             return Err(bad(format!("env has an invalid name: {name:?}")));
         }
-        if name.starts_with(OUR_VARS) {
-            return Err(bad(format!("env may not set {name}: names that begin with {OUR_VARS} are the server's own")));
+        if name.starts_with(RESERVED_PREFIX) {
+            return Err(bad(format!("env may not set {name}: names that begin with {RESERVED_PREFIX} are the server's own")));
         }
         // The kernel gets `NAME=VALUE` as one string.
         if name.len() + 1 + value.len() > ARG_BYTES_MAX {
@@ -190,7 +190,7 @@ mod tests {
         Request::fake_http("POST", "/api/pipeline/start", vec![], body.as_bytes().to_vec())
     }
 
-    fn asked(action: Action, request: &Request) -> Result<(Ask, IfRun), ApiError> {
+    fn asked(action: Action, request: &Request) -> Result<(Ask, ExpectedRun), ApiError> {
         ask(action, &bytes(request)?, |run_id| Err(ApiError::NoSuchRun(run_id.to_string())))
     }
 
@@ -258,10 +258,10 @@ mod tests {
         for action in [Action::Start, Action::Pause, Action::Resume, Action::Stop] {
             let if_run = |body| asked(action, &post(body)).map(|(_, if_run)| if_run);
             for (body, wanted) in [
-                ("", IfRun::Any),
-                ("{}", IfRun::Any),
-                (r#"{"if_run_id":null}"#, IfRun::Is(None)),
-                (r#"{"if_run_id":7}"#, IfRun::Is(Some(7))),
+                ("", ExpectedRun::Any),
+                ("{}", ExpectedRun::Any),
+                (r#"{"if_run_id":null}"#, ExpectedRun::Is(None)),
+                (r#"{"if_run_id":7}"#, ExpectedRun::Is(Some(7))),
             ] {
                 assert_eq!(if_run(body).expect(body), wanted, "{body}");
             }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use qrcodegen::{QrCode, QrCodeEcc};
 
 use crate::api::session::{PairLink, QrPicture};
-use crate::transport::open_addresses;
+use crate::transport::reachable_addresses;
 
 /// The maximum number of links. A machine can have many virtual networks; the likeliest addresses come first.
 const LINKS_MAX: usize = 8;
@@ -17,7 +17,7 @@ const ORIGIN_BYTES_MAX: usize = 272;
 /// settings.
 pub(super) fn links(named: Option<String>, listening: &[SocketAddr], code: &str) -> Vec<PairLink> {
     let mut origins: Vec<String> = named.into_iter().collect();
-    for address in open_addresses(listening) {
+    for address in reachable_addresses(listening) {
         let origin = format!("http://{address}");
         if !origins.contains(&origin) {
             origins.push(origin);

@@ -21,7 +21,7 @@ const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The maximum size of a response that is written at once and not counted, in bytes.
 const SHORT_BYTES_MAX: usize = 32 * 1024;
 /// How many long responses are made at the same time. Making one takes several times its size in memory.
-const MAKERS_MAX: usize = 2;
+const PRODUCERS_MAX: usize = 2;
 /// The maximum number of requests that wait for their turn. Beyond that, the one that has waited longest is refused.
 const WAITING_MAX: usize = 64;
 
@@ -29,14 +29,14 @@ const WAITING_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub struct ResponseBudget {
     held: Arc<Mutex<Held>>,
-    makers: Mutex<Makers>,
+    makers: Mutex<Producers>,
     made: Condvar,
     /// One reference for each log that is being sent as text, and this one.
     downloads: Mutex<Arc<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Makers {
+struct Producers {
     at_work: usize,
     /// The requests that wait for a turn, those of operators first, in the order of their arrival:
     /// `(is not an operator's, number)`.
@@ -100,8 +100,8 @@ impl ResponseBudget {
             self.made.notify_all();
         }
         // In order, because otherwise a new request would overtake those that wait.
-        let is_next = |makers: &Makers| makers.at_work < MAKERS_MAX && makers.waiting.first() == Some(&number);
-        let awaits = |makers: &mut Makers| makers.waiting.contains(&number) && !is_next(makers) && !ends();
+        let is_next = |makers: &Producers| makers.at_work < PRODUCERS_MAX && makers.waiting.first() == Some(&number);
+        let awaits = |makers: &mut Producers| makers.waiting.contains(&number) && !is_next(makers) && !ends();
         makers = self.made.wait_while(makers, awaits).unwrap_or_else(PoisonError::into_inner);
         let is_turn = is_next(&makers);
         makers.waiting.remove(&number);
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn waiting_request_that_yields_is_refused_at_once() {
         let answers = ResponseBudget::default();
-        let turns: Vec<_> = (0..MAKERS_MAX).map(|_| answers.turn(false, &|| false).expect("a turn")).collect();
+        let turns: Vec<_> = (0..PRODUCERS_MAX).map(|_| answers.turn(false, &|| false).expect("a turn")).collect();
         let gives_way = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let is_refused = || answers.turn(false, &|| gives_way.load(std::sync::atomic::Ordering::SeqCst)).is_err();
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn panic_releases_its_turn() {
         let answers = ResponseBudget::default();
-        for _ in 0..=MAKERS_MAX {
+        for _ in 0..=PRODUCERS_MAX {
             let panics = std::panic::AssertUnwindSafe(|| make::<()>(&answers, false, || panic!("on purpose")));
             assert!(std::panic::catch_unwind(panics).is_err());
         }
@@ -314,7 +314,7 @@ mod tests {
         let answers = ResponseBudget::default();
         let (open, is_open) = (Mutex::new(false), Condvar::new());
         let hold = || *is_open.wait_while(open.lock().expect("whole"), |open| !*open).expect("whole");
-        let until = |what: &dyn Fn(&Makers) -> bool| {
+        let until = |what: &dyn Fn(&Producers) -> bool| {
             let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
             while !what(&answers.makers.lock().expect("whole")) {
                 assert!(std::time::Instant::now() < deadline);
@@ -322,12 +322,12 @@ mod tests {
             }
         };
         std::thread::scope(|scope| {
-            let working: Vec<_> = (0..MAKERS_MAX).map(|_| scope.spawn(|| make(&answers, false, hold).is_ok())).collect();
-            until(&|makers| makers.at_work == MAKERS_MAX);
+            let working: Vec<_> = (0..PRODUCERS_MAX).map(|_| scope.spawn(|| make(&answers, false, hold).is_ok())).collect();
+            until(&|makers| makers.at_work == PRODUCERS_MAX);
             let waiting: Vec<_> = (0..WAITING_MAX + 2)
                 .map(|n| {
                     let waits = scope.spawn(|| make(&answers, false, || ()).is_ok());
-                    until(&|makers| makers.next == (MAKERS_MAX + n + 1) as u64);
+                    until(&|makers| makers.next == (PRODUCERS_MAX + n + 1) as u64);
                     waits
                 })
                 .collect();
@@ -344,7 +344,7 @@ mod tests {
             let served: Vec<bool> = waiting.into_iter().map(|thread| thread.join().expect("no panic")).collect();
             assert!(served[..3].iter().all(|&is| !is) && served[3..].iter().all(|&is| is), "{served:?}");
             let waiting_behind = operator.join().expect("no panic");
-            assert!(waiting_behind >= WAITING_MAX - MAKERS_MAX, "{waiting_behind} waited behind the operator");
+            assert!(waiting_behind >= WAITING_MAX - PRODUCERS_MAX, "{waiting_behind} waited behind the operator");
         });
     }
 }

@@ -15,11 +15,11 @@ use crate::pipeline::Action;
 use crate::transport::{Broken, Client, Handler};
 
 /// The header field with the id of the server that the request is meant for.
-const MEANT_FOR: &str = "AutoAppDev-Server";
+const SERVER_ID_FIELD: &str = "AutoAppDev-Server";
 
 impl Handler for App {
     fn handle(&self, request: &Request, client: &Client<'_>) -> Response {
-        let checked = self.guard.check(request).and_then(|()| self.check_meant(request));
+        let checked = self.guard.check(request).and_then(|()| self.check_server_id(request));
         let routed = checked.and_then(|()| self.route(request, client));
         self.finish(Some(request), routed.unwrap_or_else(ApiError::into_response))
     }
@@ -31,7 +31,7 @@ impl Handler for App {
     /// Refuses a long body, unless an operator sends it to a route for operators. No other request needs one, and strangers could
     /// use up the memory for bodies.
     fn refuse_long_body(&self, request: &Request, client: &Client<'_>) -> Option<Response> {
-        let checked = self.guard.check(request).and_then(|()| self.check_meant(request));
+        let checked = self.guard.check(request).and_then(|()| self.check_server_id(request));
         let admitted = checked.and_then(|()| match routes::find(request.method(), guard::path_of(request)) {
             Found::Route(route, _) if route.spec().access == Access::Operator => self.operator(request, client).map(drop),
             Found::Route(..) | Found::OtherMethod(..) | Found::Nothing => Err(Broken::LongBody.into()),
@@ -56,8 +56,8 @@ impl Handler for App {
 impl App {
     /// Refuses a request for another server. This comes before the token check, so that the other server's token does not count
     /// as a wrong try here.
-    fn check_meant(&self, request: &Request) -> Result<(), ApiError> {
-        match request.header(MEANT_FOR) {
+    fn check_server_id(&self, request: &Request) -> Result<(), ApiError> {
+        match request.header(SERVER_ID_FIELD) {
             Some(id) if id != self.identity.id => Err(ApiError::OtherServer),
             Some(_) | None => Ok(()),
         }

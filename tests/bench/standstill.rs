@@ -12,7 +12,7 @@ const WATCHED: Duration = Duration::from_secs(30);
 
 /// Measures and prints.
 pub(crate) fn bench() {
-    println!("## Standing still\n");
+    println!("## EndState still\n");
     let place = Place::serving("sleep.sh");
     place.start();
     let server = place.server_pid();

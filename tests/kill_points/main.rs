@@ -68,7 +68,7 @@ fn play_all(play: fn(Case)) {
 /// Runs the cases on threads that are named after their points.
 fn play_points<T: Sync>(cases: &[T], name: fn(&T) -> &'static str, play: impl Fn(&T) + Sync) {
     // Orphans become children of this process, which reaps them.
-    process::adopt_orphans().expect("a right of every process");
+    process::become_subreaper().expect("a right of every process");
     let chosen = std::env::var("KILL_POINT").ok();
     let cases: Vec<&T> = cases.iter().filter(|case| chosen.as_deref().is_none_or(|chosen| chosen == name(case))).collect();
     let (next, play) = (AtomicUsize::new(0), &play);

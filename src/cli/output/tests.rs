@@ -163,7 +163,7 @@ fn action_result_prints_conditions_as_warnings() {
     assert_eq!(super::done(&done), "stopped  run 7\n");
 }
 
-fn history() -> Vec<WholeRun> {
+fn history() -> Vec<RunDetails> {
     let run = |id: u64, status: &str| {
         json!({
             "id": id, "status": status, "pid": 4711, "script": "demo.sh", "cwd": "/srv", "args": ["-v", "a b"],

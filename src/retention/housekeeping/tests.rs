@@ -156,13 +156,13 @@ fn retention_packs_only_segments_that_no_longer_grow() {
         let (segments, _) = housekeeping.finished_of(id, standing, &mut is_done).expect("a scan");
         (segments.iter().map(|segment| segment.start).collect::<Vec<_>>(), is_done)
     };
-    assert_eq!(finished(Standing::Unknown), (vec![], true));
-    assert_eq!(finished(Standing::Live), (vec![0], true), "not the newest, and none that is small");
-    assert_eq!(finished(Standing::Ended), (vec![0], false), "its shim has something to add: scanned again");
+    assert_eq!(finished(EndState::Unknown), (vec![], true));
+    assert_eq!(finished(EndState::Live), (vec![0], true), "not the newest, and none that is small");
+    assert_eq!(finished(EndState::Ended), (vec![0], false), "its shim has something to add: scanned again");
     drop(lock);
     let deadline = Instant::now() + Duration::from_mins(1);
-    while finished(Standing::Ended) != (vec![0, second], true) {
-        assert!(Instant::now() < deadline, "its shim has left: {:?}", finished(Standing::Ended));
+    while finished(EndState::Ended) != (vec![0, second], true) {
+        assert!(Instant::now() < deadline, "its shim has left: {:?}", finished(EndState::Ended));
         thread::yield_now();
     }
 }

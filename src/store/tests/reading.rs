@@ -75,7 +75,7 @@ fn word_of_newer_version_is_an_error_with_a_hint() {
         .execute_batch("PRAGMA ignore_check_constraints = 1; UPDATE pipeline_state SET state = 'frozen'")
         .expect("forced");
     let error = bench.store.row().expect_err("no such state");
-    assert!(matches!(&error.kind, StoreErrorKind::UnknownWord(word) if word.text == "frozen"), "{error}");
+    assert!(matches!(&error.kind, StoreErrorKind::UnknownText(word) if word.text == "frozen"), "{error}");
     assert!(error.to_string().contains("restore a backup"), "{error}");
 }
 

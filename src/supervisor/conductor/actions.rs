@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::in_flight::Waiter;
 use super::parts::Conductor;
 use super::repeats::Earlier;
-use crate::api::pipeline::IfRun;
+use crate::api::pipeline::ExpectedRun;
 use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::pipeline::{Action, Origin, Pending, Refusal, decide};
-use crate::process::{explain_lack, is_disk_full, lack_of};
+use crate::process::{explain_shortage, is_disk_full, shortage_of};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
 use crate::script::{self, Attempt, ScriptError};
 use crate::store::{NewRun, RequestKey, Store, StoreError};
@@ -34,7 +34,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     pub(in crate::supervisor) fn act(
         &mut self,
         ask: Ask,
-        if_run: IfRun,
+        if_run: ExpectedRun,
         key: Option<&RequestKey>,
         origin: Origin,
         reply_to: &ReplyTo,
@@ -77,7 +77,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         let kill_by = if origin.can_prolong() { Duration::ZERO } else { now + grace };
         let latest = self.ledger.row.run_id;
-        if let IfRun::Is(meant) = if_run
+        if let ExpectedRun::Is(meant) = if_run
             && meant != latest
         {
             return answer(reply_to, Err(ActionError::RunChanged { latest }));
@@ -129,8 +129,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Err(error) => {
                 // Checking the run shows whether a shim was started before the error.
                 ::log::error!("run {run_id}: its shim could not be started: {error}");
-                let detail = explain_lack("the run's own process could not be started", &error);
-                self.signs.note_last_words(Trouble::last_words(detail.clone(), is_disk_full(&error), lack_of(&error)));
+                let detail = explain_shortage("the run's own process could not be started", &error);
+                self.signs.note_last_words(Trouble::last_words(detail.clone(), is_disk_full(&error), shortage_of(&error)));
                 if let Err(error) = self.settle(&detail) {
                     self.forget_and_retry(&error);
                     self.publish();

@@ -31,8 +31,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let snapshot = Snapshot::new(&ledger.row, ledger.run(), settings.default_script.as_deref());
         let mut conductor = Self {
             watch: Arc::new(Watch::new(snapshot)),
-            lookers: Arc::default(),
-            told_of_lookers: None,
+            usage_followers: Arc::default(),
+            followers_notified_at: None,
             grace: settings.grace,
             in_flight: InFlight::new(ledger.last_seq),
             link: ShimLink::new(shims),
@@ -48,7 +48,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Err(error) if error.may_pass() => conductor.forget_and_retry(&error),
             other => other?,
         }
-        conductor.take_in_unknown_runs()?;
+        conductor.adopt_unknown_runs()?;
         if conductor.live_run().is_some() {
             // The previous server may have published an action as under way with this version.
             conductor.tell_that_something_changed();
@@ -62,7 +62,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// Handles run directories that are missing in the database, because the database was removed or replaced. Reserves all ids
     /// up to the highest of them. Takes over the latest run if it is alive or may have left processes.
-    fn take_in_unknown_runs(&mut self) -> Result<(), BootError> {
+    fn adopt_unknown_runs(&mut self) -> Result<(), BootError> {
         let known = self.ledger.run().map_or(0, |run| run.id);
         // The usual case, without reading each directory. A database without any run may be new.
         if known > 0 && self.link.shims.latest_run_id().map_err(BootError::Runs)?.is_some_and(|latest| latest <= known) {

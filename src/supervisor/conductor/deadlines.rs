@@ -42,7 +42,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if is_due(self.ledger.retry_at) {
             self.try_store_again();
         }
-        self.tell_of_lookers(now);
+        self.notify_shim_of_followers(now);
         self.link.note_silence(now);
         self.show_conditions();
         self.in_flight.expire(now);

@@ -9,11 +9,11 @@ use super::shim_link::ShimLink;
 use super::signs::Signs;
 use crate::clock::Clock;
 use crate::pipeline::{Action, ConditionCode, Pending, allowed};
-use crate::supervisor::lookers::Lookers;
 use crate::supervisor::records::Records;
 use crate::supervisor::settings::Settings;
 use crate::supervisor::shims::{ConnectionNumber, Shims};
 use crate::supervisor::snapshot::{Snapshot, Watch};
+use crate::supervisor::usage_followers::UsageFollowers;
 
 /// The conductor, see the parent module. Each part changes only the fields that it owns; the methods in the other files define
 /// what is done with them, and in which order.
@@ -23,9 +23,9 @@ pub(in crate::supervisor) struct Conductor<R, S, C> {
     /// The published state, which readers share.
     pub(in crate::supervisor) watch: Arc<Watch>,
     /// The clients that follow the resource usage.
-    pub(in crate::supervisor) lookers: Arc<Lookers>,
+    pub(in crate::supervisor) usage_followers: Arc<UsageFollowers>,
     /// The connection on which the shim was last notified of them, and when.
-    pub(super) told_of_lookers: Option<(ConnectionNumber, Duration)>,
+    pub(super) followers_notified_at: Option<(ConnectionNumber, Duration)>,
     /// The recorded state, and the facts and keys that the database has not taken yet.
     pub(super) ledger: Ledger<R>,
     /// The connection to the live run's shim.

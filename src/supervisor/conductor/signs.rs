@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::pipeline::{ConditionCode, Lack, Usage};
+use crate::pipeline::{ConditionCode, Shortage, Usage};
 use crate::run_dir::{NumberedProgress, NumberedSigns, ProgressError, Trouble};
 
 /// The codes of the shim's own problems.
@@ -125,7 +125,7 @@ impl Signs {
     }
 
     /// Returns whether the disk was full, and which other resource was lacking.
-    pub(super) fn take_last_words(&mut self) -> (bool, Option<Lack>) {
+    pub(super) fn take_last_words(&mut self) -> (bool, Option<Shortage>) {
         let words = std::mem::take(&mut self.last_words);
         (words.iter().any(|words| words.is_disk_full), words.iter().find_map(|words| words.lack))
     }

@@ -18,16 +18,17 @@ const TOLD_EVERY: Duration = Duration::from_secs(5);
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// Returns when the next notification is due.
     pub(super) fn watch_due_at(&self) -> Option<Duration> {
-        let connection = self.link.connection().filter(|_| self.ledger.row.state == State::Running && self.lookers.is_any())?;
-        let told_here = self.told_of_lookers.filter(|(told, _)| *told == connection);
+        let connection =
+            self.link.connection().filter(|_| self.ledger.row.state == State::Running && self.usage_followers.is_any())?;
+        let told_here = self.followers_notified_at.filter(|(told, _)| *told == connection);
         Some(told_here.map_or(Duration::ZERO, |(_, at)| at + TOLD_EVERY))
     }
 
     /// Notifies the shim, if that is due.
-    pub(super) fn tell_of_lookers(&mut self, now: Duration) {
+    pub(super) fn notify_shim_of_followers(&mut self, now: Duration) {
         let Some(connection) = self.link.connection().filter(|_| self.watch_due_at().is_some_and(|at| at <= now)) else { return };
-        self.told_of_lookers = Some((connection, now));
-        self.lookers.are_told();
+        self.followers_notified_at = Some((connection, now));
+        self.usage_followers.are_told();
         let tag = self.in_flight.new_tag();
         // A shim that has exited does not need the command, and an older one refuses a command that it does not know.
         let _is_said_again = self.link.send(&Command::Watch { tag }, now);

@@ -8,7 +8,7 @@ use super::env::SECOND;
 use super::rng::Rng;
 use super::shim::NOT_EXECUTABLE;
 use super::world::World;
-use crate::api::pipeline::IfRun;
+use crate::api::pipeline::ExpectedRun;
 use crate::pipeline::{Action, State};
 use crate::store::RequestKey;
 use crate::supervisor::{ActionError, Ask, Published, Snapshot, StartRequest};
@@ -19,7 +19,7 @@ pub(super) type Answer = Result<Arc<Published>, ActionError>;
 pub(super) struct Asked {
     pub(super) action: Action,
     /// Some clients name the latest run that they were shown.
-    pub(super) if_run: IfRun,
+    pub(super) if_run: ExpectedRun,
     /// Most clients send a key, each a new one.
     pub(super) key: Option<RequestKey>,
     pub(super) waiting: Receiver<Answer>,
@@ -69,7 +69,7 @@ pub(super) fn think_of(rng: &mut Rng, snapshot: &Snapshot) -> Ask {
 impl Asked {
     pub(super) fn new(ask: &Ask, waiting: Receiver<Answer>, before: Snapshot, was_well: bool, world: &mut World) -> Self {
         let history = world.env.history_before_now();
-        let if_run = if world.env.rng.chance(300) { IfRun::Is(before.run_id) } else { IfRun::Any };
+        let if_run = if world.env.rng.chance(300) { ExpectedRun::Is(before.run_id) } else { ExpectedRun::Any };
         let key = world.env.rng.chance(700).then(|| RequestKey {
             key: format!("{:016x}{:016x}", world.env.rng.below(u64::MAX), world.env.rng.below(u64::MAX)),
             request: "0".repeat(64),
@@ -155,7 +155,7 @@ impl Asked {
             Err(ActionError::RunChanged { latest }) if is_at_once => {
                 // A run that was committed and could not be started is the latest, too.
                 let is_latest = *latest >= world.runs.keys().next_back().copied();
-                if self.if_run == IfRun::Any || self.if_run == IfRun::Is(*latest) || !is_latest {
+                if self.if_run == ExpectedRun::Any || self.if_run == ExpectedRun::Is(*latest) || !is_latest {
                     return refuse("the run that it means is the latest");
                 }
                 Ok(())

@@ -269,7 +269,7 @@ impl Play {
         let is_looked_at = self.with_env(|env| !env.is_calm && env.rng.chance(300));
         let (reply_to, waiting) = sync_channel(1);
         let Some((conductor, watch)) = &mut self.server else { return Ok(()) };
-        self.looking = is_looked_at.then(|| conductor.lookers.follow());
+        self.looking = is_looked_at.then(|| conductor.usage_followers.follow());
         let (before, was_well) = (watch.get().snapshot.clone(), what_is_wrong(watch).is_none());
         let mut asked = Asked::new(&ask, waiting, before, was_well, &mut self.world.borrow_mut());
         let (if_run, key) = (asked.if_run, asked.key.clone());

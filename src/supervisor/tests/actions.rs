@@ -274,18 +274,18 @@ fn action_with_if_run_id_not_latest_is_not_done() {
         other => panic!("{other:?}"),
     };
     let start = || Ask::Start(StartRequest::default());
-    changed(&stage.ask_if(IfRun::Is(Some(1)), CLIENT, start()), None);
+    changed(&stage.ask_if(ExpectedRun::Is(Some(1)), CLIENT, start()), None);
     assert!(stage.world.0.borrow().launched.is_empty(), "nothing was done");
-    let waiting = stage.ask_if(IfRun::Is(None), CLIENT, start());
+    let waiting = stage.ask_if(ExpectedRun::Is(None), CLIENT, start());
     stage.hear(&[(1, spawned())]);
     got(&waiting).expect("there was no run");
     for meant in [None, Some(2)] {
         for ask in [start(), Ask::Pause, Ask::Resume, stop(Duration::ZERO)] {
-            changed(&stage.ask_if(IfRun::Is(meant), CLIENT, ask), Some(1));
+            changed(&stage.ask_if(ExpectedRun::Is(meant), CLIENT, ask), Some(1));
         }
     }
     assert!(stage.world.0.borrow().sent.is_empty(), "nothing was done");
-    let waiting = stage.ask_if(IfRun::Is(Some(1)), CLIENT, Ask::Pause);
+    let waiting = stage.ask_if(ExpectedRun::Is(Some(1)), CLIENT, Ask::Pause);
     stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
     got(&waiting).expect("it is the latest");
 }

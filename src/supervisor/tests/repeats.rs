@@ -164,7 +164,7 @@ fn key_that_is_not_stored_yet_refuses_another_request() {
         let sent = stage.world.0.borrow().sent.len();
         let other = RequestKey { key: "a".to_owned(), request: "1".repeat(64) };
         let (reply_to, waiting) = sync_channel(1);
-        stage.conductor.act(Ask::Resume, IfRun::Any, Some(&other), CLIENT, &reply_to);
+        stage.conductor.act(Ask::Resume, ExpectedRun::Any, Some(&other), CLIENT, &reply_to);
         assert!(matches!(got(&waiting), Err(ActionError::KeyReused)));
         assert_eq!(stage.world.0.borrow().sent.len(), sent, "nothing is sent");
     });

@@ -356,7 +356,7 @@ fn usage_is_published_and_shim_is_asked_only_while_watched() {
     assert_eq!(stage.conductor.watch.get().tag, format!("{}.7~8", now.version));
 
     let is_told = |stage: &Stage| matches!(stage.last_sent(), Command::Watch { .. });
-    let looking = stage.conductor.lookers.follow();
+    let looking = stage.conductor.usage_followers.follow();
     stage.pass(Duration::ZERO);
     assert!(is_told(&stage));
     let sent = |stage: &Stage| stage.world.0.borrow().sent.len();
@@ -378,7 +378,7 @@ fn usage_is_published_and_shim_is_asked_only_while_watched() {
     drop(looking);
     stage.pass(Duration::from_mins(1));
     assert_eq!(sent(&stage), before + 2);
-    stage.conductor.lookers.ask();
+    stage.conductor.usage_followers.ask();
     stage.pass(Duration::ZERO);
     stage.pass(Duration::from_mins(1));
     assert_eq!(sent(&stage), before + 3, "who asks once is told of once");

@@ -64,9 +64,9 @@ fn handed_work_and_actions_do_not_wait_for_a_lock_held_by_another_process() {
         let work = handle.writer().write(|store| store.reserve_run_ids(41));
         assert!(matches!(work, Err(WorkError::Store(StoreError { kind: StoreErrorKind::Busy, .. }))), "{work:?}");
         assert!(handle.watch().degraded().is_some(), "also where no action meets the lock");
-        let start = handle.act(Ask::Start(StartRequest::default()), IfRun::Any, None, CLIENT);
+        let start = handle.act(Ask::Start(StartRequest::default()), ExpectedRun::Any, None, CLIENT);
         assert!(matches!(start, Err(ActionError::DatabaseLocked)), "{start:?}");
-        let pause = handle.act(Ask::Pause, IfRun::Any, None, CLIENT);
+        let pause = handle.act(Ask::Pause, ExpectedRun::Any, None, CLIENT);
         assert!(matches!(pause, Err(ActionError::Refused(_))), "{pause:?}");
     }
     let took = began.elapsed();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Slot;
 use super::giving_way::{Order, waits_longest};
-use super::occupant::Doing;
+use super::open_connection::Doing;
 use crate::lock::lock;
 use crate::transport::head::Broken;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::occupant::{Doing, Occupant};
+use super::open_connection::{Doing, OpenConnection};
 use crate::transport::limits::{KINDS, Limits, ONE_MORE_IN, Peer};
 
 /// How long a client may take to receive a response before its connection can be made to give way. Perhaps only the last system
@@ -51,9 +51,9 @@ impl Order {
     /// The order that treats all connections alike.
     pub(super) const EQUAL: Self = Self { keeps_operators: false, is_crowded: false };
 
-    pub(super) fn among<'a, I: Iterator<Item = &'a Occupant>>(occupants: impl Fn() -> I, slots: usize) -> Self {
+    pub(super) fn among<'a, I: Iterator<Item = &'a OpenConnection>>(occupants: impl Fn() -> I, slots: usize) -> Self {
         // Connections that gave way are not counted; otherwise more than the surplus would be made to give way.
-        let is_operators = |occupant: &&Occupant| occupant.activity.is_operator() && !occupant.activity.doing().gives_way();
+        let is_operators = |occupant: &&OpenConnection| occupant.activity.is_operator() && !occupant.activity.doing().gives_way();
         let mut operators = occupants().filter(is_operators).count();
         let part = slots / KEPT_IN;
         if operators > part {
@@ -62,7 +62,7 @@ impl Order {
             operators = occupants().filter(is_operators).filter(|occupant| !occupant.ends()).count();
         }
         let kept = operators.min(part);
-        let is_busy = |occupant: &&Occupant| {
+        let is_busy = |occupant: &&OpenConnection| {
             let doing = occupant.activity.doing();
             let is_busy = matches!(doing, Doing::Works | Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_));
             is_busy && !occupant.activity.is_operator()
@@ -71,11 +71,11 @@ impl Order {
         Self { keeps_operators: operators == kept, is_crowded }
     }
 
-    fn is_kept(self, occupant: &Occupant) -> bool {
+    fn is_kept(self, occupant: &OpenConnection) -> bool {
         self.keeps_operators && occupant.activity.is_operator()
     }
 
-    fn hurries(self, occupant: &Occupant) -> bool {
+    fn hurries(self, occupant: &OpenConnection) -> bool {
         self.is_crowded && !occupant.activity.is_operator()
     }
 }
@@ -84,7 +84,7 @@ impl Order {
 /// have run.
 pub(super) fn make_way_for(
     peer: Peer,
-    open: &BTreeMap<u64, Occupant>,
+    open: &BTreeMap<u64, OpenConnection>,
     limits: Limits,
     is_hurried: &AtomicBool,
 ) -> Result<(), Full> {
@@ -111,7 +111,7 @@ pub(super) fn make_way_for(
 
 /// Makes one of these connections give way if there are `limit` or more. A new connection is still admitted while the excess over
 /// `limit` is less than one in [`ONE_MORE_IN`].
-fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
+fn make_way<'a, I: Iterator<Item = &'a OpenConnection>>(
     occupants: impl Fn() -> I,
     count: usize,
     limit: usize,
@@ -122,7 +122,7 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     }
     // `limit` and `count` leave out the reserved slots of each kind, so their connections are added here.
     let order = Order::among(&occupants, limit + occupants().count() - count);
-    let is_leaving = |occupant: &&Occupant| match occupant.activity.doing() {
+    let is_leaving = |occupant: &&OpenConnection| match occupant.activity.doing() {
         Doing::GivesWay | Doing::Leaves => true,
         Doing::Works => occupant.activity.is_at_last_answer(),
         // If it has no unread bytes, it may be waiting for the rest of a request, and can be made to give way instead.
@@ -138,7 +138,7 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
         return Ok(());
     }
     // A connection that waits and was not made to give way has an unread request. A connection that works waits afterwards.
-    let leaves_soon = |occupant: &Occupant| match occupant.activity.doing() {
+    let leaves_soon = |occupant: &OpenConnection| match occupant.activity.doing() {
         Doing::Waits(_) | Doing::Yields(_) => !order.is_kept(occupant),
         Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) => order.hurries(occupant),
         Doing::Works => true,
@@ -149,7 +149,7 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
 
 /// Makes the connection that has waited longest give way. If none is waiting, the oldest connection gets one more response and is
 /// then closed. Otherwise, clients that always have a request in progress would keep their slots for ever.
-pub(super) fn make_one_leave<'a, I: Iterator<Item = &'a Occupant>>(
+pub(super) fn make_one_leave<'a, I: Iterator<Item = &'a OpenConnection>>(
     occupants: impl Fn() -> I,
     order: Order,
     is_hurried: &AtomicBool,
@@ -158,7 +158,7 @@ pub(super) fn make_one_leave<'a, I: Iterator<Item = &'a Occupant>>(
         occupant.give_way(seen, is_hurried);
         return;
     }
-    let goes_on = |occupant: &&Occupant| {
+    let goes_on = |occupant: &&OpenConnection| {
         let is_busy = matches!(occupant.activity.doing(), Doing::Works | Doing::Waits(_));
         is_busy && !order.is_kept(occupant) && !occupant.activity.is_at_last_answer()
     };
@@ -170,7 +170,10 @@ pub(super) fn make_one_leave<'a, I: Iterator<Item = &'a Occupant>>(
 /// Returns the connection that has waited longest, and what it is doing. Responses of unknown length come last. A connection
 /// whose request has arrived but has not been read is left out, because its thread has not run yet. Unread bytes after a request
 /// that is being answered do not keep the slot.
-pub(super) fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>, order: Order) -> Option<(Doing, &'a Occupant)> {
+pub(super) fn waits_longest<'a>(
+    occupants: impl Iterator<Item = &'a OpenConnection>,
+    order: Order,
+) -> Option<(Doing, &'a OpenConnection)> {
     let mut waiting: Vec<_> = occupants
         .filter(|occupant| !order.is_kept(occupant))
         .filter_map(|occupant| {

@@ -5,8 +5,8 @@ mod keys;
 mod pairing;
 mod sessions;
 mod throttle;
+mod timed_mutex;
 mod trust;
-mod turnstile;
 
 pub use authenticator::Authenticator;
 pub(super) use authenticator::{Caller, Shown};

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rouille::Request;
 
 use super::keys::{Keys, Of};
-use super::turnstile::Turnstile;
+use super::timed_mutex::TimedMutex;
 use crate::api::session::{ListedSession, Role};
 use crate::clock::{Timestamp, whole_ms};
 use crate::config::Token;
@@ -180,8 +180,8 @@ pub(super) struct Sessions {
     writer: Writer,
     /// The owner's actions queue behind database writes. So each role stores one login at a time, and operators do not wait for
     /// viewers.
-    operators: Turnstile,
-    viewers: Turnstile,
+    operators: TimedMutex,
+    viewers: TimedMutex,
     /// Called when a session has ended, so that threads waiting on behalf of its client check it.
     wake: Box<dyn Fn() + Send + Sync>,
 }
@@ -205,8 +205,8 @@ impl Sessions {
             uses: AtomicU64::new(0),
             unrecorded: Mutex::default(),
             writer,
-            operators: Turnstile::default(),
-            viewers: Turnstile::default(),
+            operators: TimedMutex::default(),
+            viewers: TimedMutex::default(),
             wake,
         };
         let (mut kept, ended): (Vec<_>, Vec<_>) =

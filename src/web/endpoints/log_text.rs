@@ -11,7 +11,7 @@ use rouille::{Request, Response, ResponseBody};
 
 use super::runs::run_id_of;
 use crate::api::logs::LogTextQuery;
-use crate::log::{Form, RunText, Said};
+use crate::log::{Form, RunOutput, RunText};
 use crate::transport::Client;
 use crate::web::app::App;
 use crate::web::error::ApiError;
@@ -79,7 +79,7 @@ impl App {
         } else {
             // The length is known only after all of the text has been read.
             let form = Form { has_heads, stream: stream.map(Into::into) };
-            ResponseBody::from_reader(Body { run_id, reader: Said::new(&text, form), _place: place })
+            ResponseBody::from_reader(Body { run_id, reader: RunOutput::new(&text, form), _place: place })
         };
         Ok(Response { data, ..response })
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rouille::{Request, Response};
 
 use crate::api::runs::{
-    Kept, Run, RunResponse, RunStart, RunStartResponse, RunUsage, RunsQuery, RunsResponse, Sample, UsagePeak, UsageResponse,
-    WholeRun,
+    Kept, Run, RunDetails, RunResponse, RunStart, RunStartResponse, RunUsage, RunsQuery, RunsResponse, Sample, UsagePeak,
+    UsageResponse,
 };
 use crate::pipeline::{Progress, UsageSample, usual_ms};
 use crate::process::memory_total;
@@ -46,7 +46,7 @@ impl App {
         let progress = self.progress(&run);
         let usual_ms = usual_ms(completed.iter().map(|run| run.active_ms).collect());
         let previous = completed.first().copied();
-        let run = WholeRun { run: run.run, progress, previous, usual_ms, events };
+        let run = RunDetails { run: run.run, progress, previous, usual_ms, events };
         Ok(self.budget.json(request, long_bytes(&RunResponse { run })))
     }
 

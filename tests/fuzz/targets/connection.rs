@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use autoappdev::transport::fuzzing::{Framing, TARGET_BYTES_MAX};
-use autoappdev::transport::{BODY_BYTES_MAX, Broken, Client, Entrance, Handler, Listener, Server};
+use autoappdev::transport::{BODY_BYTES_MAX, Binding, Broken, Client, Handler, Listener, Server};
 use rouille::{Request, Response, ResponseBody};
 
 use super::cut::{choices, pieces};
@@ -77,7 +77,7 @@ fn harness() -> &'static Harness {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
         let address = listener.address().expect("has one");
-        let server = Server::start(vec![Entrance { listener, handler: Arc::new(Recorder(seen.clone())) }]).expect("starts");
+        let server = Server::start(vec![Binding { listener, handler: Arc::new(Recorder(seen.clone())) }]).expect("starts");
         // It serves until the process ends.
         std::mem::forget(server);
         Harness { address, seen, turn: Mutex::new(()) }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::DEADLINE;
 use crate::support::wire::Wire;
-use autoappdev::transport::{Broken, Client, Entrance, Handler, Listener, Server};
+use autoappdev::transport::{Binding, Broken, Client, Handler, Listener, Server};
 use rouille::{Request, Response, ResponseBody};
 use serde_json::json;
 
@@ -105,7 +105,7 @@ impl Running {
         let desk = Arc::new(Desk { stream: Mutex::new(None) });
         let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
         let address = listener.address().expect("bound");
-        let server = Server::start(vec![Entrance { listener, handler: desk.clone() }]).expect("starts");
+        let server = Server::start(vec![Binding { listener, handler: desk.clone() }]).expect("starts");
         Self { server, address, desk }
     }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// A limited resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Lack {
+pub enum Shortage {
     /// A process or a thread.
     Processes,
     /// A file descriptor.
@@ -17,7 +17,7 @@ pub enum Lack {
     Unknown,
 }
 
-impl Lack {
+impl Shortage {
     /// Returns advice about the shortage, as a clause that follows a semicolon.
     pub const fn advice(self) -> &'static str {
         match self {

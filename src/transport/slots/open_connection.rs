@@ -11,7 +11,7 @@ use crate::transport::limits::Peer;
 use crate::transport::listener::Stream;
 
 /// An open connection, as the other threads see it.
-pub(super) struct Occupant {
+pub(super) struct OpenConnection {
     pub(super) stream: Arc<Stream>,
     pub(super) peer: Peer,
     pub(super) activity: Arc<Activity>,
@@ -87,7 +87,7 @@ impl Activity {
     }
 }
 
-impl Occupant {
+impl OpenConnection {
     /// Checks whether its client has disconnected and its thread only has to notice that.
     pub(super) fn ends(&self) -> bool {
         matches!(self.activity.doing(), Doing::Waits(_) | Doing::Yields(_)) && self.stream.is_left()

@@ -30,7 +30,7 @@ pub struct Form {
 /// A reader of the output, from its beginning. If nothing of a long part is wanted, the read is interrupted
 /// ([`io::ErrorKind::Interrupted`]) and can be continued.
 #[derive(Debug)]
-pub struct Said {
+pub struct RunOutput {
     cursor: Cursor<Box<RunLog>>,
     begin: u64,
     up_to: u64,
@@ -41,7 +41,7 @@ pub struct Said {
     is_line_open: bool,
 }
 
-impl Said {
+impl RunOutput {
     /// Creates a reader of the output in `text`, which is a run's log at one moment.
     pub fn new(text: &RunText, form: Form) -> Self {
         Self {
@@ -109,7 +109,7 @@ impl Said {
     }
 }
 
-impl Read for Said {
+impl Read for RunOutput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.out_at == self.out.len() {
             self.fill()?;

@@ -11,7 +11,7 @@ use super::reach::Reach;
 
 /// Returns the addresses at which other machines can reach a server that listens at `listening`, the likeliest first. A wildcard
 /// address stands for all addresses of this machine.
-pub fn open_addresses(listening: &[SocketAddr]) -> Vec<SocketAddr> {
+pub fn reachable_addresses(listening: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut found = Vec::new();
     for &address in listening.iter().filter(|address| Reach::at(**address).is_open()) {
         if address.ip().to_canonical().is_unspecified() {
@@ -56,10 +56,12 @@ mod tests {
     fn only_open_addresses_are_listed_and_each_once() {
         let at = |address: &str| address.parse().expect("an address");
         let [closed, six, open] = ["127.0.0.1:8788", "[::1]:8788", "192.168.1.5:8788"].map(at);
-        assert_eq!(open_addresses(&[]), []);
-        assert_eq!(open_addresses(&[closed, six]), []);
-        assert_eq!(open_addresses(&[closed, open, open]), [open]);
-        assert_eq!(open_addresses(&[at("[fd00::5]:8788"), open]), [at("[fd00::5]:8788"), open]);
-        assert!(open_addresses(&[at("0.0.0.0:8788")]).iter().all(|address| address.is_ipv4() && !address.ip().is_loopback()));
+        assert_eq!(reachable_addresses(&[]), []);
+        assert_eq!(reachable_addresses(&[closed, six]), []);
+        assert_eq!(reachable_addresses(&[closed, open, open]), [open]);
+        assert_eq!(reachable_addresses(&[at("[fd00::5]:8788"), open]), [at("[fd00::5]:8788"), open]);
+        assert!(
+            reachable_addresses(&[at("0.0.0.0:8788")]).iter().all(|address| address.is_ipv4() && !address.ip().is_loopback())
+        );
     }
 }

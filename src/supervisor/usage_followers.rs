@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The clients that follow the usage.
 #[derive(Debug, Default)]
-pub(super) struct Lookers {
+pub(super) struct UsageFollowers {
     following: AtomicUsize,
     has_asked: AtomicBool,
 }
 
-impl Lookers {
+impl UsageFollowers {
     /// Adds a client, until the returned guard is dropped.
     pub(super) fn follow(self: &Arc<Self>) -> Looking {
         self.following.fetch_add(1, Ordering::SeqCst);
@@ -36,7 +36,7 @@ impl Lookers {
 
 /// A guard that counts as one following client.
 #[derive(Debug)]
-pub struct Looking(Arc<Lookers>);
+pub struct Looking(Arc<UsageFollowers>);
 
 impl Drop for Looking {
     fn drop(&mut self) {

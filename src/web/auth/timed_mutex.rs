@@ -6,18 +6,18 @@ use std::time::Duration;
 use crate::lock::lock;
 
 #[derive(Debug, Default)]
-pub(super) struct Turnstile {
+pub(super) struct TimedMutex {
     is_taken: Mutex<bool>,
     freed: Condvar,
 }
 
-impl Turnstile {
+impl TimedMutex {
     /// Waits for a turn, at most for `limit` and only until `ends` returns true. Returns `None` if it did not get one. Dropping
     /// the result frees the turnstile.
-    pub(super) fn enter(&self, limit: Duration, ends: &dyn Fn() -> bool) -> Option<Passage<'_>> {
+    pub(super) fn enter(&self, limit: Duration, ends: &dyn Fn() -> bool) -> Option<TimedMutexGuard<'_>> {
         let waited = self.freed.wait_timeout_while(lock(&self.is_taken), limit, |is_taken| *is_taken && !ends());
         let (mut is_taken, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        (!std::mem::replace(&mut *is_taken, true)).then(|| Passage(self))
+        (!std::mem::replace(&mut *is_taken, true)).then(|| TimedMutexGuard(self))
     }
 
     /// Wakes the threads that wait, because one of them ends its wait.
@@ -30,9 +30,9 @@ impl Turnstile {
 
 /// A turn. While it exists, no other thread gets one.
 #[derive(Debug)]
-pub(super) struct Passage<'a>(&'a Turnstile);
+pub(super) struct TimedMutexGuard<'a>(&'a TimedMutex);
 
-impl Drop for Passage<'_> {
+impl Drop for TimedMutexGuard<'_> {
     fn drop(&mut self) {
         *lock(&self.0.is_taken) = false;
         self.0.freed.notify_one();
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn turnstile_admits_one_at_a_time() {
-        let turnstile = Turnstile::default();
+        let turnstile = TimedMutex::default();
         let first = turnstile.enter(Duration::ZERO, &|| false).expect("it is free");
         assert!(turnstile.enter(Duration::ZERO, &|| false).is_none());
         assert!(turnstile.enter(Duration::from_millis(1), &|| false).is_none(), "whoever was refused has not taken it");
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn login_that_yields_while_waiting_is_refused_at_once() {
-        let (turnstile, is_asked, gives_way) = (Turnstile::default(), AtomicBool::new(false), AtomicBool::new(false));
+        let (turnstile, is_asked, gives_way) = (TimedMutex::default(), AtomicBool::new(false), AtomicBool::new(false));
         let first = turnstile.enter(Duration::ZERO, &|| false).expect("it is free");
         // Called with the lock held, which becomes free once the thread waits.
         let ends = || {
