@@ -1,65 +1,66 @@
 // What a terminal would show of one line: text, and a tone (colour and style) for each of its characters.
 //
-// A carriage return, a backspace and the few escapes that move within a line or erase it act as on a terminal; SGR chooses the tone; every
-// other escape and control character is left out. A tone lasts to the end of its line, however many records that came in, and no further:
-// a page that begins in the middle of a log could not know better. What an escape without an end would swallow is shown.
+// Carriage returns, backspaces and the few escapes that move within a line or erase parts of it act as on a terminal. SGR sets the tone. All other
+// escapes and control characters are left out. A tone lasts to the end of its line, however many records the line came in, and no further, because
+// a page that begins in the middle of a log could not know the earlier tone. Text that an unterminated escape would swallow is shown.
 //
 // A record can contain thousands of sequences that each erase or move across a whole line. So the cost of one record is limited,
 // and once it is spent, further sequences that cost more than a character are ignored.
 //
-// Below that: the DOM nodes of such a line, and what its words mean to the page: a step, progress, an error. All of it looks at a bounded part
-// of a line, and text gets into the document by textContent only.
+// The second half makes the DOM nodes of such a line, and reads what the line means to the page: a step, progress, an error. All of it examines a
+// bounded part of a line, and text gets into the document by textContent only.
 
 import { el, icon, setText, tint, useIcon } from './dom.js';
 import { clock, stepWord, visible } from './words.js';
 
-// Of one line shown.
+// The most characters of a line that are shown.
 const CHARS_MAX = 8000;
-// Of the sequences of one record, in characters.
+// The most that the sequences of one record may cost, in characters.
 const COST_MAX = 8 * CHARS_MAX;
-// Of one SGR sequence, as in xterm.
+// The most codes of one SGR sequence, as in xterm.
 const CODES_MAX = 32;
-// Of finding the nearest of 16 colours.
+// The cost of finding the nearest of the 16 colours.
 const COLOUR_COST = 50;
 
 const CONTROL = /\x1b\[([0-?]*)[ -/]*([@-~])|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]|[\0-\x08\n-\x1f\x7f-\x9f]/g;
-// An escape that the next record may end.
+// An escape at the end of a record, which the next record may complete.
 const UNFINISHED = /\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)$/;
 
-// Xterm's colours: what others are brought to.
+// Xterm's 16 colours. Other colours are mapped to the nearest of them.
 const PALETTE = '000000 cd0000 00cd00 cdcd00 0000ee cd00cd 00cdcd e5e5e5 7f7f7f ff0000 00ff00 ffff00 5c5cff ff00ff 00ffff ffffff'
   .split(' ').map((hex) => hex.match(/../g).map((part) => parseInt(part, 16)));
 
-// The classes of a line's colours.
+// The style sheet with the classes of these colours.
 const sheet = new CSSStyleSheet();
 sheet.replaceSync(PALETTE.map((_, n) => `.fg${n} { --c: var(--c${n}) } .bg${n} { --b: var(--c${n}) }`).join(' '));
 document.adoptedStyleSheets.push(sheet);
 
-// A tone's bits: five for the colour plus one and five for the background's, then one for each style.
+// A tone's bits: five for the text colour plus one, five for the background colour plus one, then one for each style.
 const STYLES = [1, 2, 3, 4, 7], NAMES = ['bold', 'dim', 'italic', 'underline', 'reverse'];
 const FIRST_STYLE = 1 << 10;
-// By the tens of a code: the place of its colour in a tone.
+// By the tens digit of a code: the bit position of its colour in a tone.
 const PLACES = { 3: 0, 4: 5, 9: 0, 10: 5 };
 
-// The line at work, in place: a thousand returns in one record must not copy it a thousand times.
+// The line that is being written, edited in place: a thousand carriage returns in one record must not copy it a thousand times.
 const units = new Uint16Array(CHARS_MAX), tones = new Uint16Array(CHARS_MAX);
 let length, column, tone, isCut, left, count = 0;
 
 // The number of steps taken for all records. Tests count steps, because time depends on the machine.
 export const steps = () => count;
 
-// A line without anything.
+// Returns an empty line.
 export const blank = () => ({ text: '', tones: '', column: 0, tone: 0, rest: '', isCut: false });
 
-// Marks and other characters without a width are bounded, as on a terminal: thousands on one character take a browser seconds to draw.
+// Limits how many marks and other characters of zero width follow each other, as a terminal does: a browser takes seconds to draw thousands of
+// them on one character.
 const withoutFlood = (text) => text.replace(/(?<=[\p{M}\p{Cf}]{8})[\p{M}\p{Cf}]/gu, '\ufffd');
 
 const toneAt = (all, n) => all.charCodeAt(n) || 0;
 
-// Adds what a record has to say to a line.
+// Writes a record to a line. `goesOn`: the next record continues the line.
 export function write(line, record, goesOn) {
   let text = line.rest + record, at = 0;
-  // Most lines.
+  // The fast path, which most lines take.
   if (!line.text && !line.column && !line.tone && text.length <= CHARS_MAX && text.search(CONTROL) < 0) {
     line.text = withoutFlood(text);
     line.column = text.length;
@@ -103,7 +104,7 @@ function put(text, from, to) {
   }
 }
 
-// Charges a cost to the record. False if the record has exceeded its limit.
+// Charges a cost to the record. Returns false if the record has exceeded its limit.
 const spend = (cost) => (left -= cost) >= 0;
 
 function erase(n) {
@@ -128,7 +129,7 @@ function obey([all, params, final]) {
   column = Math.max(0, Math.min(CHARS_MAX, column));
 }
 
-// ECMA-48, 8.3.117; colours beyond the 16 as xterm takes them, with semicolons or colons.
+// ECMA-48, 8.3.117. Colours beyond the 16 are read as xterm reads them, with semicolons or colons.
 function paint(codes) {
   while (codes.length) {
     const [code, ...sub] = codes.shift().split(':').map(Number);
@@ -164,7 +165,7 @@ function nearest(rgb) {
   return far.indexOf(Math.min(...far));
 }
 
-// The classes of a tone.
+// Returns the CSS classes of a tone.
 export function classes(tone) {
   const names = NAMES.filter((_, n) => tone & FIRST_STYLE << n), colour = tone & 31, ground = tone >> 5 & 31;
   if (colour) names.push(`fg${colour - 1}`);
@@ -174,20 +175,20 @@ export function classes(tone) {
 
 // ---- The nodes of a line -----------------------------------------------------------------------------------------------
 
-// Of one line, each with its own looks.
+// The most nodes of one line. Each part with its own style is a node.
 const PIECES_MAX = 500;
 
-// What is drawn in a way of its own: addresses, the blocks of progress bars, and characters that change the reading direction.
+// Parts with their own elements: addresses, the blocks of progress bars, and characters that change the reading direction.
 const TURNS = '\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069', BLOCKS = '\\u2588-\\u2593';
 const SPECIAL = new RegExp(`\\bhttps?://(?=[\\p{L}\\d[])[^\\s<>"'\`\\\\^{|}${TURNS}${BLOCKS}]{1,2000}|[${BLOCKS}]+|[${TURNS}]`, 'gu');
 
-// Puts a line's text into `into`, with what `needle` matches as `mark` elements, and returns the number of nodes. Text behind the first
+// Puts a line's text into `into`, with the matches of `needle` as `mark` elements, and returns the number of nodes. The text after the first
 // `most` nodes becomes one node.
 function fillLine(into, { text, tones }, most, needle) {
   const hits = needle ? [...text.matchAll(needle)] : [];
   const specials = [...text.matchAll(SPECIAL)].map(({ index, 0: found }) => ({ index, 0: trimmedAddress(found) }));
   let count = 0, at = 0, special, parent = into;
-  // The first of a list that does not end in front of this place, if it has begun, and where it ends or is to begin.
+  // Returns the first entry of a list that ends after `at`, or null if it has not begun; and the position where it ends or will begin.
   const next = (list) => {
     while (list.length && list[0].index + list[0][0].length <= at) list.shift();
     const [found] = list;
@@ -201,7 +202,7 @@ function fillLine(into, { text, tones }, most, needle) {
       parent = into;
       if (now) {
         const link = now[0];
-        // A turn is shown in place of acting: nothing may turn a line round.
+        // Characters that change the direction are shown as escapes, so that they do not reorder the line.
         parent = link.startsWith('http') ? el('a', { href: link, target: '_blank', rel: 'noopener noreferrer' })
           : el('span', link >= '\u2588' && link < '\u2594' ? 'blocks' : 'turn');
         into.append(parent);
@@ -211,12 +212,12 @@ function fillLine(into, { text, tones }, most, needle) {
     const part = text.slice(from, at), textContent = parent.className === 'turn' ? visible(part) : part;
     parent.append(tone || hit ? el(hit ? 'mark' : 'span', { className: classes(tone), textContent }) : textContent);
   }
-  // A turn is shown as eight characters.
+  // A direction character is shown as an escape of eight characters.
   into.append(visible(text.slice(at).replaceAll('\t', ' ')).slice(0, CHARS_MAX - at));
   return count;
 }
 
-// An address without the punctuation of the sentence that it stands in. Brackets that it opened belong to it.
+// Removes the punctuation of the surrounding sentence from the end of an address. Closing brackets stay if the address opened them.
 const trimmedAddress = (found) => found.replace(/[.,;:!?*)\]]{1,20}$/, (tail, at) => {
   const head = found.slice(0, at);
   return /^[)\]]*/.exec(tail)[0].slice(0, Math.max(0, head.split(/[([]/).length - head.split(/[)\]]/).length));
@@ -224,13 +225,13 @@ const trimmedAddress = (found) => found.replace(/[.,;:!?*)\]]{1,20}$/, (tail, at
 
 // ---- The elements of a row ------------------------------------------------------------------------------------------------
 
-// A div, not a paragraph, because copying would add an empty line after each.
+// Each row is a div, because copying would add an empty line after each paragraph.
 export function newElement({ isMark, isGap, text, stream, ts }) {
   if (isMark) return el('div', isGap ? 'mark gap' : 'mark', text);
   return el('div', `row ${stream}`, ts ? el('time', { dateTime: ts, title: ts }, `${clock(Date.parse(ts))} `) : el('time'), el('span'));
 }
 
-// Puts a row's text into its element. Returns the number of nodes, which is `most` at most and a few.
+// Puts a row's text into its element. Returns the number of nodes, which can exceed `most` by a few.
 export function paintRow(row, most, needle) {
   const text = row.element.lastChild, progress = told(row);
   text.className = progress ? 'dim' : row.isCut ? 'cut' : '';
@@ -238,12 +239,12 @@ export function paintRow(row, most, needle) {
   return fillLine(text, progress ? { text: progress, tones: '' } : row, Math.min(PIECES_MAX, most), needle);
 }
 
-// The heading of a step, which folds it: signs of whether it is folded and how it went, its number, its name, and how long it took.
+// Makes the heading of a step, which folds it: icons for folded and for the result, the step's number, its name, and its duration.
 export function newHeading(name) {
   return el('h3', 'step', el('button', { type: 'button' }, icon('down'), icon('idle'), el('small'), el('b', '', name.slice(0, 200)), el('span')));
 }
 
-// Shows a step's number, how it went, and how long it took.
+// Shows a step's number, its result and its duration.
 export function describe(heading, number, tone, words) {
   const [, sign, count, , time] = heading.firstChild.children;
   useIcon(sign, tone, stepWord(tone));
@@ -252,28 +253,28 @@ export function describe(heading, number, tone, words) {
   setText(time, words);
 }
 
-// ---- What a line says ---------------------------------------------------------------------------------------------------
+// ---- What a line means --------------------------------------------------------------------------------------------------
 
-// The name of the step that a line begins; empty if it begins none.
+// Returns the name of the step that a line begins, or an empty string.
 export const stepName = ({ text }) => /^::step[ \t]+(\S[^]*)/.exec(text)?.[1].trimEnd() ?? '';
 
-// What a line tells of the progress, in words; empty if nothing.
+// Returns the progress that a line reports, in words, or an empty string.
 function told({ text }) {
   const [, percent, words = ''] = /^::progress[ \t]+(\d{1,3}(?:\.\d)?)%?(?:[ \t]+([^]*))?$/.exec(text) ?? [];
   return percent <= 100 ? `${Number(percent)} % ${words.trimEnd()}` : '';
 }
 
-// Of a line, when errors are looked for.
+// The most characters of a line that are searched for an error.
 const LOOK_CHARS = 300;
-// Of one traceback.
+// The most lines of one traceback.
 const BLOCK_LINES = 200;
 
-// Most lines fail this one, which is quick.
+// A quick test that most lines fail.
 const SUSPECT = /err|fat|pan|exc|fail|crit|seg|core/i;
 const ERRORS = [
-  // A level in capitals, wherever it stands.
+  // A level in capitals, anywhere in the line.
   /(?<![\w.=/-]|\b(?:no|0) )(?:ERROR|FATAL|PANIC|CRITICAL|FAILED|EXCEPTION)(?![\w=/-]|:? *0\b)/,
-  // A word at the beginning, or behind a bracket or a colon; but neither a number's name nor a part of another word.
+  // A word at the beginning, or after a bracket or a colon, unless it names a number or is part of another word.
   /^\s*(?:fatal|panic|error|exception)(?=$|[:!\])[(]|\s)(?!:?\s*[-\d.]+%?\s*(?:$|[,;|])|\s*=|\s(?:rates?|counts?|handl\w*|log|bars?|is|was)\b)/i,
   /[\]\[:>|]\s*(?:fatal|panic|error|exception)(?=[:!\]\[]|\s\d+$)(?!:\s*[-\d.]+%?\s*(?:$|[,;|]))/i,
   /(?:^|^E|[\]:>|])\s*(?:\w[\w$]*\.)*[A-Z]\w*(?:Error|Exception)(?=:|\s*$)/,
@@ -281,8 +282,8 @@ const ERRORS = [
   /\bthread '[^']*' (?:\(\d+\) )?panicked\b|\bSegmentation fault\b|\bcore dumped\b|\bnpm (?:ERR!|error\s)|\bUncaught \w*(?:Error|Exception)\b/,
 ];
 
-// Whether a line looks like an error: 0: no, 2: it begins one, 1: it goes on with the one of the line before it. `state` is kept from one line
-// of a stream to the next.
+// Judges whether a line looks like an error. Returns 2 if it begins one, 1 if it continues the error of the previous line, and 0 otherwise.
+// `state` is kept from line to line of a stream.
 export function judge({ text }, state) {
   const head = text.slice(0, LOOK_CHARS), { left = 0, wasBad = false } = state;
   state.left = 0;
@@ -291,7 +292,7 @@ export function judge({ text }, state) {
   else if (left && head.trim()) state.left = /^[\s|+]/.test(head) ? left - 1 : 0;
   else {
     state.wasBad = SUSPECT.test(head) && ERRORS.some((error) => error.test(head));
-    // Its message is in the next line.
+    // The message is in the next line.
     if (/panicked at \S+:\d+:$/.test(head)) state.left = 1;
   }
   return state.wasBad ? 2 - wasBad : 0;

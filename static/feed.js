@@ -1,8 +1,8 @@
-// Where the lines of the run that is shown come from: its last ones, or those around a line, and others when they are asked for; then the event
-// stream. A place in the log is a number that any server on the same database goes on from, so nothing is missing or shown twice,
-// whatever was restarted in between. The stream also brings state, progress and usage, so it goes on behind a run that has ended. Where
-// none is to be had (64 are open, or something in between holds it back), lines are polled. Not by EventSource: it tells neither why it was
-// refused nor that it has gone silent, takes in a flood faster than it can be shown, and can't name its server.
+// Loads the lines of the run that is shown: its last lines or those around a given line, further lines on request, and then the event stream.
+// A log position is a number that any server on the same database can continue from, so no line is missing or shown twice, whatever was restarted
+// in between. The stream also brings state, progress and usage, so it continues after the shown run has ended. If no stream can be had (64 are
+// open, or a proxy holds it back), lines are polled. EventSource is not used, because it does not report why the server refused it or that it has
+// gone silent, it reads a flood faster than the page can draw, and it cannot name its server.
 
 import { $, setText } from './dom.js';
 import { append, attach, endNumber, prepend, rowAt, rowOfRecord } from './log-rows.js';
@@ -11,56 +11,57 @@ import { clearLog, firstInView, isFollowingEnd, reveal, showLine, takesNone, tel
 import { proof, STATE_MS, toThisServer } from './session.js';
 import { bytes, FIND } from './words.js';
 
-// Lines to begin with, in front of one that is gone to, and in further pages.
+// The number of lines to begin with, before a line that is jumped to, and in further pages.
 const FIRST = 500;
 const AROUND = 250;
 const PAGE_LINES = 1000;
-// What a line takes in the log beside its text.
+// The bytes that a record takes in the log in addition to its text.
 const RECORD_BYTES = 29;
-// Further behind than this many bytes it begins again with the last lines; the same within a stream, and how often that is checked.
+// How many bytes behind the page may be before it begins again with the last lines: when it catches up, and within a stream, where that is checked
+// after this many lines.
 const BEHIND_MAX = 1 << 20;
 const LAG_MAX = 16 << 20;
 const LOOK_LINES = 20000;
 const RETRY_MS = 1000;
 const REFUSED_MS = 5000;
-// A stream begins with the state, and says something every 10 s.
+// A stream begins with the state, and sends something every 10 s.
 const FIRST_WORD_MS = 5000;
 const SILENCE_MS = 20000;
 const POLL_MS = 1000;
 const POLL_WAIT_S = 20;
-// Until the next try of a stream, where one did not live this long.
+// A stream that ended sooner than SHORT_MS is replaced by polling, until the next try after this time.
 const POLLING_MS = 60000;
 const SHORT_MS = 2000;
-// As long as this the page may be kept from drawing. In a flood a browser hands over megabytes at once: they are taken in pieces of this size.
+// How long reading may keep the page from drawing. In a flood a browser delivers megabytes at once; they are processed in pieces of this size.
 const BUSY_MS = 12;
 const PIECE_BYTES = 32768;
 
-// `ask` is a request as app.js makes it, and `refresh` has the state asked for. `take` receives the state, `showSign` the data of a progress or
-// usage event, and `hear` is called whenever the server says something. `adjust` changes the address, `restart` begins `follow` again.
+// `ask` sends a request (see app.js), and `refresh` has the state requested. `take` receives the state, `showSign` the data of a progress or
+// usage event, and `hear` is called whenever the server sends something. `adjust` changes the address, and `restart` restarts `follow`.
 export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, hear, restart }) {
-  // The run whose lines are shown; null: none. The stream of which they are; empty: both.
+  // The run whose lines are shown, or null; and their output stream: empty for both.
   let run = null, stream = '';
-  // Counts what is begun anew: answers for what was shown before are dropped.
+  // Counts the fresh beginnings. Responses to requests from before the last one are dropped.
   let turn = 0;
-  // The id of the line to begin around; null: begin with the last lines. And the line that the address names.
+  // The id of the line to begin around, or null to begin with the last lines; and the line that the address names.
   let goal = null, line = null;
-  // The place behind the last line that came; null: nothing has come yet.
+  // The position after the last line received; null: none has been received yet.
   let next = null;
-  // Where the run's log ends; null: more may come. And the place in front of which older lines are asked for.
+  // The position where the run's log ends; null: more may come. And the position before which older lines are requested.
   let end = null, begin = null;
-  // Whether lines are left out between the last one that came and the log's end, and whether lines wait until the reader is back there.
+  // Whether lines are left out between the last one received and the log's end; and whether lines wait until the reader returns to the end.
   let isAway = false, resting = false;
-  // By performance.now().
+  // Lines are polled until this time, by performance.now().
   let pollUntil = 0;
-  // The turn for which older or later lines are under way.
+  // The turn in which older or later lines are being requested.
   let asking = -1;
-  // Whether a stream brings the state, or is about to.
+  // Whether the end of a finished run is being loaded; and whether a stream brings the state, or is about to.
   let isSettling = false, streaming = false;
-  // Whether another run is to be shown: the stream ends then, and another one brings the state at once.
+  // Whether the page is switching to another run: the stream ends then, and the next one brings the state at once.
   let isSwitching = false;
 
   const isComplete = () => end !== null && next >= end;
-  // Whether lines are to be added behind the last one.
+  // Returns whether lines are to be added after the last one.
   const takesLines = () => next !== null && !isAway && !isComplete();
   const waits = () => takesLines() && takesNone();
   const poll = () => { pollUntil = performance.now() + POLLING_MS; };
@@ -70,7 +71,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     return ask(`api/logs${path}?${given}`, signal, STATE_MS + (params.wait ?? 0) * 1000);
   }
 
-  // One round: until the stream ends, or one page. Resolves to the pause before the next in ms.
+  // Runs one round: until the stream ends, or one page. Resolves to the pause before the next round, in ms.
   async function follow(signal) {
     if (isAway && isFollowingEnd) {
       forget();
@@ -84,13 +85,13 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
       const pause = run === null || isAway ? null : await (next === null ? load : catchUp)(signal);
       if (pause !== null) return pause;
       if (streaming) return await openStream(signal);
-      // Nothing is to come but the state, which is asked for elsewhere until there is a stream again.
+      // No lines are expected. The state is requested elsewhere until there is a stream again.
       if (run === null || isAway || isComplete()) return Math.max(0, pollUntil - performance.now());
       const body = await more(signal, { wait: POLL_WAIT_S });
       if (body?.lines.length) refresh();
       return body ? POLL_MS : REFUSED_MS;
     } catch {
-      // The state's loop finds out what is wrong, and begins this one again when the server answers.
+      // The state's loop finds the cause, and restarts this loop when the server answers.
       if (signal.aborted) return 0;
       refresh();
       return RETRY_MS;
@@ -104,14 +105,14 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     }
   }
 
-  // A log-in that has ended and another server are for the state's loop to find.
+  // Handles a refused request. The state's loop deals with an expired login and with another server.
   function refuse({ status, body }) {
     if (status === 401 || status === 421) refresh();
     else if (status !== 404) noteLog(FIND.unreadable(body.detail || status));
     return REFUSED_MS;
   }
 
-  // Shows the last lines, or those around the goal. Resolves to the pause before another try, or to null.
+  // Shows the last lines, or those around the goal. Resolves to the pause before another try, or to null on success.
   async function load(signal) {
     const mine = turn, to = goal;
     const answers = await Promise.all(to === null ? [page('/tail', { limit: FIRST }, signal)]
@@ -138,15 +139,15 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     return null;
   }
 
-  // Whether this page of lines reaches the present end of the log.
+  // Returns whether this page of lines reaches the current end of the log.
   const isLast = ({ lines, end: last, searched_all: all }) => !lines.length && all !== false || last !== null && next >= last;
 
-  // Learns from the answer where older lines are to be asked for. Returns its lines.
+  // Takes the position for the next request for older lines from the response. Returns the lines of the response.
   function takeFront({ lines, first, gone, searched_all: all }) {
     const start = lines.length ? startOf(lines[0]) : begin;
     if (all === false) begin = first;
     else if (gone && start - gone > first) {
-      // A hole in the middle.
+      // A gap in the middle of the log.
       begin = start - gone;
       return [{ gone }, ...lines];
     } else if (lines.length && start > first) begin = start;
@@ -164,22 +165,22 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     noteLog('');
     const behind = answer.body.next - next;
     if (behind < 0 || behind > BEHIND_MAX && isFollowingEnd) {
-      // Another log, or too much to make up for: begin again.
+      // The log is another one, or too many lines are missing: begin again.
       forget();
       return 0;
     }
     ({ end } = answer.body);
-    // What is missing up to the end of a run that is over. Behind it the stream may have much of other runs.
+    // Loads what is missing up to the end of a finished run. After that position the stream may contain many lines of other runs.
     while (end !== null && !isComplete()) {
       const body = await more(signal);
       if (!body) return REFUSED_MS;
-      // Lines of the other stream are at the end.
+      // The rest of the log, up to its end, contains only lines of the other output stream.
       if (!body.lines.length && body.searched_all !== false) next = Math.max(next, end);
     }
     return null;
   }
 
-  // Adds the page behind the last line. Resolves to it, or to null.
+  // Adds the page after the last line. Resolves to it, or to null.
   async function more(signal, params) {
     const mine = turn;
     const { ok, body } = await page('', { since: next, limit: PAGE_LINES, ...params }, signal);
@@ -192,7 +193,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
   }
 
   function add(lines) {
-    // A page and the stream may bring the same ones.
+    // The page and the stream may bring the same lines.
     const fresh = lines.filter(({ id }) => id > next);
     next = fresh.at(-1)?.id ?? next;
     append(fresh.filter((it) => !stream || !it.stream || it.stream === stream));
@@ -210,10 +211,10 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
       const since = takesLines() ? `?since=${next}` : '';
       const response = await fetch(`api/events${since}`, { cache: 'no-store', headers: { ...toThisServer(), ...proof() }, signal });
       if (response.ok) return await read(response.body.getReader(), () => expect(SILENCE_MS), signal);
-      // With too many streams, lines are polled.
+      // Refused because too many streams are open: lines are polled.
       if (response.status !== 401 && response.status !== 421) poll();
     } catch (error) {
-      // Polled as well where it has gone silent.
+      // Lines are also polled after a stream has gone silent.
       if (!abort.signal.aborted) throw error;
       poll();
     } finally {
@@ -229,7 +230,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     for (;;) {
       const { done, value } = left.length ? { value: left } : await reader.read();
       if (done) {
-        // Something that lets no stream live is not to be asked for one four times a second.
+        // If something ends every stream early, the page must not open four a second.
         if (performance.now() - openedAt < SHORT_MS) poll();
         return RETRY_MS / 4;
       }
@@ -245,9 +246,9 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
         else if (!takesLines()) continue;
         else if (kind === 'gap') lines.push({ gone: data.to - data.from, id: data.to });
         else if (kind === 'log' && data.run_id === run) lines.push(data);
-        // Lines are in order: behind a later run's nothing comes of this one.
+        // Lines are in order: after a line of a later run, no line of this one follows.
         else if (kind === 'log' && data.run_id > run) end ??= lines.at(-1)?.id ?? next;
-        // A state can lead to another run, which another stream goes on with.
+        // A state can switch the page to another run, which has its own stream.
         if (signal.aborted) return 0;
       }
       if (lines.length) add(lines);
@@ -261,7 +262,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
           return 0;
         }
       }
-      // What has come already is read at once, so that in a flood nothing would be drawn.
+      // Data that has already arrived is read without a pause, so in a flood the page could not draw.
       if (performance.now() - drawnAt > BUSY_MS) {
         await new Promise((resolve) => setTimeout(resolve));
         drawnAt = performance.now();
@@ -269,7 +270,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     }
   }
 
-  // Runs `bring`, which brings older or later lines, unless it is under way.
+  // Runs `bring`, which loads older or later lines, unless that is already under way.
   async function once(bring) {
     if (asking === turn) return;
     const mine = asking = turn;
@@ -282,7 +283,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     }
   }
 
-  // Brings the lines in front of the first.
+  // Loads the lines before the first one.
   const earlier = () => once(async () => {
     for (let lines = []; !lines.length && begin !== null;) {
       const mine = turn;
@@ -293,7 +294,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     }
   });
 
-  // Brings the lines behind the last, if they are not those at the end.
+  // Loads the lines after the last one, if those at the end are not loaded.
   const later = () => once(async () => {
     const body = isAway && await more();
     if (!body || !isLast(body)) return;
@@ -308,14 +309,14 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     isAway = false;
   }
 
-  // Sees to it that the line of this id is loaded, with those around it. Resolves to its row, or to null.
+  // Loads the line of this id and those around it, unless it is loaded. Resolves to its row, or to null.
   async function goTo(id) {
     if (next !== null && id <= next && rowOfRecord(0)?.id <= id) return rowOfRecord(id);
     const mine = turn += 1;
     goal = id;
     try {
       if (next === null) restart();
-      // The stream goes on meanwhile, and behind it where the lines are not those at the end.
+      // The stream continues meanwhile. It is restarted if the loaded lines reach the end of the log.
       else if (await load() === null) {
         if (!isAway && end === null) restart();
         return rowOfRecord(id);
@@ -327,7 +328,7 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     return null;
   }
 
-  // Shows the lines of one stream or of both, from where the reader is.
+  // Shows the lines of one output stream or of both, beginning at the reader's position.
   function choose(value) {
     const first = firstInView();
     const place = !isFollowingEnd && first < endNumber && rowAt(first).id || null;
@@ -359,11 +360,11 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
     find(c.route.find, isNew);
   }
 
-  // After the run's end: what is missing up to there.
+  // Loads the missing lines up to the end of a run that has ended.
   async function settle() {
     if (isSettling || !isConnected()) return;
     isSettling = true;
-    // Without an answer the next state tries again.
+    // If there is no answer, the next state tries again.
     if (await catchUp().catch(() => null) === 0) restart();
     isSettling = false;
   }
@@ -372,15 +373,15 @@ export function makeFeed({ ask, refresh, adjust, isConnected, take, showSign, he
   return { show, follow, earlier, isStreaming: () => streaming, isResting: () => resting || isAway };
 }
 
-// Whether a key is meant for a field, a dialog or the browser.
+// Returns whether a key is meant for a field, a dialog or the browser.
 export function isTyping({ target, ctrlKey, metaKey, altKey }) {
   return ctrlKey || metaKey || altKey || target.closest?.('input, select, textarea, dialog, [contenteditable]');
 }
 
-// Where a line begins in the log, or a place behind that: bytes that were no text may be shown as longer characters.
+// Returns where a line begins in the log, or a later position, because bytes that are not text may be shown as longer characters.
 const startOf = ({ id, line }) => id - RECORD_BYTES - new TextEncoder().encode(line.replaceAll('\ufffd', ' ')).length;
 
-// What is wrong with the log, above it.
+// Shows a problem of the log above it.
 function noteLog(text) {
   setText($('log-note'), text);
   $('log-note').hidden = !text;

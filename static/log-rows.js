@@ -1,7 +1,7 @@
-// The rows of the log that are loaded: lines put together from records, in chunks, and the chunks in parts, one for each step.
+// The loaded rows of the log: lines assembled from records, in chunks, and the chunks in parts, one for each step.
 //
-// Rows are numbered without holes, and those put in front get smaller numbers. Whether and how a row is drawn is log.js's matter: a row, a chunk
-// and a part have their element here, and nothing else of the document.
+// Rows are numbered without gaps; rows that are added at the front get smaller numbers. log.js decides whether and how a row is drawn: rows, chunks
+// and parts have their elements here, and nothing else of the document is touched.
 
 import { blank, judge, newHeading, stepName, write } from './ansi.js';
 import { el } from './dom.js';
@@ -9,42 +9,43 @@ import { countRow, drawRow, drawSoon, isFolded, isFollowingEnd, lineHeight, show
 import { LOG } from './words.js';
 
 export const LINES_MAX = 100000;
-// Of all lines.
+// The most characters of all lines together.
 const LOADED_CHARS = 32e6;
 const CHUNK_LINES = 100;
-// Further steps are lines without a heading.
+// Further steps are shown as lines without a heading.
 const CHUNKS_MAX = 3000;
 const RAW_CHARS_MAX = 65536;
-// How far an error is followed from older lines into those that were there.
+// How many of the lines loaded before are examined for the rest of an error that begins in older lines.
 const JOIN_LINES = 200;
 
 // In order: {part, element, rows, height, isDrawn}.
 export let chunks = [];
 export let firstNumber = 0, endNumber = 0;
-// The rows that begin what looks like an error, in order.
+// The rows that begin something that looks like an error, in order.
 export let errorRows = [];
-// Whether lines had to go, or would have to go where somebody reads.
+// Whether lines were removed, or would have to be removed where the user is reading.
 export let isLogFull = false;
-// By stream: the row that the next record continues.
+// By output stream: the row that the next record continues.
 export let openRows = {};
 export let logHooks = { changed() {}, prepended() {}, trimmed() {}, drawn() {} };
 let chars = 0, lastRun, lastDay;
-// By stream: the first row, whose line may have begun earlier, and whether an error goes on in the next line.
+// By output stream: the first row, whose line may have begun earlier; and whether an error continues in the next line.
 let heads = {}, verdicts = {};
 
-// `earlier()` is to bring older lines, `later()` those behind the last one, and `atEnd()` is to go on at the log's end; the others tell the
-// search what became of rows, and the tools that the log was drawn. Each caller attaches what it needs.
+// `earlier()` loads older lines, `later()` those after the last one, and `atEnd()` continues at the log's end. The other hooks notify the search
+// of changed rows, and the tools that the log was drawn. Each caller attaches the hooks that it needs.
 export function attach(given) {
   Object.assign(logHooks, given);
 }
 
 export const rowBounds = () => [firstNumber, endNumber];
 
-// The text of the last `count` lines of the last error, behind the first line of the first one. Lines of the other stream may stand between them.
+// Returns the last `count` lines of the last error, with the first line of the first error before them. Lines of the other output stream between
+// them are left out.
 export function lastErrorLines(count) {
   const [head] = errorRows, from = errorRows.at(-1)?.number ?? endNumber;
   const lines = Array.from({ length: Math.min(JOIN_LINES, endNumber - from) }, (_, n) => rowAt(from + n)).filter(({ bad }) => bad).slice(-count);
-  // The heading of a traceback says nothing by itself.
+  // The heading of a traceback alone gives no information.
   const isTold = head && !lines.includes(head) && !/^\s*Traceback/.test(head.text);
   return [...isTold ? [head.text, '…'] : [], ...lines.map(({ text }) => text)];
 }
@@ -57,13 +58,13 @@ export function clearRows() {
   logHooks.trimmed();
 }
 
-// Adds what came: lines of the API, and `{gone}` where bytes are missing.
+// Adds lines of the API, and `{gone}` entries, which give the number of missing bytes.
 export function append(lines) {
   for (const line of lines) {
-    // A gap is of no run.
+    // A gap belongs to no run.
     if (line.run_id !== lastRun) [openRows, verdicts] = [{}, {}];
     const known = openRows[line.stream], isNew = !(known?.number >= firstNumber);
-    // What goes on in a row is of that row's day.
+    // A record that continues a row counts to the day of that row.
     const day = isNew && dayOfLine(line) || lastDay;
     marksBefore(line, lastRun, day, lastDay).forEach(pushRow);
     if (line.gone !== undefined) continue;
@@ -71,7 +72,7 @@ export function append(lines) {
     const row = isNew ? newRow(line) : known;
     heads[line.stream] ??= row;
     takeRecord(row, line);
-    // A step's line begins a part, so it is read before it gets its place; one that came in pieces has a place already.
+    // The line of a step begins a part, so it is read before it gets its place. A line that came in several records has a place already.
     if (isNew) pushRow(row);
     else if (row.step) moveToStep(row);
     if (!line.partial) judgeRow(row, verdicts);
@@ -82,7 +83,7 @@ export function append(lines) {
   drawSoon();
 }
 
-// Puts older ones in front of what is there.
+// Adds older lines at the front.
 export function prepend(lines) {
   const rows = [], begun = {}, note = chunks[0]?.rows[0];
   let run, day;
@@ -98,7 +99,7 @@ export function prepend(lines) {
     begun[line.stream] = line.partial ? row : null;
   }
   if (run !== undefined && note?.isMark && note.run === run) {
-    // This run has begun earlier than it seemed; a day begins here, or that, too.
+    // The run began earlier than it seemed. The old note is needed only if a new day begins there.
     if (note.day && note.day !== day) {
       note.text = note.day;
       note.element?.replaceWith(drawRow(note));
@@ -111,7 +112,7 @@ export function prepend(lines) {
   }
   for (const [stream, head] of Object.entries(heads)) {
     const row = begun[stream];
-    // A line whose first records are among these and whose last were there already is one line, where its end is.
+    // A line that begins in the older lines and ends in the loaded ones is one row, where it ends.
     if (row && row.run === head.run && row.raw !== null && head.raw !== null) {
       rows.splice(rows.indexOf(row), 1);
       const { raw, number, element, chunk, last } = head;
@@ -130,7 +131,7 @@ export function prepend(lines) {
     placeRow(row, older);
   });
   joinParts(older);
-  // An error that begins in older lines may go on in those that were there.
+  // An error that begins in older lines may continue in lines that were loaded before.
   const limit = Math.min(endNumber, firstNumber + rows.length + JOIN_LINES), judged = {};
   const others = errorRows.filter(({ number }) => number >= limit);
   errorRows = [];
@@ -145,7 +146,7 @@ export function prepend(lines) {
   drawSoon();
 }
 
-// Puts older chunks in front. The lines before the first heading that was there are of the last step among the older ones.
+// Adds older chunks at the front. The lines before the first loaded heading belong to the last step of the older ones.
 function joinParts(older) {
   const next = chunks[0]?.part, last = older.at(-1)?.part;
   for (const { part } of older) {
@@ -160,8 +161,8 @@ function joinParts(older) {
   chunks = older.concat(chunks);
 }
 
-// What stands in front of a line that is the first of its run or its day, or behind something missing. `run` and `before` are those of
-// the line before it.
+// Returns the marks before a line: if it is the first of its run or its day, or if something is missing before it. `run` and `before` are the run
+// and the day of the previous line.
 function marksBefore(line, run, day, before) {
   if (line.gone !== undefined) return [{ ...blank(), text: line.gone ? LOG.missing(line.gone) : LOG.someMissing, isMark: true, isGap: true }];
   if (line.run_id === run && day === before) return [];
@@ -169,13 +170,13 @@ function marksBefore(line, run, day, before) {
   return [{ ...blank(), text: words.join(' · '), run: line.run_id, day, isMark: true }];
 }
 
-// On which day, where this device is: a line's own time is only the clock's.
+// Returns the day of a line in this device's time zone. The row itself shows only the time of day.
 const dayOfLine = ({ ts }) => ts && new Date(ts).toDateString();
 
 const newRow = ({ id, ts, stream, run_id: run }) => ({ ...blank(), id, ts, stream, run, raw: '' });
 
 function takeRecord(row, { id, line, partial }) {
-  // Only first lines need it: to be put together with what came before.
+  // Only the first rows need their raw text: older lines may turn out to contain their beginning.
   const isHead = heads[row.stream] === row || row.number === undefined;
   row.raw = isHead && row.raw !== null && row.raw.length < RAW_CHARS_MAX ? row.raw + line : null;
   row.last = id;
@@ -185,7 +186,7 @@ function takeRecord(row, { id, line, partial }) {
   row.step = partial ? '' : stepName(row);
 }
 
-// Judges a line that has its end.
+// Judges a complete line.
 function judgeRow(row, states) {
   row.bad = row.step ? 0 : judge(row, states[row.stream] ??= {});
   if (row.bad > 1) errorRows.push(row);
@@ -216,8 +217,8 @@ function placeRow(row, list) {
   if (!isHead) chunk.height += lineHeight;
 }
 
-// Gives a line that came in pieces, and what came behind it, another place, since it begins a step. Many lines of the other stream in between
-// leave it where it is.
+// Moves a line that came in several records, and the rows after it, to a new part, because the line begins a step. It stays where it is if many
+// lines of the other output stream have come in between.
 function moveToStep(row) {
   const chunk = chunks.at(-1);
   if (row.chunk !== chunk) return;
@@ -231,7 +232,7 @@ function moveToStep(row) {
   dropEmpty();
 }
 
-// Takes chunks without rows out of the document.
+// Removes chunks without rows from the document.
 function dropEmpty() {
   for (const { rows, element, part } of chunks) {
     if (rows.length) continue;
@@ -241,7 +242,7 @@ function dropEmpty() {
   chunks = chunks.filter(({ rows }) => rows.length);
 }
 
-// Takes the oldest lines away while there are too many, but none beyond `limit`, the height above what somebody reads.
+// Removes the oldest lines while there are too many, but none beyond `limit`, the height above the part that the user is reading.
 export function trimRows(limit) {
   let count = 0, height = 0;
   while (endNumber - firstNumber > LINES_MAX || chars > LOADED_CHARS) {
@@ -263,7 +264,7 @@ export function trimRows(limit) {
   logHooks.trimmed();
 }
 
-// Where the first one that is not before a place is in a list in order.
+// Returns the index of the first entry for which `isBefore` is false, in an ordered list.
 export function firstFrom(list, isBefore) {
   let low = 0, high = list.length;
   while (low < high) {
@@ -279,7 +280,7 @@ export function rowAt(number) {
   return rows[number - rows[0].number];
 }
 
-// The row that holds the record of this id, or else the first one behind it.
+// Returns the row that contains the record of this id, or the first row after it.
 export function rowOfRecord(id) {
   let behind = null;
   for (const { rows } of chunks) {
@@ -291,7 +292,7 @@ export function rowOfRecord(id) {
   return behind;
 }
 
-// The lines in a range of the document as they are read: one each, without times, and those, too, that are not in the document.
+// Returns the lines in a range of the document as text: one entry each, without times, including lines that are not in the document now.
 export function linesIn(range) {
   const lines = [];
   for (const { part: { isFolded }, element, rows } of chunks) {
@@ -300,7 +301,7 @@ export function linesIn(range) {
       if (isIn && !row.isMark) lines.push(row.element && !row.isHead ? textIn(range, row.element.lastChild) : row.text);
     }
   }
-  // A selection often ends in front of the next line's first character.
+  // A selection often ends before the next line's first character.
   return lines.length > 1 && !lines.at(-1) ? lines.slice(0, -1) : lines;
 }
 

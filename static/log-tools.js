@@ -1,9 +1,9 @@
-// What helps to read the log: the tools at the end of its bar, the keys, links to lines, copying, and the search in
-// the run that is shown. The lines that are loaded are searched by the page, a few milliseconds at a time, so that a hundred thousand lines do not
-// keep it waiting, and new lines as they come. The others are searched by the server, which is also the judge of regular expressions: the page
-// marks with its own only where that can't take long.
+// Tools for reading the log: the buttons at the end of its bar, keys, links to lines, copying, and the search in the run that is shown. The page
+// searches the loaded lines, and new ones as they come, a few milliseconds at a time, so that a hundred thousand lines do not block it. The server
+// searches the others. It also decides what a regular expression matches: the page uses its own expression for marks, and only where that can't
+// take long.
 //
-// `searchedTo` divides the log. Up to there the server's count is valid, behind it the page's own.
+// `searchedTo` divides the log. Up to that position the server's count is valid, after it the page's own count.
 
 import { $, el, setText } from './dom.js';
 import { isTyping } from './feed.js';
@@ -15,16 +15,16 @@ import { copy, iconButton, isEnter } from './parts.js';
 import { ANSWER_MS, inStorage, linkProof } from './session.js';
 import { FIND, LOG, visible } from './words.js';
 
-// Of a line, for a screen reader.
+// How much of a line is passed to a screen reader.
 const TOLD_CHARS = 200;
-// What the page's search may take at once, and how long typing must rest before the server is asked.
+// How long the page searches without a pause, and how long typing must rest before the server is asked.
 const SLICE_MS = 8, REST_MS = 300;
-// Matches that can be gone to where they are not loaded, and how many one answer lists; the count goes on.
+// How many matches in lines that are not loaded can be jumped to, and how many one response lists. The count continues beyond that.
 const LISTED_MAX = 10000, LIST_LINES = 1000;
 const SEARCH_RETRY_MS = 1500;
-// Of the page's regular expression in one line, and characters of a line that such an expression is used on.
+// The most steps of the page's regular expression in one line, and the longest line that it is used on.
 const STEPS_MAX = 2e7, TEXT_MAX = 2000;
-// One that took longer in a line is not used any more.
+// An expression that took longer than this on a line is no longer used.
 const SLOW_MS = 20;
 
 // ---- The tools ---------------------------------------------------------------
@@ -32,7 +32,7 @@ const SLOW_MS = 20;
 const makeTool = (id, sign, onclick) => Object.assign(iconButton(sign, LOG.tools[id], onclick), { id });
 const marksTool = el('button', { type: 'button', id: 'marks', title: LOG.nextError, onclick: () => goToMark(1) });
 const followTool = makeTool('follow', 'follow', () => (isFollowingEnd ? stayHere() : goToEnd()));
-// A tool that gives the log the class `off`, or takes it away. Where nothing may be kept, a choice is for this time.
+// Makes a tool that adds the class `off` to the log or removes it. If the browser forbids storage, the choice lasts until the page is closed.
 const makeSwitch = (id, sign, off) => {
   const toggle = (isOff) => {
     tool.ariaPressed = !log.classList.toggle(off, isOff);
@@ -72,7 +72,7 @@ function fillWindow(isFull) {
 
 function goToMark(step) {
   if (!errorRows.length) return;
-  // From where one was led last, as long as it can be seen; else from what is in view.
+  // Starts from the row that was jumped to last, if it is visible, otherwise from the first row in view.
   const box = chosenRow?.element?.getBoundingClientRect(), { top, bottom } = log.getBoundingClientRect();
   const from = box?.bottom > top && box.top < bottom ? chosenRow.number : firstInView() - (step > 0);
   const at = firstFrom(errorRows, ({ number }) => number < from + (step > 0)) - (step < 0), row = errorRows[at] ?? errorRows.at(step > 0 ? 0 : -1);
@@ -80,7 +80,7 @@ function goToMark(step) {
   announce(`${errorRows.indexOf(row) + 1} / ${LOG.marks(errorRows.length)}`, row);
 }
 
-// Tells a screen reader, and of a row its first characters.
+// Passes words to screen readers, with the first characters of the row, if any.
 function announce(words, row) {
   $('announce').textContent = row ? FIND.at(words, row.text.slice(0, TOLD_CHARS)) : words;
 }
@@ -89,7 +89,7 @@ function announce(words, row) {
 
 const copyLink = el('button', { type: 'button', id: 'copy-link', hidden: true,
   onclick: () => copy(new URL(`#/runs/${pointed.run}?line=${pointed.id}`, location).href, copyLink) }, LOG.copyLink);
-// In front of the log, so that the headings in it, which scroll it when they get the focus, are not in between.
+// Placed before the log, so that the headings in the log, which scroll it when they get the focus, do not come between it and the row.
 log.before(copyLink);
 let hovered = null, selected = null, pointed = null;
 
@@ -99,7 +99,7 @@ function pointAt() {
   pointed = row?.element?.isConnected ? row : null;
   pointed?.element.classList.add('at');
   const box = pointed?.element.getBoundingClientRect(), { top: edge, height } = log.getBoundingClientRect();
-  // A row that is higher than the view has its button at its first line that is in view.
+  // A row that is higher than the view has its button at the first line that is in view.
   const top = box && Math.max(box.top, Math.min(edge, box.bottom - 18)) - edge;
   copyLink.hidden = !(top >= -4 && top <= height - 12);
   copyLink.style.top = `${top}px`;
@@ -122,7 +122,7 @@ log.addEventListener('click', ({ pointerType, target }) => {
 
 document.addEventListener('copy', (event) => {
   const selection = getSelection();
-  // A field is copied for a button that copies.
+  // A button that copies selects text in a field, which is copied as usual.
   if (selection.isCollapsed || isTyping(event)) return;
   const range = selection.getRangeAt(0);
   if (!log.contains(range.commonAncestorContainer)) return;
@@ -146,7 +146,7 @@ addEventListener('keydown', (event) => {
 
 let linksOf, led = null;
 
-// With each frame.
+// Called with each frame.
 function showTools() {
   if (linksOf !== shownRun) {
     linksOf = shownRun;
@@ -157,7 +157,7 @@ function showTools() {
   followTool.ariaPressed = isFollowingEnd;
   marksTool.hidden = !errorRows.length;
   setText(marksTool, LOG.marks(errorRows.length));
-  // What one was led to can be linked to by the keyboard as well.
+  // The row that was jumped to gets the link button too, for use with the keyboard.
   if (chosenRow !== led) selected = led = chosenRow;
   pointAt();
 }
@@ -167,32 +167,32 @@ showTools();
 
 // ---- The search --------------------------------------------------------------
 
-// How long a line may be for this regular expression, so that JavaScript's backtracking takes no more than STEPS_MAX steps. A repeated group
-// can take exponentially many, and is left to the server.
+// Returns how long a line may be for this regular expression, so that JavaScript's backtracking takes at most STEPS_MAX steps. A repeated group
+// can take exponentially many steps, so it is left to the server.
 function longestFor(pattern) {
   const bare = pattern.replace(/\\[^]|\[(?:\\[^]|[^\]\\])*\]/g, 'x').replace(/\(\?/g, '(').replace(/([*+?}])\?/g, '$1');
   return /\)[*+{]/.test(bare) ? 0 : Math.min(TEXT_MAX, STEPS_MAX ** (1 / bare.split(/[*+?{]/).length));
 }
 
-// `ask` is a request as app.js makes it, `goTo` loads the lines around one, `choose` shows the lines of one stream, `adjust` keeps the text in
-// the address, and `where` tells the run, the stream and up to which id lines are loaded.
+// `ask` sends a request (see app.js), `goTo` loads the lines around a line, `choose` shows the lines of one output stream, `adjust` stores the text
+// in the address, and `where` returns the run, the output stream and the id up to which lines are loaded.
 export function makeFinder({ ask, goTo, choose, adjust, where }) {
   const [box, field, opener, streams, ...toggles] = ['finder', 'find', 'find-open', 'stream', 'find-regex', 'find-case'].map($);
-  // What is looked for, the text that the address names, and what is wrong with the regular expression.
+  // The text of the search, the text that the address names, and the error in the regular expression.
   let text = '', sought = '', problem = '', isRegex = false, matchesCase = false;
-  // The page's own expression, if it has one that may be used, and the longest line that it may be used on.
+  // The page's own expression, or null if it must not be used; and the longest line that it may be used on.
   let regex = null, charsMax = 0;
-  // The loaded rows that match, in order; which one is the current; and from which number on rows were not tested yet.
+  // The loaded rows that match, in order; the current one of them; and the number of the first row that has not been tested yet.
   let found = [], current = null, tested = 0, isLooking = false;
-  // Whether typing rests, the server searches, or could not, and whether the count was told.
+  // Whether typing rests, whether the server is searching, whether it has failed to, and whether the count was passed to screen readers.
   let timer, abort, keeping, isResting = false, isSearching = false, isPart = false, isTold = false;
-  // The server's matches, complete up to that place.
+  // The server's matches, which are complete up to `listedTo`.
   let listed = [], listedTo = 0, searchedTo = 0, total = 0;
-  // Lines that the server found and the page can't test, whether some of them are not marked yet, and the step that waits for a match.
+  // The texts of lines that the server found and the page can't test; whether some of them are not marked yet; and the step that waits for a match.
   const texts = new Set();
   let isStale = false, isGoing = false, wanted = 0;
   const canTest = (line) => regex && line.length <= charsMax;
-  // Stands for a regular expression in the log's `matchAll` and in `search`, and bounds what it may cost.
+  // Takes the place of a regular expression in `matchAll` and `search`, and limits its cost.
   const seeker = {
     [Symbol.search]: (line) => (canTest(line) ? timed(() => line.search(regex)) : texts.has(line) - 1),
     [Symbol.matchAll]: (line) => (canTest(line) ? timed(() => [...line.matchAll(regex)].filter(([hit]) => hit))
@@ -242,7 +242,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     },
   });
 
-  // Where in `found` a row of this number is or would be.
+  // Returns the index in `found` at which a row of this number is or would be.
   const place = (number) => firstFrom(found, (row) => row.number < number);
 
   function look() {
@@ -267,12 +267,12 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     look();
   }
 
-  // The id of the first line that is loaded.
+  // Returns the id of the first loaded line.
   const firstId = () => rowOfRecord(0)?.id ?? Infinity;
 
   const needsServer = () => where().run !== null && (isRegex || !isWhole());
 
-  // Searches from where the search of before ended.
+  // Continues the server's search from where it ended.
   async function proceed() {
     abort = new AbortController();
     const { signal } = abort, { run, stream } = where();
@@ -287,7 +287,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
       isPart = !ok;
       if (ok) {
         const lists = listedTo === searchedTo && listed.length < LISTED_MAX;
-        // What was only counted is asked for again, as long as there is room in the list.
+        // Matches that were only counted are requested again, as long as the list has room.
         const [to, count] = lists && body.matches.length < body.count ? [body.matches.at(-1).id, body.matches.length] : [body.next, body.count];
         isAll = to <= searchedTo || body.searched_all && to === body.next;
         searchedTo = Math.max(searchedTo, to);
@@ -314,7 +314,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     clearTimeout(timer);
     timer = setTimeout(() => {
       isResting = true;
-      // Later, only what came and went unseen is missing.
+      // After the first search, only lines that were removed before the server searched them are missing.
       if (text && needsServer() && !isSearching && (!searchedTo || firstId() > searchedTo)) proceed();
       show();
     }, REST_MS);
@@ -327,10 +327,10 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     const behind = found.length - firstFrom(found, (row) => row.id <= searchedTo), count = total + behind;
     let at = null;
     if (current?.id <= listedTo) at = firstFrom(listed, ({ id }) => id < current.id) + 1;
-    // Which one it is is not known where lines are left out.
+    // The number of the current match is unknown if lines before it are left out.
     else if (current && (current.id > searchedTo || where().upTo === Infinity)) at = count - found.length + place(current.number) + 1;
     const words = at ? FIND.place(at, Math.max(at, count), isMore()) : FIND.count(count, isMore());
-    // "0 lines" must not sound as if it were of the whole log.
+    // "0 lines" must not read like a count of the whole log.
     return isPart || !searchedTo && where().run === null && !isWhole() ? FIND.loadedOnly(words) : words;
   }
 
@@ -345,7 +345,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     $('find-error').hidden = !problem;
     setText($('find-error'), visible(problem));
     if (!words || isTold || !isResting || isMore()) return;
-    // The count changes with each line that comes, so a screen reader is told it once, and then of each match that is gone to.
+    // The count changes with each new line, so screen readers get it once, and after that each match that is jumped to.
     isTold = true;
     announce(words);
   }
@@ -372,7 +372,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
       try {
         return new RegExp(pattern, flags + unicode);
       } catch {
-        // Another dialect than the server's; what it says counts.
+        // The server uses another dialect, and its verdict counts.
       }
     }
     return null;
@@ -383,7 +383,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     isGoing = true;
     wanted = 0;
     let at = place(current ? current.number : firstInView());
-    // The one that it was in may have been written over since.
+    // The row of the current match may have been overwritten since.
     if (step < 0 || found[at] === current) at += step;
     const row = found[at] ?? await outside(step) ?? found.at(step > 0 ? 0 : -1);
     isGoing = false;
@@ -397,14 +397,14 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     } else if (isAsking()) wanted = step;
   }
 
-  // The next match in a part of the log that is not loaded: its row, once it is; nothing where the next one is loaded.
+  // Loads the next match in a part of the log that is not loaded, and returns its row. Returns nothing if there is no such match.
   function outside(step) {
     const first = firstId(), { upTo } = where(), older = listed.filter(({ id }) => id < first), later = listed.filter(({ id }) => id > upTo);
     const match = step > 0 ? later[0] ?? older[0] : older.at(-1) ?? later.at(-1);
     return match && goTo(match.id);
   }
 
-  // Gives the search the room that it needs: on a phone, with the tools, its own lines.
+  // Gives the search the space that it needs: on a phone its own lines, together with the tools.
   function open(isOpen) {
     $('run-bar').classList.toggle('finding', isOpen);
     opener.ariaExpanded = isOpen;
@@ -435,7 +435,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
   };
   box.addEventListener('focusin', () => open(true));
   box.addEventListener('focusout', ({ relatedTarget }) => {
-    // On a phone it stays until it is closed.
+    // On a phone the search stays open until it is closed.
     if (!field.value && !box.contains(relatedTarget) && !opener.offsetParent) open(false);
   });
   opener.onclick = () => (opener.ariaExpanded === 'true' ? close() : KEYS['/']());
@@ -457,7 +457,7 @@ export function makeFinder({ ask, goTo, choose, adjust, where }) {
     field.select();
     field.focus();
   };
-  // Searches for the text that the address names, in a run that may be another one.
+  // Searches for the text that the address names, possibly in another run.
   return (given, isNew) => {
     if (given === sought && !isNew) return;
     if (given) open(true);

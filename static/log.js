@@ -1,7 +1,8 @@
-// The log on the page: what of its rows is in the document, following the end, and the headings of steps.
+// The log on the page: which of its rows are in the document, following the end, and the headings of steps.
 //
-// Only the chunks near the view hold elements for their lines; the others are as high as they were or are thought to be. So 100,000 lines cost
-// a page what a few hundred do. All is drawn once a frame, and what one reads stays where it is, whatever comes or goes above and below.
+// Only chunks near the view contain elements for their lines; the others have the height that they had or are estimated to have. So 100,000 lines
+// cost a page as much as a few hundred. Everything is drawn once a frame, and the lines that the user is reading stay in place when lines above or
+// below them are added or removed.
 
 import { describe, newElement, paintRow } from './ansi.js';
 import { $, el, icon, setText } from './dom.js';
@@ -9,63 +10,64 @@ import { chunks, clearRows, endNumber, errorRows, firstNumber, isLogFull, LINES_
 import { LOG, since, took } from './words.js';
 
 const CHUNK_PIECES_MAX = 8000;
-// Of the rows that one frame draws, about. The next frame goes on, so that the page takes clicks in between.
+// About how many characters of rows a frame draws. The next frame continues, so that the page handles clicks in between.
 const FRAME_CHARS = 1e5;
-// Who goes down to this close to the end is at the end; and what is as close as the other one can be seen as well as the end.
+// Scrolling down to within END_PX of the end starts following it. Within NEAR_END_PX the end counts as visible, so scrolling up less than that does
+// not end the following. The button to the end stays hidden until the view ends LATEST_PX below a card.
 const END_PX = 8, NEAR_END_PX = 40, LATEST_PX = 60;
-// How often a short log is made longer without being asked.
+// How many times a log that does not fill the view loads earlier lines by itself.
 const FILLS_MAX = 5;
-// Of a finished run, from which on what went well is folded.
+// Successful steps of a finished run are folded if it has more lines than this.
 const LONG_LINES = 200;
-// How far a step's time may be from that of its line.
+// The greatest difference between a step's time and the time of its line.
 const STEP_MS = 3000;
-// How high a mark in the scroll bar is.
+// The height of a mark in the scroll bar.
 const MARK_PX = 3;
 
 export const log = $('log');
 const toLatest = $('latest');
 
-// Whether the view stays at the end, and how many rows came since it does not.
+// Whether the view follows the end, and how many rows have come since it stopped following.
 export let isFollowingEnd = true;
 let freshRows = 0;
-// What a line is thought to take.
+// The estimated height of a line.
 export let lineHeight = 18;
 let headHeight = 30, lastTop = 0, fills = 0, isScheduled = false;
-// Whether the reader went up last, and whether the reader or a link has chosen what is in view.
+// Whether the user scrolled up last, and whether the user or a link has chosen the part in view.
 let isRising = false, isPlaceChosen = false;
-// What to mark, in which row one is, and which one the address names.
+// The expression to mark, the row of the current match, and the row that the address names.
 let needle = null, currentRow = null, linkedRow = null;
-// What is known of the run, as `setSteps` was told.
+// The run's state and progress, from `setSteps`.
 let runLife = null;
-// Whether what went well was folded at first; null: that is not decided.
+// Whether successful steps were folded at first; null: not decided yet.
 export let isFolded = null;
 let caret = null, cardElement = null, isCardLast = false;
 // The id of the run that is shown.
 export let shownRun = null;
-// How much may be drawn before the next frame.
+// How many characters may still be drawn in this frame.
 let room = 0;
-// Rows to repaint with the next frame: once each, however many records they received.
+// Rows to repaint in the next frame, once each, however many records they have received.
 export const staleRows = new Set();
-// Of elements: their rows.
+// The row of each element.
 const owners = new WeakMap();
 const trackBox = el('div', { id: 'log-track' });
 log.after(trackBox);
 let trackKey = '';
-// The row that the search, the address, a key or a mark led to last.
+// The row that the search, the address, a key or a mark jumped to last.
 export let chosenRow = null;
 
-// The text before the first line, and the way on behind the last one where lines are left out there.
+// The text before the first line, and the way to the lines that are left out after the last one.
 const [frontMark, backMark] = ['earlier', 'later'].map((way) => el('div', 'mark gap', el('span'),
   el('button', { type: 'button', onclick: () => logHooks[way]() }, LOG[way])));
 const earlierButton = frontMark.lastChild;
 backMark.hidden = true;
 
-// Called for each row that came.
+// Counts a row that was received.
 export function countRow(row) {
   if (!isFollowingEnd && backMark.hidden && !row.isMark) freshRows += 1;
 }
 
-// Whether no line may come in now: one would go where somebody reads.
+// Returns whether no line can be added: the page would have to remove lines that the user may be reading.
 export const takesNone = () => isLogFull && !isFollowingEnd;
 
 export const isWhole = () => earlierButton.hidden && backMark.hidden && !isLogFull;
@@ -111,7 +113,7 @@ function drawAll(view) {
   trimRows(isFollowingEnd ? Infinity : log.scrollTop - logTop() - view);
   if (isLogFull && !earlierButton.hidden) tellFront(LOG.full(LINES_MAX), false);
   insertParts();
-  // What is drawn has another height than was thought, so that more or less of it may be near.
+  // The height of drawn rows differs from the estimate, so other chunks may be near the view.
   for (let round = 0; round < 4 && drawNear(view); round++) holdPlace(anchor);
   holdPlace(anchor);
   if (isOpening) log.scrollTop = 0;
@@ -122,19 +124,19 @@ function drawAll(view) {
   showCaret();
   showTrack(view);
   setText(toLatest.lastChild, takesNone() ? LOG.linesWait : freshRows ? LOG.newLines(freshRows) : LOG.latest);
-  // It lies over no card, which may have buttons there.
+  // The button must not cover a card, which may have buttons there.
   const seen = lastTop + view - cardElement?.offsetTop;
   toLatest.hidden = isFollowingEnd || seen > 0 && seen < cardElement.offsetHeight + LATEST_PX
     || !runLife?.isAlive && backMark.hidden && pxToEnd() < NEAR_END_PX;
   if (!backMark.hidden && log.scrollHeight - lastTop < 3 * view) logHooks.later();
   if (earlierButton.hidden || endNumber - firstNumber > LINES_MAX - 5000) return;
-  // Not where a card is read: it would be pushed away.
+  // Earlier lines would push the card away while the user is reading it.
   const isNearStart = !isFollowingEnd && isRising && lastTop < view && (isCardLast || !(lastTop < cardElement?.offsetHeight));
   if (isShort ? !isFolded && fills++ < FILLS_MAX : isNearStart) logHooks.earlier();
 }
 
-// Brings new parts and chunks into the document, and new rows into those that are drawn. Only here, so that between two frames the end stays
-// where the view is.
+// Adds new parts and chunks to the document, and new rows to the chunks that are drawn. This happens nowhere else, so that the view stays at the
+// end between two frames.
 function insertParts() {
   const put = (parent, element, next) => {
     if (element.parentNode !== parent || element.nextSibling !== next) parent.insertBefore(element, next);
@@ -161,7 +163,7 @@ function insertParts() {
   if (isNewStep && runLife) showHeadings();
 }
 
-// Draws the rows of a chunk near the view that are not in it yet, as many as there is room for.
+// Adds the missing rows to a chunk near the view, as many as this frame may draw.
 function fill(chunk) {
   if (chunk.isDrawn) for (const row of rowsOf(chunk, chunk.element.childElementCount)) {
     if (room < 0) drawSoon();
@@ -176,12 +178,12 @@ function setHeight(chunk) {
   if (chunk.set !== height) chunk.element.style.height = chunk.set = height;
 }
 
-// The rows of a chunk, from one of its elements on. A heading is not among them.
+// Returns the rows of a chunk, from the element with index `from` on. Headings are not included.
 const rowsOf = ({ rows: all }, from = 0) => all.slice(from + (all[0].isHead ? 1 : 0));
 
 const logTop = () => chunks[0].part.element.offsetTop;
 
-// Visits each chunk with its place and height. Returns the height of all.
+// Visits each chunk with its position and height. Returns the total height.
 function walkChunks(visit) {
   let y = 0;
   for (const chunk of chunks) {
@@ -193,18 +195,18 @@ function walkChunks(visit) {
   return y;
 }
 
-// Keeps the view at the end, or what is read where it was.
+// Keeps the view at the end, or the anchor where it was.
 function holdPlace(anchor) {
   if (isFollowingEnd) log.scrollTop = log.scrollHeight;
   else if (anchor?.element.isConnected) shiftBy(boxOf(anchor).top - anchor.top);
 }
 
 function shiftBy(off) {
-  // Less than a pixel is rounding, which would add up.
+  // Differences below one pixel are rounding errors, which would add up.
   if (Math.abs(off) >= 1) log.scrollTop += off;
 }
 
-// Gives the chunks near the view their lines and takes them from the others. Whether anything changed.
+// Adds elements to the chunks near the view and removes them from the others. Returns whether anything changed.
 function drawNear(view = log.clientHeight) {
   const top = isFollowingEnd ? walkChunks() - view : log.scrollTop - logTop(), selection = getSelection();
   const changed = [];
@@ -214,7 +216,7 @@ function drawNear(view = log.clientHeight) {
     if (isNear === !!chunk.isDrawn) return;
     if (isNear || chunk.part.isFolded || selection.isCollapsed || !selection.containsNode(chunk.element, true)) changed.push(chunk);
   });
-  // Not on the way: after each change, to read the selection would lay out the whole log.
+  // This is a second loop because reading the selection after a change would lay out the whole log.
   for (const chunk of changed) {
     chunk.isDrawn = !chunk.isDrawn;
     chunk.pieces = 0;
@@ -234,7 +236,7 @@ function drawNear(view = log.clientHeight) {
 
 const boxOf = ({ element }) => element.getBoundingClientRect();
 
-// What is first in view, and where it is: a row, or a folded step, whose heading may stick to the top in front of its place.
+// Returns what is first in view and its position: a row, or a folded step, whose heading may stick to the top of the view.
 function anchorRow() {
   const edge = log.getBoundingClientRect().top;
   for (const { part, rows: all, element: { lastChild: last }, isDrawn } of chunks) {
@@ -265,7 +267,7 @@ function paintNow(row) {
   chunk.pieces += row.pieces;
 }
 
-// A line of a run that is alive, and that has no end yet.
+// Puts the caret at the last line of a live run if that line is not complete.
 function showCaret() {
   const last = chunks.at(-1).rows.at(-1);
   const now = runLife?.isAlive && backMark.hidden && last === openRows[last.stream] ? last : null;
@@ -274,7 +276,7 @@ function showCaret() {
   caret?.element?.classList.add('caret');
 }
 
-// Puts marks into the scroll bar: one for each place that can be told from the next; what is folded is at its heading.
+// Puts marks of errors into the scroll bar, one for each position that can be distinguished. Rows of a folded step are marked at its heading.
 function showTrack(view) {
   const height = log.scrollHeight, top = logTop(), found = new Map();
   const key = [errorRows.length, errorRows[0]?.number, height, view].join();
@@ -297,7 +299,7 @@ function showTrack(view) {
 
 // ---- Steps -------------------------------------------------------------------
 
-// What went well is folded when a finished run is opened, if there is much of it.
+// Folds the successful steps of a finished run that is opened, if it has many lines.
 function foldAtFirst() {
   if (isFolded !== null || !runLife) return;
   isFolded = !runLife.isAlive && endNumber - firstNumber > LONG_LINES && !isPlaceChosen;
@@ -313,7 +315,7 @@ export function showFold({ element, heading, isFolded: isShut = false }) {
   if (heading) heading.firstChild.ariaExpanded = !isShut;
 }
 
-// Folds or unfolds a step; its heading stays where it is.
+// Folds or unfolds a step. Its heading stays in place.
 log.addEventListener('click', ({ target }) => {
   const row = target.closest('.step button') && rowOf(target);
   if (!row) return;
@@ -328,14 +330,14 @@ log.addEventListener('click', ({ target }) => {
   isFollowingEnd = pxToEnd() < 2 && backMark.hidden;
 });
 
-// How far the view is from the end.
+// Returns the distance between the view and the end.
 const pxToEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight;
 
-// Shows how the steps went: `progress` is the API's, `isAlive` and `tone` are the run's, `now` is the server's time. Steps that are not listed
-// have the times of their lines.
+// Shows the result of each step. `progress` is the API's, `isAlive` and `tone` are the run's, and `now` is the server's time. Steps that are not
+// listed get the times of their lines.
 export function setSteps(progress, given) {
   runLife = { progress, ...given };
-  // What one saw live stays as it is when it ends.
+  // A run that the user watched keeps its view when it ends.
   isPlaceChosen ||= runLife.isAlive;
   isCardLast ||= runLife.isAlive;
   showHeadings();
@@ -359,7 +361,7 @@ function showHeadings() {
   });
 }
 
-// ---- What others ask for -----------------------------------------------------
+// ---- Called by other parts -----------------------------------------------------
 
 export function setRun({ id }) {
   if (id !== shownRun) runLife = null;
@@ -367,9 +369,9 @@ export function setRun({ id }) {
   drawSoon();
 }
 
-// Puts the card that `update` returns beside the lines, or takes it away. What one reads stays where it is, also if the card gets another height.
+// Places the card that `update` returns, or removes it. The lines that the user is reading stay in place, even if the card's height changes.
 export function setCard(update) {
-  // Who has chosen no place reads the card itself.
+  // If no position was chosen, the user is reading the card itself.
   const anchor = isFollowingEnd || !isPlaceChosen ? null : anchorRow(), before = cardElement;
   cardElement = update();
   if (cardElement !== before) {
@@ -380,14 +382,14 @@ export function setCard(update) {
   if (cardElement ?? before) holdPlace(anchor);
 }
 
-// Before the first line; behind the last one for who saw the run end there.
+// Puts the card before the first line, or after the last one if the user saw the run end there.
 function placeCard() {
   if (!cardElement) return;
   if (isCardLast) log.append(cardElement);
   else log.prepend(cardElement);
 }
 
-// What stands in front of the first line, and whether there may be earlier ones.
+// Sets the text before the first line, and whether there may be earlier lines.
 export function tellFront(text, hasMore) {
   frontMark.firstChild.textContent = text;
   earlierButton.hidden = !hasMore;
@@ -395,21 +397,21 @@ export function tellFront(text, hasMore) {
   drawSoon();
 }
 
-// Whether lines are left out between the last one and the log's end. Then the view doesn't follow the end.
+// Sets whether lines are left out between the last line and the log's end. If so, the view does not follow the end.
 export function tellBack(hasMore) {
   backMark.hidden = !hasMore;
   if (hasMore) isFollowingEnd = false;
   drawSoon();
 }
 
-// Reveals the row that holds the record of this id, or else the first one behind it, as what the address names.
+// Reveals the row with the record of this id, or the first row after it, and marks it as the one that the address names.
 export function showLine(id) {
   linkedRow = rowOfRecord(id);
   repaintAll();
   if (linkedRow) reveal(linkedRow);
 }
 
-// Marks what matches in every line, and the row that one is in.
+// Marks the matches in every line, and the row of the current match.
 export function markHits(regex, row) {
   [needle, currentRow] = [regex, row];
   repaintAll();
@@ -422,7 +424,7 @@ function repaintAll() {
 
 export const firstInView = () => anchorRow()?.row.number ?? firstNumber;
 
-// Brings a row into the middle of the view, where it stays, and opens its step.
+// Unfolds the step of a row and brings the row into the middle of the view, where it stays.
 export function reveal(row) {
   chosenRow = row;
   room = Infinity;
@@ -461,9 +463,9 @@ export function stayHere() {
   drawSoon();
 }
 
-// Each line may have another height now.
+// Updates the heights after a change that may affect each line.
 export function remeasure() {
-  // A log that is not shown has no heights.
+  // A hidden log has no heights.
   if (!chunks.length || !log.clientHeight) return;
   const anchor = anchorRow();
   headHeight = log.querySelector('.step')?.offsetHeight ?? headHeight;
@@ -479,7 +481,7 @@ export function remeasure() {
 
 log.onscroll = () => {
   const top = log.scrollTop, off = pxToEnd();
-  // Only who goes down to the end or up from it; what comes and goes moves nobody.
+  // Only scrolling by the user starts or ends following; lines that are added or removed do not.
   if (top > lastTop && off < END_PX && !isFollowingEnd && backMark.hidden) goToEnd();
   else if (top < lastTop - 1 && off > NEAR_END_PX) isFollowingEnd = false;
   if (Math.abs(top - lastTop) > 1) {
@@ -490,7 +492,7 @@ log.onscroll = () => {
   drawSoon();
 };
 
-// The first pixel that a wheel, a finger or a key moves up ends the following: the next lines would take the view back.
+// The first pixel that a wheel, finger or key scrolls up ends following, because the next lines would scroll the view back.
 let touchY = 0;
 function leaveEnd(isUp) {
   if (isUp && log.scrollTop > 0) isFollowingEnd = false;
