@@ -1,5 +1,6 @@
-// A notice of the browser when a run ends while this page is hidden, for who has asked for that in the menu. Browsers allow it in secure contexts
-// only: on this machine, or over HTTPS. Each hidden page of one server makes the same notice, with the same tag, so that one is shown.
+// A browser notification for the end of a run, shown while this page is hidden, for users who have turned that on in the menu. Browsers allow
+// notifications in secure contexts only: on this machine, or over HTTPS. Every hidden page of a server makes the same notification with the same
+// tag, so the browser shows one.
 
 import { $, set } from './dom.js';
 import { host, inStorage } from './session.js';
@@ -8,7 +9,7 @@ import { T, visible } from './words.js';
 const NOTIFY_KEY = 'autoappdev-notify';
 const notifier = $('notify');
 const isPossible = 'Notification' in window && isSecureContext;
-let wasAlive = null;      // the run that was alive when the state was last shown
+let wasAlive = null;      // the run that was alive when the last state was shown
 
 function isWanted() {
   return isPossible && Notification.permission === 'granted' && inStorage(() => localStorage.getItem(NOTIFY_KEY)) === 'true';
@@ -27,7 +28,7 @@ notifier.onclick = async () => {
   showNotifier();
 };
 
-// Takes each state with its words.
+// Takes each new state, with the words for it.
 export function noticeEnd(pipeline, looks) {
   const hasEnded = wasAlive === pipeline.run_id && pipeline.state === 'stopped' && !pipeline.pending;
   if (pipeline.state !== 'stopped') wasAlive = pipeline.run_id;

@@ -1,11 +1,11 @@
-// The page's behaviour: it follows the pipeline over the HTTP API and hands what it learned to the parts of the page: head.js (state, banners,
-// progress), controls.js (the actions), rail.js (the history), feed.js and log.js (the log), and the panes beside it.
+// The page's behaviour: it follows the pipeline over the HTTP API and passes each state to the parts of the page: head.js (state, banners,
+// progress), controls.js (the actions), rail.js (the history), feed.js and log.js (the log), and the panes beside the log.
 //
-// It holds no rule of the life cycle: which action is possible now is what the API lists in `allowed`. What it cannot know it
-// calls unknown: without a connection nothing old is shown as the present. Two loops run. One follows the event stream, which brings the
-// log and the state. The other asks for the state where there is no stream: first, after a lost connection, and with a long poll while
-// streams are not to be had. While the page is hidden there is no stream, and one of all hidden pages waits for the state (session.js). Of
-// two states from one server the one with the lower version is dropped. Text from outside is put in by textContent only.
+// It contains no rule of the life cycle: the API lists the actions that are possible now in `allowed`. The page shows what it cannot know as
+// unknown: without a connection it shows no old state as current. Two loops run. One follows the event stream, which brings the log and the
+// state. The other requests the state while there is no stream: at first, after a lost connection, and with a long poll while no stream can be
+// opened. A hidden page has no stream; one of all hidden pages waits for the state (session.js). Of two states of one server, the page drops the
+// one with the lower version. Text from outside is inserted by textContent only.
 
 import { noticeEnd } from './alert.js';
 import { blank, classes, steps, write } from './ansi.js';
@@ -28,39 +28,39 @@ import { showTime } from './time.js';
 import { clock, look, row, since, T, title, took, visible } from './words.js';
 
 const WAIT_S = 25;           // one long poll
-const WAIT_PENDING_S = 1;    // while an action is under way: its end may change no version
+const WAIT_PENDING_S = 1;    // while an action is pending: its end may not change the version
 const BACKOFF_MS = [1000, 10000];
-const CHECK_MS = 25000;      // how often it is checked that the log-in is still good
+const CHECK_MS = 25000;      // how often the page checks that the login is still valid
 const STALE_MS = 40000;      // an older state is not shown as current when a hidden page becomes visible again
-const FIRST_LOOK_MS = 1500;  // until then nothing is loaded that the first look does not need
-const RUN_MS = 1000;         // how often the shown run is asked for at most
-const BUFFERED_MS = 5000;    // a Python script that has printed nothing until then may have its output held back
+const FIRST_LOOK_MS = 1500;  // until then, the page loads nothing that its first display does not need
+const RUN_MS = 1000;         // the shortest time between two requests for the shown run
+const BUFFERED_MS = 5000;    // a Python script that has printed nothing by then may be buffering its output
 
-// Of two words on one run's progress: an answer and the stream may pass each other.
+// Returns the later of two progress reports of one run: a response and the stream may overtake each other.
 const later = (a, b) => (a && !(b?.at >= a.at) ? a : b);
 
-let pipeline = null;      // the latest state; kept while disconnected, as the last known
-let source;               // the id of the server that it is of
+let pipeline = null;      // the latest state; kept while disconnected, as the last known one
+let source;               // the id of the server that the state came from
 let connected = false;
-let failures = 0;         // state requests in a row without a state
-let refusal = '';         // what the server said in place of a state
+let failures = 0;         // state requests in a row that brought no state
+let refusal = '';         // what the server answered instead of a state
 let locked = false;       // the server asks for its token
-let doubt = false;        // the state is to be asked for, with an answer at once
-let heard = Date.now();   // when the server last answered as it should, by this device's clock
+let doubt = false;        // the state must be requested, and answered at once
+let heard = Date.now();   // when the server last answered successfully, by this device's clock
 let skew = 0;             // the server's clock minus this device's, in ms
-let said;                 // what a screen reader was last told
-let run = null;           // the run that is shown, as the history has it
-let runKey = '';          // for which run and state that was asked
+let said;                 // the last text for screen readers
+let run = null;           // the run that is shown, from the history
+let runKey = '';          // the run and the version of the state that `run` was requested for
 let isAskingRun = false;
 
 const now = () => Date.now() + skew;
 
-// ---- The address: #/runs/47?tab=steps&line=1205&find=loss. Without a run it is the latest one, whichever that is. -----------------------------
+// ---- The address: #/runs/47?tab=steps&line=1205&find=loss. Without a run, the address means the latest one. ------------------------------------
 
 function readRoute(hash) {
   const [, id, query] = /^#\/(?:runs\/(\d+))?(?:\?(.*))?$/.exec(hash) ?? [];
   const { tab = 'log', line, find = '' } = Object.fromEntries(new URLSearchParams(query ?? ''));
-  // No longer than the field and the server take it.
+  // The search field and the server accept no longer text.
   return { run: id ? Number(id) : null, tab, line: Number(line) || null, find: find.slice(0, 200) };
 }
 
@@ -74,7 +74,7 @@ function address({ run = null, tab = 'log', line = null, find = '' }) {
 
 let route = readRoute(location.hash);
 
-// Changes a part of the address without a step in the history.
+// Changes a part of the address without a new entry in the browser's history.
 function adjust(changes) {
   route = { ...route, ...changes };
   history.replaceState(history.state, '', address(route));
@@ -82,13 +82,13 @@ function adjust(changes) {
 
 // ---- The state -------------------------------------------------------------------------------------------------------
 
-// Everything that the parts of the page show or need.
+// Returns everything that the parts of the page show or need.
 function context() {
   const id = route.run ?? pipeline?.run_id ?? null;
   const isLatest = id === pipeline?.run_id;
   const shown = run?.id === id ? run : null;
   const brief = shown ?? rail.find(id);
-  // The latest run as the state has it, any other as the history has it: that one is over.
+  // The latest run is shown from the state, any other from the history: those have ended.
   const state = isLatest || !brief ? pipeline : { ...brief, state: 'stopped', pending: null };
   return { pipeline, state, connected, locked, heard, failures, refusal, id, isLatest, run: shown, brief, route, address,
     progress: (isLatest ? pipeline?.progress : shown?.progress) ?? null, usage: (isLatest && pipeline?.usage) || null,
@@ -97,14 +97,14 @@ function context() {
 
 function showAll() {
   lock(locked);
-  // Before the first log-in there is nothing else to show.
+  // Before the first login there is nothing else to show.
   document.body.toggleAttribute('data-locked', locked && !pipeline);
   const c = context();
   document.body.dataset.state = connected && pipeline ? pipeline.state : 'unknown';
   document.body.dataset.view = route.tab;
   const looks = showHead(c);
   const isFirst = pipeline?.run_id === null && connected;
-  // What stands in place of everything else is the page's main part.
+  // If this box replaces everything else, it is the page's main landmark.
   $('entry').hidden = !locked && !isFirst;
   $('entry').role = isFirst || !pipeline ? 'main' : 'region';
   if (!pipeline) return;
@@ -125,7 +125,7 @@ function showAll() {
   else if (failures) say(T.noConnection);
 }
 
-// What the log shows of the run itself: its steps, and the card of one that has ended.
+// Shows the parts of the log that describe the run: its steps, and the card after its end.
 function showLog(c, looks) {
   if (!c.isLatest && !c.run || c.id === null) return;
   const isAlive = c.isLatest && c.pipeline.state !== 'stopped';
@@ -149,18 +149,18 @@ function showPane(c) {
   $('log-tools').classList.toggle('off', !isLog);
 }
 
-// The form for a start: `given` is a script, or a run to edit.
+// Opens the start form. `given` is a script, or a run to edit.
 function startForm(given) {
   openForm($('form'), context(), given);
 }
 
 const pair = () => openPair(context());
 
-// Asks for the run that is shown: again with each new state, if it is the latest one.
+// Requests the run that is shown. The latest run is requested again with each new state.
 async function learnRun() {
   const id = route.run ?? pipeline?.run_id ?? null;
   const key = `${id} ${id === pipeline?.run_id ? pipeline.version : ''}`;
-  // A live run's history can wait until the first look is there.
+  // A live run's history can wait until the first display is complete.
   const isFirstLook = id === pipeline?.run_id && pipeline.state !== 'stopped' && performance.now() < FIRST_LOOK_MS;
   if (id === null || !connected || isAskingRun || runKey === key || isFirstLook) return;
   isAskingRun = true;
@@ -183,15 +183,15 @@ async function learnRun() {
   showAll();
 }
 
-// Tells a screen reader, once for each change; the first state is on the page anyway.
+// Passes a text to screen readers, once for each change. They read the first state from the page itself.
 function say(text) {
   if (said !== undefined && said !== text) $('announce').textContent = visible(text);
   said = text;
 }
 
-// ---- Asking the server -----------------------------------------------------------------------------------------------
+// ---- Requests --------------------------------------------------------------------------------------------------------
 
-// One request. Resolves to `{ok, status, body}` for every answer in JSON; throws where there was none.
+// Sends one request. Resolves to `{ok, status, body}` for every JSON response; throws if there was none.
 async function ask(path, signal, timeoutMs, init, meantFor = toThisServer()) {
   const abort = new AbortController();
   const stop = () => abort.abort();
@@ -205,7 +205,7 @@ async function ask(path, signal, timeoutMs, init, meantFor = toThisServer()) {
     if (response.ok) heard = Date.now();
     if (response.status === 401) locked = true;
     const date = Date.parse(response.headers.get('Date'));
-    // The header counts whole seconds, so a smaller difference is none.
+    // The header has a resolution of one second, so smaller differences are ignored.
     const off = date + 500 - Date.now();
     if (date) skew = Math.abs(off) < 2000 ? 0 : off;
     return { ok: response.ok, status: response.status, body };
@@ -217,8 +217,8 @@ async function ask(path, signal, timeoutMs, init, meantFor = toThisServer()) {
 
 const whoAnswers = (signal) => identify((path) => ask(path, signal, STATE_MS, null, {}));
 
-// Runs `step` for ever: it gets an abort signal and resolves to the pause before the next in ms. `kick` ends the request under
-// way or the pause and begins the next step at once. While the page is hidden nothing runs, but what `isQuiet` enough.
+// Runs `step` forever. It gets an abort signal and resolves to the pause before the next step, in ms. `kick` ends the current request or pause
+// and begins the next step at once. While the page is hidden, only steps with `isQuiet` run.
 function loop(step, isQuiet = false) {
   let abort, wake, kicked;
   (async () => {
@@ -229,7 +229,7 @@ function loop(step, isQuiet = false) {
       try {
         if (!document.hidden || isQuiet) pause = await step(abort.signal);
       } catch (error) {
-        // A fault must not leave a state on the page that nobody looks at any more.
+        // After an unexpected error the loop must continue, because otherwise the page would keep showing an outdated state.
         console.error(error);
         pause = BACKOFF_MS[1];
       }
@@ -244,7 +244,7 @@ function loop(step, isQuiet = false) {
   return () => { kicked = true; abort.abort(); wake?.(); };
 }
 
-// Keeps a state of this server, unless a later one is there already.
+// Keeps a state of this server, unless the page already has a later one.
 function keepState(state, server) {
   if (server !== source) controls.forget();
   else if (state.version < pipeline?.version) return;
@@ -264,7 +264,7 @@ function takeState(state) {
   share();
 }
 
-// Tells the hidden pages.
+// Sends the state to the hidden pages.
 const share = () => quiet.say({ pipeline, heard, skew, connected, project: project(), server: source });
 
 async function followState(signal) {
@@ -274,7 +274,7 @@ async function followState(signal) {
   if (connected && !doubt && feed.isStreaming()) return Infinity;
   const began = performance.now();
   const wait = pipeline?.pending || controls.isBusy() ? WAIT_PENDING_S : WAIT_S;
-  // A hidden page may have the state from another page, and not know the server yet.
+  // A hidden page may have received its state from another page, without knowing the server yet.
   const isNew = !(connected && serverId());
   const known = connected && !doubt ? pipeline.version : null;
   doubt = false;
@@ -284,7 +284,7 @@ async function followState(signal) {
     if (isNew && !await whoAnswers(signal)) return Infinity;
     answer = known === null ? await ask('api/pipeline', signal, STATE_MS)
       : await ask(`api/pipeline?after=${known}&wait=${wait}`, signal, STATE_MS + wait * 1000);
-    // A server that was started since then. It is identified at once; a second such answer is a failure like others.
+    // The server has been restarted. It is identified at once; a second such answer counts as a failure.
     if (answer.body.error === 'other_server' && !failures) {
       connected = false;
       failures++;
@@ -296,14 +296,14 @@ async function followState(signal) {
     answer = null;
   }
   if (!answer?.ok) {
-    // Told to begin again, or hidden: no fault of the server. The request's own timeout does not abort this signal.
+    // The loop was kicked, or the page was hidden: no failure of the server. The request's own timeout does not abort this signal.
     if (signal.aborted) return 0;
     connected = false;
     if (locked) kickLog();
     const pause = Math.min(BACKOFF_MS[0] * 2 ** failures++, BACKOFF_MS[1]);
     showAll();
     if (pipeline) share();
-    // A log-in begins again, here or in another tab that is left for this one.
+    // A login starts the loop again, here or in another tab.
     return answer?.status === 401 ? Infinity : pause;
   }
   locked = false;
@@ -312,7 +312,7 @@ async function followState(signal) {
     if (!isLearned) check();
     kickLog();
   }
-  // A server that does not wait must not be asked a thousand times a second.
+  // If the server does not wait, the page must not poll it a thousand times a second.
   return pipeline.version === known && performance.now() - began < 200 ? 1000 : 0;
 }
 
@@ -322,7 +322,7 @@ function enter() {
   check();
 }
 
-// Learns what this page may do, and whether its log-in is still good.
+// Requests what this page may do, and checks whether its login is still valid.
 async function check() {
   await learnRole(ask);
   if (locked) refresh();
@@ -330,7 +330,7 @@ async function check() {
   if (pipeline) share();
 }
 
-// Asks for the state now, without waiting for a change.
+// Requests the state now, without waiting for a change.
 function refresh() {
   doubt = true;
   kickState();
@@ -361,7 +361,7 @@ document.addEventListener('freeze', () => {
 
 addEventListener('online', refresh);
 
-// Keys of the page itself; the log has its own.
+// The page's own keys. The log has others.
 addEventListener('keydown', (event) => {
   if (isTyping(event) || event.repeat) return;
   if (event.key === '?') showHelp($('help'));
@@ -389,13 +389,13 @@ setInterval(() => { if (connected && !document.hidden) check(); }, CHECK_MS);
 
 const controls = makeControls({
   ask, check, whoAnswers, show: () => pipeline && showAll(), startForm,
-  // The stream brings what an action led to, unless it is not known whether it did.
+  // The stream brings the result of an action, unless it is unknown whether the action was done.
   after(isInDoubt) { if (isInDoubt || locked || !feed.isStreaming()) refresh(); },
 });
 const rail = makeRail({ ask, address });
 const feed = makeFeed({
   ask, refresh, adjust, isConnected: () => connected && serverId() !== null,
-  // It ends a request for the state that is under way.
+  // Kicking the loop ends a pending request for the state.
   take(state) { takeState(state); doubt = false; kickState(); },
   hear: () => { heard = Date.now(); },
   restart: () => kickLog(),
@@ -413,7 +413,7 @@ const quiet = makeQuiet({
   // Another page requests the state for all hidden ones.
   take(message) {
     if (locked) return;
-    // Another project's server has this address now: nobody answers for this project.
+    // Another project's server has this address now, so this page has no connection to its own project.
     connected = isOfThisProject(message.project) && message.connected;
     if (isOfThisProject(message.project)) {
       ({ heard, skew } = message);
@@ -424,7 +424,7 @@ const quiet = makeQuiet({
   },
 });
 
-// Not with the first look, which has enough to load.
+// Later than the first display, which has enough to load.
 setTimeout(learnRun, FIRST_LOOK_MS + 20);
 
 const moved = whatHasMoved();

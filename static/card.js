@@ -1,5 +1,5 @@
-// The card at the top of the log of a run that has ended: why, after how long and in which step, its last lines that look like errors, and what
-// one would do next. A run that ended well has none, unless it is not the latest one.
+// The card at the top of the log of a run that has ended: why, after how long and in which step it ended, its last lines that look like errors, and
+// buttons for what to do next. The latest run has no card if it ended well.
 
 import { el, icon, set, setText, tint, useIcon } from './dom.js';
 import { errorRows, lastErrorLines } from './log-rows.js';
@@ -14,7 +14,7 @@ const edit = acting('b', T.editAndRun, () => c.startForm({ run: c.id }));
 const actions = el('div', 'actions', jump, edit);
 const card = el('section', 'card', el('header', '', picture, heading), text, lines, actions);
 
-// Returns the card, or null where the run needs none.
+// Returns the card, or null if the run needs none.
 export function showCard(context) {
   c = context;
   const { run, isLatest, pipeline } = c;
@@ -25,7 +25,7 @@ export function showCard(context) {
   set(text, sentence);
   tint(card, tone);
   useIcon(picture, tone);
-  // What ended a run from outside is not in its log.
+  // If something outside ended the run, its log does not contain the reason.
   const said = tone === 'failed' ? lastErrorLines(6).map(visible).join('\n') : '';
   setText(lines, said);
   lines.hidden = !said;

@@ -1,6 +1,6 @@
-// The buttons: which of them there are, what each sends, and the sheets that ask before a run is ended. A button exists only while the API
-// allows its action. After a click, and whenever the set of buttons changes, none works for a moment: a double click must not become
-// the press of another button in the same place.
+// The buttons: which ones exist, what each sends, and the sheets that ask before a run is ended. A button exists only while the API allows its
+// action. After a click, and whenever the set of buttons changes, no button works for a moment, so that a double click does not press another
+// button that appears in the same place.
 
 import { $, set, useIcon } from './dom.js';
 import { clearNotice, showError } from './head.js';
@@ -8,25 +8,25 @@ import { grace, toThisServer } from './session.js';
 import { ANSWERED, BROKE, clock, didNotWork, look, shellWords, span, T, visible } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'longer', 'kill'];
-const ACT_MS = 3700e3;       // an action's answer: a stop may wait for the longest grace
+const ACT_MS = 3700e3;       // time limit of an action's response: a stop may wait for the longest grace
 const SETTLE_MS = 700;       // no button works for this long after a click or a change of buttons
 const ASK_MS = 400;          // how long a confirmation is disabled, so that a double click does not confirm
 const LONGER_S = 30;
 const GRACES_S = [5, 10, 30, 60, 300, 900, 3600];
-const APPEARED_MS = 1000;    // how long a page that was just loaded enables no button
+const APPEARED_MS = 1000;    // how long a page enables no button after it was loaded
 const SHOWN_MS = 600;        // how long presses are ignored after the window got the focus or its tab was shown
-const SAME_PRESS_MS = 50;    // the focus that a press on a button itself brings comes within this time
+const SAME_PRESS_MS = 50;    // a press on a button can focus the window itself, within this time before the press
 
 
-// ---- Whether a press was meant. A page of another origin can lie over this one, or lead here, in the middle of a double click or while
-// the user presses keys that it asked for, so that the rest falls on a button here. The server cannot tell such a press from a meant one.
+// ---- Whether a press was intended. A page of another origin can cover this one, or navigate here, in the middle of a double click or while the
+// user presses keys that it asked for, so that the rest lands on a button here. The server cannot tell such a press from an intended one.
 
 let loadedAt = performance.now();
 let shownAt = -Infinity;
 let focusedAt = -Infinity;
 let settleTimer;
 
-// True while the page is so new that its buttons are not enabled.
+// Returns whether the page is too new to enable its buttons.
 const isNew = () => performance.now() - loadedAt < APPEARED_MS;
 
 const isSettled = (at) => at - Math.max(shownAt, focusedAt) >= SHOWN_MS;
@@ -37,11 +37,11 @@ function ignorePresses() {
   settleTimer = setTimeout(() => document.body.removeAttribute('data-settling'), SHOWN_MS);
 }
 
-// Calls `changed` once buttons can be enabled.
+// Calls `changed` as soon as buttons can be enabled.
 function watchForFocus(changed) {
   const enable = () => setTimeout(changed, APPEARED_MS + 20);
   enable();
-  // Also when the browser shows a page again that it has kept.
+  // This also applies when the browser restores the page from its back/forward cache.
   addEventListener('pageshow', ({ persisted, timeStamp }) => {
     if (!persisted) return;
     loadedAt = timeStamp;
@@ -56,14 +56,14 @@ function watchForFocus(changed) {
   });
 }
 
-// Calls `then` for each click on a button that the user began while this page was before their eyes. A double click is one.
+// Calls `then` for each click on a button that the user began while this page was visible. A double click counts once.
 export function onMeantClick(button, then) {
   let isMeant = false;
   button.onpointerdown = ({ timeStamp }) => {
     isMeant = isSettled(timeStamp) || (timeStamp - shownAt >= SHOWN_MS && timeStamp - focusedAt < SAME_PRESS_MS);
   };
   button.onclick = ({ detail, timeStamp }) => {
-    // A key, or a screen reader, makes a click without a press before it.
+    // Keys and screen readers make a click without a preceding press.
     if (detail === 0 ? isSettled(timeStamp) : isMeant && detail === 1) then();
     isMeant = false;
   };
@@ -73,21 +73,21 @@ export function onMeantClick(button, then) {
 
 // ---- The buttons -----------------------------------------------------------------------------------------------------
 
-// `ask` is a request as app.js makes it, `after(isInDoubt)` is called after each action, and `show` draws the page again.
+// `ask` sends a request (see app.js), `after(isInDoubt)` is called after each action, and `show` redraws the page.
 export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }) {
-  let c = null;             // what is shown
-  let question = null;      // what the open sheet is about
-  let answerable;           // the timer from which on it takes a yes
+  let c = null;             // the context that is shown
+  let question = null;      // the action and the run of the open sheet
+  let answerable;           // the timer that enables the sheet's confirming buttons
   let clicked = -Infinity;  // when an action was last sent, by performance.now()
   let changed = -Infinity;  // when the set of buttons last changed
   let lastSet = '';
-  let awaited = 0;          // the version of the state from which on buttons work again after an action
-  let hidden = null;        // the run whose stop goes on without its sheet
-  const asked = new Set();  // the actions sent and not yet answered
+  let awaited = 0;          // after an action, buttons are disabled until the state has this version
+  let hidden = null;        // the run that is being stopped and whose sheet the user has hidden
+  const asked = new Set();  // the actions that were sent and have not been answered yet
 
   const scriptName = () => (c.pipeline.script ?? '').split('/').pop() || T.runName(c.pipeline.run_id);
 
-  // What the start button does: it repeats the run that is shown, or begins the configured script for the first time.
+  // Returns what the start button does: it repeats the run that is shown, or starts the configured script for the first time.
   function starts() {
     const { default_script } = c.pipeline;
     if (c.id !== null) {
@@ -102,7 +102,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     const { pipeline: p } = c;
     const isStopping = p.pending === 'stop';
     const can = (action) => c.connected && !c.mayOnlyLook && p.allowed.includes(action);
-    // Nothing is done to a run that is not the one that is shown.
+    // Actions are possible only if the page shows the run that they act on.
     const may = (action) => c.isLatest && can(action) && !isStopping, stopsNow = c.isLatest && isStopping && can('stop');
     const exists = { start: can('start') && !!starts(), pause: may('pause'), resume: may('resume'), stop: may('stop'),
       longer: stopsNow && !!p.kill_at, kill: stopsNow };
@@ -126,12 +126,12 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
       const hadFocus = document.activeElement === button;
       button.hidden = !exists[action];
       button.disabled = !enabled;
-      // The next Tab goes to the first button that works, and a repeated Enter does nothing.
+      // The next Tab goes to the first enabled button, and a repeated Enter does nothing.
       if (hadFocus && (!enabled || button.hidden)) $('controls').focus({ preventScroll: true });
     }
     $('look').hidden = !c.mayOnlyLook;
     set($('look'), c.mayOnlyLook ? T.readOnly : '');
-    // The action is no longer needed or no longer possible. The question stays, so that no button comes up under a finger.
+    // The action is no longer needed or no longer possible. The sheet stays open, so that no button appears under the pointer or finger.
     const isSame = p.run_id === question?.run;
     if ($('sure').open && (question.isOver || !isSame || !exists[question.action])) {
       set($('sure-text'), isSame && p.state !== 'stopped' ? T.isStopping : T.hasEnded);
@@ -145,7 +145,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     showStarter(can('start'), ready);
   }
 
-  // The rail's button: it starts the configured script, or opens the form.
+  // Shows the rail's button: it starts the configured script, or opens the form.
   function showStarter(canStart, ready) {
     const { default_script: script } = c.pipeline;
     const named = canStart && !!script && c.pipeline.run_id !== null;
@@ -169,7 +169,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     tick(c);
   }
 
-  // The seconds that are left of a stop's grace.
+  // Shows how many seconds of a stop's grace are left.
   function tick(context) {
     c = context;
     if ($('stopping').hidden) return;
@@ -180,7 +180,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     $('stopping').querySelector('.left').style.strokeDasharray = `${left === null ? 0 : Math.min(100, left * 1e5 / grace)} 100`;
   }
 
-  // Asks before it ends a run. The confirming button works only after a moment, so that a double click does not confirm.
+  // Asks before an action ends a run. The confirming buttons work only after a moment, so that a double click does not confirm.
   function askWhether(action) {
     question = { action, run: c.pipeline.run_id };
     const isKill = action === 'kill';
@@ -198,7 +198,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     answerable = setTimeout(() => { $('yes').disabled = $('kill-now').disabled = false; }, ASK_MS);
   }
 
-  // What can be answered: all of it, or only that one has seen it.
+  // Offers all answers, or only the one that closes the sheet.
   function showAnswers(isAsked) {
     for (const id of ['sure-choice', 'kill-now', 'yes']) $(id).hidden = !isAsked;
     set($('no'), isAsked ? T.cancel : T.close);
@@ -206,7 +206,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
 
   const ownGrace = () => c.run?.grace_s ?? grace();
 
-  // The run's own grace is offered among others, in order.
+  // Offers the run's own grace among the others, in order.
   function offerGraces() {
     const own = ownGrace(), graces = [...new Set([own, ...GRACES_S])].sort((a, b) => a - b);
     $('grace').replaceChildren(...graces.map((s) => new Option(s === null ? T.ownGrace : span(s), s === own ? '' : s, s === own, s === own)));
@@ -220,14 +220,14 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     $('sure').querySelector('.left').style.strokeDasharray = '100 100';
   }
 
-  // Sends an action. It acts on the run that the page shows as the latest, or on none.
+  // Sends an action. It names the run that the page shows as the latest: the server refuses it if another run has begun.
   async function act(action, given = {}) {
     const path = { kill: 'stop', longer: 'stop' }[action] ?? action;
     const own = { start: () => starts()?.body, kill: () => ({ grace_s: 0 }), longer: () => ({ grace_s: Math.ceil(secondsLeft()) + LONGER_S }) };
     const body = { ...(Object.keys(given).length ? given : own[action]?.() ?? {}) };
     body.if_run_id = question?.action === action ? question.run : c.pipeline.run_id;
     question = null;
-    // The server answers a stop only when the run ends, and the deadline may be moved again before that.
+    // The server answers a stop only when the run ends, and the user may move the deadline again before that.
     if (action !== 'longer') asked.add(action);
     clicked = performance.now();
     awaited = c.pipeline.version + 1;
@@ -242,14 +242,14 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
         headers: { 'Content-Type': 'application/json', 'Idempotency-Key': key },
         body: JSON.stringify(body),
       }, toThisServer());
-      // An answer that was lost is asked for once more: with the same key nothing is done twice.
+      // If the answer is lost, the request is repeated once. With the same key, the server does nothing twice.
       posted = await post().catch(() => new Promise((done) => setTimeout(done, SETTLE_MS)).then(post));
       if (posted.body.error === 'other_server' && await whoAnswers(null)) posted = await post();
       const { ok, status, body: answer } = posted;
       awaited = (ok && answer.version) || 0;
-      // What is shown then is what was started.
+      // Shows the run that was started.
       if (ok && path === 'start') location.hash = '#/';
-      // The form asks for what is missing.
+      // Opens the form, which asks for the missing values.
       else if (answer.error === 'not_repeatable' && body.again) startForm({ run: body.again, isMissing: true });
       else if (!ok && !isDone(path, answer, body)) {
         showError(didNotWork(action), { error: answer.error, detail: answer.detail || ANSWERED(status) });
@@ -265,7 +265,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     return posted ?? null;
   }
 
-  // Whether a refused action needs no error: it is still under way, or another page did the same a moment before.
+  // Returns whether a refused action needs no error message: it is still under way, or another page did the same a moment before.
   function isDone(path, { error }, { again }) {
     const { state, pending } = c.pipeline;
     if (error === 'run_changed') return !!again;
@@ -301,7 +301,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
     redraw();
     $('hide').focus();
   };
-  // The second press of a double click must not select what came up in the button's place.
+  // The second press of a double click must not select text that has appeared in the button's place.
   addEventListener('mousedown', (event) => { if (performance.now() - clicked < SETTLE_MS) event.preventDefault(); });
   onMeantClick($('new-run'), () => {
     if (c.pipeline.default_script && c.pipeline.allowed.includes('start')) act('start', { script: c.pipeline.default_script });
@@ -309,7 +309,7 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
   });
   $('choose').onclick = () => startForm({ script: c.pipeline.default_script });
 
-  // A key that stands for a button.
+  // Presses a button by its key.
   function press(action) {
     if (!$(action).hidden && !$(action).disabled && isSettled(performance.now())) act(action);
   }

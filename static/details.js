@@ -1,12 +1,12 @@
-// The details of a run: its command, its process, its environment, and what happened; and the list of keys.
+// The details of a run: its command, process, environment and events; and the list of keyboard shortcuts.
 
 import { each, el, icon, set, tint } from './dom.js';
 import { acting, button, cli, code, copy, copyLine, curl, enumerated, foot, get, timeOf } from './parts.js';
 import { bytes, clock, command, DETAILS, fromWhere, happening, localTime, span, START, stop, T, TIME, took } from './words.js';
 
-// The parts of each pane, and the run that they are of.
+// The elements of each pane, and the run that they show.
 const panes = new Map();
-// The environment, once somebody has asked to see it, and its run.
+// The environment, after the user has asked to see it, and the run that it belongs to.
 let env = {}, envOf;
 
 export function showDetails(pane, c) {
@@ -33,12 +33,12 @@ function details(view) {
   const line = code(''), process = el('div', 'facts'), names = el('div', 'facts env'), events = el('ol', 'events');
   const rerun = acting('b sm', T.runAgain, () => view.c.act('start', { again: id }), 'again');
   const edit = acting('b sm', T.editAndRun, () => view.c.startForm({ run: id }));
-  // A button that copies what `text` makes of the run's start.
+  // Makes a button that copies the text that `text` makes from the run's start.
   const copier = (words, name, text) => button('b sm', words, ({ currentTarget }) => {
     const { script, args, cwd } = view.c.run;
     copy(text({ script, args, cwd }), currentTarget);
   }, name);
-  // Asks for the values of the environment that the start gave. Only those that were kept are known.
+  // Requests the values of the variables that the start set. Only values that were kept are known.
   const reveal = button('b sm', START.show, async () => {
     const { start } = await get(view.c.ask, `api/runs/${id}/start`);
     if (start) [env, envOf] = [start.env, id];
@@ -90,7 +90,7 @@ function processFacts({ run, isLatest, pipeline: p, usage, now }) {
   ];
 }
 
-// An event never changes.
+// An event never changes, so it is drawn once.
 function showEvent(item, event, now) {
   if (item.firstChild) return;
   const [word, name, rest] = happening(event), picture = icon(name);
@@ -98,7 +98,7 @@ function showEvent(item, event, now) {
   item.append(timeOf(event.at, clock, now), picture, el('span', '', el('b', '', word), ' ', rest));
 }
 
-// ---- The list of keys -------------------------------------------------------------------------------------------------------------
+// ---- The list of keyboard shortcuts -----------------------------------------------------------------------------------------------
 
 export function showHelp(dialog) {
   if (!dialog.firstChild) {

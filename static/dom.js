@@ -1,12 +1,12 @@
-// Elements: how they are found, made, changed and labelled. Text from outside is put in as text only, and an element is touched only where something
+// Elements: finding, making, changing and labelling them. Text from outside is inserted as text only, and an element is touched only if something
 // changes.
 
 import { HUES, T, visible } from './words.js';
 
 export const $ = (id) => document.getElementById(id);
 
-// Makes an element, of a picture too. `props` is its class, or properties; names with a hyphen, and `role`, are attributes. Children that are
-// false or empty are left out.
+// Makes an HTML or SVG element. `props` is its class, or an object of properties; names with a hyphen, `role` and `class` are set as attributes.
+// Children that are false or empty are left out.
 export function el(tag, props = '', ...children) {
   const isDrawn = /^(svg|use|path)$/.test(tag);
   const element = document.createElementNS(`http://www.w3.org/${isDrawn ? '2000/svg' : '1999/xhtml'}`, tag);
@@ -20,12 +20,12 @@ export function el(tag, props = '', ...children) {
 
 export const icon = (name) => el('svg', { class: 'i', 'aria-hidden': true }, el('use', { href: `#i-${name}` }));
 
-// Puts text in as it is.
+// Sets an element's text without escaping it.
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-// Puts in a name, or a sentence with names, as it is safe to show.
+// Sets an element's text to a name, or to a sentence with names, in a form that is safe to show.
 export function set(element, text) {
   setText(element, visible(text));
 }
@@ -37,7 +37,7 @@ export function tint(element, tone) {
   for (const hue of hues) element.classList.toggle(hue, hue === HUES[tone]);
 }
 
-// Shows the icon of this name. With `words` it is read out as well, for where nothing else says what it means.
+// Shows the icon of this name. With `words`, screen readers read the icon out too, for places where nothing else gives its meaning.
 export function useIcon(svg, name, words) {
   const use = svg.firstElementChild;
   if (use.getAttribute('href') !== `#i-${name}`) use.setAttribute('href', `#i-${name}`);
@@ -47,13 +47,13 @@ export function useIcon(svg, name, words) {
   svg.ariaHidden = null;
 }
 
-// Gives `list` a child for each of `items`. Those that are there are changed in place, so that a selection and the focus stay.
+// Gives `list` one child for each of `items`. Existing children are changed in place, so that the selection and the focus stay.
 export function each(list, items, make, show) {
   while (list.children.length > items.length) list.lastChild.remove();
   items.forEach((item, n) => show(list.children[n] ?? list.appendChild(make()), item, n));
 }
 
-// Puts the texts and the icons that never change into the page.
+// Fills in the texts and icons of the page that never change.
 export function label() {
   const all = (name) => [...document.querySelectorAll(`[data-${name}]`)].map((element) => [element, element.dataset[name]]);
   for (const [element, name] of all('text')) element.append(T[name]);

@@ -1,5 +1,5 @@
-// What stands above the log: the state of the pipeline, in the top bar, the title and the favicon; the banners; and the line of progress of the
-// run that is shown. Text from outside is put in by textContent only.
+// The part above the log: the state of the pipeline in the top bar, the title and the favicon; the banners; and the progress line of the run that
+// is shown. Text from outside is inserted by textContent only.
 
 import { $, el, set, tint, useIcon } from './dom.js';
 import { build, folder, host } from './session.js';
@@ -7,14 +7,14 @@ import {
   bytes, HINTS, isBehind, localTime, look, minute, NO_HINT, plan, row, sentence, shellWords, stop, T, timeLeft, title, visible, when,
 } from './words.js';
 
-const SPARK_MAX = 40;      // points of the small picture of the CPU's use
+const SPARK_MAX = 40;      // points of the small CPU chart
 const STAMP = /\b\d{4}-\d\d-\d\dT[\d:.]+Z/g; // a timestamp in a text of the server
-const ICON_MS = 3000;      // when the icon of a lost connection is fetched: without one it cannot be
+const ICON_MS = 3000;      // when the icon for a lost connection is loaded: after the loss that is not possible
 
 let spark = [];            // [at, percent] of the run that is shown
 let sparkOf = null;
 
-// Shows all of it. Returns the words for the state.
+// Shows the whole part. Returns the words for the state.
 export function showHead(c) {
   showConnection(c);
   showServer();
@@ -35,10 +35,10 @@ export function showHead(c) {
   const name = $('run-name').firstElementChild;
   set(name, c.id === null ? '' : T.runName(c.id));
   name.title = T.lasting;
-  // A phone has the name for screen readers only.
+  // On a phone, the name is for screen readers only.
   if (innerWidth > 760 && c.id !== null) name.href = c.address({ ...c.route, run: c.id });
   else name.removeAttribute('href');
-  // A phone has other tabs than a desktop, and either may open an address of the other's.
+  // A phone has other tabs than a desktop, and each may open an address that the other has made.
   const current = innerWidth > 760 ? c.route.tab.replace('runs', 'log') : c.route.tab.replace(/usage|details/, 'more');
   for (const tab of $('tabs').children) {
     tab.href = c.address({ run: c.route.run, tab: tab.dataset.tab });
@@ -47,7 +47,7 @@ export function showHead(c) {
   return looks;
 }
 
-// The script and its arguments, of the run that is shown or of the one that a start would run.
+// Shows the script and arguments of the run that is shown, or of the run that a start would begin.
 function showScript({ state, brief }) {
   const script = state.script ?? '', args = brief?.args.length ? ` ${shellWords(brief.args)}` : '';
   const words = visible(script + args);
@@ -56,11 +56,11 @@ function showScript({ state, brief }) {
   $('script').replaceChildren(el('b', '', script), visible(args));
 }
 
-// What changes by itself with time: durations, the title, the progress. Returns the words for the state.
+// Updates what changes with time: durations, the title, the progress. Returns the words for the state.
 export function tick(c) {
   const { pipeline: p, state, now } = c;
   const pause = c.isLatest ? c.run?.events?.findLast(({ kind }) => kind === 'paused') : null, heard = c.connected ? null : c.heard;
-  // The window's title and icon are of the latest run, the page itself is of the one that it shows.
+  // The window's title and icon describe the latest run; the page describes the run that it shows.
   const looks = look(c.isLatest ? state : p, now, heard, pause), own = c.isLatest ? looks : look(state, now, heard);
   document.body.dataset.tone = looks.tone;
   set($('state'), own.word);
@@ -98,10 +98,10 @@ function showConnection({ connected, locked, failures, refusal, pipeline, heard 
   set(banner, refusal ? T.refused(refusal) : pipeline ? T.noContact(minute(heard), pipeline.state) : T.never);
 }
 
-// The conditions that the server reports. Without a connection they may be outdated.
+// Shows the problems that the server reports. Without a connection they may be outdated, so none is shown.
 function showConditions({ connected, pipeline, now }) {
   const all = connected ? pipeline.conditions ?? [] : [];
-  // A full disk is low on space as well.
+  // If the disk is full, the warning about low space is left out.
   const isFull = all.some(({ code }) => code === 'disk_full');
   const shown = all.filter(({ code }) => !(code === 'pause_not_holding' && pipeline.detail) && !(code === 'disk_low' && isFull));
   const key = JSON.stringify(shown);
@@ -115,9 +115,9 @@ function showConditions({ connected, pipeline, now }) {
     el('p', '', `${sentence(detail.replace(STAMP, local))} `, el('time', { dateTime: at, title: at }, T.since(local(at))))));
 }
 
-// ---- The line of progress -------------------------------------------------------------------------------------------------
+// ---- The progress line ----------------------------------------------------------------------------------------------------
 
-// How long the run has been active by `at`, in ms.
+// Returns how long the run has been active by `at`, in ms.
 function activeMs(run, p, isLatest, at) {
   const started = Date.parse(isLatest ? p.started_at : run.started_at);
   let paused = run?.paused_ms ?? 0;
@@ -172,7 +172,7 @@ function showSigns({ id, usage }, isAlive) {
   set($('memory').lastElementChild, bytes(usage.memory_bytes));
 }
 
-// ---- Notices: what did not work and what to do, until it is dismissed or an action is sent -----------------------------------
+// ---- Notices: what failed and what to do about it, until the notice is dismissed or an action is sent ------------------------
 
 export function showError(what, answer) {
   notify(what, sentence(answer.detail), HINTS[answer.error] || NO_HINT);

@@ -1,5 +1,5 @@
-// The history beside the log: a strip of the last runs, and the runs by day, with what became of each and how long it took, to scale. Runs are
-// read a page at a time, as one scrolls; their rows are kept, so that nothing moves under a pointer. Text gets in by textContent only.
+// The history beside the log: a strip of the last runs, and the runs by day, each with its outcome and its duration to scale. Runs are loaded a
+// page at a time during scrolling. Their rows are kept, so that nothing moves under the pointer. Text is inserted by textContent only.
 
 import { $, each, el, icon, set, tint, useIcon } from './dom.js';
 import { button, get } from './parts.js';
@@ -9,22 +9,22 @@ const PAGE = 50;
 const STRIP = 30;
 export const FIND_MS = 250; // after the last key
 const AGAIN_MS = 1000;
-const NEAR_PX = 400;       // the next page is read when the end is this near
-// What went wrong, in whichever way; and the outcomes that can be chosen one by one.
+const NEAR_PX = 400;       // the next page is loaded when the end is this near
+// Every kind of failure; and the outcomes that can be chosen one by one.
 const FAILED = 'failed,killed,not_started,lost';
 const OUTCOMES = ['completed', 'stopped', 'killed', 'not_started', 'lost'];
 
-// `ask` is a request as app.js makes it, and `address` makes the address of a run.
+// `ask` sends a request (see app.js), and `address` returns the address of a run.
 export function makeRail({ ask, address }) {
   let c = null;
-  let recent = [];          // the latest runs, whatever is chosen
-  let runs = [];            // those that are chosen, newest first
+  let recent = [];          // the latest runs, whatever filter is set
+  let runs = [];            // the runs that match the filter, newest first
   let next = null;          // where the next page begins; null: there is none
   let filter = { outcome: '', find: '' };
-  let readFor = '';         // the state and the filter that the first page is of
+  let readFor = '';         // the state and the filter that the first page was loaded for
   let isReading = false;
   let timer;
-  const kept = new Map();   // elements: of runs by their ids, of days by their words
+  const kept = new Map();   // elements: of runs by their ids, of days by their names
   const none = el('p', 'note', T.noRuns);
 
   function show(context) {
@@ -35,22 +35,22 @@ export function makeRail({ ask, address }) {
 
   const longestOf = (shown) => Math.max(1, ...shown.map(lasted));
 
-  // What the first page is to be of: it is read again when a run has begun or ended since, or something else is chosen.
+  // Returns the state and the filter for the first page. It is loaded again after a run has begun or ended, or the filter has changed.
   const keyNow = () => JSON.stringify([c.pipeline.run_id, c.pipeline.status, c.pipeline.state, filter]);
 
   const query = (before) => new URLSearchParams({
     limit: PAGE, ...(filter.outcome && { outcome: filter.outcome }), ...(filter.find && { find: filter.find }), ...(before && { before }),
   });
 
-  // Reads the first page, or the one that begins at `before`. What was read beyond the first page stays. One answer searches a part of the
-  // history: on as far as there is something to scroll to.
+  // Loads the first page, or the page that begins at `before`. Runs that were loaded after the first page stay. One response covers a part of the
+  // history; loading continues until there is something to scroll to.
   async function load(before = null) {
     if (isReading || !c?.connected) return;
     isReading = true;
     const key = keyNow(), chosen = filter;
     const { runs: page, next_before: end, counts, searched_all: all } = await get(ask, `api/runs?${query(before)}`);
     isReading = false;
-    // Without an answer the state's loop finds out what is wrong, and shows this again.
+    // If there is no answer, the state's loop finds the cause and then shows this part again.
     if (page && chosen === filter) {
       const older = before ? [] : runs.filter(({ id }) => id < end);
       if (!before) readFor = key;
@@ -65,15 +65,15 @@ export function makeRail({ ask, address }) {
     if (readFor !== keyNow()) timer ??= setTimeout(() => { timer = undefined; load(); }, AGAIN_MS);
   }
 
-  // A run as the state has it, if it is the latest: that is newer than the history.
+  // Returns the run with the values of the state if it is the latest run, because they are newer than the history.
   const current = (run) => (run.id === c.pipeline.run_id
     ? { ...run, status: c.pipeline.status, outcome: c.pipeline.outcome, started_at: c.pipeline.started_at, stopped_at: c.pipeline.stopped_at } : run);
 
-  // What a run shows: how it ended, or what the page says of the one that is alive.
+  // Returns what a row shows: how the run ended, or for the live run the page's words for the state.
   const signs = (run) => (run.outcome || run.id !== c.pipeline.run_id ? row(run)
     : { ...row(run), ...look(c.pipeline, c.now, c.connected ? null : c.heard) });
 
-  // The time of the run that is alive goes on by itself.
+  // Advances the duration of the live run.
   function tick(context) {
     c = context;
     const run = runs.find(({ id }) => id === c.pipeline.run_id);
@@ -93,7 +93,7 @@ export function makeRail({ ask, address }) {
     }
     if (!shown.length && readFor && next === null) elements.push(none);
     const list = $('runs'), { scrollTop: top } = list;
-    // Rows are moved only where their order changes, so that focus and place stay.
+    // Rows are moved only if their order changes, so that the focus and the scroll position stay.
     if (elements.length !== list.children.length || elements.some((element, n) => list.children[n] !== element)) {
       const focused = list.contains(document.activeElement) && document.activeElement;
       list.replaceChildren(...elements);
@@ -104,7 +104,7 @@ export function makeRail({ ask, address }) {
     drawStrip();
   }
 
-  // Elements are kept, those of days too.
+  // Returns the element for this key, which is made once.
   function keepElement(key, make) {
     if (!kept.has(key)) kept.set(key, make());
     return kept.get(key);
@@ -136,7 +136,7 @@ export function makeRail({ ask, address }) {
     return element;
   }
 
-  // The strip: the height is the square root of the duration, so that short runs are seen beside long ones.
+  // Draws the strip. A bar's height is the square root of the duration, so that short runs are visible beside long ones.
   function drawStrip() {
     const shown = recent.map(current).reverse();
     const strip = $('strip');
@@ -175,7 +175,7 @@ export function makeRail({ ask, address }) {
     $('filter').ariaExpanded = isOpen;
     if (isOpen) $('find-runs').focus();
     else if ($('find-runs').value || OUTCOMES.includes(filter.outcome)) {
-      // What can't be seen any more chooses nothing.
+      // A filter that is no longer visible must not apply.
       $('find-runs').value = '';
       choose({ find: '', outcome: OUTCOMES.includes(filter.outcome) ? '' : filter.outcome });
     }

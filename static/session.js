@@ -1,27 +1,27 @@
-// Whose page this is: which server it shows, who is logged in, and which of this browser's pages asks for the state while all are hidden.
+// The identity of this page: which server it shows, who is logged in, and which page of this browser requests the state while all are hidden.
 //
-// Another project's server may get this page's address: no button may act on that one, and what is shown must not be of two projects.
+// Another project's server may get this page's address. No button may act on that server, and the page must not mix data of two projects.
 //
-// Logging in happens by a link that `autoappdev pair` made, by the form, and again when the server asks for it in the middle. The page stores
-// neither a token nor a code. A login leaves a cookie, which no script can read, and its proof, which this page keeps in localStorage. A
-// browser sends the cookie to every port of the host, and so to servers on other ports; the storage is separate for each port, and neither is
-// valid without the other. A link's code is in the fragment, which the browser sends to no server, and the page removes it from the
-// address bar before anything else.
+// A login uses a link that `autoappdev pair` made, or the form, which also appears whenever the server asks for a token. The page stores neither
+// a token nor a code. A login leaves a cookie, which no script can read, and its proof, which this page keeps in localStorage. A browser sends the
+// cookie to every port of the host, and so to servers on other ports; the storage is separate for each port, and neither is valid without the
+// other. A link's code is in the fragment, which the browser sends to no server, and the page removes it from the address bar before anything
+// else.
 
 import { $, el } from './dom.js';
 import { sentence, T } from './words.js';
 
-// How long an answer may take; one that tells the state or brings lines has less time.
+// Time limits of responses. The shorter one is for responses that bring the state or lines.
 export const ANSWER_MS = 10000;
 export const STATE_MS = 5000;
 const PROOF_KEY = 'autoappdev-proof';
-// The form of a one-time code. Any page can lead here with another text, which is not sent.
+// The form of a one-time code. Any page can link here with another text, which is not sent.
 const CODE = /^[a-z2-9]{4}(-[a-z2-9]{4}){5}$/;
 
 
 // ---- The server ------------------------------------------------------------------------------------------------------------------
 
-let server = null;        // the one of this project that answered last: its id, which changes with each start
+let server = null;        // the server of this project that answered last: its id, which changes with each start
 let home = null;          // the runtime directory of the project that is shown
 let answer = null;        // what the server says about itself
 
@@ -29,21 +29,21 @@ let answer = null;        // what the server says about itself
 // browsers that do not send the origin.
 export const OWN = { 'AutoAppDev-Client': 'page' };
 
-// Header fields by which another server knows that a request is not meant for it; it answers 421.
+// With these header fields another server detects that a request is not meant for it; it answers 421.
 export const serverId = () => server?.id ?? null;
 export const toThisServer = () => (server ? { ...OWN, 'AutoAppDev-Server': server.id } : OWN);
 
-// The name of the server's machine, its version, and the folder of its project.
+// The name of the server's machine, its version, its default grace, and the folder of its project.
 export const host = () => answer?.host || null;
 export const build = () => answer?.build ?? '';
 export const grace = () => answer?.grace_s ?? null;
 export const folder = () => (home ? home.replace(/\/runtime$/, '') : '');
 
-// Learns which server answers. Returns whether it serves the project that is shown. For another one the page is loaded again.
-// Until another server of this project is known, requests stay meant for the one before: a click may come at any time.
+// Requests the identity of the server. Returns whether it serves the project that is shown; if it does not, the page is reloaded. Requests keep
+// naming the previous server until another server of this project is known, because the user may click at any time.
 export async function identify(ask) {
   const { ok, status, body } = await ask('api/version');
-  // It does nothing before a log-in, and that begins with its 401.
+  // The new server does nothing before a login, and its 401 starts one.
   if (status === 401) server = null;
   const found = ok && body.server;
   if (!found) return true;
@@ -52,13 +52,13 @@ export async function identify(ask) {
     if (body.session) takeRole(body.session);
     return true;
   }
-  // In the history, because a browser that may store nothing has that too.
+  // Stored in the history, because that also works in a browser that forbids storage.
   history.replaceState({ moved: [home, found.runtime_dir] }, '');
   location.reload();
   return false;
 }
 
-// Whether this runtime directory is that of the project that is shown; the first one is.
+// Returns whether this is the runtime directory of the project that is shown. The first directory sets the project.
 export function isOfThisProject(runtimeDir) {
   home ??= runtimeDir ?? null;
   return runtimeDir === home;
@@ -66,22 +66,22 @@ export function isOfThisProject(runtimeDir) {
 
 export const project = () => home;
 
-// After such a load: what to say about it, once.
+// Returns the notice about such a reload, once.
 export function whatHasMoved() {
   const [before, now] = history.state?.moved ?? [];
   if (before) history.replaceState(null, '');
   return before && ['Another server answers at this address now.', `This page showed ${before}.`, `It now shows ${now}.`];
 }
 
-// ---- The log-in ------------------------------------------------------------------------------------------------------------------
+// ---- The login -------------------------------------------------------------------------------------------------------------------
 
 let entered = () => {};   // called after a login, here or in another window
 let sayNotice = () => {};      // shows a notice
 let keptProofs;           // the proof of this browser's login
 export let mayOnlyLook = false;
-export let isLearned = false; // whether that was asked: until then nothing is offered
+export let isLearned = false; // whether the role is known; until then no action is offered
 
-// What `use` gets from localStorage; null if the browser forbids storage. Then a login and a choice last only until the page is closed or reloaded.
+// Returns the result of `use`, or null if the browser forbids storage. Then a login and a choice last only until the page is closed or reloaded.
 export function inStorage(use) {
   try {
     return use();
@@ -98,9 +98,9 @@ function keepProofs(proofs) {
   inStorage(() => (proofs.proof ? localStorage.setItem(PROOF_KEY, JSON.stringify(proofs)) : localStorage.removeItem(PROOF_KEY)));
 }
 
-// The header field that each request of a logged-in page carries.
+// The header field that each request of a logged-in page has.
 export const proof = () => (keptProofs.proof ? { 'X-AutoAppDev-Proof': keptProofs.proof } : {});
-// The same for a link to a log. It is valid for nothing else, because browsers keep the addresses of downloads in their history.
+// The same proof as a parameter of a link to a log. It is valid for nothing else, because browsers keep the addresses of downloads.
 export const linkProof = () => (keptProofs.download_proof ? `&proof=${keptProofs.download_proof}` : '');
 
 // Logs in with the link's code, if there is one. `then` is called after this and each later login, and `say` shows a notice.
@@ -136,12 +136,12 @@ async function mayAct() {
   }
 }
 
-// Shows the form while the server asks for the token, and takes it away again.
+// Shows the form while the server asks for the token, and hides it afterwards.
 export function lock(isLocked) {
   const form = $('login');
   if (form.hidden !== isLocked) return;
   form.hidden = !isLocked;
-  // The form says it as well.
+  // The form shows the same error as the notice.
   if (isLocked && $('login-error').textContent) $('trouble').hidden = true;
   if (!isLocked) $('login-error').textContent = $('token').value = '';
 }
@@ -154,14 +154,14 @@ function takeRole({ may, expires_at: until }) {
   $('log-out').hidden = until === null;
 }
 
-// Asks what this page may do here, by `ask` of app.js, which also learns of a log-in that has ended.
+// Requests what this page may do. It uses `ask` of app.js, which also detects that a login has ended.
 export async function learnRole(ask) {
   try {
     const { ok, body: { session } } = await ask('api/session', null, ANSWER_MS);
     if (!ok) return;
     takeRole(session);
   } catch {
-    // The state's loop finds out what is wrong, and this is asked again when that is over.
+    // The state's loop finds the cause, and the role is requested again afterwards.
   } finally {
     isLearned = true;
   }
@@ -220,7 +220,7 @@ if (history.state?.problem) {
   history.replaceState(null, '');
 }
 
-// A link that is opened where this page is open already changes the fragment only.
+// Opening a link in a tab that already shows this page changes only the fragment.
 addEventListener('hashchange', () => enterByLink());
 
 // Another window of this browser has logged in or out.
@@ -235,11 +235,12 @@ addEventListener('storage', ({ key }) => {
 // The title of a hidden page must still show the state of the pipeline: one of all hidden pages requests it with a long poll, and passes it on to
 // the others. A browser allows six connections to a server for all its windows, so not every page can have its own.
 //
-// How they choose: a page that polls announces that with its random number, and of two the one with the smaller number goes on. A page that
-// is visible has the smallest, because it follows the state anyway. A page that has heard nothing for a while starts to poll.
+// How the polling page is chosen: a page that polls announces that with its random number, and of two pages the one with the smaller number
+// continues. A visible page has the smallest number, because it follows the state anyway. A page that has received nothing for a while starts to
+// poll.
 
 const QUIET_MS = 70000;     // longer than the polling page is ever silent
-const FOLLOW_UP_MS = 1000;    // within this time another page takes over from a closed one
+const FOLLOW_UP_MS = 1000;    // within this time, another page replaces a polling page that was closed
 const SEEN = 0;               // the number of a visible page
 
 // `take(message)` receives another page's state, and `kick()` makes this page begin or end polling. `say` sends to the others; `pause` returns how
@@ -248,7 +249,7 @@ export function makeQuiet({ take, kick }) {
   const number = 1 + Math.random();
   const mine = () => (document.hidden ? number : SEEN);
   const channel = new BroadcastChannel('autoappdev');
-  let silentUntil = 0;        // by performance.now(): until then another page asks
+  let silentUntil = 0;        // by performance.now(): until then another page polls
   let isAsking = false;
 
   channel.onmessage = ({ data }) => {
@@ -278,7 +279,7 @@ export function makeQuiet({ take, kick }) {
     channel.postMessage({ ...what, number: mine() });
   }
 
-  // How long this page must not poll, in ms; 0: it polls now, and announces that.
+  // Returns how long this page must not poll, in ms. 0: it polls now, and announces that.
   function pause() {
     if (!document.hidden) {
       isAsking = false;

@@ -1,8 +1,7 @@
-// The form of a start, and the page of the first visit.
+// The start form, and the page of the first visit.
 //
-// The form holds no rule about what can be started: the server checks each value, and its words are shown at the field that they are about.
-// A variable's value of an earlier run is sent back exactly as it was kept unless the user changes it, because a field for one line drops the
-// ends of lines.
+// The form contains no rule about what can be started: the server checks each value, and its error is shown at the field that it concerns. The value
+// of a variable of an earlier run is sent back exactly as it was kept unless the user changes it, because a one-line field drops line ends.
 
 import { el, icon, set } from './dom.js';
 import { clearNotice } from './head.js';
@@ -11,41 +10,42 @@ import { FIND_MS } from './rail.js';
 import { grace } from './session.js';
 import { ANSWERED, BROKE, bytes, HINTS, NO_HINT, row, sentence, shellWords, START, T, visible } from './words.js';
 
-// The runs that tell when a script was last run, and how that ended.
+// How many runs are searched for a script's last run and its outcome.
 const RECENT = 200;
 const ROWS_MAX = 8;
 const CHIPS_MAX = 500;
 
-// The scripts of the first visit. The form lists all.
+// How many scripts the first visit shows. The form lists all.
 const SHOWN_MAX = 30;
-// They are listed again with a state that comes later than this.
+// If a state comes later than this, the scripts are listed again.
 const FRESH_MS = 10000;
 
-// The context that the form was opened with or the first visit was shown with last, and the latest state that the form knows.
+// The context in which the form was opened or the first visit was last shown, and the latest state that the form knows.
 let formContext, formState;
 let dialog, parts, typing, seen;
-// Counts the times it was opened: an answer for an earlier one is dropped.
+// Counts how often the form was opened. Responses for an earlier opening are dropped.
 let opening = 0;
 let root = '';
-// The answer that lists the scripts, and the one for the text of the search, if the former is not complete.
+// The response that lists the scripts, and the one for the search text if the list is incomplete.
 let allScripts, foundScripts;
 let recent = new Map();
 let chosenScript = '';
-// What the latest run was started with, if the form is for a new one.
+// The start of the latest run, if the form is for a new one.
 let latestStart;
 let isEdited, isSending;
-// The rows of the environment; the last one is for the next variable.
+// The rows of the environment. The last one is for the next variable.
 let rows = [];
-// The first visit: its section, the scripts or why there are none, what was drawn, and when the scripts were read.
+// The first visit: its section, the scripts or the reason why there are none, whether clients need a token, what was drawn, and when the scripts
+// were listed.
 let firstBox, offered, isTokenNeeded, drawnFor;
 let readAt = -Infinity;
 let isStarting = false;
 
 // Splits a line into words as a POSIX shell does (Shell Command Language, 2.2 Quoting), without expansions and operators. Returns the words,
-// and a sentence if the line is not complete.
+// and a sentence if the line is incomplete.
 function splitLine(line) {
   const words = [];
-  // Whether the next piece goes on with the last word.
+  // Whether the next piece continues the last word.
   let goesOn = false;
   const pieces = /([ \t\n]+)|\\\n|'([^']*)'|"((?:[^"\\]|\\[^])*)"|\\([^])|([^ \t\n'"\\]+)|([^])/g;
   for (const [, blank, single, double, escaped, plain, broken] of line.matchAll(pieces)) {
@@ -82,7 +82,7 @@ function makeForm() {
   parts.fields = el('fieldset', '', labelled(START.args, parts.args, parts.hint, parts.chips), labelled(START.env, '', parts.env),
     el('div', 'cols', labelled(START.cwd, parts.cwd), labelled(START.grace, parts.grace)));
   parts.foot = el('footer', '', parts.wrong, parts.why, copyLine(parts.command, () => cli(choices())), button('b quiet', T.cancel, close), parts.go);
-  // Browsers want a password in a form. Nothing submits it.
+  // Browsers expect a password field in a form. Nothing submits this form.
   dialog.append(el('header', '', parts.title, parts.from, iconButton('close', T.close, close)), el('div', 'two',
     el('div', 'pick', el('div', '', icon('find'), parts.find), parts.list, parts.note, parts.retry, parts.use),
     el('form', { onsubmit: (event) => event.preventDefault() }, parts.fields)), parts.foot);
@@ -103,14 +103,14 @@ function makeForm() {
     tellProblem();
     showCommand();
   };
-  // Whether a start is possible is asked again with each state that the page shows.
+  // Each new state on the page makes the form request whether a start is possible.
   new MutationObserver(() => {
     const { state, tone } = document.body.dataset;
     if (dialog.open && seen !== (seen = state + tone)) learnState();
   }).observe(document.body, { attributeFilter: ['data-state', 'data-tone'] });
 }
 
-// Opens the form: for a new run as the latest one was started, for the script `given.script`, or for a run to edit, `given.run`.
+// Opens the form for a new run with the start of the latest one, for the script `given.script`, or for the run to edit, `given.run`.
 export function openForm(element, context, given) {
   if (element.open) return;
   [dialog, formContext] = [element, context];
@@ -172,7 +172,7 @@ const chosenBox = () => parts.list.querySelector(':checked');
 
 function drawScripts() {
   const answer = foundScripts ?? allScripts, shown = matching();
-  // A script that is not in the list has a row of its own.
+  // A script that is not in the list gets its own row.
   const isListed = [...(allScripts?.scripts ?? []), ...shown].some(({ path }) => path === chosenScript);
   const drawn = answer && chosenScript && !isListed ? [{ path: chosenScript }, ...shown] : shown;
   parts.list.replaceChildren(...drawn.map(drawScript));
@@ -191,11 +191,11 @@ function drawScript({ path, runs, usual_ms: usual, last_run_id: last }) {
       el('small', '', runs === undefined ? START.notListed(allScripts.problem) : START.ran(runs, usual) + (isBad ? START.lastTime(end.word) : ''))));
 }
 
-// Chooses a script. `isFound` is that the search has ended with it.
+// Chooses a script. `isFound`: the choice ends the search.
 function chooseScript(path, isFound) {
   chosenScript = path;
   tellProblem();
-  // The arguments of one script mean nothing to another.
+  // The arguments of one script have no meaning for another.
   if (!isEdited && latestStart) fillForm(path === latestStart.script ? latestStart : {});
   if (isFound) {
     parts.find.value = '';
@@ -208,7 +208,7 @@ function chooseScript(path, isFound) {
 
 // ---- The fields --------------------------------------------------------------------------------------------------------------
 
-// Fills in what run `id` was started with.
+// Fills in the start of run `id`.
 async function learnChoices(id, isNew, isMissing) {
   const mine = opening, before = chosenScript;
   parts.fields.disabled = true;
@@ -218,18 +218,18 @@ async function learnChoices(id, isNew, isMissing) {
   if (problem) tellProblem(`${START.noChoices(id)} ${problem}`);
   else {
     if (isNew) latestStart = { ...kept, id };
-    // Another script may have been chosen meanwhile.
+    // The user may have chosen another script meanwhile.
     if (chosenScript === before) chosenScript = kept.script;
     if (chosenScript === kept.script || !isNew) fillForm({ ...kept, id });
   }
   drawScripts();
   showState();
   if (isMissing && !problem) tellProblem(...missing() ?? []);
-  // What one edits is mostly an argument.
+  // An edit mostly concerns an argument.
   else if (!isNew && !isTouch()) parts.args.focus();
 }
 
-// Where the keyboard would cover the form.
+// On these devices the keyboard would cover the form.
 const isTouch = () => matchMedia('(pointer: coarse)').matches;
 
 function fillForm({ args = [], cwd, env = {}, grace_s: grace, id }) {
@@ -245,7 +245,7 @@ function fillForm({ args = [], cwd, env = {}, grace_s: grace, id }) {
   showCommand();
 }
 
-// Adds a row of the environment. A value that is null was not kept.
+// Adds a row to the environment. A value of null was not kept.
 function addVariable(name = '', kept = '') {
   const row = { kept, name: formField({ value: name, placeholder: START.envName, ariaLabel: START.envName }), value: formField({ value: kept ?? '' }),
     show: button('show', '', () => {
@@ -271,11 +271,11 @@ function addVariable(name = '', kept = '') {
   parts.env.append(element);
 }
 
-// What depends on a variable's name, and on whether its value was kept.
+// Updates the parts of a row that depend on the variable's name, and on whether its value was kept.
 function showVariable({ name: { value: name }, value, kept, isShown, show, remove }) {
   const isSecret = SECRET.test(name);
   value.type = isSecret && !isShown ? 'password' : 'text';
-  // The browser must not put in a password that it keeps for this address.
+  // The browser must not fill in a password that it has saved for this address.
   value.autocomplete = isSecret ? 'new-password' : 'off';
   value.placeholder = kept === null ? START.notKept : START.envValue;
   value.ariaLabel = visible(START.valueOf(name));
@@ -285,9 +285,9 @@ function showVariable({ name: { value: name }, value, kept, isShown, show, remov
   remove.ariaLabel = remove.title = visible(START.remove(name));
 }
 
-// ---- What the fields say -----------------------------------------------------------------------------------------------------
+// ---- The meaning of the fields ------------------------------------------------------------------------------------------------
 
-// Says what is wrong, at the field `at` or else at the end; or takes that away.
+// Shows what is wrong, at the field `at` or at the end of the form. Without words, removes the message.
 function tellProblem(words = '', at = null) {
   dialog.querySelector('[aria-invalid]')?.removeAttribute('aria-invalid');
   set(parts.wrong, words);
@@ -299,7 +299,7 @@ function tellProblem(words = '', at = null) {
   if (words) parts.wrong.scrollIntoView({ block: 'nearest' });
 }
 
-// The start that the fields describe, as far as they do.
+// Returns the start that the fields describe, even if it is incomplete.
 function choices() {
   const seconds = parts.grace.value.trim().replace(',', '.');
   return { script: chosenScript || 'SCRIPT', args: splitLine(parts.args.value).words, cwd: parts.cwd.value || null,
@@ -307,7 +307,7 @@ function choices() {
     grace_s: seconds ? Number(seconds) : null };
 }
 
-// What is missing: a sentence, and the field that it is about.
+// Returns what is missing: a sentence, and the field that it concerns.
 function missing() {
   const { problem } = splitLine(parts.args.value);
   if (!chosenScript) return [START.chooseOne, parts.find];
@@ -341,7 +341,7 @@ async function learnState() {
   showState();
 }
 
-// The button, and why it can't be pressed.
+// Shows the button, and why it is disabled.
 function showState() {
   const { run_id: id, state, pending, allowed } = formState;
   const busy = state === 'stopped' ? START.noStart : START.busy(id, pending === 'stop' ? 'stopping' : state);
@@ -360,7 +360,7 @@ async function startIt() {
   isSending = true;
   showState();
   const answer = await formContext.act('start', choices());
-  // It may have been closed, and opened again, meanwhile. The page's own notice then tells of a refusal.
+  // The form may have been closed, and opened again, meanwhile. Then the page's own notice reports a refusal.
   if (mine !== opening) return;
   isSending = false;
   if (answer?.ok) dialog.close();
@@ -371,7 +371,7 @@ async function startIt() {
   }
 }
 
-// Shows the server's refusal at the field that it is about. Its sentence begins with the name of that.
+// Shows the server's refusal at the field that it concerns. The sentence begins with the field's name.
 function showRefusal(answer) {
   const { error = 'lost', detail = answer ? ANSWERED(answer.status) : BROKE, missing: names = [] } = answer?.body ?? {};
   const row = rows.find(({ name }) => name.value && (names.includes(name.value) || detail.includes(name.value)));
@@ -381,7 +381,7 @@ function showRefusal(answer) {
   tellProblem(place ? words : `${words} ${HINTS[error] ?? NO_HINT}`, place);
 }
 
-// ---- The first visit, while there was no run at all: the scripts that can be started, and the commands that do the same from elsewhere ----------
+// ---- The first visit, before the first run: the scripts that can be started, and the commands that do the same from a terminal -------------------
 
 // Shows the scripts. Called with each state.
 export function showFirst(element, context) {
@@ -394,7 +394,7 @@ async function readScripts() {
   readAt = performance.now();
   const [scripts, login] = await Promise.all([learn('pipeline/scripts'), isTokenNeeded ?? learn('session')]);
   isTokenNeeded = login.session?.token_needed ?? isTokenNeeded;
-  // What is shown stays if it can't be read again.
+  // The shown list stays if it can't be loaded again.
   if (!scripts.problem || !offered?.scripts) offered = scripts;
   drawFirst();
 }
@@ -425,7 +425,7 @@ function firstContent() {
       copyLine(el('pre', { dir: 'ltr', textContent: START.script })), el('p', '', START.saveIt(`${root}/hello.sh`)), retry)];
   }
   const byDefault = formContext.pipeline.default_script, depth = ({ path }) => path.split('/').length;
-  // The folder's own come before those of the folders in it.
+  // Scripts in the folder itself come before those in its subfolders.
   const sorted = [...scripts].sort((a, b) => (b.path === byDefault) - (a.path === byDefault) || depth(a) - depth(b));
   const script = sorted[0].path, left = sorted.length - SHOWN_MAX;
   const opener = (words) => button('link', words, () => formContext.startForm(sorted[1] ? {} : { script }));
@@ -438,7 +438,7 @@ function firstContent() {
 }
 
 function scriptRow({ path, size, modified_at: time }, n, { length }) {
-  // The page has one filled button at most: the top bar's, if there is a script for it, or that of the only script.
+  // The page has one filled button at most: in the top bar, if that starts a script, otherwise for the only script.
   const starter = acting(length > 1 || formContext.pipeline.default_script ? 'b sm' : 'b sm prime', T.start, async () => {
     isStarting = true;
     drawFirst();

@@ -1,5 +1,5 @@
-// A run over time: its steps to scale, with pauses, compared with the last run of the same script that succeeded; and the CPU and the memory of its
-// processes, on the same axis. Time always goes from left to right.
+// A run over time: its steps to scale, with pauses, compared with the last successful run of the same script; and the CPU and memory use of its
+// processes, on the same axis. Time always runs from left to right.
 
 import { stepName } from './ansi.js';
 import { $, each, el, icon, set, tint, useIcon } from './dom.js';
@@ -8,21 +8,21 @@ import { notify } from './head.js';
 import { enumerated, get } from './parts.js';
 import { bytes, clock, HUES, localTime, minute, row, since, stepWord, T, TIME, took, visible } from './words.js';
 
-// How often the usage of a live run is read again.
+// How often the usage of a live run is loaded again.
 const REFRESH_MS = 10000;
-// The units of a chart.
+// The width and height of a chart, in its own units.
 const [WIDE, HIGH] = [1000, 100];
 const TICKS_MAX = 6;
 const TICKS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800];
-// A difference to the last run that is none, or 3 % of it.
+// Differences from the last run that are below this, or below 3 % of its duration, count as none.
 const SAME_MS = 1000;
 
-// By run: what the server told of its usage, and the steps of the run to compare with.
+// By run: the usage that the server reported, and the steps of the run to compare with.
 const usages = new Map(), lasts = new Map();
-// By pane.
+// The view of each pane.
 const timeViews = new Map();
 
-// The charts: their name, their place in a sample, the least scale, how a value is told, the name of the peak, and what is told beside the mean.
+// The charts: name, index in a sample, lowest scale, format of a value, name of the peak, and the text beside the mean.
 const CHARTS = [
   [T.cpu, 1, 10, TIME.percent, 'cpu_percent', ({ cores }) => cores && TIME.ofCores(cores)],
   [T.memory, 2, 1e6, bytes, 'memory_bytes', ({ memory_total: total }) => total && TIME.ofMemory(bytes(total))],
@@ -67,7 +67,7 @@ function learnTime(view) {
   }
 }
 
-// From when to when the run is shown, and when it was paused.
+// Returns when the shown time of the run begins and ends, and when the run was paused.
 function spanOf({ run, isLatest, pipeline: p, now, connected, heard }) {
   const from = Date.parse(isLatest && p.started_at || run.started_at);
   const to = Math.max(from + 1000, Date.parse(isLatest ? p.stopped_at : run.stopped_at) || (connected ? now : heard));
@@ -76,12 +76,12 @@ function spanOf({ run, isLatest, pipeline: p, now, connected, heard }) {
     if (kind === 'paused') pauses.push([Date.parse(at), to]);
     else if (pauses.at(-1)?.[1] === to && kind !== 'usage') pauses.at(-1)[1] = Math.min(to, Date.parse(at));
   }
-  // Where a time is: in percent, and in the units of a chart.
+  // Positions of a time: in percent, and in the units of a chart.
   const share = (at) => Math.max(0, Math.min(100, 100 * (at - from) / (to - from)));
   return { from, to, pauses, share, x: (at) => (WIDE / 100 * share(at)).toFixed(1) };
 }
 
-// The pauses between two times.
+// Returns the pauses between two times.
 const pausesIn = (pauses, from, to) =>
   pauses.map(([begin, end]) => [Math.max(begin, from), Math.min(end, to), 'hold hatch']).filter(([begin, end]) => end > begin);
 const sumOf = (pauses) => pauses.reduce((ms, [begin, end]) => ms + end - begin, 0);
@@ -176,7 +176,7 @@ function drawSteps(view, axis) {
 const buildStep = () => el('a', 'step-row', el('div', 'label', icon(''), el('span', 'number'), el('b'), el('span', 'took')),
   el('div', 'lane', el('div', 'bars'), el('em')));
 
-// The steps are one stop of the tab key: within them, keys move.
+// The steps are one tab stop. Within them, arrow keys move the focus.
 function focusStep(view, n) {
   view.at = n;
   [...view.steps.children].forEach((it, at) => { it.tabIndex = at === n ? 0 : -1; });
@@ -189,9 +189,9 @@ function moveStep({ at, steps: { children } }, event) {
   children[Math.max(0, Math.min(last, to))].focus();
 }
 
-// Goes to the line that began a step: of those with its name, the one whose time is nearest.
+// Goes to the line that began a step: of the lines with its name, the one with the nearest time.
 async function openStep({ c: { id, ask, address } }, { name, started_at: started }, event) {
-  // Another tab or window gets the run.
+  // Such a click opens the run in another tab or window.
   if (event.shiftKey || isTyping(event)) return;
   event.preventDefault();
   const off = ({ at }) => Math.abs(Date.parse(at) - Date.parse(started));
@@ -200,19 +200,19 @@ async function openStep({ c: { id, ask, address } }, { name, started_at: started
     const { problem, matches, next, searched_all: all } = await get(ask, `api/runs/${id}/log/search?regex=^::step&limit=1000&since=${since}`);
     if (problem) return notify(problem);
     for (const line of matches) if (stepName({ text: line.line }).startsWith(name) && !(off(best ?? line) < off(line))) best = line;
-    // One answer lists so many, and searches a part of a long log.
+    // A response lists a limited number of matches, and searches a part of a long log.
     since = matches.at(-1)?.id ?? next;
     isAll = all && !matches.length;
   }
   if (!best) return notify(TIME.noLine);
-  // The keys go on where the line is.
+  // Keys act on the log afterwards.
   addEventListener('hashchange', () => $('log').focus({ preventScroll: true }), { once: true });
   location.hash = address({ run: id, line: best.id });
 }
 
 // ---- CPU and memory ---------------------------------------------------------------------------------------------------------------------
 
-// The next round number.
+// Returns the next round number.
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return power * [1, 2, 3, 4, 5, 8, 10].find((factor) => factor * power >= value);
@@ -237,7 +237,7 @@ function drawUsage(view, axis) {
 function showChart({ label, box, paths }, [name, at, least, format, peak, of], samples, { from, pauses, x }, told, lives) {
   const values = samples.map((sample) => sample[at]), now = format(values.at(-1)), top = Math.max(...values);
   const most = roundUp(Math.max(least, top)), gap = 3 * (told?.interval_ms ?? REFRESH_MS);
-  // A line for each part without a gap, and the area below it.
+  // Makes a line for each part without a gap, and the area below it.
   let line = '', area = '', before = -Infinity, end = '';
   samples.forEach(([t], n) => {
     const isNew = t - before > gap, at = x(from + t), point = `${at} ${(HIGH - HIGH * values[n] / most).toFixed(1)}`;
@@ -257,7 +257,7 @@ function showChart({ label, box, paths }, [name, at, least, format, peak, of], s
   box.ariaLabel = TIME.chart(name, enumerated(lives && TIME.now(now), mean, TIME.peak(highest)));
 }
 
-// Marks a sample, or none, in both charts, and says what it is.
+// Marks a sample in both charts and shows its values, or removes the mark.
 function pickSample(view, n) {
   view.picked = n === null ? null : Math.max(0, Math.min(view.samples.length - 1, n));
   const { from, x } = spanOf(view.c), sample = view.samples[view.picked], at = from + sample?.[0];
@@ -268,7 +268,7 @@ function pickSample(view, n) {
 function showAxis(view, { from, to, share }) {
   const step = 1000 * (TICKS_S.find((seconds) => (to - from) / 1000 / seconds <= TICKS_MAX) ?? TICKS_S.at(-1));
   const format = step < 60000 ? clock : step < 864e5 ? minute : (ms) => since(ms - from);
-  // Round times where the device is.
+  // Ticks are at round times in the device's time zone.
   const offset = new Date(from).getTimezoneOffset() * 60000;
   const ticks = [], edge = 1100 * format(from).length / Math.max(1, view.axis.clientWidth);
   for (let at = Math.ceil((from - offset) / step) * step + offset; share(at) < 100 - edge; at += step) if (share(at) > edge) ticks.push(at);

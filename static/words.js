@@ -1,10 +1,10 @@
-// Every word of the page, and what decides which of them to show: the state of the pipeline, how a run ended, times and durations, and what
-// to do after an error. Pure: values in, texts out.
+// The texts of the page, and the rules that choose one: the state of the pipeline, how a run ended, times and durations, and what to do after an
+// error. Pure functions that turn values into texts.
 //
-// `look` gives the word, the tone (a colour and an icon of that name) and the detail, for the page, its title and its icon alike. Green
+// `look` returns the word, the tone (a colour, and an icon of that name) and the detail, for the page, its title and its icon alike. Green
 // means success and nothing else.
 
-// The texts that never change. index.html names them: `data-text` is content, `data-label` an accessible name, `data-hint` a placeholder.
+// The constant texts. index.html names them: `data-text` is content, `data-label` an accessible name, `data-hint` a placeholder.
 export const T = {
   pause: 'Pause', resume: 'Resume', stopAsk: 'Stop…', longer: 'Give it 30 s more', hide: 'Hide', unhide: 'Show countdown', killAsk: 'Kill now…',
   killNow: 'Kill now',
@@ -58,7 +58,7 @@ const yearFormat = format({ day: 'numeric', month: 'long', year: 'numeric' });
 export const clock = (ms) => clockFormat.format(ms);
 export const minute = (ms) => minuteFormat.format(ms);
 
-// A time as this device's local time, with the day if that is not today.
+// Returns a time as local time of this device, with the day if that is not today.
 export function localTime(ms, now) {
   const [day, today] = [dayFormat.format(ms), dayFormat.format(now)];
   return (day === today ? '' : day + ', ') + clock(ms);
@@ -66,7 +66,7 @@ export function localTime(ms, now) {
 
 const daysAgo = (ms, now) => Math.round((new Date(now).setHours(12, 0, 0, 0) - new Date(ms).setHours(12, 0, 0, 0)) / 864e5);
 
-// The day of a time, as a heading.
+// Returns the day of a time, as a heading.
 export function dayOf(ms, now) {
   const days = daysAgo(ms, now);
   if (days === 0) return 'Today';
@@ -74,7 +74,7 @@ export function dayOf(ms, now) {
   return (days > 0 && days < 200 ? weekdayFormat : yearFormat).format(ms);
 }
 
-// A day and a time in a sentence.
+// Returns a day and a time for use in a sentence.
 export const when = (ms, now) => `${dayOf(ms, now).replace(/^[TY](?=oday|esterday)/, (c) => c.toLowerCase())} ${minute(ms)}`;
 
 // Makes a name, or a sentence containing names, safe to display. Control characters, and characters that would change the reading
@@ -84,16 +84,16 @@ export function visible(text) {
     (c) => ({ '\n': '\\n', '\r': '\\r', '\t': '\\t' })[c] ?? `\\u{${c.charCodeAt(0).toString(16)}}`);
 }
 
-// Durations: the two largest units, rounded, as on the command line.
+// Durations have the two largest units, rounded, as on the command line.
 const rounded = (ms, unit) => Math.floor((ms + unit / 2) / unit);
 
-// How long something took, with tenths of a second below ten seconds.
+// Returns how long something took, with tenths of a second below ten seconds.
 export function took(ms) {
   const tenths = rounded(ms, 100);
   return tenths < 100 ? `${(tenths / 10).toFixed(1)} s` : since(ms);
 }
 
-// How long something has lasted, or how long ago it was, in whole seconds, because the value is outdated at once.
+// Returns how long something has lasted, or how long ago it was, in whole seconds, because the value is outdated at once.
 export function since(ms) {
   const [seconds, minutes, hours] = [rounded(ms, 1000), rounded(ms, 60e3), rounded(ms, 3600e3)];
   if (seconds < 60) return `${seconds} s`;
@@ -102,29 +102,29 @@ export function since(ms) {
   return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
-// Seconds that were chosen, and are mostly round.
+// Formats a number of seconds that was chosen, and is therefore mostly round.
 export const span = (s) => since(s * 1000).replace(/ 0 \w+$/, '');
 
-// Bytes, in powers of 1000.
+// Formats a number of bytes, in powers of 1000.
 export function bytes(count) {
   const power = Math.min(4, Math.floor(Math.log10(Math.max(1, count)) / 3));
   const number = count / 1000 ** power;
   return `${number.toFixed(number < 10 && power ? 1 : 0)}\u00a0${['bytes', 'kB', 'MB', 'GB', 'TB'][power]}`;
 }
 
-// One unit where lines are broken.
+// Keeps a text on one line.
 const solid = (text) => text.replaceAll(' ', '\u00a0');
 const lowered = (word) => word.charAt(0).toLowerCase() + word.slice(1);
 const joined = (...parts) => parts.filter(Boolean).join(' · ');
 const commas = (...parts) => parts.filter(Boolean).join(', ');
 
-// A sentence with its full stop; it may begin with a name, whose letters stay as they are.
+// Adds a full stop. The first letter stays unchanged, because the text may begin with a name.
 export const stop = (text) => text + (/[.!?…]$/.test(text) ? '' : '.');
 
-// The same with a capital, unless it begins with a file's name.
+// Adds a full stop and a capital, unless the text begins with a file name.
 export const sentence = (text) => stop(text.replace(/^[a-z](?=[a-z]*[ ,:;])/, (letter) => letter.toUpperCase()));
 
-// A command as a shell would read it.
+// Quotes a word as a shell would read it.
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 export const shellWords = (words) => words.map(quoted).join(' ');
 export const command = (script, args) => shellWords([script, ...args]);
@@ -139,7 +139,7 @@ const GLYPHS = {
 export const HUES = { idle: 'idle', running: 'run', waiting: 'run', asking: 'hold', paused: 'hold', stopping: 'hold', succeeded: 'ok', failed: 'fail',
   stopped: 'idle', killed: 'fail', unstarted: 'fail', lost: 'lost', doubt: 'hold', disconnected: 'idle' };
 
-// Who wanted an action: an origin of the API.
+// Says who requested an action, from an origin of the API.
 function byWhom(origin) {
   switch (origin?.by) {
     case 'client': return 'by you';
@@ -155,18 +155,18 @@ function byWhom(origin) {
   }
 }
 
-// The same with where a client was.
+// Says the same, with the client's address.
 export function fromWhere(origin) {
   if (origin?.address && !/^(127\.|::1$)/.test(origin.address)) return `${byWhom(origin)}, from ${origin.address}`;
   return byWhom(origin);
 }
 
-// Whether a run ended because memory ran out, as far as can be told from its end and the number of its processes that were killed for this reason.
-// The kernel does that with SIGKILL. A script whose child was killed can end with any exit code. A stopped run did not end for this reason.
+// Whether a run ended because memory ran out, as far as its end and the number of its processes that were killed for this reason show. The
+// kernel does that with SIGKILL. A script whose child was killed can end with any exit code. A stopped run did not end for this reason.
 const lackedMemory = ({ kind, signal }, oom) => oom > 0 && (kind === 'killed' ? signal === 9 : kind === 'failed' && signal === null);
 
-// How a run ended: `word`, `tone`, `how` in short, and `sign` for the title. `outcome` is the API's, and `oom` the number of its processes that were
-// killed because memory ran out.
+// Describes how a run ended: `word`, `tone`, `how` in short, and `sign` for the title. `outcome` is the API's, and `oom` is the number of its
+// processes that were killed because memory ran out.
 export function ending(outcome, oom) {
   const { kind, exit_code: code, signal_name: name, signal, by, forced } = outcome;
   const isLack = kind === 'killed' && lackedMemory(outcome, oom);
@@ -182,7 +182,7 @@ export function ending(outcome, oom) {
   }
 }
 
-// What a row of the history shows: `tone`, and a `note` beside the name.
+// Describes a run for a row of the history: `tone`, `word`, and a `note` beside the name.
 export function row(run) {
   if (run.outcome) {
     const { tone, how, word } = ending(run.outcome, run.oom_kills);
@@ -192,10 +192,10 @@ export function row(run) {
   return { tone: 'running', word: run.status === 'starting' ? 'Starting' : 'Running', note: '' };
 }
 
-// How a step goes or went, by its tone.
+// Returns the word for a step's state or result, by its tone.
 export const stepWord = (tone) => ({ succeeded: 'done', unstarted: 'failed', doubt: 'not recorded', asking: 'needs you' })[tone] ?? tone;
 
-// The last known state, whether or not it is current.
+// Describes the last known state, whether or not it is current.
 function known(p, now) {
   switch (p.pending) {
     case 'start': return { word: 'Starting', tone: 'running' };
@@ -215,11 +215,11 @@ function known(p, now) {
   return p.outcome ? ending(p.outcome, p.oom_kills) : { word: 'No runs yet', tone: 'idle' };
 }
 
-// Whether the recorded state is outdated.
+// Returns whether the recorded state is outdated.
 export const isBehind = (p) => p.conditions?.some(({ code }) => code === 'not_recorded') ?? false;
 
-// What to show of the state `p` at the server's time `now`: `word`, `tone`, `detail`, and `left`, the seconds of a stop's grace. `heard`, if the
-// server does not answer, is when it last did. `pause` is the event of the pause, if it is known.
+// Describes the state `p` at the server's time `now`: `word`, `tone`, `detail`, and `left`, the seconds left of a stop's grace. If the server does
+// not answer, `heard` is when it last did. `pause` is the event of the pause, if it is known.
 export function look(p, now, heard = null, pause = null) {
   const state = known(p, now);
   const passed = state.since && solid(since(Math.max(0, now - Date.parse(state.since))));
@@ -234,7 +234,7 @@ export function look(p, now, heard = null, pause = null) {
   return { ...state, detail: passed || [state.how, lasted].filter(Boolean).join(state.how?.includes(',') ? ', ' : ' ') };
 }
 
-// What follows by itself.
+// Describes what the server will do next without a request.
 export function plan(next, now) {
   if (!next) return '';
   const at = Date.parse(next.at), left = at - now;
@@ -243,7 +243,7 @@ export function plan(next, now) {
   return `${next.because === 'restart' ? 'Restarts' : 'Starts'} ${time}${next.attempt ? ` (attempt ${next.attempt})` : ''}`;
 }
 
-// The title of the window, to be readable among many tabs.
+// Returns the title of the window, which must be readable among many tabs.
 export function title({ word, tone, sign, detail }, p, host) {
   const name = (p.script ?? p.default_script)?.split('/').pop();
   const percent = word === 'Running' ? p.progress?.percent ?? null : null;
@@ -251,8 +251,8 @@ export function title({ word, tone, sign, detail }, p, host) {
   return visible(joined(`${GLYPHS[tone]} ${word}${sign == null ? '' : ` (${sign})`}`, tone === 'stopping' && detail, name, host));
 }
 
-// How long the run still takes, from its percent, else from earlier runs of the same script: a text, or none. `active` is how long it has run
-// without pauses, and `told` the same at its last word on the percent.
+// Estimates how long the run still takes, from its percent, or else from earlier runs of the same script. Returns a text, which may be empty.
+// `active` is how long it has run without pauses, and `told` is the same at its last report of the percent.
 export function timeLeft({ percent, active, told, usual }) {
   if (percent >= 100) return '';
   if (percent >= 1 && told >= 3000) return T.left(Math.max(0, told * (100 - percent) / percent - (active - told)));
@@ -262,7 +262,7 @@ export function timeLeft({ percent, active, told, usual }) {
 
 // ---- Errors --------------------------------------------------------------------------------------------------------------
 
-// What to do next, by the API's stable error code.
+// Advice on what to do next, by the API's stable error code.
 export const HINTS = {
   invalid_transition: 'It had already changed. The state above is up to date.',
   run_changed: 'Another run has begun since. The state above is up to date.',
@@ -304,7 +304,7 @@ export const LOG = {
   },
   nextError: 'Next line that looks like an error (e)', copyLink: 'copy link',
   downloads: ['Download with times', 'Download as plain text', 'Download stdout', 'Download stderr'],
-  // How long the last step of a run has lasted.
+  // Describes how long the last step of a run has lasted.
   lasted(tone, time, isAlive) {
     if (isAlive) return `${time} so far`;
     return tone === 'lost' ? tone : /failed|stopped|killed/.test(tone) ? `${tone} after ${time}` : time;
@@ -360,7 +360,7 @@ export const START = {
   youLook: 'When a run starts, its log appears here. This access is read-only, so it can’t start one.',
   example: 'An example that tells its step and its progress:', saveIt: (path) => `Save it as ${path}, then press “${START.tryAgain}”.`,
   script: '#!/bin/bash\necho "::step count to ten"\nfor n in {1..10}; do echo "::progress $((n * 10)) $n of 10"; sleep 1; done\n',
-  // A day in few characters: there is little room beside a script.
+  // Returns a day in few characters, because there is little space beside a script.
   day(ms, now) {
     const days = daysAgo(ms, now);
     if (days === 0) return `today ${minute(ms)}`;
@@ -420,7 +420,7 @@ export const DETAILS = {
 
 export const CARD = { jump: 'Jump to the first error', lastLines: 'The last lines that look like errors' };
 
-// What the card says: a heading, and a sentence below it.
+// Returns the text of the card: a heading, and a sentence below it.
 export function verdict(run, progress, now) {
   const { outcome, oom_kills: oom, previous } = run;
   const { word, how, tone } = ending(outcome);
@@ -436,7 +436,7 @@ export function verdict(run, progress, now) {
   return [heading, [error, same, ended].filter(Boolean).join(' ')];
 }
 
-// What happened, by the kind of an event of the history: a word, an icon and the rest of the sentence.
+// Describes an event of the history, by its kind: a word, an icon and the rest of the sentence.
 export function happening(event) {
   const { kind, exit_code: code, grace_ms: grace, paused_ms: paused, killed = [], killed_count: count, detail } = event;
   const who = fromWhere(event.origin);
