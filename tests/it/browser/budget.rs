@@ -1,15 +1,15 @@
-//! What the page costs and what it leaves for the log: requests and bytes of the first look, and pixels.
+//! The cost of the page and the space that it leaves for the log: requests and bytes of the first display, and pixels.
 
 use serde_json::json;
 
 use crate::support::Place;
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
-/// Of the first look: the page, its files, and the API's answers.
+/// Limits of the first display: the page, its files, and the responses of the API.
 const REQUESTS_MAX: usize = 12;
 const WIRE_BYTES_MAX: u64 = 100_000;
 
-/// A server with a run that goes on, and a browser that shows nothing yet.
+/// Starts a server with a live run, and a browser that shows nothing yet.
 fn set_up() -> Option<(Browser, Place)> {
     let browser = Browser::fresh()?;
     let mut place = Place::new();
@@ -37,7 +37,7 @@ fn first_look_is_few_requests_and_bytes() {
     );
     let loaded: Vec<(String, u64)> = serde_json::from_value(loaded).expect("names and sizes");
     let bytes: u64 = loaded.iter().map(|(_, size)| size).sum();
-    // The stream of events is listed only once it has ended.
+    // The browser lists the event stream only after its end.
     let count = loaded.len() + 1;
     assert!(count <= REQUESTS_MAX, "{count} requests: {loaded:?}");
     assert!(bytes > 20_000 && bytes <= WIRE_BYTES_MAX, "{bytes} bytes: {loaded:?}");

@@ -1,7 +1,8 @@
-//! The status page in a real browser, on the real binary with real pipelines: what a person sees and clicks is what the API, the
-//! kernel and the database say and do.
+//! The status page in a real browser, with the real binary and real pipelines: what the page shows agrees with the API, the
+//! kernel and the database, and its buttons do what they say.
 //!
-//! Where chromium or chromedriver is missing, each test says that it did not run; `AUTOAPPDEV_REQUIRE_BROWSER=1` makes that a failure.
+//! If chromium or chromedriver is missing, each test says that it did not run; `AUTOAPPDEV_REQUIRE_BROWSER=1` makes that a
+//! failure.
 
 use std::fs;
 
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::page::{SCRIPT, TREE, agree, enabled, hide, icon, letters, set_up, titled};
 
-/// Does not end by TERM, and neither do its children.
+/// A script that, like its children, ignores TERM.
 const STUBBORN: &str = "#!/bin/bash\ntrap '' TERM\necho \"not going\"\nwhile :; do sleep 0.2; done\n";
 
 #[test]
@@ -138,7 +139,7 @@ fn a_stop_that_takes_long_says_so_and_can_be_made_a_kill() {
     assert!(browser.text("status").starts_with("by you, then killed, after"), "{}", browser.text("status"));
 }
 
-/// The open confirmation is about one run; it must not end the next one.
+/// The open confirmation belongs to one run and must not end the next one.
 #[test]
 fn confirmation_says_when_its_run_is_stopped_elsewhere() {
     let Some((browser, place)) = set_up(TREE) else { return };
@@ -186,7 +187,7 @@ fn page_without_a_configured_script_enables_no_button_that_must_fail() {
     assert_eq!(enabled(&browser), Vec::<String>::new());
     assert!(!browser.shows("start"));
 
-    // The latest run can be repeated as it was, and the button shows all of it.
+    // The latest run can be repeated unchanged, and the button shows its whole command.
     fs::create_dir(place.root().join("sub")).expect("creates");
     place.start_with(json!({"script": "args.sh", "args": ["-v", "a b"], "cwd": "sub"}));
     wait_until("it is offered", PATIENCE, || enabled(&browser) == ["start"]);
@@ -224,7 +225,7 @@ fn page_shows_conditions_and_marks_an_unrecorded_state() {
     pretend(&browser, &json!({}));
     wait_until("it is over", PATIENCE, || !browser.shows("conditions"));
     agree(&browser, &place, "running");
-    // A stopped pipeline also shows the processes killed at the end.
+    // For a stopped pipeline, the page also shows the processes that were killed at the end.
     pretend(
         &browser,
         &json!({"state": "stopped", "status": "stopped", "pid": null, "detail": "killed at the end: sleep (4711)"}),
@@ -233,7 +234,7 @@ fn page_shows_conditions_and_marks_an_unrecorded_state() {
     assert_eq!(browser.text("detail"), "Killed at the end: sleep (4711).");
 }
 
-/// A browser has six connections to a server for all its windows, and a hidden page must still learn of the end.
+/// A browser has six connections to a server for all its windows, and a hidden page must still show the end of the run.
 #[test]
 fn hidden_pages_show_the_end_in_their_titles_and_share_one_connection() {
     const HIDDEN: usize = 7;
@@ -247,7 +248,7 @@ fn hidden_pages_show_the_end_in_their_titles_and_share_one_connection() {
         browser.open_window();
         browser.open(&format!("http://127.0.0.1:{}/", place.port()));
     }
-    // First all of them hidden: none is visible.
+    // At first all pages are hidden.
     agree(&browser, &place, "running");
     hide(&browser);
     place.act("stop").ok();
@@ -355,7 +356,7 @@ fn the_console_stays_empty_and_the_policy_holds() {
     agree(&browser, &place, "stopped");
     assert_eq!(browser.console(), Vec::<String>::new());
 
-    // The same look sees a violation where there is one.
+    // The same check detects a violation when there is one.
     browser.script("const it = document.createElement('script'); it.append('window.intruder = 1'); document.body.append(it)");
     assert_eq!(browser.script("return window.intruder ?? null"), Value::Null, "an inline script does not run");
     wait_until("the violation is in the console", PATIENCE, || {
@@ -383,7 +384,7 @@ fn a_damaged_line_of_the_log_hides_no_other() {
 const RECORD_POSTS: &str = "window.posted = []; const real = window.fetch;
      window.fetch = (path, init) => { if (init?.body) window.posted.push(JSON.parse(init.body)); return real(path, init); };";
 
-/// From now on the page receives the state with `changes`.
+/// Makes the page receive the state with `changes` from now on.
 fn pretend(browser: &Browser, changes: &Value) {
     browser.script(&format!(
         "window.real ??= window.fetch;
@@ -397,13 +398,13 @@ fn pretend(browser: &Browser, changes: &Value) {
     ));
 }
 
-/// Presses Tab until the element with this id has the focus; no page has a hundred stops.
+/// Presses Tab until the element with this id has the focus. No page has a hundred tab stops.
 fn tab_to(browser: &Browser, id: &str) {
     browser.wait_for_presses(id);
     for _ in 0..100 {
         browser.press(TAB);
         if browser.script("return document.activeElement.id") == id {
-            // The way around leads through the browser's own buttons, so the page gets the focus again.
+            // On its way around, the focus passes through the browser's own buttons, so the page gets the focus again.
             browser.wait_for_presses(id);
             return;
         }

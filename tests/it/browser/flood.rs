@@ -1,6 +1,7 @@
-//! A page that follows a run that says much: what it does in one turn has a limit, so that it can draw and take clicks in between.
+//! A page that follows a run with a lot of output: the work of one turn is limited, so that the page can draw and handle clicks
+//! in between.
 //!
-//! How long a turn takes depends on the machine, so what is asserted is how much is done in one. The times are printed.
+//! The duration of a turn depends on the machine, so the tests check the amount of work in one turn. The times are printed.
 
 use std::thread;
 use std::time::Duration;
@@ -9,12 +10,12 @@ use crate::webdriver::{Browser, PATIENCE, wait_until};
 
 use super::log_page::{TOLD, open, say_up_to, set_up, shows_line};
 
-/// Of the event stream, taken at once.
+/// The most bytes of the event stream that are processed at once.
 const BYTES_MAX: u64 = 65_536;
-/// The rows that one turn draws: three windows, and the chunks that reach into them.
+/// The rows that one turn draws: three views, and the chunks that extend into them.
 const ROWS_MAX: u64 = 700;
 
-/// Notes the size of each piece of text that is decoded, the number of rows that each turn puts into the log, and the long tasks.
+/// Records the size of each decoded piece of text, the number of rows that each turn adds to the log, and the long tasks.
 const WATCH: &str = "window.pieces = []; window.drawn = []; window.tasks = [];
   const real = TextDecoder.prototype.decode;
   TextDecoder.prototype.decode = function (bytes, ...rest) { window.pieces.push(bytes?.length ?? 0); return real.call(this, bytes, ...rest); };
@@ -24,8 +25,8 @@ const WATCH: &str = "window.pieces = []; window.drawn = []; window.tasks = [];
     window.drawn.push(added.reduce((sum, it) => sum + it.matches('.row') + it.querySelectorAll('.row').length, 0));
   }).observe(document.getElementById('log'), { subtree: true, childList: true }));";
 
-/// The pieces that were decoded, the rows that were drawn in one turn, and the milliseconds of long tasks since the last call: the largest of
-/// each, and the sum of the first.
+/// Returns, since the last call: the most bytes in a decoded piece, the most rows drawn in one turn, the milliseconds of the
+/// longest task, and the sum of the bytes.
 fn largest(browser: &Browser) -> (u64, u64, u64, u64) {
     let largest = browser.script(
         "const found = [Math.max(0, ...pieces), Math.max(0, ...drawn), Math.max(0, ...tasks), pieces.reduce((a, b) => a + b, 0)];
@@ -47,7 +48,7 @@ fn flood_is_taken_in_small_pieces() {
     wait_until("the stream is open", PATIENCE, || shows_line(&browser, "line 11"));
     largest(&browser);
 
-    // As a run says them that says a thousand a second, or as fast as this machine can.
+    // This simulates a run that prints a thousand lines a second, or as fast as this machine can.
     for n in 1..=200 {
         say_up_to(&place, 11 + n * 50);
         thread::sleep(Duration::from_millis(50));

@@ -111,7 +111,7 @@ fn pages_of_other_origins_neither_read_nor_take_a_slot() {
     assert_slots_are_free(&place);
 }
 
-/// A server on the same host that records the requests it receives. Returns its port.
+/// Starts a server on the same host that records the requests it receives. Returns its port and these requests.
 fn witness() -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
@@ -174,10 +174,11 @@ fn page_on_a_neighbour_port_reads_nothing_where_the_browser_does_not_tell_it_apa
     assert!(text().contains("origin_not_allowed"), "{}", text());
 }
 
-/// The heads of requests, each with the status of its answer.
+/// The heads of requests, each with the status of its response.
 type Noted = Arc<Mutex<Vec<(String, String)>>>;
 
-/// A relay in front of the server at `port` that notes the head of each request and the status of its answer. Returns its port.
+/// Starts a relay in front of the server at `port` that records the head of each request and the status of its response. Returns
+/// its port and these records.
 fn noting_relay(port: u16) -> (u16, Noted) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let own_port = listener.local_addr().expect("bound").port();
@@ -204,9 +205,9 @@ fn noting_relay(port: u16) -> (u16, Noted) {
     (own_port, noted)
 }
 
-/// A browser prefetches and prerenders for any page, and marks these requests as the user's own: `Sec-Fetch-Site: none`, no Origin, and
-/// no referrer if the page wants none. Where they are followed, such a page reads the log by how long its own navigation to the same
-/// address takes.
+/// A browser prefetches and prerenders for any page, and marks these requests as the user's own: `Sec-Fetch-Site: none`, no
+/// Origin, and no referrer if the page wants none. If the server answered them, such a page could read the log from the time that
+/// its own navigation to the same address takes.
 #[test]
 fn pages_of_other_origins_have_nothing_prefetched_or_prerendered() {
     let Some(browser) = Browser::start() else { return };
@@ -218,13 +219,13 @@ fn pages_of_other_origins_have_nothing_prefetched_or_prerendered() {
         browser.open(&site);
         for kind in ["prefetch", "prerender"] {
             for policy in ["no-referrer", "strict-origin-when-cross-origin", "redirected"] {
-                // With a match, and without one, which would wait for a minute.
+                // With a match, and without one: such a request would wait for a minute.
                 for text in ["the%20secret", "no%20such%20text"] {
                     let path = format!("/api/logs?grep={text}&wait=60&limit={}", 1 + urls.len());
                     let mut url = format!("http://127.0.0.1:{port}{path}");
                     let mut rule = json!({ "source": "list", "eagerness": "immediate" });
                     if policy == "redirected" {
-                        // The browser follows no prefetch from one site to another.
+                        // The browser does not follow redirects of a prefetch from one site to another.
                         if host != "127.0.0.1" {
                             continue;
                         }
@@ -254,7 +255,7 @@ fn pages_of_other_origins_have_nothing_prefetched_or_prerendered() {
         assert_eq!(status, "403", "{head}");
     }
     assert_eq!(urls.len(), 20);
-    // What the user opens, works: the page with its files, and an address of the API.
+    // Navigation by the user works: to the page with its files, and to an address of the API.
     browser.open(&format!("http://127.0.0.1:{port}/"));
     wait_until("the page works", PATIENCE, || browser.state() == "running");
     browser.open(&format!("http://127.0.0.1:{port}/api/runs/1/log?stream=stderr"));

@@ -1,7 +1,7 @@
-//! What a pipeline prints, or an address says, to stop the page or to keep it from answering.
+//! Output of a pipeline, or an address, that is meant to freeze the page.
 //!
-//! Drawing takes time, and time depends on the machine. So what is asserted is how much is drawn, or how often something is done; or that the
-//! page answers at all where it would have needed minutes.
+//! Drawing takes time, and time depends on the machine. So the tests check how much is drawn or how often something is done, or
+//! that the page answers at all although it would have needed minutes.
 
 use std::fs;
 
@@ -14,12 +14,12 @@ use super::hand::{RECORD, until_page};
 use super::log_page::{TOLD, lines, open, rows, say_up_to, set_up, wait_for_row};
 use super::page::run_nothing;
 
-/// Of one line shown.
+/// The most characters of a line that are shown.
 const CHARS_MAX: u64 = 8000;
-/// Of the rows that one frame draws; the last row of a frame may go beyond.
+/// The most characters of the rows that one frame draws. The last row of a frame may exceed it.
 const FRAME_CHARS: u64 = 100_000;
 
-/// A page that has read the log of a run that said nothing, and follows its end.
+/// Opens a page that has read the log of a run without output, and follows its end.
 fn open_empty(browser: &Browser, place: &Place) {
     run_nothing(place);
     open(browser, place);
@@ -28,7 +28,8 @@ fn open_empty(browser: &Browser, place: &Place) {
     browser.press("G");
 }
 
-/// Adds the lines that an expression in the page's script gives, as the API brings them. Each may be a list: the records of one line.
+/// Adds the lines that an expression in the page's script returns, in the form of the API. Each may be a list: the records of one
+/// line.
 fn append(browser: &Browser, texts: &str) {
     browser.script(&format!(
         "const record = (line, partial) => ({{ id: 1, ts: null, stream: 'stdout', run_id: 1, line, partial }});
@@ -42,7 +43,7 @@ fn number(browser: &Browser, script: &str) -> u64 {
     found.as_u64().unwrap_or_else(|| panic!("{found} is no number"))
 }
 
-/// JavaScript takes these two for line ends, the event stream does not, and JSON may contain them.
+/// JavaScript treats these two characters as line ends, the event stream does not, and JSON may contain them.
 #[test]
 fn line_separator_in_a_name_or_a_line_stops_no_stream() {
     let Some(browser) = Browser::start() else { return };
@@ -71,7 +72,8 @@ fn line_separator_in_a_name_or_a_line_stops_no_stream() {
     assert_eq!(browser.text("live"), "live");
 }
 
-/// Each chunk of the log that changed had the whole log laid out when the log was shown again.
+/// If the page read the selection between changes, each changed chunk would cause a layout of the whole log when the log is shown
+/// again.
 #[test]
 fn thousand_steps_are_laid_out_a_few_times_when_the_log_is_shown_again() {
     let Some((browser, place)) = set_up(TOLD_AS_STEPS) else { return };
@@ -98,11 +100,11 @@ fn thousand_steps_are_laid_out_a_few_times_when_the_log_is_shown_again() {
     assert!(count < 200.0, "{count} layouts");
 }
 
-/// Says `::step <n>` as far as the file `upto` tells it to.
+/// Prints `::step <n>` up to the number in the file `upto`.
 const TOLD_AS_STEPS: &str = "#!/bin/bash\nn=0\nwhile :; do\n  read -r upto 2>/dev/null < upto || upto=0\n  \
   [ $n -ge $upto ] || seq -f '::step %.0f' $((n + 1)) $upto\n  [ $n -ge $upto ] || n=$upto\n  sleep 0.02\ndone\n";
 
-/// To find what is behind the blanks took the square of their number.
+/// A search for the text after the blanks that backtracks would take the square of their number.
 #[test]
 fn blanks_in_a_step_or_its_progress_are_read_once() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
@@ -123,9 +125,9 @@ fn marks_on_one_character_are_bounded() {
     open_empty(&browser, &place);
     let texts = [
         r"'a' + '\u0301\u0302\u0323'.repeat(2600)",
-        // With others that have no width in between.
+        // With other characters of zero width in between.
         r"'a' + '\u0301\u200d\ufe0f\u{e0100}\u{e0061}\u202e\u00ad'.repeat(880)",
-        // In pieces.
+        // In several records.
         r"Array(90).fill('\u0301'.repeat(8))",
         r"'a' + '\x1b[m\u0301\x1b[31m\u0301'.repeat(2000)",
         r"Array(500).fill().map((_, n) => `\x1b[${7000 - 8 * n}G` + '\u0301'.repeat(8)).join('')",
@@ -142,7 +144,7 @@ fn marks_on_one_character_are_bounded() {
         assert_eq!(longest, Some(8), "{what}");
         assert!(text.matches('\u{fffd}').count() > 300, "the others are told of: {what}");
     }
-    // What people write stays.
+    // Text that people write is unchanged.
     let written = "👨‍👩‍👧‍👦 🏴󠁧󠁢󠁥󠁮󠁧󠁿 Việt नमस्ते ཧྐྵྨླྺྼྻྂ שָׁלוֹם Z̷͎͐a̴͙͝l̵̙͠g̶̨͌o̴";
     append(&browser, &json!([written]).to_string());
     wait_for_row(&browser, written);
@@ -171,7 +173,7 @@ fn one_frame_draws_a_part_of_many_long_lines() {
     until_page(&browser, "[...document.querySelectorAll('#log .row')].at(-1)?.textContent.endsWith('x249')");
     let most = number(&browser, "return Math.max(...drawn)");
     assert!((CHARS_MAX..FRAME_CHARS + 2 * CHARS_MAX).contains(&most), "{most} characters");
-    // What is not near is not drawn, and what was gone to is.
+    // Rows far from the view are not drawn; after the jump, the rows at the start are.
     browser.press("g");
     until_page(
         &browser,
@@ -212,7 +214,7 @@ fn modified_press_on_a_step_is_the_browsers() {
     assert_eq!(taken, json!([false, false, false, true]));
 }
 
-/// Over plain HTTP a button copies what it selects in a field; a browser may keep the selection in the log meanwhile.
+/// Over plain HTTP, a button copies text that it selects in a field. The browser may keep the selection in the log meanwhile.
 #[test]
 fn button_copies_what_it_names_while_lines_are_selected() {
     let Some((browser, place)) = set_up(TOLD) else { return };

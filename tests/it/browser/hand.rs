@@ -1,13 +1,14 @@
-//! What a person does on the page with what has no id: finds a field by its label or a button by its words, clicks there, and types.
+//! The actions of a person on elements without an id: finding a field by its label or a button by its text, clicking there, and
+//! typing.
 //!
-//! `find` is always an expression in the page's script that gives an element, or null.
+//! `find` is always an expression in the page's script that returns an element or null.
 
 use serde_json::{Value, json};
 
 use crate::support::Place;
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
-/// Before the page's own scripts: records the bodies of its posts, and the addresses of its other requests.
+/// Runs before the page's own scripts: records the bodies of its posts, and the addresses of its other requests.
 pub(super) const RECORD: &str = "
   window.posted = []; window.asked = [];
   const realFetch = window.fetch;
@@ -17,31 +18,31 @@ pub(super) const RECORD: &str = "
     return realFetch(path, init);
   };";
 
-/// The button with these words within the elements of a selector.
+/// Returns an expression for the button with these words within the elements of a selector.
 pub(super) fn button(within: &str, words: &str) -> String {
     format!("[...document.querySelectorAll('{within} button')].find((it) => it.textContent.trim() === '{words}')")
 }
 
-/// The field of the start form with this label.
+/// Returns an expression for the field of the start form with this label.
 pub(super) fn field(label: &str) -> String {
     format!(
         "[...document.querySelectorAll('#form label')].find((it) => it.firstChild.textContent === '{label}')?.querySelector('input, textarea')"
     )
 }
 
-/// The name, 0, or the value, 1, of a variable in the start form.
+/// Returns an expression for the name (0) or the value (1) of a variable in the start form.
 pub(super) fn variable(row: usize, column: usize) -> String {
     format!("document.querySelectorAll('#form .envs > div')[{row}]?.querySelectorAll('input')[{column}]")
 }
 
-/// Opens the page at `address`, as a desktop's window.
+/// Opens the page at `address` in a desktop window.
 pub(super) fn open_at(browser: &Browser, place: &Place, address: &str) {
     browser.be_a_screen(1280, 800, false);
     browser.open("about:blank");
     browser.open(&format!("http://127.0.0.1:{}/{address}", place.port()));
 }
 
-/// The middle of the element, once it can be pressed there: it is seen, enabled and not covered.
+/// Waits until the element can be pressed: it is visible, enabled and not covered. Returns its centre.
 fn middle(browser: &Browser, find: &str) -> Value {
     let script = format!(
         "const it = {find};
@@ -84,7 +85,7 @@ pub(super) fn write_into(browser: &Browser, find: &str, text: &str) {
     browser.devtools("Input.insertText", &json!({ "text": text }));
 }
 
-/// The texts of the elements of a selector.
+/// Returns the texts of the elements of a selector.
 pub(super) fn texts(browser: &Browser, selector: &str) -> Vec<String> {
     let texts = browser.script(&format!("return [...document.querySelectorAll('{selector}')].map((it) => it.textContent)"));
     serde_json::from_value(texts).expect("texts")

@@ -1,4 +1,4 @@
-//! A hostile page in a real browser: it changes nothing, reads nothing, and keeps nobody out.
+//! A hostile page in a real browser: it changes nothing, reads nothing, and blocks no other client.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 const TOKEN: &str = "test-token-of-a-page-7Qx";
 
-/// A page of another site: whatever is asked of it, this is what it answers, except that `/to?URL` leads on to that URL. Returns its origin.
+/// Starts a site that answers every request with the same page, except that `/to?URL` redirects to that URL. Returns its origin.
 pub(super) fn hostile_site() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let origin = format!("http://127.0.0.1:{}", listener.local_addr().expect("bound").port());
-    // Ends with the test's process.
+    // Ends with the test process.
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let mut reader = BufReader::new(&stream);
@@ -36,7 +36,7 @@ pub(super) fn hostile_site() -> String {
     origin
 }
 
-/// Where nothing is asked for, the page is kept out by what the browser says of it alone.
+/// No token is needed here, so the server can reject the page only by what the browser reports about it.
 #[test]
 fn a_hostile_page_in_a_browser_changes_nothing_and_reads_nothing() {
     let Some(browser) = Browser::start() else { return };
@@ -45,8 +45,8 @@ fn a_hostile_page_in_a_browser_changes_nothing_and_reads_nothing() {
     be_hostile(&browser, &place, "127.0.0.1");
 }
 
-/// The worst that can be: the browser has the log-in, and the hostile page is on the same host, so that the browser sends the cookie along
-/// with all that it can be made to send (ports do not count, RFC 6265, section 8.5).
+/// The worst case: the browser is logged in, and the hostile page is on the same host, so the browser sends the cookie with every
+/// request that it can be made to send (cookies ignore ports: RFC 6265, section 8.5).
 #[test]
 fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
     let Some(browser) = Browser::fresh() else { return };
@@ -64,7 +64,8 @@ fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
     wait_until("the page is logged in still", PATIENCE, || browser.state() == "running");
 }
 
-/// A cross-site page that cannot read answers could still occupy slots: each of these would wait for a minute, or stream for ever.
+/// A cross-site page that cannot read responses could still occupy slots: each of these requests would wait for a minute or
+/// stream forever.
 #[test]
 fn cross_site_page_cannot_occupy_a_stream_download_or_long_poll_slot() {
     let Some(browser) = Browser::start() else { return };
@@ -72,7 +73,7 @@ fn cross_site_page_cannot_occupy_a_stream_download_or_long_poll_slot() {
     let (_, run_id) = place.start();
     let version = place.pipeline()["version"].as_u64().expect("a number");
     let end = place.get("/api/logs/tail?limit=1").ok()["next"].as_u64().expect("a position");
-    // Another port of the same host, which is the same site, and another name of it, which is not.
+    // Another port of the same host, which is the same site, and another name of the host, which is not.
     for host in ["127.0.0.1", "localhost"] {
         browser.open(&hostile_site());
         let target = format!("http://{host}:{}", place.port());
@@ -89,7 +90,7 @@ fn cross_site_page_cannot_occupy_a_stream_download_or_long_poll_slot() {
              }}"
         ));
         wait_until("no request waits", PATIENCE, || browser.script("return settled === sent && sent === 200") == true);
-        // A link is followed to the page, and not into the API.
+        // A link from another site opens the page, but not the API.
         let follow = |path: &str| browser.script(&format!("location.href = '{target}{path}'"));
         let shown = "return location.pathname + ' ' + (document.body?.innerText ?? '')";
         follow(&format!("/api/runs/{run_id}/log"));
@@ -106,7 +107,7 @@ fn cross_site_page_cannot_occupy_a_stream_download_or_long_poll_slot() {
     }
 }
 
-/// A link from somewhere shows a stranger nothing, and a link with a wrong token neither.
+/// Without a valid one-time code, a link shows nothing: neither with a wrong code, nor with the token.
 #[test]
 fn a_stolen_link_without_its_token_opens_nothing() {
     let Some(browser) = Browser::fresh() else { return };
@@ -140,7 +141,7 @@ fn a_stolen_link_without_its_token_opens_nothing() {
     assert_eq!(place.footprint(), before);
 }
 
-/// Text printed by a pipeline stays text in the page, and an answer shown as a document has no scripts and an opaque origin.
+/// Text printed by a pipeline stays text in the page, and a response shown as a document has no scripts and an opaque origin.
 #[test]
 fn browser_refuses_markup_from_text_and_shows_answers_without_an_origin() {
     let Some(browser) = Browser::start() else { return };
@@ -172,13 +173,14 @@ fn browser_refuses_markup_from_text_and_shows_answers_without_an_origin() {
     }
 }
 
-/// Everything that a page of another origin can make a browser send.
+/// Sends everything that a page of another origin can make a browser send.
 pub(super) fn be_hostile(browser: &Browser, place: &Place, host: &str) {
     let before = place.footprint();
     let site = hostile_site().replace("127.0.0.1", host);
     let target = format!("http://{host}:{}", place.port());
     browser.open(&site);
-    // What a script of that page can send, and what it gets to see of the answers. Each promise is counted when it is settled.
+    // The requests that a script of that page can send, and what it can see of the responses. Each promise is counted when it is
+    // settled.
     browser.script(&format!(
         "window.seen = []; window.settled = 0; window.sent = 0;
          const send = (path, init) => {{ sent += 1; fetch('{target}' + path, init)
@@ -198,13 +200,13 @@ pub(super) fn be_hostile(browser: &Browser, place: &Place, host: &str) {
          }}
          for (const action of ['stop', 'pause']) navigator.sendBeacon('{target}/api/pipeline/' + action, '{{}}');
          const image = new Image(); image.src = '{target}/api/pipeline/stop'; document.body.append(image);
-         // What may be loaded from anywhere, unless the server says that it may not.
+         // Resources that a page of any origin may load unless the server forbids it.
          const load = (tag, name, path) => {{ sent += 1; const it = document.createElement(tag);
            it.onload = () => {{ seen.push(tag + ' ' + path); settled += 1; }}; it.onerror = () => {{ settled += 1; }};
            if (tag === 'link') it.rel = 'stylesheet'; it[name] = '{target}' + path; document.body.append(it); }};
          load('img', 'src', '/static/icon-idle.svg'); load('img', 'src', '/api/pipeline'); load('script', 'src', '/static/app.js');
          load('script', 'src', '/api/pipeline'); load('script', 'src', '/api/logs'); load('link', 'href', '/static/style.css');
-         // And what no rule for reading holds back.
+         // And connections that the browser's rules for reading do not cover.
          const socket = new WebSocket('{target}/api/pipeline'.replace('http', 'ws')); sent += 1;
          socket.onopen = () => {{ seen.push('a socket'); settled += 1; }}; socket.onerror = () => {{ settled += 1; }};
          for (const withCredentials of [false, true]) {{
@@ -215,7 +217,7 @@ pub(super) fn be_hostile(browser: &Browser, place: &Place, host: &str) {
     wait_until("every request is settled", PATIENCE, || browser.script("return settled === sent && sent > 140") == true);
     assert_eq!(browser.script("return seen"), json!([]), "nothing could be read");
 
-    // Forms, which need no permission to be sent, into a frame, which may not be shown.
+    // Forms, which need no permission to be sent, into a frame, which the browser refuses to show.
     browser.script(&format!(
         "for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data']) {{
            const frame = document.createElement('iframe'); frame.name = 'f' + type; document.body.append(frame);
@@ -235,7 +237,7 @@ pub(super) fn be_hostile(browser: &Browser, place: &Place, host: &str) {
             .any(|line| line.contains("frame") && (line.contains("X-Frame-Options") || line.contains("frame-ancestors")))
     });
     assert_eq!(place.footprint(), before, "nothing has changed");
-    // And a form that takes the whole window along: the server's refusal is what is shown.
+    // And a form that navigates the whole window: it shows the server's refusal.
     browser.script(&format!(
         "const form = document.createElement('form'); form.method = 'POST'; form.action = '{target}/api/pipeline/stop'; document.body.append(form); form.submit();"
     ));

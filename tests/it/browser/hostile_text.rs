@@ -6,7 +6,7 @@ use super::log_page::{open, rows, set_up};
 use super::page::run_nothing;
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
-/// The length of the longest record. The page's work for each is counted in steps, because time depends on the machine.
+/// The length of the longest record. The page's work for a record is counted in steps, because time depends on the machine.
 const RECORD_CHARS: u64 = 65_536;
 const STEPS_MAX: u64 = 4 * RECORD_CHARS + 8 * 8000;
 
@@ -74,7 +74,7 @@ fn nodes_and_changes_of_a_colourful_log_are_limited() {
     wait_until("it is drawn", PATIENCE, || browser.script("return document.querySelectorAll('#log .row').length >= 100") == true);
     let nodes = browser.script("return document.querySelectorAll('#log *').length").as_u64().expect("a number");
     assert!((4_000..30_000).contains(&nodes), "{nodes} nodes");
-    // Lines that are normally colourful lose no colour.
+    // Lines with a normal number of colours keep them all.
     append(&browser, &vec![(colours(60), false); 400]);
     wait_until("the last line is in colour", PATIENCE, || {
         browser.script(
@@ -82,7 +82,7 @@ fn nodes_and_changes_of_a_colourful_log_are_limited() {
         ) == 60
     });
 
-    // A line that arrives in thousands of parts is drawn once for each frame.
+    // A line that arrives in thousands of parts is drawn once a frame.
     browser.script(
         "window.changes = 0; new MutationObserver((list) => { window.changes += list.length; }).observe(document.getElementById('log'), { childList: true, subtree: true });",
     );
@@ -121,7 +121,7 @@ fn direction_in_a_name_is_shown_and_does_not_act() {
     assert!(browser.script("return document.title").as_str().is_some_and(|title| title.contains(shown)));
 }
 
-/// Each character of a line's text is to the right of its time and in its own row.
+/// Each character of a line's text is to the right of the line's time and in its own row.
 #[test]
 fn direction_in_a_line_turns_only_that_line() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };

@@ -1,4 +1,5 @@
-//! A hostile page makes the owner press a button of the status page with a click or a key that was meant for the hostile page.
+//! A hostile page makes the owner press a button of the status page with a click or key press that was meant for the hostile
+//! page.
 
 use serde_json::Value;
 
@@ -6,8 +7,8 @@ use super::hostile_page::hostile_site;
 use crate::support::Place;
 use crate::webdriver::{Browser, ENTER, PATIENCE, TAB, wait_until};
 
-/// Stops the page's clock while `stopped` is a time, so that the test does not race against it. At an address with `#stopped` it is
-/// stopped from the beginning.
+/// Stops the page's clock while `stopped` is set to a time, so that the test does not race against it. At an address with
+/// `#stopped`, the clock is stopped from the beginning.
 const STOPPABLE_CLOCK: &str = "
   const real = performance.now.bind(performance);
   window.stopped = location.hash === '#stopped' ? real() : null;
@@ -25,7 +26,8 @@ fn wait_for(browser: &Browser, state: &str) {
     });
 }
 
-/// "Press Tab, then Enter": with the first key the hostile page leads to the status page, where the next ones would reach a button.
+/// "Press Tab, then Enter": on the first key the hostile page navigates to the status page, where the next keys would reach a
+/// button.
 #[test]
 fn keys_that_a_hostile_page_asks_for_press_no_button() {
     let Some(browser) = Browser::fresh() else { return };
@@ -37,7 +39,7 @@ fn keys_that_a_hostile_page_asks_for_press_no_button() {
     browser.script(&format!("addEventListener('keydown', () => {{ location.href = '{target}'; }}, {{ once: true }})"));
     browser.press(TAB);
     wait_for(&browser, "stopped");
-    // The page knows what it may do, and would enable its button.
+    // The page knows its role, so only its age keeps the button disabled.
     wait_until("the role is known", PATIENCE, || !browser.text("may").is_empty());
     for _ in 0..4 {
         for key in [TAB, ENTER, " "] {
@@ -46,14 +48,14 @@ fn keys_that_a_hostile_page_asks_for_press_no_button() {
         }
     }
     assert_eq!(place.footprint(), before);
-    // A page that the browser has kept is as new when it is shown again.
+    // A page from the back/forward cache counts as new again.
     browser.script("window.stopped = null; dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))");
     browser.click("start");
     wait_for(&browser, "running");
 }
 
-/// A window over the status page closes with the first half of a double click, so that this page gets the focus or is shown right
-/// before the second half.
+/// A window over the status page closes on the first half of a double click, so that the status page gets the focus or is shown
+/// right before the second half.
 #[test]
 fn second_half_of_a_double_click_on_a_hostile_window_presses_no_button() {
     let Some(browser) = Browser::fresh() else { return };
@@ -83,7 +85,7 @@ fn second_half_of_a_double_click_on_a_hostile_window_presses_no_button() {
     wait_for(&browser, "running");
 }
 
-/// A press on a button of a window without the focus brings the focus, and counts.
+/// A press on a button of a window without the focus gives it the focus, and counts.
 #[test]
 fn press_that_brings_the_focus_counts() {
     let Some(browser) = Browser::fresh() else { return };

@@ -1,18 +1,19 @@
-//! The log on the page, in a real browser on the real binary: live and once each, back to its beginning, searched, bounded.
+//! The log on the page, in a real browser with the real binary: it shows each line once while lines come in, and is complete,
+//! searchable and limited.
 
 use crate::support::sse::EventStream;
 use crate::webdriver::{Browser, ENTER, PAGE_UP, PATIENCE, wait_until};
 
 use super::log_page::{TOLD, last_line, lines, open, rows, say_up_to, set_up, shows_line, wait_for_row};
 
-/// How far the log is from its end, in pixels.
+/// Returns the distance between the view of the log and its end, in pixels.
 fn distance_from_end(browser: &Browser) -> f64 {
     let distance =
         browser.script("const it = document.getElementById('log'); return it.scrollHeight - it.scrollTop - it.clientHeight");
     distance.as_f64().expect("a number")
 }
 
-/// The page believes that it is hidden, or shown again: as a browser tells it.
+/// Makes the page believe that it is hidden, or visible again, as a browser would report it.
 fn set_hidden(browser: &Browser, is_hidden: bool) {
     browser.script(&format!(
         "Object.defineProperty(document, 'hidden', {{ value: {is_hidden}, configurable: true }});
@@ -31,7 +32,7 @@ fn each_line_shows_once_through_restarts_and_while_nobody_looks() {
     wait_for_row(&browser, "line 10");
     let mut last = 10;
     for _ in 0..3 {
-        // Said while there is no server, and after it is back.
+        // The script prints while there is no server, and after the restart.
         place.kill_server();
         say_up_to(&place, last + 50);
         place.start_server();
@@ -58,7 +59,7 @@ fn a_hidden_page_gives_its_stream_back_and_without_one_lines_are_polled() {
     wait_for_row(&browser, "line 5");
     let mut streams: Vec<EventStream> = (0..63).map(|_| EventStream::open(place.port(), "", None)).collect();
     let one_more = || EventStream::try_open(place.port(), "", None).expect("an answer");
-    // Where its stream began too slowly it polls for a minute, and then tries again.
+    // If its stream began too slowly, the page polls for a minute before it tries again.
     wait_until("the 64th is the page's", 3 * PATIENCE, || one_more().is_err());
     set_hidden(&browser, true);
     wait_until("the page has closed its stream", PATIENCE, || {
@@ -67,7 +68,8 @@ fn a_hidden_page_gives_its_stream_back_and_without_one_lines_are_polled() {
         streams.extend(opened);
         is_open
     });
-    // It is asleep, and does not only come back another way: who asks for a stream now is kept waiting, and it would have been told before us.
+    // The hidden page has not switched to polling: a refusal takes a while, and in that time a polling page would have received
+    // the line.
     for n in 6..=8 {
         say_up_to(&place, n);
         wait_until("the log has it", PATIENCE, || last_line(&place) == format!("line {n}"));
@@ -96,7 +98,7 @@ fn a_stream_that_has_nothing_to_tell_is_kept() {
         let of_log = browser.script("return window.asked.filter((asked) => /api\\/(events|logs\\?)/.test(asked))");
         serde_json::from_value(of_log).expect("texts")
     };
-    // A stream that begins too slowly is left for a minute of polling: then another one is the one to see.
+    // A page whose stream began too slowly polls for a minute, so its next stream is the one to watch.
     wait_until("a comment has come and the page's stream is the one from before it", 3 * PATIENCE, || {
         set_hidden(&browser, true);
         browser.script("window.asked = []");
@@ -121,7 +123,7 @@ fn who_reads_further_up_is_not_moved_and_comes_back_by_a_button() {
     browser.script("document.getElementById('log').focus()");
     browser.press(PAGE_UP);
     wait_until("the page has let go of the end", PATIENCE, || browser.shows("latest") && distance_from_end(&browser) > 100.0);
-    // Where the scrolling has come to rest: the row that was the first in view then, and where it is.
+    // After the scrolling has ended: the row that was first in view then, and its position.
     let first_in_view = || -> (String, f64) {
         let found = browser.script(
             "return new Promise((done) => { const log = document.getElementById('log'); const edge = log.getBoundingClientRect().top;
@@ -133,7 +135,7 @@ fn who_reads_further_up_is_not_moved_and_comes_back_by_a_button() {
         serde_json::from_value(found).expect("a row")
     };
     let before = first_in_view();
-    // A pixel is rounding; a line is twenty.
+    // A difference of a pixel is rounding; a line has about twenty.
     let assert_unmoved = || {
         let now = first_in_view();
         assert!(now.0 == before.0 && (now.1 - before.1).abs() < 3.0, "what is read stays where it is: {before:?}, {now:?}");
@@ -142,7 +144,7 @@ fn who_reads_further_up_is_not_moved_and_comes_back_by_a_button() {
     wait_until("the button counts", PATIENCE, || browser.text("latest") == "60 new lines");
     assert_unmoved();
 
-    // Older lines come in above it, too.
+    // Older lines are added above it, too.
     browser.script("return import('/static/app.js').then(({ prepend }) => prepend([{ id: 1, ts: null, stream: 'stdout', run_id: 1, line: 'older', partial: false }]))");
     assert_unmoved();
 
@@ -214,7 +216,7 @@ fn a_flood_is_bounded_and_searched_without_hurry() {
     assert!(browser.text("log").len() < 50_000, "few are in the document");
 
     browser.type_into("find", "LINE 1029");
-    // 1029, 10290 to 10299, and 102900 to 102999, also where they are not loaded.
+    // 1029, 10290 to 10299, and 102900 to 102999, including those that are not loaded.
     wait_until("it is counted", PATIENCE, || browser.text("found") == "111 lines");
     browser.press(ENTER);
     wait_until("one is shown", PATIENCE, || browser.script("return !!document.querySelector('#log .current')") == true);
@@ -230,7 +232,7 @@ fn a_flood_is_bounded_and_searched_without_hurry() {
     assert!(browser.text("announce").contains(&begun), "a screen reader is told");
     let marked = browser.script("return document.querySelector('#log .current mark').textContent");
     assert_eq!(marked, "line 1029");
-    // A line that comes in now is found as well, and moves nobody.
+    // A line that comes in now is found as well, without moving the view.
     say_up_to(&place, 103_001);
     browser.type_into("find", "103001");
     wait_until("the new one is found", PATIENCE, || browser.text("found") == "1 line");

@@ -28,7 +28,7 @@ fn colours_are_classes_and_rewritten_lines_are_one() {
         browser.script("return [document.querySelector('#log .fg1.bold')?.textContent, !!document.querySelector('#log i')]");
     assert_eq!(red, json!(["red", false]));
 
-    // Loaded anew it is the same, from the records as they are kept.
+    // After a reload the lines are the same, from the stored records.
     open(&browser, &place);
     wait_for_row(&browser, "after");
     assert_eq!(rows(&browser), ["red <i>plain</i>", "done   ", "after"]);
@@ -39,7 +39,7 @@ fn colours_are_classes_and_rewritten_lines_are_one() {
 fn a_line_is_what_a_terminal_would_show() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     open(&browser, &place);
-    // Records of one line, its text, and the classes of its characters in runs.
+    // The records of a line, its text, and the classes of its characters in runs.
     let cases: &[(&[&str], &str, &str)] = &[
         (&["plain"], "plain", "5:"),
         (&["10%\r100%\r"], "100%", "4:"),
@@ -54,7 +54,7 @@ fn a_line_is_what_a_terminal_would_show() {
         (&["\u{1b}[91mx\u{1b}[107my"], "xy", "1:fg9 1:fg9 bg15"),
         (&["\u{1b}[3", "1mred", " still"], "red still", "9:fg1"),
         (&["\u{1b}]0;title\u{7}a\u{1b}]8;;http://x\u{1b}\\b\u{1b}(Bc\u{1b}[?25ld\u{0}e\u{9b}f"], "abcdef", "6:"),
-        // What has no end hides nothing.
+        // An escape without an end hides nothing.
         (&["\u{1b}]0;all of it"], "0;all of it", "11:"),
         (&["\u{1b}[38;5ma\u{1b}[38;5;999mb\u{1b}[999mc\u{1b}[38;2;1md\u{1b}[;;;me"], "abcde", "5:"),
         (&["<b class=\"x\">&amp;\u{202e}"], "<b class=\"x\">&amp;\u{202e}", "19:"),
@@ -70,7 +70,7 @@ fn a_line_is_what_a_terminal_would_show() {
         ));
         assert_eq!(found, json!([text, looks]), "{records:?}");
     }
-    // Made to be slow for whoever copies a line for each of its parts or looks for an end again and again: it would not be done in time.
+    // These would time out if each part copied the line, or each escape searched for its end again.
     let long = browser.script(
         "return import('/static/app.js').then(({ blank, write }) => ['\\rx', '\\x1b[', '\\x1b]', '\\x1b[1;', '\\x1b[31mx', '\\b', '\\x1b[K', '\\x1b[9999Gx'].map((part) => {
            const line = blank(); write(line, 'y'.repeat(8000), true); write(line, part.repeat(60000), false); return line.text.length; }))",
@@ -83,7 +83,7 @@ fn a_line_that_began_further_up_is_one_line() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     run_nothing(&place);
     open(&browser, &place);
-    // Before that the page would begin with what there is, and take away what was added here.
+    // Before that, loading the log would remove the lines that this test adds.
     wait_until("the log was read", PATIENCE, || {
         browser.script("return 'read' in document.getElementById('log').dataset") == true
     });
@@ -97,12 +97,12 @@ fn a_line_that_began_further_up_is_one_line() {
     };
     assert_eq!(add("append", &[("stdout", "30%\r", true), ("stderr", "oops", false)]), ["30%", "oops"]);
     assert_eq!(add("prepend", &[("stdout", "20% done\r", true)]), ["30% done", "oops"]);
-    // More of it, and the line before.
+    // More of that line, and the line before it.
     assert_eq!(
         add("prepend", &[("stdout", "first", false), ("stderr", "o", false), ("stdout", "10% done!\r", true)]),
         ["first", "o", "30% done!", "oops"]
     );
-    // Its end is still to come.
+    // Then its end.
     assert_eq!(
         add("append", &[("stdout", "99%", false), ("stdout", "last", false)]),
         ["first", "o", "99% done!", "oops", "last"]
@@ -112,7 +112,7 @@ fn a_line_that_began_further_up_is_one_line() {
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
-/// A line's own time is the clock's alone.
+/// Rows show only the time of day.
 #[test]
 fn the_log_tells_of_which_day_its_lines_are() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
@@ -136,7 +136,7 @@ fn the_log_tells_of_which_day_its_lines_are() {
         ));
         serde_json::from_value::<Vec<String>>(rows).expect("texts")
     };
-    // No two of these are on one day, wherever the browser is.
+    // In every time zone these are three different days.
     let day = |day: u32| {
         let at = format!("2026-11-{day}T12:30:00Z");
         let words = browser.script(&format!("return new Date('{at}').toDateString()"));
@@ -147,10 +147,10 @@ fn the_log_tells_of_which_day_its_lines_are() {
     let begun = add("append", &[(7, "17T12:30:00", "a", false), (7, "17T12:30:01", "b", false), (7, "", "damaged", false)]);
     let run = |n: u32, day: &str| format!("run {n} · {day}");
     assert_eq!(begun, [&run(7, &tue), "a", "b", "damaged"]);
-    // A line that is not finished at midnight has begun before; the next one has not.
+    // A line that is not complete at midnight belongs to the day before, the next one does not.
     assert_eq!(add("append", &[(7, "17T12:30:02", "c", true), (7, "18T12:30:00", " c", false)])[4..], ["c c"]);
     assert_eq!(add("append", &[(7, "18T12:30:01", "d", false)])[4..], ["c c", &wed, "d"]);
-    // Of the same day, the mark goes further up; of the day before, the day stays where it began.
+    // For lines of the same day, the mark moves up. For lines of the day before, the mark of the day stays where that day began.
     assert_eq!(add("prepend", &[(7, "17T12:29:00", "z", false)])[..3], [&run(7, &tue), "z", "a"]);
     assert_eq!(add("prepend", &[(7, "16T12:30:00", "y", false)])[..4], [&run(7, &mon), "y", &tue, "z"]);
     let all = add("prepend", &[(6, "16T12:00:00", "x", false)]);

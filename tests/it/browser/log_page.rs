@@ -1,4 +1,4 @@
-//! A server with a script that says lines, a browser, and what the tests ask the log on its page.
+//! A server whose script prints lines, a browser, and the queries of the tests about the log on its page.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use crate::webdriver::{Browser, PATIENCE, wait_until};
 
 const SCRIPT: &str = "log.sh";
 
-/// Says `line <n>` as far as the file `upto` tells it to, and ends with the file `end`.
+/// Prints `line <n>` up to the number in the file `upto`, and ends when the file `end` exists.
 pub(super) const TOLD: &str = r#"#!/bin/bash
 n=0
 while [ ! -e end ]; do
@@ -20,7 +20,7 @@ while [ ! -e end ]; do
 done
 "#;
 
-/// A server whose script has this text, and a browser that shows nothing yet. `None` where there is no browser.
+/// Starts a server whose script has this text, and a browser that shows nothing yet. Returns `None` if there is no browser.
 pub(super) fn set_up(script: &str) -> Option<(Browser, Place)> {
     let browser = Browser::start()?;
     let mut place = Place::new();
@@ -34,14 +34,14 @@ pub(super) fn open(browser: &Browser, place: &Place) {
     browser.open(&format!("http://127.0.0.1:{}/", place.port()));
 }
 
-/// Lets the script say its lines up to this one.
+/// Makes the script print its lines up to this one.
 pub(super) fn say_up_to(place: &Place, n: u32) {
-    // Put in place at once: a half-written number would be another.
+    // A rename is atomic: a half-written number would be a different one.
     fs::write(place.root().join("upto.new"), format!("{n}\n")).expect("ours");
     fs::rename(place.root().join("upto.new"), place.root().join("upto")).expect("ours");
 }
 
-/// The text of every line that is loaded, in the document or not, without the marks between them.
+/// Returns the text of every loaded line, in the document or not, without the marks between them.
 pub(super) fn rows(browser: &Browser) -> Vec<String> {
     let texts = browser.script(
         "return import('/static/app.js').then(({ rowBounds, rowAt }) => { const [from, to] = rowBounds(); const texts = [];
@@ -58,14 +58,14 @@ pub(super) fn wait_for_row(browser: &Browser, wanted: &str) {
     wait_until(&format!("{wanted:?} is the last line"), PATIENCE, || rows(browser).last().is_some_and(|last| last == wanted));
 }
 
-/// Whether the document shows this line. In its text content the time of the next line follows without a space: shortly after midnight
-/// "line 1030" and "00:05:09" would read as "line 103000".
+/// Returns whether the document shows this line. In its text content the time of the next line follows without a space: shortly
+/// after midnight "line 1030" and "00:05:09" would read as "line 103000".
 pub(super) fn shows_line(browser: &Browser, wanted: &str) -> bool {
     let text = browser.script("return document.getElementById('log').innerText");
     text.as_str().is_some_and(|text| text.lines().any(|line| line.trim_end().ends_with(wanted)))
 }
 
-/// The last line that the API has.
+/// Returns the last line that the API has.
 pub(super) fn last_line(place: &Place) -> String {
     let tail = place.get("/api/logs/tail?limit=1").body;
     tail["lines"][0]["line"].as_str().unwrap_or_default().to_owned()

@@ -1,4 +1,5 @@
-//! Logging in on the page, in a real browser: by the form, by the link of `autoappdev pair`, again in the middle, and out.
+//! Logging in on the page, in a real browser: with the form, with the link of `autoappdev pair`, again after the session is lost;
+//! and logging out.
 
 use std::fs;
 
@@ -21,7 +22,7 @@ fn address(place: &Place) -> String {
     format!("http://127.0.0.1:{}/", place.port())
 }
 
-/// The link of `autoappdev pair`, as it leads to this machine.
+/// Returns the link of `autoappdev pair`, with the address of this machine.
 fn link(place: &Place, more: &[&str]) -> String {
     let (code, out, said) = place.client(&[&["pair", "--json", "--address", "127.0.0.1"], more].concat());
     assert_eq!(code, 0, "{said}");
@@ -37,7 +38,7 @@ fn wait_for_state(browser: &Browser, state: &str) {
     wait_until(&format!("the page shows {state}"), PATIENCE, || browser.state() == state && !browser.shows("login"));
 }
 
-/// Nothing that a script of the page could read has the token.
+/// Asserts that nothing that a script of the page could read contains the token.
 fn assert_token_is_nowhere(browser: &Browser) {
     let seen = browser.script(
         "return [location.href, document.cookie, document.referrer, JSON.stringify({ ...localStorage }), JSON.stringify({ ...sessionStorage }),
@@ -76,7 +77,7 @@ fn the_form_takes_the_token_and_no_other() {
     browser.click("start");
     wait_for_state(&browser, "running");
     wait_until("the log shows", PATIENCE, || browser.text("log").contains("line "));
-    // Out, and nothing of what was seen stays; and not back by the browser's own ways.
+    // After the logout nothing of the display remains, and the browser does not restore it.
     browser.click_in_menu("log-out");
     wait_form_after_log_out(&browser);
     assert_eq!((browser.text("log").as_str(), browser.cookies()), ("", Value::Array(vec![])));
@@ -94,16 +95,16 @@ fn the_link_of_pair_logs_in_and_leaves_no_trace() {
     wait_for_state(&browser, "stopped");
     assert_token_is_nowhere(&browser);
     assert_eq!(browser.script("return location.href"), address(&place));
-    // The form says nothing of it when it comes up again.
+    // The form shows no error of the link when it appears again.
     assert_eq!(browser.script("return document.getElementById('login-error').textContent"), "");
     browser.click("start");
     wait_for_state(&browser, "running");
-    // Opened again, later, without the token: the log-in is enough.
+    // The page is opened again later without the code: the session is enough.
     browser.open("about:blank");
     browser.open(&address(&place));
     wait_for_state(&browser, "running");
     let history = browser.script("return history.length");
-    // A link that is opened where the page is open changes the fragment only, which loads nothing anew.
+    // A link that is opened in a tab with the page changes only the fragment, which does not reload the page.
     browser.forget_cookies();
     browser.script(&format!("location.hash = {:?}", link(&place, &[]).split_once('#').expect("a fragment").1));
     wait_until("the link is taken", PATIENCE, || browser.cookies().as_array().is_some_and(|cookies| cookies.len() == 1));
@@ -125,14 +126,14 @@ fn who_may_only_look_is_offered_nothing_else() {
         });
     }
     assert!(browser.shows("look"));
-    // And where the page would let it: the server does not.
+    // The server refuses the action even if the page would send it.
     let headers =
         "{ 'AutoAppDev-Client': 'page', 'X-AutoAppDev-Proof': JSON.parse(localStorage.getItem('autoappdev-proof')).proof }";
     let stop =
         format!("return fetch('api/pipeline/stop', {{ method: 'POST', headers: {headers} }}).then((answer) => answer.status)");
     let status = browser.script(&stop);
     assert_eq!((status, place.state().as_str()), (403.into(), "running"));
-    // The other link opens more.
+    // The other link gives full control.
     browser.open("about:blank");
     browser.open(&link(&place, &[]));
     wait_for_state(&browser, "running");
@@ -142,7 +143,8 @@ fn who_may_only_look_is_offered_nothing_else() {
 #[test]
 fn a_log_in_that_ends_in_the_middle_is_asked_for_again() {
     let Some((browser, mut place)) = set_up() else { return };
-    // One that says nothing: while lines come the page looks each second, and might find out before the click.
+    // A run without output: while lines come in, the page checks the state every second, and might notice the lost session before
+    // the click.
     place.start_with(json!({"script": "sleep.sh"}));
     browser.open(&link(&place, &[]));
     wait_for_state(&browser, "running");
@@ -159,7 +161,7 @@ fn a_log_in_that_ends_in_the_middle_is_asked_for_again() {
     wait_until("it can be clicked", PATIENCE, || browser.script("return !document.getElementById('pause').disabled") == true);
     browser.click("pause");
     wait_for_state(&browser, "paused");
-    // The owner takes another token: the page asks by itself, and does not lock its owner out by asking.
+    // The owner changes the token: the page shows the form by itself, and its requests do not lock the owner out.
     let port = place.port();
     place.kill_server();
     place.set_env("AUTOAPPDEV_PORT", &port.to_string());
@@ -201,13 +203,13 @@ fn a_download_that_is_refused_leads_nowhere() {
     let Some((browser, place)) = set_up() else { return };
     browser.open(&link(&place, &[]));
     wait_for_state(&browser, "stopped");
-    // While lines come the page looks at the state each second.
+    // While lines come in, the page checks the state every second.
     place.script("talk.sh", "#!/bin/bash\nwhile :; do echo more; sleep 0.1; done\n");
     place.start_with(json!({"script": "talk.sh"}));
     wait_until("the log is there", PATIENCE, || browser.text("log").contains("more"));
     browser.forget_cookies();
     browser.script("document.getElementById('download').click()");
-    // The page finds it out by itself, if it is still there.
+    // The page notices the lost session by itself, if it is still open.
     wait_for_form(&browser);
     assert_eq!(browser.script("return location.pathname"), "/");
 }
@@ -215,7 +217,7 @@ fn a_download_that_is_refused_leads_nowhere() {
 #[test]
 fn page_notices_by_itself_that_its_log_in_has_ended() {
     let Some((browser, place)) = set_up() else { return };
-    // Its clock runs 25 times as fast, and nothing is clicked.
+    // The page's clock runs 25 times as fast, and nothing is clicked.
     browser.before_each_page("const real = setInterval; window.setInterval = (step, ms) => real(step, ms / 25);");
     place.start_with(json!({"script": "sleep.sh"}));
     browser.open(&link(&place, &[]));
@@ -228,7 +230,7 @@ fn page_notices_by_itself_that_its_log_in_has_ended() {
     wait_for_state(&browser, "running");
 }
 
-/// Any page can lead the owner's browser to links with wrong codes, before the owner has logged in.
+/// Any page can open links with wrong codes in the owner's browser before the owner has logged in.
 #[test]
 fn links_of_strangers_do_not_make_the_right_token_wait() {
     let Some((browser, place)) = set_up() else { return };

@@ -1,5 +1,5 @@
-//! What the page looks like, in a real browser: that words can be read in both schemes, that forced colours leave what colours say, that on a
-//! phone nothing pushes the log out of sight, and that it says of how much of the log it speaks.
+//! The appearance of the page, in a real browser: text is readable in both schemes, forced colours keep the meaning of colours,
+//! nothing pushes the log out of view on a phone, and the page says which part of the log its statements cover.
 
 use crate::support::Place;
 use crate::webdriver::{Browser, PATIENCE, wait_until};
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::page::run_nothing;
 
-/// By WCAG 2.2, 1.4.3.
+/// The lowest contrast by WCAG 2.2, 1.4.3.
 const CONTRAST_MIN: f64 = 4.5;
 
-/// Puts a line of each tone into the log and gives the contrast of each, as `[classes, contrast]`. A colour is drawn, so that it comes out as
-/// the browser mixes it.
+/// Puts a line of each tone into the log and returns the contrast of each, as `[classes, contrast]`. Each colour is drawn, so
+/// that it is measured as the browser mixes it.
 const CONTRASTS: &str = r"
   const log = document.getElementById('log');
   const row = document.createElement('div');
@@ -41,7 +41,8 @@ const CONTRASTS: &str = r"
     return [tone, (Math.max(a, b) + .05) / (Math.min(a, b) + .05)];
   });";
 
-/// A server whose script has this text, and a browser that shows its page, once it is connected. `None` where there is no browser.
+/// Starts a server whose script has this text, and a browser that shows its page, connected. Returns `None` if there is no
+/// browser.
 fn set_up(script: &str) -> Option<(Browser, Place)> {
     let browser = Browser::start()?;
     let mut place = Place::new();
@@ -51,7 +52,7 @@ fn set_up(script: &str) -> Option<(Browser, Place)> {
     run_nothing(&place);
     browser.open(&format!("http://127.0.0.1:{}/", place.port()));
     wait_until("it is connected", PATIENCE, || browser.state() == "stopped");
-    // Before that the page would begin with what there is, and take away what a test puts there.
+    // Before that, loading the log would remove what a test adds.
     wait_until("the log was read", PATIENCE, || {
         browser.script("return 'read' in document.getElementById('log').dataset") == true
     });
@@ -116,7 +117,7 @@ fn a_hundred_steps_fit_a_phone_and_leave_the_log_its_place() {
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
-/// Whether the log offers more lines.
+/// Returns whether the log offers more lines.
 fn offers_more(browser: &Browser) -> Value {
     browser.script("return document.querySelector('#log .mark button')?.checkVisibility() ?? null")
 }
@@ -155,7 +156,7 @@ fn a_search_marks_what_it_found_and_goes_on_from_where_it_was() {
             .collect();
         browser.script(&format!("return import('/static/app.js').then((it) => it.append({}))", json!(lines)));
     };
-    // More hits than one line has room for marks, and then none.
+    // More matches than a line can have marks, and then text without a match.
     add(&[("-x".repeat(400) + "the end", false)]);
     browser.type_into("find", "x");
     wait_until("it is marked", PATIENCE, || browser.script("return document.querySelectorAll('#log mark').length > 100") == true);
@@ -163,7 +164,7 @@ fn a_search_marks_what_it_found_and_goes_on_from_where_it_was() {
         browser.script("return Math.max(...[...document.querySelectorAll('#log mark')].map((it) => it.textContent.length))");
     assert_eq!(longest, 1);
 
-    // What the search was in is written over: the next one is the line behind it, not the one after that.
+    // The current match is overwritten: the next match is the line after it, not the one after that.
     browser.type_into("find", "hit");
     add(&[("hit 1".into(), false), ("hit 2".into(), true)]);
     wait_until("both are found", PATIENCE, || browser.text("found").starts_with("2 lines"));
@@ -173,7 +174,7 @@ fn a_search_marks_what_it_found_and_goes_on_from_where_it_was() {
             let before = current();
             if before != to {
                 browser.click("find-next");
-                // It is painted with the next frame.
+                // The row is repainted in the next frame.
                 wait_until("another one is the current one", PATIENCE, || current() != before);
             }
         }
@@ -280,7 +281,7 @@ fn an_empty_log_is_said_to_be_so_only_once_it_was_read() {
     wait_until("nothing more will come", PATIENCE, || said(&browser) == json!("\"No output.\""));
     place.start();
     wait_until("it was read", PATIENCE, || said(&browser) == json!("\"No output yet.\""));
-    // Nothing is known of a log that does not come.
+    // Without a response, nothing is known about the log.
     browser.before_each_page(
         "const real = fetch; window.fetch = (path, init) => (path.startsWith('api/logs') ? new Promise(() => {}) : real(path, init));",
     );
@@ -289,7 +290,7 @@ fn an_empty_log_is_said_to_be_so_only_once_it_was_read() {
     assert_eq!(said(&browser), json!("\"…\""));
 }
 
-/// Python writes to a pipe only once some kilobytes have come together.
+/// Python writes to a pipe only when its buffer of some kilobytes is full.
 #[test]
 fn page_says_why_a_python_script_may_print_nothing() {
     let Some(browser) = Browser::start() else { return };
@@ -304,7 +305,7 @@ fn page_says_why_a_python_script_may_print_nothing() {
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
     place.start_with(json!({"script": "train.py", "env": {"PYTHONUNBUFFERED": "1"}}));
     wait_until("the page shows run 2", PATIENCE, || browser.text("run-name") == "Run 2");
-    // The page draws the run's age and the words in its empty log together.
+    // The page updates the run's age and the text of the empty log together.
     let seconds = |text: String| text.strip_suffix('s').and_then(|number| number.trim().parse::<u32>().ok());
     wait_until("it would be said by now", PATIENCE, || seconds(browser.text("status")) > Some(6));
     assert_eq!(said(&browser), json!("\"No output yet.\""));
@@ -316,7 +317,7 @@ fn wrapped_lines_stand_behind_the_time() {
     place.start();
     wait_until("the line is there", PATIENCE, || browser.text("log").contains("word word"));
     let lefts = browser.script(
-        // Spaces at the end of a line may be boxes of their own.
+        // Spaces at the end of a line may have their own boxes.
         "const lines = {};
          for (const { top, left } of document.querySelector('#log .row > span').getClientRects()) lines[top] = Math.min(left, lines[top] ?? left);
          const lefts = Object.values(lines);
@@ -370,7 +371,7 @@ fn an_answer_without_a_state_is_none_and_ends_nothing() {
          window.fetch = (path, init) => /^api\\/pipeline(\\?|$)/.test(path) ? Promise.resolve(new Response('{}')) : window.real(path, init)",
     );
     wait_until("it shows", PATIENCE, || {
-        // A page that already has a request under way does not send another one for this event.
+        // A page that is already waiting for a response does not send another request for this event.
         browser.script("dispatchEvent(new Event('online'))");
         browser.text("state") == "Disconnected"
     });

@@ -83,7 +83,7 @@ fn neighbours_server_receives_the_cookie_and_cannot_use_it() {
     browser.open(&neighbour.url);
     let stolen = neighbour.receives().expect("a browser sends a host's cookies to each of its ports");
     assert!(stolen.starts_with("autoappdev-"), "{stolen}");
-    // Its page cannot read the proof.
+    // The neighbour's page cannot read the proof.
     assert_eq!(browser.script("return [JSON.stringify({ ...localStorage }), document.cookie]"), json!(["{}", ""]));
     let before = place.footprint();
     let ask = |method: &str, path: &str, more: &str| {
@@ -124,7 +124,7 @@ fn neighbour_that_tosses_cookies_does_not_lock_the_owner_out() {
     browser.open(&neighbour.url);
     let stolen = neighbour.receives().expect("the cookie");
     let (name, value) = stolen.split_once('=').expect("a pair");
-    // Cookies with longer paths come first, and 400 KB are more than any head may have.
+    // The browser sends cookies with longer paths first, and 400 KB are more than any request head may have.
     let same_name = ["/api", "/api/", "/api/pipeline", "/api/session", "/api/events", "/static"];
     let mut tossed: Vec<String> = same_name.iter().map(|path| format!("{name}={}; Path={path}", "0".repeat(4000))).collect();
     tossed.extend(same_name.iter().map(|path| format!("{name}={value}0; Path={path}/")));
@@ -135,8 +135,8 @@ fn neighbour_that_tosses_cookies_does_not_lock_the_owner_out() {
     wait_for_state(&browser, "stopped");
     browser.click("start");
     wait_for_state(&browser, "running");
-    // So many cookies that the browser drops the owner's, and one with its name: the login is lost, and the owner can log in
-    // again.
+    // Two hundred more cookies make the browser drop the owner's, and one has its name: the session is lost, but the owner can
+    // log in again.
     let mut tossed: Vec<String> = (0..200).map(|number| format!("more-{number}={}; Path=/", "x".repeat(3500))).collect();
     tossed.push(format!("{name}=abcd-efgh.tossed; Path=/"));
     neighbour.toss(&browser, &tossed);

@@ -1,4 +1,4 @@
-//! What stopped or misled people who had never seen the page.
+//! Problems that stopped or misled people who had never seen the page.
 
 use serde_json::{Value, json};
 
@@ -6,10 +6,10 @@ use super::page::{agree, enabled, run_nothing};
 use crate::support::Place;
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
-/// Ends with this exit code once the file `end` exists; says its arguments, and what looks like two errors.
+/// Prints its arguments and two lines that look like errors, and exits with code 3 when the file `end` exists.
 const ENDS: &str = "#!/bin/bash\necho \"arguments: $*\"\nseq -f 'line %.0f' 300\necho 'x.c:1: error: the cause'\necho plain\n\
                     while [ ! -e end ]; do sleep 0.05; done\necho 'ERROR: the last'\nexit 3\n";
-/// Does not end by TERM.
+/// Ignores TERM.
 const STUBBORN: &str = "#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 0.1; done\n";
 
 const ROWS: &str = "return [...document.querySelectorAll('#runs .name')].map((it) => it.textContent.trim())";
@@ -39,7 +39,7 @@ fn is_true(browser: &Browser, expression: &str) -> bool {
     browser.script(&format!("return {expression}")) == true
 }
 
-/// How far the log's view is from its end, in pixels.
+/// Returns the distance between the view of the log and its end, in pixels.
 fn px_to_end(browser: &Browser) -> f64 {
     let px = browser.script("const it = document.getElementById('log'); return it.scrollHeight - it.scrollTop - it.clientHeight");
     px.as_f64().expect("a number")
@@ -57,11 +57,11 @@ fn page_of_an_older_run_shows_that_run_and_acts_on_no_other() {
     wait_until("the page shows run 1", PATIENCE, || browser.text("state") == "Failed");
     assert_eq!(browser.text("script"), "ends.sh first run");
     assert!(browser.text("elsewhere").contains("The latest, run 2: running."), "{}", browser.text("elsewhere"));
-    // The window is among others, and tells of what goes on.
+    // The window is one of many, and its title describes the live run.
     wait_until("the title is of the live run", PATIENCE, || {
         browser.script("return document.title").as_str().is_some_and(|title| title.starts_with("▶ Running · stubborn.sh"))
     });
-    // The buttons for the live run are on its own page.
+    // The buttons for the live run are on that run's page.
     wait_until("the page knows what it may do", PATIENCE, || browser.shows("starter"));
     assert_eq!(enabled(&browser), Vec::<String>::new());
 
@@ -96,7 +96,7 @@ fn rows_of_one_script_differ_by_their_arguments_and_run_again_names_its_own() {
         for (run, words) in [(1, "Run 1 again"), (2, "Run 2 again: -v 'a b'"), (4, "Run again: 'long long")] {
             open(&browser, &place, &format!("#/runs/{run}?tab=runs"));
             wait_until("the button says what it will do", PATIENCE, || browser.text("start").starts_with(words));
-            // It is whole on the screen, and covers nothing beside it.
+            // The button is completely on the screen, and covers nothing beside it.
             let fits = "(() => { const { left, right } = document.getElementById('start').getBoundingClientRect();
                 const before = innerWidth > 760 ? document.getElementById('live').getBoundingClientRect().right : 0;
                 return left > before && right <= innerWidth; })()";
@@ -110,7 +110,7 @@ fn rows_of_one_script_differ_by_their_arguments_and_run_again_names_its_own() {
             browser.script(&format!("document.documentElement.dir = '{direction}'"));
             let shown = "return [...document.querySelectorAll('#runs .args')].map((it) => it.textContent.slice(0, 8)).reverse()";
             assert_eq!(browser.script(shown), json!(["", "-v 'a b'", "'עברית'", "'long lo"]));
-            // Below the name, in one line, and no row without arguments has a line for them.
+            // The arguments are one line below the name, and rows without arguments have no such line.
             let is_second = "[...document.querySelectorAll('#runs .r')].every((row) => {
                 const [name, args] = ['.name', '.args'].map((it) => row.querySelector(it).getBoundingClientRect());
                 return row.scrollWidth <= row.clientWidth && (row.querySelector('.args').textContent ? args.height > 10 && args.height < 25
@@ -122,7 +122,7 @@ fn rows_of_one_script_differ_by_their_arguments_and_run_again_names_its_own() {
 
 #[test]
 fn jump_to_the_end_covers_no_button_of_the_card() {
-    // Its card is as tall as the log of a small phone.
+    // The card of this script is as tall as the log on a small phone.
     let fails = "#!/bin/bash\nseq -f 'line %.0f' 300\n\
                  for n in 1 2 3 4 5 6; do echo \"ERROR: cause $n of this failure, in more words than fit\"; done\nexit 3\n";
     let Some((browser, place)) = set_up(&[("fails.sh", fails)]) else { return };
@@ -160,7 +160,7 @@ fn who_reads_upward_by_a_few_pixels_is_not_taken_back() {
         browser.wheel(&json!([700, 500]), -8);
         wait_until("the view has moved", PATIENCE, || px_to_end(&browser) >= f64::from(8 * step));
     }
-    // New lines do not take it back either.
+    // New lines do not move the view back either.
     end(&place);
     wait_until("the last line is there", PATIENCE, || browser.text("log").contains("the last"));
     assert!(px_to_end(&browser) >= 32.0, "{}", px_to_end(&browser));
@@ -188,13 +188,13 @@ fn who_sees_a_run_fail_sees_why_and_what_next_and_others_see_it_first() {
     let told = browser.script(&format!("return {card}.querySelector('pre').textContent"));
     assert_eq!(told, "x.c:1: error: the cause\n…\nERROR: the last");
 
-    // Later it comes first.
+    // On a page that is opened later, the card comes first.
     open(&browser, &place, "");
     wait_until("the card is at the top", PATIENCE, || {
         is_true(&browser, &format!("{card} && {card} === document.getElementById('log').firstElementChild"))
             && is_true(&browser, "document.getElementById('log').scrollTop === 0")
     });
-    // A line that the address names is in the middle, whatever comes in above it.
+    // The line that the address names stays in the middle when lines are loaded above it.
     let count = "return import('/static/app.js').then(({ rowBounds: bounds }) => bounds()[1] - bounds()[0])";
     wait_until("the log was read", PATIENCE, || browser.script(count).as_u64() > Some(300));
     let line = browser.script("return import('/static/app.js').then(({ rowBounds, rowAt }) => rowAt(rowBounds()[0] + 150).id)");
@@ -281,7 +281,7 @@ fn a_run_that_ends_under_the_question_puts_no_button_under_the_finger() {
     browser.click("no");
     wait_until("the question is gone", PATIENCE, || !browser.shows("sure"));
     assert_eq!(place.pipeline()["run_id"], 1);
-    // And it is whole again for the next run.
+    // The sheet is complete again for the next run.
     place.start_with(json!({"script": "ends.sh"}));
     agree(&browser, &place, "running");
     browser.click_and_confirm("stop");
@@ -296,7 +296,7 @@ fn two_pages_that_repeat_a_run_start_one_and_report_no_error() {
     open(&browser, &place, "");
     wait_until("the run can be repeated", PATIENCE, || enabled(&browser) == ["start"]);
     browser.wait_for_presses("start");
-    // The other page was faster, and this one has not heard of it: its requests wait while both have pressed.
+    // The other page was faster, and this page has not received the new state: its request waits until both have pressed.
     browser.script(
         "const real = window.fetch;
          window.fetch = async (path, ...rest) => { if (`${path}`.endsWith('/start')) await new Promise((go) => { window.go = go; }); return real(path, ...rest); }",
@@ -323,7 +323,7 @@ fn an_answer_that_was_lost_is_asked_for_again_and_nothing_is_done_twice() {
     place.script("nothing.sh", STUBBORN);
     open(&browser, &place, "");
     wait_until("the run can be repeated", PATIENCE, || enabled(&browser) == ["start"]);
-    // The server acts, and its answer does not arrive, as on a line that breaks.
+    // The server acts, but its response is lost, as on a broken connection.
     browser.script(
         "const real = window.fetch; window.keys = [];
          window.fetch = async (path, init) => {

@@ -1,4 +1,5 @@
-//! The browser's notice when a run ends while its page is hidden: for who asked for it, where the browser allows it.
+//! The browser notification for a run that ends while its page is hidden: for users who have turned it on, if the browser allows
+//! it.
 
 use std::fs;
 
@@ -10,7 +11,7 @@ use crate::webdriver::{Browser, PATIENCE, wait_until};
 use super::hand::until_page;
 use super::page::{icon, titled};
 
-/// Before the page's own scripts: keeps what is given to each notice.
+/// Runs before the page's own scripts: records the arguments of each notification.
 const COUNT: &str = "
   window.made = [];
   window.Notification = class extends window.Notification {
@@ -20,7 +21,8 @@ const COUNT: &str = "
     }
   };";
 
-/// A server, and a browser of its own, whose permissions no other test sees, in which notices are `granted`, `denied`, or asked for (`prompt`).
+/// Starts a server, and a browser that no other test shares, in which notifications are `granted`, `denied`, or must be requested
+/// (`prompt`).
 fn set_up(setting: &str) -> Option<(Browser, Place)> {
     let browser = Browser::fresh()?;
     let mut place = Place::new();
@@ -41,7 +43,7 @@ fn words(browser: &Browser) -> String {
     browser.text("notify")
 }
 
-/// Puts the browser's window away (`minimized`), or back (`normal`).
+/// Minimizes the browser's window (`minimized`), or restores it (`normal`).
 fn put_window(browser: &Browser, state: &str) {
     let window = browser.devtools("Browser.getWindowForTarget", &json!({}));
     let params = json!({"windowId": window["windowId"], "bounds": {"windowState": state}});
@@ -73,7 +75,7 @@ fn made(browser: &Browser) -> Value {
 #[test]
 fn end_of_a_run_makes_one_notice_on_a_hidden_page_if_switched_on() {
     let Some((browser, place)) = set_up("granted") else { return };
-    // Off by default, though the browser allows it.
+    // Off by default, although the browser allows notifications.
     let run_id = start(&browser, &place);
     wait_until("the menu offers it", PATIENCE, || words(&browser) == "Notify me when a run ends");
     put_window(&browser, "minimized");
@@ -84,7 +86,7 @@ fn end_of_a_run_makes_one_notice_on_a_hidden_page_if_switched_on() {
     let run_id = start(&browser, &place);
     browser.click_in_menu("notify");
     wait_until("it is on", PATIENCE, || words(&browser) == "Stop notifying me");
-    // Not while the page is seen.
+    // There is no notification while the page is visible.
     end(&browser, &place, run_id);
     assert_eq!(made(&browser), json!([]));
 
@@ -95,13 +97,13 @@ fn end_of_a_run_makes_one_notice_on_a_hidden_page_if_switched_on() {
     let [title, body, tag]: [String; 3] = serde_json::from_value(made(&browser)[0].clone()).expect("three texts");
     assert_eq!(title, "fail.sh · Failed");
     assert!(body.starts_with("exit 3 after") && tag.ends_with(&format!("-{run_id}")), "{body:?}, {tag:?}");
-    // The next states make no other.
+    // The following states make no second notification.
     let next = start(&browser, &place);
     assert_eq!(made(&browser).as_array().map(Vec::len), Some(1));
     end(&browser, &place, next);
     wait_until("there is one for each end", PATIENCE, || made(&browser).as_array().map(Vec::len) == Some(2));
 
-    // The choice is the browser's, so that a page that comes later has it, and it can be taken back.
+    // The choice is stored in the browser, so a page that is opened later has it, and it can be revoked.
     put_window(&browser, "normal");
     browser.open(&format!("http://127.0.0.1:{}/", place.port()));
     wait_until("it is on", PATIENCE, || words(&browser) == "Stop notifying me");

@@ -1,5 +1,5 @@
-//! The old web client against the server, in a real browser: its badges, its four buttons and its log, in each state. `tests/fixtures/old_client`
-//! stands in for it. Its page comes from another origin, so each request needs what the browser demands of CORS.
+//! The old web client with this server, in a real browser: its badges, its four buttons and its log, in each state. The page in
+//! `tests/fixtures/old_client` stands in for it. It has another origin, so each request must pass the browser's CORS checks.
 
 use crate::fake_server::{FakeServer, Reply};
 use crate::support::{Place, letter};
@@ -9,7 +9,8 @@ const PAGE: &str = include_str!("../../fixtures/old_client/index.html");
 
 const BUTTONS: [&str; 4] = ["start", "pause", "resume", "stop"];
 
-/// The page's own server, our server, and the browser that shows the page. `None` where there is no browser.
+/// Starts the server of the client's page, our server, and the browser that shows the page. Returns `None` if there is no
+/// browser.
 fn set_up(is_allowed: bool) -> Option<(Browser, Place, FakeServer)> {
     let browser = Browser::start()?;
     let pages =
@@ -29,7 +30,7 @@ fn set_up(is_allowed: bool) -> Option<(Browser, Place, FakeServer)> {
     Some((browser, place, pages))
 }
 
-/// Waits until the client shows this state with what goes with it: whether it runs, a process id or none, and the buttons that work.
+/// Waits until the client shows this state, and checks whether it shows a live run, and which buttons are enabled.
 fn wait_for(browser: &Browser, state: &str, is_running: bool, buttons: &[&str]) {
     wait_until(&format!("the client shows {state}"), PATIENCE, || browser.text("state") == state);
     assert_eq!(browser.text("running"), is_running.to_string(), "{state}");
@@ -88,7 +89,7 @@ fn old_client_shows_badges_and_log_and_acts_with_each_button() {
     let count = log(&browser).len();
     assert_eq!(log(&browser), (1..=count).map(|n| format!("line {n}")).collect::<Vec<_>>(), "each line once, in order");
 
-    // Stopping a paused run is the way that failed with the old server, and so was the next start.
+    // With the old server, stopping a paused run failed, and so did the next start.
     browser.click("start");
     wait_for(&browser, "running", true, &["pause", "stop"]);
     browser.click("pause");

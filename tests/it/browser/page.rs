@@ -1,4 +1,4 @@
-//! A server with a script and a browser on its page, and what the tests ask that page.
+//! A server with a script, a browser on its page, and the queries of the tests about that page.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::webdriver::{Browser, PATIENCE, wait_until};
 
 pub(super) const SCRIPT: &str = "tree.sh";
 
-/// A leader with children of each kind that is easily missed: in a session of its own, and orphaned by a double fork.
+/// A leader with both kinds of children that are easily missed: one in its own session, and one orphaned by a double fork.
 pub(super) const TREE: &str = r#"#!/bin/bash
 echo "the tree begins"
 echo '<b id="injected">no markup</b>'
@@ -23,7 +23,7 @@ while :; do
 done
 "#;
 
-/// A server whose script has this text, and a browser that shows its page. `None` where there is no browser.
+/// Starts a server whose script has this text, and a browser that shows its page. Returns `None` if there is no browser.
 pub(super) fn set_up(script: &str) -> Option<(Browser, Place)> {
     let browser = Browser::start()?;
     let mut place = Place::new();
@@ -34,7 +34,7 @@ pub(super) fn set_up(script: &str) -> Option<(Browser, Place)> {
     Some((browser, place))
 }
 
-/// Waits until the page shows `state`, then asserts that the API, /proc and the database say the same. Gives the leader's pid.
+/// Waits until the page shows `state`, then asserts that the API, /proc and the database agree. Returns the leader's pid.
 pub(super) fn agree(browser: &Browser, place: &Place, state: &str) -> Option<i64> {
     wait_until(&format!("the page says {state}"), PATIENCE, || browser.state() == state);
     let pipeline = place.pipeline();
@@ -52,7 +52,7 @@ pub(super) fn agree(browser: &Browser, place: &Place, state: &str) -> Option<i64
             assert_ne!(state, "stopped");
         }
     }
-    // A moment after a click the page lets no button work; then it is what the API says.
+    // After a click the page disables every button for a moment; then the buttons match the API.
     wait_until("the buttons are what the API allows", PATIENCE, || {
         let mut allowed: Vec<String> =
             serde_json::from_value(place.pipeline()["allowed"].clone()).expect("allowed is a list of words");
@@ -62,7 +62,7 @@ pub(super) fn agree(browser: &Browser, place: &Place, state: &str) -> Option<i64
     pid
 }
 
-/// Runs a script that does nothing, so that the page shows a run and its log in place of the list of scripts.
+/// Runs a script that does nothing, so that the page shows a run and its log instead of the list of scripts.
 pub(super) fn run_nothing(place: &Place) {
     place.script("nothing.sh", "#!/bin/bash\n");
     place.start_with(json!({"script": "nothing.sh"}));
@@ -77,7 +77,7 @@ pub(super) fn hide(browser: &Browser) {
     );
 }
 
-/// The icon that both the window and the page show.
+/// Returns the icon that both the window and the page show.
 pub(super) fn icon(browser: &Browser) -> String {
     let names = browser.script(
         "return [/icon-(.*)\\.svg$/.exec(document.getElementById('icon').href)[1],
@@ -88,13 +88,13 @@ pub(super) fn icon(browser: &Browser) -> String {
     page
 }
 
-/// The title of the page with these words in front of the name of the server's machine.
+/// Returns the title of the page: these words before the name of the server's machine.
 pub(super) fn titled(place: &Place, words: &str) -> String {
     let version = place.get("/api/version").ok();
     format!("{words} · {}", version["host"].as_str().expect("a name"))
 }
 
-/// The buttons for actions that can be seen and pressed, sorted.
+/// Returns the action buttons that are visible and enabled, sorted.
 pub(super) fn enabled(browser: &Browser) -> Vec<String> {
     let mut enabled: Vec<String> =
         serde_json::from_value(browser.script(
@@ -105,12 +105,12 @@ pub(super) fn enabled(browser: &Browser) -> Vec<String> {
     enabled
 }
 
-/// The state letters of the pipeline's living processes.
+/// Returns the state letters of the pipeline's live processes.
 pub(super) fn letters(place: &Place) -> Vec<char> {
     place.processes().into_iter().filter_map(letter).collect()
 }
 
-/// State, pid and run id as the database has them.
+/// Returns state, pid and run id from the database.
 fn stored(place: &Place) -> (String, Option<i64>, Option<i64>) {
     let row = "SELECT state, pid, run_id FROM pipeline_state WHERE id = 1";
     place.sql().query_row(row, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).expect("the state is stored")

@@ -1,6 +1,7 @@
-//! *Pair a phone…* in a real browser: what is shown is the link and its QR code, and the link logs another browser in, once.
+//! *Pair a phone…* in a real browser: the page shows the link and its QR code, and the link logs in another browser, once.
 //!
-//! The phone is the same browser by another name of this machine: it shares neither cookies nor storage with the first one.
+//! The same browser stands for the phone, by another host name of this machine: it shares neither cookies nor storage with the
+//! first one.
 
 use qrcodegen::{QrCode, QrCodeEcc};
 use serde_json::json;
@@ -10,7 +11,7 @@ use crate::webdriver::{Browser, PATIENCE, wait_until};
 
 const TOKEN: &str = "test-token-of-a-dialog-7Q/+&";
 const ESCAPE: &str = "\u{e00c}";
-/// Presses a button of the first visit or of the dialog by its words.
+/// Presses a button of the first visit or of the dialog, chosen by its text.
 const PRESS: &str = "const press = (words) => [...document.querySelectorAll('#first button, #pairing button')].find((it) => it.textContent === words).click();";
 
 fn serve() -> Place {
@@ -21,7 +22,7 @@ fn serve() -> Place {
     place
 }
 
-/// Opens the page of a browser that logs in, by this name.
+/// Logs in with a code at this host name, and waits for the page.
 fn open(browser: &Browser, place: &Place, name: &str, code: &str) {
     browser.open("about:blank");
     browser.open(&format!("http://{name}:{}/#code={code}", place.port()));
@@ -40,7 +41,7 @@ fn said(browser: &Browser) -> String {
         .to_owned()
 }
 
-/// The link that the dialog shows, once it shows one.
+/// Waits until the dialog shows a link, and returns it.
 fn link(browser: &Browser) -> String {
     let text = || {
         browser.script("const it = document.querySelector('#pairing .qr'); return it?.checkVisibility() ? it.querySelector('code').textContent : ''")
@@ -49,7 +50,7 @@ fn link(browser: &Browser) -> String {
     text().as_str().expect("text").to_owned()
 }
 
-/// The picture has the modules of the link, dark on light, a light border of four modules, and is large enough.
+/// Asserts that the picture has the modules of the link, dark on light, a light border of four modules, and a sufficient size.
 fn assert_shows_code_of(browser: &Browser, link: &str) {
     let code = QrCode::encode_text(link, QrCodeEcc::Low).expect("it fits");
     let size = code.size();
@@ -101,7 +102,7 @@ fn the_code_on_the_page_logs_another_browser_in_once() {
         });
         assert_eq!(browser.script("return document.activeElement.id"), "more", "the focus is back");
     }
-    // From the first visit, read-only.
+    // A read-only link, made on the page of the first visit.
     browser.script(&format!("{PRESS} press('Pair a phone…')"));
     let to_act = link(&browser);
     browser.script(
@@ -138,7 +139,7 @@ fn the_dialog_says_what_became_of_its_link() {
     place.post("/api/login", json!({ "code": shown.split_once("#code=").expect("a code").1 })).ok();
     wait_until("it says that the link was used", PATIENCE, || said(&browser) == "The link was used: a browser has logged in.");
     assert_eq!(browser.script("return document.querySelector('#pairing .qr').checkVisibility()"), false);
-    // As many codes as there may be replace this one.
+    // The server keeps a limited number of codes, so these replace the code of the dialog.
     pair();
     for _ in 0..8 {
         code(&place);
@@ -173,7 +174,7 @@ fn dialogs_have_their_last_button_at_the_end() {
     };
     browser.click_in_menu("pair");
     wait_until("the dialog is there", PATIENCE, || browser.shows("pairing"));
-    // One pixel of border.
+    // The border takes one pixel.
     assert_eq!(off("pairing"), "Close1");
     browser.press(ESCAPE);
     wait_until("it is closed", PATIENCE, || browser.script("return !document.getElementById('pairing')") == true);

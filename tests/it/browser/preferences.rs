@@ -1,15 +1,15 @@
-//! What people set for all pages: a language that is read from right to left, forced colours, and less motion.
+//! Settings that people make for all pages: a language that is read from right to left, forced colours, and reduced motion.
 
 use serde_json::{Value, json};
 
 use crate::support::Place;
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
-/// Goes on, ignores TERM, and leaves its last line without an end, where the page shows a caret.
+/// Keeps running, ignores TERM, and leaves its last line incomplete, where the page shows a caret.
 const SCRIPT: &str = "#!/bin/bash\ntrap '' TERM\necho '::step prepare'\necho 'a line' >&2\necho 'an ERROR: it is bad'\n\
                       echo '::progress 42 Epoch'\nprintf 'not ended'\nwhile :; do sleep 0.2; done\n";
 
-/// A server with a run that goes on, and a browser that shows nothing yet.
+/// Starts a server, and a browser that shows nothing yet.
 fn set_up() -> Option<(Browser, Place)> {
     let browser = Browser::start()?;
     let mut place = Place::new();
@@ -19,7 +19,7 @@ fn set_up() -> Option<(Browser, Place)> {
     Some((browser, place))
 }
 
-/// Opens a tab of the page, in a window of this size, and waits until `shown` is there.
+/// Opens a tab of the page and waits until `shown` is visible.
 fn open(browser: &Browser, place: &Place, tab: &str, shown: &str) {
     browser.open("about:blank");
     browser.open(&format!("http://127.0.0.1:{}/#/?tab={tab}", place.port()));
@@ -60,7 +60,7 @@ fn right_to_left_turns_the_page_but_not_the_log_or_a_command() {
     assert_eq!(is_right_of_log, json!([false, true]), "the rail changes its side");
 }
 
-/// Gives those of `selectors` whose `property` is the colour behind them, or that are missing.
+/// Returns those of `selectors` whose `property` has the colour behind them, or that are missing.
 fn lost(browser: &Browser, property: &str, selectors: &[&str]) -> Value {
     browser.script(&format!(
         "const canvas = new OffscreenCanvas(1, 1).getContext('2d', {{ willReadFrequently: true }});
@@ -79,7 +79,7 @@ fn lost(browser: &Browser, property: &str, selectors: &[&str]) -> Value {
            const [plain, pseudo] = selector.split('::'), it = document.querySelector(plain);
            if (!it?.checkVisibility()) return true;
            const colour = getComputedStyle(it, pseudo ? `::${{pseudo}}` : null)['{property}'], under = ground(pseudo ? it : it.parentElement);
-           // Of three channels, one has to differ clearly.
+           // The colours must differ clearly in at least one channel.
            const [a, b] = [drawn(colour, under), drawn(under, under)];
            return Math.max(...a.map((part, n) => Math.abs(part - b[n]))) < 64;
          }})",
@@ -101,12 +101,12 @@ fn forced_colours_leave_every_sign_visible() {
         let all_seen = |property: &str, selectors: &[&str]| {
             assert_eq!(lost(&browser, property, selectors), json!([]), "{property} in {scheme}");
         };
-        // A pill and a button are told by their edge.
+        // Pills and buttons are recognized by their borders.
         all_seen("borderTopColor", &["#pill", "#pause", "#stop", "#bar", "#find-box"]);
         all_seen("color", &["#state", "#symbol", "#pause", "#stop", "#live"]);
         all_seen("backgroundColor", &["#bar i", "#log .error::before", "#log .stderr::before", "#tabs [aria-current]::after"]);
         browser.wait_for_presses("stop");
-        // Whatever windows earlier tests left; and a button that does not work for a moment gives the focus away.
+        // Earlier tests may have left windows, and a button that is disabled for a moment loses the focus.
         browser.devtools("Emulation.setFocusEmulationEnabled", &json!({"enabled": true}));
         wait_until("the focus has a frame", PATIENCE, || {
             browser.script(
@@ -125,7 +125,7 @@ fn forced_colours_leave_every_sign_visible() {
 #[test]
 fn less_motion_means_none_in_any_state() {
     let Some((browser, place)) = set_up() else { return };
-    // Collects what moves in any frame from the beginning of the page on.
+    // Collects everything that moves in any frame, from the load of the page on.
     browser.before_each_page(
         "window.moving = []; const look = () => {
            for (const it of document.getAnimations()) moving.push(it.animationName ?? it.transitionProperty);
@@ -146,7 +146,7 @@ fn less_motion_means_none_in_any_state() {
         let seen = moving();
         place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
         wait_until("it is stopped", PATIENCE, || browser.text("state") == "Stopped");
-        // A start is shown by a page that was open before.
+        // A page that is already open shows the next start.
         place.start_with(json!({"grace_s": 600}));
         wait_until("it runs again", PATIENCE, || browser.text("state") == "Running");
         browser.settle();

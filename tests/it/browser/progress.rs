@@ -1,4 +1,4 @@
-//! Progress on the page: a bar, steps, and no way back.
+//! Progress on the page: a bar, steps, and no step back to older progress.
 
 use std::fs;
 
@@ -47,7 +47,7 @@ fn a_late_word_on_progress_takes_nothing_back() {
     open(&browser, &place);
     place.start();
     wait_until("the bar is there", PATIENCE, || browser.text("percent") == "60 %");
-    // From here on the stream's word is an older one, and the answers are from before the first.
+    // From here on, the stream reports older progress, and the responses are from before the first report.
     browser.script(
         r#"const real = window.fetch;
            window.late = {};

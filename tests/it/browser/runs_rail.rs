@@ -1,4 +1,4 @@
-//! The history beside the log: filtered by the server, walked through by addresses, and read a page at a time.
+//! The history beside the log: filtered by the server, navigated by addresses, and loaded a page at a time.
 
 use rusqlite::Connection;
 use serde_json::json;
@@ -8,10 +8,10 @@ use crate::webdriver::{Browser, PATIENCE, wait_until};
 
 use super::hand::{RECORD, button, click_on, open_at, texts, until_page};
 
-/// Runs of a page of the history, as the page asks for them.
+/// The number of runs in a page of the history, as the page requests them.
 const PAGE: usize = 50;
 
-/// Adds runs that have ended long ago, each a minute after the one before it: every tenth with exit code 3. The server must not be running.
+/// Adds runs that ended long ago, a minute apart. Every tenth has exit code 3. The server must not be running.
 fn add_runs(place: &Place, count: i64) {
     drop(place.store());
     let mut database = Connection::open(place.database()).expect("opens");
@@ -31,7 +31,7 @@ fn add_runs(place: &Place, count: i64) {
     tx.commit().expect("commits");
 }
 
-/// A server with this many runs, and a browser that shows nothing yet.
+/// Starts a server with this many runs, and a browser that shows nothing yet.
 fn set_up(count: i64) -> Option<(Browser, Place)> {
     let browser = Browser::start()?;
     let mut place = Place::new();
@@ -42,7 +42,7 @@ fn set_up(count: i64) -> Option<(Browser, Place)> {
     Some((browser, place))
 }
 
-/// The runs that the rail lists.
+/// Returns the runs that the rail lists.
 fn listed(browser: &Browser) -> Vec<i64> {
     let ids =
         browser.script("return [...document.querySelectorAll('#runs .r')].map((it) => Number(/runs\\/(\\d+)/.exec(it.href)[1]))");
@@ -53,7 +53,7 @@ fn wait_for_runs(browser: &Browser, ids: &[i64]) {
     wait_until(&format!("the rail lists {} runs from {:?}", ids.len(), ids.first()), PATIENCE, || listed(browser) == ids);
 }
 
-/// The requests for pages of the history.
+/// Returns the requests for pages of the history.
 fn asked(browser: &Browser) -> Vec<String> {
     let paths = browser.script("return window.asked.filter((path) => path.startsWith('api/runs?'))");
     serde_json::from_value(paths).expect("paths")
@@ -74,7 +74,7 @@ fn rail_is_filtered_by_the_server_and_keeps_its_choice() {
     let failed = first(PAGE, (1..=1234).rev().filter(|id| id % 10 == 0));
     wait_for_runs(&browser, &failed);
     assert_eq!(browser.script("return document.getElementById('failed-runs').getAttribute('aria-pressed')"), "true");
-    // A run that was found has an address; back again the rail is as it was.
+    // A run in the filtered list has an address. After going back, the rail is unchanged.
     click_on(&browser, "document.querySelector('#runs .r[href*=\"runs/1220\"]')");
     until_page(&browser, "location.hash === '#/runs/1220' && document.getElementById('run-name').textContent === 'Run 1220'");
     assert_eq!(browser.script("return document.querySelector('#runs [aria-current]').href.split('#')[1]"), "/runs/1220");
@@ -87,12 +87,12 @@ fn rail_is_filtered_by_the_server_and_keeps_its_choice() {
     wait_for_runs(&browser, &first(PAGE, (1..=1234).rev().filter(|id| id % 70 == 0)));
     browser.click("all-runs");
     wait_for_runs(&browser, &first(PAGE, (1..=1234).rev().filter(|id| id % 7 == 0)));
-    // An argument of a run that no page before had.
+    // An argument that no run has.
     browser.type_into("find-runs", "n4321");
     wait_until("none is found", PATIENCE, || browser.text("runs") == "No run matches.");
     browser.type_into("find-runs", "n43");
     wait_for_runs(&browser, &first(11, (43..=439).rev().filter(|id| *id == 43 || id / 10 == 43)));
-    // Closing the field shows all again.
+    // Closing the field shows all runs again.
     browser.click("filter");
     wait_for_runs(&browser, &first(PAGE, (1..=1234).rev()));
     assert!(!browser.shows("find-runs"));
@@ -104,7 +104,7 @@ fn rail_is_filtered_by_each_outcome() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_RUNS_KEEP", "1000000");
     add_runs(&place, 1000);
-    // Of the successes, some were stopped, killed, never began, or are lost.
+    // Of the successful runs, some become stopped, killed, lost, or not started.
     for (id, ending) in [
         (101, "'stopped', signal = 15"),
         (202, "'stopped', signal = 9"),
@@ -133,14 +133,14 @@ fn rail_is_filtered_by_each_outcome() {
         wait_for_runs(&browser, &ids);
         assert_eq!(pressed(), words);
     }
-    // With a text, and without either once the field is closed.
+    // With a text, and without filter and text after the field is closed.
     browser.type_into("find-runs", "n99");
     wait_for_runs(&browser, &first(PAGE, [999, 998, 997, 996, 995, 994, 993, 992, 991, 99].into_iter()));
     browser.click("filter");
     wait_for_runs(&browser, &first(PAGE, (1..=1000).rev()));
     assert_eq!(pressed(), "All");
 
-    // The narrowest phone shows all of them, each large enough for a finger.
+    // The narrowest phone shows all buttons, each large enough for a finger.
     browser.be_a_screen(320, 640, true);
     browser.script("location.hash = '#/?tab=runs'");
     browser.click("filter");
@@ -165,7 +165,7 @@ fn run_has_an_address_that_survives_a_reload() {
     assert!(browser.text("pane-details").contains("code 3") && browser.shows("elsewhere"));
     assert!(browser.text("elsewhere").starts_with("This is run 20. The latest, run 35: "), "{}", browser.text("elsewhere"));
 
-    // The strip is the last 30, the latest at its end, and each of its bars leads to its run.
+    // The strip contains the last 30 runs, the latest at its end, and each of its bars leads to its run.
     let strip = browser.script("return [...document.querySelectorAll('#strip a')].map((it) => it.title.split(' · ')[0])");
     assert_eq!(strip, json!((6..=35).map(|id| format!("Run {id}")).collect::<Vec<_>>()));
     click_on(&browser, "document.querySelectorAll('#strip a')[3]");
@@ -175,12 +175,12 @@ fn run_has_an_address_that_survives_a_reload() {
     browser.script("location.reload()");
     until_page(&browser, "performance.getEntriesByType('navigation')[0].type === 'reload'");
     shows(9);
-    // Without a run in its address the page shows the latest one.
+    // Without a run in its address, the page shows the latest one.
     click_on(&browser, "document.querySelector('#elsewhere a')");
     wait_until("the latest run is shown", PATIENCE, || browser.text("run-name") == "Run 35" && !browser.shows("elsewhere"));
     browser.script("history.back()");
     shows(9);
-    // One that never was is told, and the page goes to the latest.
+    // For a run that never existed, the page shows an error and goes to the latest run.
     browser.script("location.hash = '#/runs/36'");
     wait_until("it is told", PATIENCE, || browser.text("error").contains("That run is no longer in the history."));
     wait_until("the latest run is shown", PATIENCE, || browser.text("run-name") == "Run 35");
@@ -195,7 +195,7 @@ fn run_name_leads_to_the_address_that_stays_with_the_run() {
     click_on(&browser, "document.querySelector('#run-name a')");
     until_page(&browser, "location.hash === '#/runs/35?tab=details'");
     assert!(!browser.shows("elsewhere"));
-    // Back again, the page follows the latest run.
+    // After going back, the page follows the latest run.
     browser.script("history.back()");
     until_page(&browser, "location.hash === '#/?tab=details'");
     assert_eq!(browser.text("run-name"), "Run 35");
@@ -231,7 +231,7 @@ fn long_history_is_read_a_page_at_a_time() {
         let most = (PAGE * pages + 1) * of_a_row;
         assert!(elements() <= Some(most as u64), "{:?} elements for {pages} pages", elements());
     }
-    // The place stays where it is while runs come at the other end.
+    // The scroll position stays while runs are added at the other end.
     let place_of = || browser.script("return document.getElementById('runs').scrollTop").as_f64().expect("a number");
     let before = place_of();
     assert!(before > 1000.0);
@@ -239,7 +239,7 @@ fn long_history_is_read_a_page_at_a_time() {
     wait_for_runs(&browser, &first(PAGE * 8 + 1, (1..=RUNS + 1).rev()));
     assert!(place_of() >= before, "{} before, {} now", before, place_of());
 
-    // An old run is found by a word of its own, and the rail is as short as that.
+    // The search finds an old run by an argument that only it has, and the rail then contains only that run.
     browser.click("filter");
     browser.type_into("find-runs", "n77777");
     wait_for_runs(&browser, &[77_777]);

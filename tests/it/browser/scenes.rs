@@ -1,5 +1,5 @@
-//! Each state of the page as a scene: a real server, a real run, a real browser. The scenes are looked at by axe-core and, for people, put
-//! into pictures: `make screenshots DIR=<folder>`.
+//! Each state of the page as a scene: a real server, a real run, a real browser. axe-core checks the scenes, and
+//! `make screenshots DIR=<folder>` takes pictures of them for people.
 
 mod rare;
 
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::support::{Place, not_run, signal};
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
-/// A run that trains: steps, progress, colours, an error that it survives. `$1` is how it ends: `fail`, `well`, or anything else to go on.
+/// A training run: steps, progress, colours, an error that it survives. `$1` selects its end: `fail`, `well`, or anything else to
+/// keep running.
 const TRAIN: &str = r#"#!/bin/bash
 echo "::step prepare"
 echo "::step load data"
@@ -42,7 +43,7 @@ while :; do sleep 0.2; done
 const BUILD: &str = "#!/bin/bash\necho '::step compile'; for n in {1..40}; do echo \"cc -O2 -c file$n.c\"; done\n\
                      echo '::step link'; echo 'linked dist/board-1.8.0.tar.zst, 14.2 MB'; exit ${1:-0}\n";
 
-/// A place on the page: its address behind `/`, what is done there, and what must be seen before it is looked at.
+/// A view of the page: its address after `/`, an action on it, and the condition that must hold before it is examined.
 struct Scene {
     name: &'static str,
     address: &'static str,
@@ -98,14 +99,14 @@ fn kill(place: &Place) {
     wait_until("the run is over", PATIENCE, || place.pipeline()["state"] == "stopped");
 }
 
-/// The processes stop without a word from the server.
+/// A signal from outside the server stops the processes.
 fn stop_from_outside(place: &Place) {
     train(place);
     signal(u32::try_from(place.pipeline()["pid"].as_u64().expect("alive")).expect("a pid"), "STOP");
     wait_until("the server has seen it", PATIENCE, || place.pipeline()["state"] == "paused");
 }
 
-/// With the shim dies what alone would have seen the run's end.
+/// Kills the shim, which is the only process that could observe the run's end.
 fn lose(place: &Place) {
     train(place);
     signal(place.shim_pid(place.pipeline()["run_id"].as_i64().expect("a run")), "KILL");
@@ -117,7 +118,7 @@ fn refuse_to_stop(place: &Place) {
     wait_until("the run has told its progress", PATIENCE, || place.pipeline()["progress"]["percent"] == 42);
 }
 
-/// The scenes after the first run, in the order in which they are played: each goes on from the one before it.
+/// The scenes after the first run, in the order in which they are played. Each continues from the one before it.
 const SCENES: &[Scene] = &[
     Scene { name: "running", address: "", before: train, act: stay, until: "document.querySelector('#log .row')" },
     Scene {
@@ -288,7 +289,7 @@ const SCENES: &[Scene] = &[
     },
 ];
 
-/// A server without a history.
+/// Starts a server without a history.
 fn place() -> Place {
     let mut place = Place::new();
     furnish(&mut place);
@@ -297,7 +298,7 @@ fn place() -> Place {
 }
 
 fn furnish(place: &mut Place) {
-    // Only these are to be seen.
+    // Only the scripts below are listed.
     for entry in fs::read_dir(place.root()).expect("ours") {
         let path = entry.expect("ours").path();
         if path.is_file() {
@@ -306,12 +307,12 @@ fn furnish(place: &mut Place) {
     }
     place.script("train.py", TRAIN);
     place.script("build.sh", BUILD);
-    // The kernel finds no program in it.
+    // An ELF header alone: the kernel cannot execute it.
     place.script("broken", "\x7fELF");
     fs::create_dir(place.root().join("tools")).expect("ours");
     place.script("tools/backup.sh", "#!/bin/bash\necho ok\n");
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "train.py");
-    // A name that leads here, so that there is a link for a phone.
+    // A name of this machine, so that there is a link for a phone.
     place.set_env("AUTOAPPDEV_ALLOW_HOST", "board.localhost");
 }
 
@@ -328,7 +329,8 @@ fn fill(place: &Place) {
     }
 }
 
-/// Where scenes are played: each in all of `looks`, and `look` is called with its name. `only` is the one that is wanted.
+/// The setting in which scenes are played: each in all of `looks`, and `look` is called with its name. `only` limits them to one
+/// scene.
 struct Stage<'a> {
     browser: &'a Browser,
     looks: &'a [Look],
@@ -360,7 +362,7 @@ impl Stage<'_> {
             self.open(way, place, address);
             self.until(name, HAS_STATE);
             act();
-            // A button works a moment after it appeared.
+            // A button works only a moment after it has appeared.
             self.until(
                 name,
                 "document.querySelector('dialog[open]') || !document.querySelector('#controls button:not([hidden]):disabled')",
@@ -370,7 +372,7 @@ impl Stage<'_> {
         }
     }
 
-    /// Before a server goes: its page would miss it.
+    /// Closes the page before its server ends, because the page would report a lost connection.
     fn close_page(&self) {
         self.browser.open("about:blank");
     }
@@ -399,7 +401,7 @@ fn play(browser: &Browser, looks: &[Look], look: &mut dyn FnMut(&str)) {
     rare::without_a_server(&mut stage, place);
 }
 
-/// A window and a colour scheme.
+/// A window size and a colour scheme.
 struct Look {
     name: &'static str,
     width: u32,
@@ -420,7 +422,7 @@ const PHONE: Look = Look { name: "phone-light", width: 390, height: 844, is_phon
 const DESKTOP_DARK: Look = Look { name: "desktop-dark", scheme: "dark", ..DESKTOP };
 const PHONE_DARK: Look = Look { name: "phone-dark", scheme: "dark", ..PHONE };
 
-/// axe-core (<https://github.com/dequelabs/axe-core>) is no part of this repository: `.ci/run` fetches it.
+/// axe-core (<https://github.com/dequelabs/axe-core>) is not part of this repository: `.ci/run` downloads it.
 #[test]
 fn axe_finds_no_violation_in_any_scene() {
     let Some(path) = std::env::var_os("AUTOAPPDEV_AXE").map(PathBuf::from).filter(|path| path.exists()) else {
@@ -438,7 +440,7 @@ fn axe_finds_no_violation_in_any_scene() {
         if found != json!([]) {
             found_in_all.push(format!("{name}: {found}"));
         }
-        // An action that is refused answers with a status that the browser puts into the console.
+        // The browser reports the status of a refused action in the console.
         let console: Vec<String> =
             browser.console().into_iter().filter(|line| !line.contains("Failed to load resource")).collect();
         assert_eq!(console, Vec::<String>::new(), "{name}");
@@ -446,7 +448,8 @@ fn axe_finds_no_violation_in_any_scene() {
     assert!(found_in_all.is_empty(), "{}", found_in_all.join("\n"));
 }
 
-/// Puts a picture of each scene into the folder that `AUTOAPPDEV_SCREENSHOTS` names; of one scene alone if `AUTOAPPDEV_SCENE` names it.
+/// Saves a picture of each scene in the folder that `AUTOAPPDEV_SCREENSHOTS` names, or of the scene that `AUTOAPPDEV_SCENE`
+/// names.
 #[test]
 #[ignore = "a tool for people: make screenshots DIR=<folder>"]
 fn screenshots() {

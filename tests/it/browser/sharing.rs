@@ -1,4 +1,5 @@
-//! The browser that the tests share: none sees what another one left, one that died is replaced, and none outlives its run.
+//! The browser that the tests share: no test sees what another one left, a browser that died is replaced, and none outlives its
+//! test run.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +11,7 @@ use crate::support::{Place, is_alive, pids, signal};
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 use serde_json::json;
 
-/// What a page has of the tests before.
+/// The data that a page could have from earlier tests.
 const LEFT: &str = "return [document.cookie, localStorage.left ?? null, sessionStorage.left ?? null, window.leftBehind ?? null, innerWidth, \
                             matchMedia('(prefers-color-scheme: dark)').matches]";
 
@@ -18,7 +19,7 @@ fn open(browser: &Browser, place: &Place) {
     browser.open(&format!("http://127.0.0.1:{}/", place.port()));
 }
 
-/// The live processes that have this path in their command lines.
+/// Returns the live processes whose command lines contain this path.
 fn processes_of(folder: &Path) -> Vec<u32> {
     let folder = folder.to_str().expect("text");
     let names =
@@ -72,7 +73,7 @@ fn browser_that_died_is_replaced() {
 
 #[test]
 fn browser_ends_with_the_process_that_it_is_for() {
-    // The turn comes with it.
+    // The fresh browser also holds the turn.
     let Some(browser) = Browser::fresh() else { return };
     let mut whom = Command::new("sleep").arg("1000").spawn().expect("sleep starts");
     let driver = Driver::start(&Programs::find().expect("it is there"), whom.id());

@@ -1,15 +1,15 @@
-//! The page in small windows: a desktop's at a zoom of 200 %, a phone on its side, and 320 pixels. Nothing is cut off or covered, and the log
-//! keeps some lines.
+//! The page in small windows: a desktop at a zoom of 200 %, a phone on its side, and a width of 320 pixels. Nothing is cut off or
+//! covered, and some lines of the log remain.
 
 use serde_json::json;
 
 use crate::support::Place;
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
-/// Width, height, whether it is a phone. 1280 × 800 at a zoom of 200 % is half of that, with a scroll bar that takes room.
+/// Width, height, and whether it is a phone. 1280 × 800 at a zoom of 200 % is half of that, with a scroll bar that takes space.
 const SIZES: [(u32, u32, bool); 3] = [(640, 400, false), (844, 390, true), (320, 640, true)];
 
-/// Six lines.
+/// The height of six lines.
 const LOG_PX_MIN: f64 = 108.0;
 
 const SCRIPT: &str = r#"#!/bin/bash
@@ -25,7 +25,8 @@ fi
 while :; do sleep 0.2; done
 "#;
 
-/// What is wrong on a page of `wide` times `tall` pixels. A browser brings the element that gets the focus into view in the same way.
+/// Returns the faults of a page of `wide` times `tall` pixels. Before each check it scrolls the element into view, as a browser
+/// does on focus.
 const FAULTS: &str = r"
   const found = [];
   const name = (it) => it.id || it.textContent.trim().slice(0, 30) || it.className || it.tagName;
@@ -40,7 +41,7 @@ const FAULTS: &str = r"
     if (!it.checkVisibility({ visibilityProperty: true }) || it.closest('#log .step')) continue;
     it.scrollIntoView({ block: it.closest('#log') ? 'center' : 'nearest' });
     const { left, top, right, bottom } = it.getBoundingClientRect();
-    // What only screen readers and a label's text stand for.
+    // Elements for screen readers only, and inputs that are represented by their labels.
     if (right - left < 2) continue;
     if (left < -1 || top < -1 || right > wide + 1 || bottom > tall + 1) found.push(`${name(it)} is cut off`);
     const hit = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
@@ -49,7 +50,7 @@ const FAULTS: &str = r"
   document.getElementById('log').scrollTop = 0;
   return found;";
 
-/// Opens the page in a window of each size, waits until `until` holds there, and returns what is wrong.
+/// Opens the page in a window of each size, waits until `until` holds there, and returns the faults.
 fn faults(browser: &Browser, place: &Place, scene: &str, act: impl Fn(&Browser), until: &str) -> Vec<String> {
     let mut faults = Vec::new();
     for (width, height, is_phone) in SIZES {
@@ -62,7 +63,7 @@ fn faults(browser: &Browser, place: &Place, scene: &str, act: impl Fn(&Browser),
         });
         act(browser);
         wait_until(&format!("{where_it_is}: {until}"), PATIENCE, || browser.script(&format!("return !!({until})")) == true);
-        // What comes late, and with it another layout.
+        // Late content changes the layout.
         browser.settle();
         let found = browser.script(&format!("const wide = {width}, tall = {height}; {FAULTS}"));
         let found: Vec<String> = serde_json::from_value(found).expect("texts");

@@ -1,6 +1,8 @@
-//! A page on a slow line, of 400 kbit/s and 400 ms there and back: a change of state is pushed, and the page asks for nothing before it shows it.
+//! A page on a slow connection, of 400 kbit/s with a round trip of 400 ms: changes of state are pushed, and the page shows them
+//! without a request.
 //!
-//! No time is asserted. What decides it is: that no word of the page has to reach the server, and how many bytes the server sends.
+//! The tests check no times, but what determines them: that no data from the page has to reach the server, and how many bytes the
+//! server sends.
 
 use std::time::Instant;
 
@@ -10,10 +12,10 @@ use crate::support::Place;
 use crate::support::slow_line::SlowLine;
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
-/// What the server may send until the page shows a change: at 50 kB/s this is under half a second.
+/// The most bytes that the server may send until the page shows a change: at 50 kB/s this takes less than half a second.
 const PUSHED_BYTES_MAX: u64 = 20_000;
 
-/// Counts the answers that are still to come, in `window.asking`, and notes whether there is a stream of events.
+/// Counts the pending responses in `window.asking`, and records whether there is an event stream.
 const COUNT_REQUESTS: &str = "window.asking = 0; window.hasStream = false; const real = fetch;
   window.fetch = (path, init) => {
     if (path.startsWith('api/events')) {
@@ -24,7 +26,7 @@ const COUNT_REQUESTS: &str = "window.asking = 0; window.hasStream = false; const
     return real(path, init).finally(() => { window.asking -= 1; });
   };";
 
-/// A server with a run that goes on, and a page that shows it over a slow line and has loaded all that it wants.
+/// Starts a server with a live run, and a page that shows it over a slow connection.
 fn set_up() -> Option<(Browser, Place, SlowLine)> {
     let browser = Browser::start()?;
     let mut place = Place::new();
@@ -43,7 +45,7 @@ fn set_up() -> Option<(Browser, Place, SlowLine)> {
     Some((browser, place, line))
 }
 
-/// Acts through the API while no word of the page gets through, and waits for the page to say so.
+/// Acts through the API while no data from the page reaches the server, and waits until the page shows the result.
 fn shows_without_asking(browser: &Browser, place: &Place, line: &SlowLine, action: &str, body: Value, words: &[&str]) {
     wait_until("nothing is asked", PATIENCE, || browser.script("return window.hasStream && window.asking === 0") == true);
     line.cut_up();
@@ -64,7 +66,7 @@ fn changes_of_state_show_before_the_page_asks() {
     shows("pause", json!({}), &["Paused"]);
     shows("resume", json!({}), &["Running"]);
     shows("stop", json!({}), &["Stopped"]);
-    // The stream of the run before ends with the first word of the new one, whose lines have to be asked for.
+    // The stream of the previous run ends with the first state of the new one, whose lines must be requested.
     shows("start", json!({}), &["Starting", "Running"]);
     let begun = Instant::now();
     wait_until("it runs", PATIENCE, || browser.text("state") == "Running");

@@ -1,4 +1,4 @@
-//! An old run is started again as it was, or edited first.
+//! Repeating an old run, unchanged or after an edit.
 
 use std::fs;
 
@@ -54,13 +54,13 @@ fn repeating_a_deleted_script_is_an_error_that_stays() {
     let told = browser.text("error");
     assert!(told.starts_with("The start did not work.") && told.contains("tools/say.sh"), "{told}");
     assert!(told.ends_with("Put the script back, or start another one."), "{told}");
-    // Other news take it from nobody.
+    // Other changes do not remove the error.
     place.start_with(json!({"script": "exit.sh"}));
     place.until_ended(2);
     wait_until("the page knows the next run", PATIENCE, || browser.text("elsewhere").contains("run 2: succeeded"));
     assert!(browser.shows("trouble") && browser.text("error") == told, "{}", browser.text("error"));
 
-    // The form says so at its field.
+    // The form shows the error at its field.
     click_on(&browser, &button("#pane-details", "Edit and run…"));
     wait_until("the run's choices are there", PATIENCE, || fields(&browser)[0] == "tools/say.sh");
     click_on(&browser, &button("#form", "Start say.sh"));

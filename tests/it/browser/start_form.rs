@@ -1,4 +1,4 @@
-//! The form of a start: the scripts, the fields, what they are checked for, and what reaches the run.
+//! The start form: the scripts, the fields, their checks, and the values that reach the run.
 
 use std::fs;
 
@@ -9,12 +9,12 @@ use crate::webdriver::{Browser, ENTER, PATIENCE, wait_until};
 
 use super::hand::{RECORD, button, click_on, double_click_on, field, open_at, texts, until_page, variable, write_into};
 
-/// Says what it got, ignores TERM, and ends with the file `go` in its folder.
+/// Prints its arguments and its environment, ignores TERM, and ends when the file `go` exists in its folder.
 pub(super) const SAY: &str = "#!/bin/bash\ntrap '' TERM\nprintf '<%s>' \"$@\"\necho\n\
     echo \"WORDS=$WORDS KEY=$API_KEY in ${PWD##*/}\"\nuntil [ -e go ]; do sleep 0.05; done\n";
 
-/// A server without a script of its own, whose scripts include `tools/say.sh`, and a browser that shows nothing yet.
-/// `kept` is what of the environment is kept with a run: `names` or `values`.
+/// Starts a server without a configured script, whose scripts include `tools/say.sh`, and a browser that shows nothing yet.
+/// `kept` selects what is kept of a run's environment: `names` or `values`.
 pub(super) fn set_up(kept: &str) -> Option<(Browser, Place)> {
     let browser = Browser::start()?;
     let mut place = Place::new();
@@ -28,7 +28,7 @@ pub(super) fn set_up(kept: &str) -> Option<(Browser, Place)> {
     Some((browser, place))
 }
 
-/// The fields of the open form: script, arguments, folder, grace, and the environment.
+/// Returns the fields of the open form: script, arguments, folder, grace, and the environment.
 pub(super) fn fields(browser: &Browser) -> Value {
     browser.script(&format!(
         "return [document.querySelector('#form .list :checked')?.value ?? null, {}.value, {}.value, {}.value,
@@ -50,7 +50,7 @@ pub(super) fn until_closed(browser: &Browser) {
     until_page(browser, "!document.getElementById('form').open");
 }
 
-/// What a run said first, once it did.
+/// Waits until a run has printed this many lines, and returns its output.
 pub(super) fn said(place: &Place, run_id: i64, lines: usize) -> Vec<String> {
     wait_until("the script has told", PATIENCE, || place.said(run_id, "stdout").len() >= lines);
     place.said(run_id, "stdout")
@@ -89,7 +89,7 @@ fn form_finds_a_script_and_its_fields_reach_the_run() {
     assert_eq!(run["args"], json!(["-v", "a  b", "c $d", "e f", "", "$HOME", "*", "xyz"]));
     assert_eq!(run["env_names"].as_array().map(Vec::len), Some(2), "{run}");
     assert_eq!(said(&place, 1, 2), ["<-v><a  b><c $d><e f><><$HOME><*><xyz>", "WORDS=two 'words' KEY=hush in sub"]);
-    // It ignores TERM: only its own grace ends it.
+    // The run ignores TERM, so only the end of its own grace ends it.
     browser.click_and_confirm("stop");
     wait_until("it is killed", PATIENCE, || browser.text("status").starts_with("by you, then killed"));
 }
@@ -120,7 +120,7 @@ fn unclosed_quote_is_told_and_starts_nothing() {
     wait_until("it is told", PATIENCE, || browser.text("wrong") == "Give a number of seconds, or nothing.");
     write_into(&browser, &field("Time to stop, in seconds"), "1");
     assert_eq!(browser.script("return window.posted"), json!([]));
-    // What the server refuses is told at its field.
+    // The server's refusal is shown at its field.
     write_into(&browser, &field("Folder"), "nowhere");
     click_on(&browser, &go);
     wait_until("it is told", PATIENCE, || browser.text("wrong").contains("nowhere"));
@@ -147,7 +147,7 @@ fn next_start_offers_the_last_choices_without_a_secret() {
     wait_until("they are offered", PATIENCE, || fields(&browser) == last);
     assert!(texts(&browser, "#form header").concat().contains("filled in from run 1"));
 
-    // The arguments of one script mean nothing to another.
+    // The arguments of one script have no meaning for another.
     choose(&browser, "count");
     assert_eq!(fields(&browser), json!(["count.sh", "", "", "", [["", ""]]]));
     choose(&browser, "say");

@@ -1,4 +1,4 @@
-//! Where the page has the state from, in a real browser on the real binary: from the event stream, and of two states the later one.
+//! The source of the page's state, in a real browser with the real binary: the event stream, and of two states the later one.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -6,7 +6,8 @@ use crate::support::Place;
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 use serde_json::{Value, json};
 
-/// Before the page's own scripts: records what it asks for as `[method, path, server]`, and lets `say` put text into its event stream.
+/// Runs before the page's own scripts: records its requests as `[method, path, server]`, and lets `say` insert text into its
+/// event stream.
 const BETWEEN: &str = "
   window.asked = [];
   const real = window.fetch;
@@ -24,7 +25,7 @@ const BETWEEN: &str = "
     return new Response(answer.body.pipeThrough(through), { status: answer.status, headers: answer.headers });
   };";
 
-/// A server, and a browser that shows its page once the page has its stream. `None` where there is no browser.
+/// Starts a server, and a browser that shows its page, and waits for the page's stream. Returns `None` if there is no browser.
 fn set_up() -> Option<(Browser, Place)> {
     let browser = Browser::start()?;
     let mut place = Place::new();
@@ -36,7 +37,7 @@ fn set_up() -> Option<(Browser, Place)> {
     Some((browser, place))
 }
 
-/// A stream that begins too slowly is left for a minute of polling.
+/// Waits for the stream. If it begins too slowly, the page polls for a minute first.
 fn wait_for_stream(browser: &Browser) {
     wait_until("the stream has brought the state", 3 * PATIENCE, || browser.script("return window.hasState ?? false") == true);
 }
@@ -53,9 +54,9 @@ fn asked(browser: &Browser) -> Vec<(String, String, Option<String>)> {
     serde_json::from_value(browser.script("return window.asked")).expect("requests")
 }
 
-/// Puts a state into the page's stream, with the server's state as it is for the rest, and a line of the log that has this text behind it.
+/// Inserts a state into the page's stream: the server's state with `changes`, followed by a log line with the text `mark`.
 fn say(browser: &Browser, place: &Place, changes: &Value, mark: &str) {
-    // The page takes no line twice.
+    // The page shows no line twice, so each has its own id.
     static LAST: AtomicU64 = AtomicU64::new(1_000_000);
     let mut state = place.pipeline();
     for (key, value) in changes.as_object().expect("an object") {
@@ -63,7 +64,7 @@ fn say(browser: &Browser, place: &Place, changes: &Value, mark: &str) {
     }
     let line = json!({"id": LAST.fetch_add(1, Relaxed), "ts": null, "source": "pipeline", "stream": "stdout", "run_id": 1, "line": mark, "partial": false});
     let events = format!("event: state\ndata: {state}\n\nevent: log\ndata: {line}\n\n");
-    // The first ones may be put into a stream that the page is about to leave for that of the run.
+    // The first events may go to a stream that the page is about to replace by that of the run.
     wait_until("the page has read that", PATIENCE, || {
         browser.script(&format!("window.say({})", json!(events)));
         browser.text("log").contains(mark)
@@ -85,7 +86,7 @@ fn page_takes_the_state_from_its_stream_and_asks_for_none() {
         }
         wait_for_state(&browser, state);
     }
-    // What others do comes the same way.
+    // Changes by other clients arrive the same way.
     place.start();
     wait_for_state(&browser, "running");
     let asked = asked(&browser);
@@ -120,7 +121,7 @@ fn page_drops_an_older_state_of_the_same_server() {
     say(&browser, &place, &json!({"version": version + 1000}), "newer");
     assert_eq!(browser.state(), "running");
 
-    // From an answer: the server's own version is an older one now.
+    // From a response: the server's own version is older now.
     browser.script("window.asked.length = 0");
     place.act("pause").ok();
     wait_until("the page has an answer", PATIENCE, || {
@@ -130,7 +131,7 @@ fn page_drops_an_older_state_of_the_same_server() {
     say(&browser, &place, &json!({"version": version + 999}), "older again");
     assert_eq!(browser.state(), "running");
 
-    // Another server counts for itself.
+    // Versions of different servers are not compared.
     let port = place.port();
     place.kill_server();
     place.set_env("AUTOAPPDEV_PORT", &port.to_string());

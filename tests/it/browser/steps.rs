@@ -1,4 +1,4 @@
-//! The steps of a run over time, and what the page says of the time that is left.
+//! The steps of a run over time, and the time that it still takes according to the page.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::webdriver::{Browser, DOWN, END, ENTER, HOME, PATIENCE, TAB, UP, wait_
 
 use super::hand::{open_at, texts, until_page};
 
-/// Three steps; each ends when its file is there.
+/// Three steps. Each ends when its file exists.
 const STEPS: &str =
     "#!/bin/bash\nfor step in fetch build ship; do\n  echo \"::step $step\"\n  until [ -e $step ]; do sleep 0.02; done\ndone\n";
 
@@ -18,7 +18,8 @@ fn let_end(place: &Place, step: &str) {
     fs::write(place.root().join(step), "").expect("ours");
 }
 
-/// The bars of each lane: of the whole run, then of each step. A bar is its class, its left edge and its width in percent.
+/// Returns the bars of each lane: of the whole run, then of each step. A bar is its class, its left edge and its width in
+/// percent.
 fn lanes(browser: &Browser) -> Vec<Vec<(String, f64, f64)>> {
     let bars = browser.script(
         "return [...document.querySelectorAll('#pane-steps .band, #pane-steps .bars')].map((lane) => [...lane.children]
@@ -27,7 +28,7 @@ fn lanes(browser: &Browser) -> Vec<Vec<(String, f64, f64)>> {
     serde_json::from_value(bars).expect("bars")
 }
 
-/// The text of each step's row: its number, its name, how long it took, and the comparison.
+/// Returns the text of each step's row: its number, its name, how long it took, and the comparison.
 fn rows(browser: &Browser) -> Vec<[String; 4]> {
     let rows = browser.script(
         "return [...document.querySelectorAll('#pane-steps .step-row')]
@@ -72,12 +73,12 @@ fn timeline_adds_up_to_the_run_and_is_compared_with_the_last_good_one() {
     wait_until("the page tells the end", PATIENCE, || browser.text("state") == "Succeeded");
     let run = || place.run(2);
     until_page(&browser, "[...document.querySelectorAll('#pane-steps em')].every((it) => it.textContent)");
-    // The page asks for the run's events once a second at most.
+    // The page requests the run's events at most once a second.
     wait_until("the pause has its end", PATIENCE, || {
         lanes(&browser)[0].get(1).is_some_and(|(_, left, width)| left + width < 99.0)
     });
 
-    // The run is the whole width; its pause, and the steps one after the other, are parts of it.
+    // The run takes the whole width. Its pause is a part of it, and so are the steps, one after the other.
     let lanes = lanes(&browser);
     let [band, steps @ ..] = lanes.as_slice() else { panic!("{lanes:?}") };
     assert_eq!((band[0].0.as_str(), band[0].1, band[0].2.round()), ("run", 0.0, 100.0));
@@ -93,7 +94,7 @@ fn timeline_adds_up_to_the_run_and_is_compared_with_the_last_good_one() {
     assert!((end - 100.0).abs() < 0.1 && steps[0][0].1 < 50.0, "{steps:?}");
     assert_eq!(steps.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 1], "the pause was in the second: {steps:?}");
 
-    // The same in words, and without the pause.
+    // The same in words, without the pause.
     let rows = rows(&browser);
     let names: Vec<_> = rows.iter().map(|[number, name, ..]| format!("{number} {name}")).collect();
     assert_eq!(names, ["1 fetch", "2 build", "3 ship"]);
@@ -134,7 +135,7 @@ fn run_without_steps_says_so() {
     assert_eq!((rows(&browser).len(), browser.text("step-count")), (0, String::new()));
 }
 
-/// A run that has ended, of this duration.
+/// Adds a run that has ended, of this duration.
 fn add_run(place: &Place, id: i64, script: &str, took_s: i64) {
     Connection::open(place.database())
         .and_then(|it| {
@@ -152,7 +153,7 @@ fn time_left_comes_from_percent_else_from_earlier_runs() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     drop(place.store());
-    // Three of each, as many as are needed to say what is usual.
+    // Three runs of each script, the number that a usual duration needs.
     for n in 0..3 {
         add_run(&place, 1 + 2 * n, "sleep.sh", 3600);
         add_run(&place, 2 + 2 * n, "count.sh", 1);
@@ -186,7 +187,7 @@ fn time_left_comes_from_percent_else_from_earlier_runs() {
     assert_eq!(place.pipeline()["state"], Value::from("running"));
 }
 
-/// What a screen reader has of the page: the role and the name of each element that has both.
+/// Returns what a screen reader gets of the page: the role and the name of each element that has both.
 fn read_out(browser: &Browser) -> Vec<(String, String)> {
     let tree = browser.devtools("Accessibility.getFullAXTree", &json!({}));
     let nodes = tree["nodes"].as_array().expect("nodes").clone();
@@ -240,7 +241,7 @@ fn state_of_steps_and_runs_is_read_out() {
 fn arrow_keys_move_between_steps_and_enter_opens_one() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
-    // The same name twice, many lines in between, and a line that only looks like the step.
+    // The same name twice, many lines in between, and a line that only resembles the step.
     place.script(
         "steps.sh",
         "#!/bin/bash\necho '::step build'; seq 3000; echo 'so ::step test'; echo '::step test'; seq 3000; sleep 0.1\n\
@@ -254,7 +255,7 @@ fn arrow_keys_move_between_steps_and_enter_opens_one() {
     let stops = || browser.script("return [...document.querySelectorAll('.step-row')].filter((it) => it.tabIndex === 0).length");
     let focused = || browser.script("return [...document.querySelectorAll('.step-row')].indexOf(document.activeElement)");
     assert_eq!(stops(), 1);
-    // The tab key reaches them, once.
+    // The tab key stops at the steps once.
     let mut visits = Vec::new();
     browser.script("document.getElementById('tab-details').focus()");
     for _ in 0..12 {
@@ -278,7 +279,7 @@ fn arrow_keys_move_between_steps_and_enter_opens_one() {
     let line = browser.script("return Number(/^#\\/runs\\/1\\?line=(\\d+)$/.exec(location.hash)[1])").as_u64();
     let found = place.get("/api/runs/1/log/search?text=::step&case=1").ok();
     assert_eq!(line, found["matches"][3]["id"].as_u64(), "{found}");
-    // Back again, where the keys were.
+    // After going back, the tab stop is the same step.
     browser.script("history.back()");
     until_page(&browser, "document.getElementById('pane-steps').checkVisibility()");
     assert_eq!(browser.script("return document.querySelectorAll('.step-row')[2].tabIndex"), 0);

@@ -1,4 +1,4 @@
-//! Two pages act at the same moment, and a page acts on what it shows: one thing happens, and never to another run.
+//! Two pages act at the same moment, and a page acts only on what it shows: one action happens, and never on another run.
 
 use serde_json::{Value, json};
 
@@ -8,8 +8,8 @@ use crate::webdriver::{Browser, PATIENCE, wait_until};
 use super::hand::{open_at, until_page};
 use super::page::agree;
 
-/// Before the page's own scripts. Posts wait until some page says `go`, and everything about the state that comes in waits while the page
-/// is `deaf`.
+/// Runs before the page's own scripts. Posts wait until a page calls `go`, and everything about the state that comes in waits
+/// while the page is `deaf`.
 const HOLD: &str = "
   const channel = new BroadcastChannel('test'), realFetch = window.fetch;
   window.sent = 0;
@@ -28,7 +28,7 @@ const HOLD: &str = "
     return new Response(answer.body.pipeThrough(through), { status: answer.status, headers: answer.headers });
   };";
 
-/// A server, and a browser with two windows on its page.
+/// Starts a server, and a browser with two windows on its page.
 fn set_up() -> Option<(Browser, Place, [Value; 2])> {
     let browser = Browser::start()?;
     let place = Place::serving("sleep.sh");
@@ -42,7 +42,7 @@ fn set_up() -> Option<(Browser, Place, [Value; 2])> {
     Some((browser, place, [first, second]))
 }
 
-/// Lets each page send an action with `press`, and both requests go at the same moment.
+/// Makes each page send an action with `press`, and releases both requests at the same moment.
 fn at_once(browser: &Browser, place: &Place, windows: &[Value; 2], state: &str, press: impl Fn(&Browser)) {
     for window in windows {
         browser.go_to_window(window);
@@ -58,12 +58,12 @@ fn at_once(browser: &Browser, place: &Place, windows: &[Value; 2], state: &str, 
     }
 }
 
-/// How often the history has this kind of event for the run.
+/// Returns how many events of this kind the run's history has.
 fn count(place: &Place, run_id: i64, kind: &str) -> usize {
     place.events(run_id).iter().filter(|it| it["kind"] == kind).count()
 }
 
-/// Waits until both pages have the state; what they tell as trouble.
+/// Waits until both pages show the state. Returns the error that each of them shows.
 fn both(browser: &Browser, place: &Place, windows: &[Value; 2], state: &str) -> [String; 2] {
     windows.each_ref().map(|window| {
         browser.go_to_window(window);
@@ -94,7 +94,8 @@ fn same_action_of_two_pages_happens_once() {
     assert_eq!(place.history(2).len(), 2, "{:?}", place.history(2));
 }
 
-/// The page that came second is told why nothing more was done; a second stop is none too many.
+/// Asserts that at most one page shows an error, and that it gives the reason. The slower page may be refused; a second stop is
+/// not an error.
 fn assert_at_most_one_is_told(told: &[String; 2]) {
     let troubles: Vec<_> = told.iter().filter(|words| !words.is_empty()).collect();
     assert!(troubles.len() <= 1, "{told:?}");
@@ -102,7 +103,7 @@ fn assert_at_most_one_is_told(told: &[String; 2]) {
     assert!(troubles.iter().all(|words| says_why(words)), "{told:?}");
 }
 
-/// A page that has not yet heard of the next run.
+/// The page has not yet received the state of the next run.
 #[test]
 fn page_stops_no_run_that_it_does_not_show() {
     let Some((browser, place, [first, _])) = set_up() else { return };

@@ -1,4 +1,4 @@
-//! The usage of a run on the page: two charts, what they say in words and under the pointer, and what a pause does to them.
+//! The usage of a run on the page: two charts, their words and the values under the pointer, and the effect of a pause.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::webdriver::{Browser, PATIENCE, wait_until};
 
 use super::hand::{open_at, point_at, texts, until_page};
 
-/// `burn` keeps a processor busy, `hold` has 60 MiB; both until the file `go`.
+/// With `burn` it keeps a processor busy, with `hold` it holds 60 MiB, both until the file `go` exists.
 const USE: &str = "#!/bin/bash\ncase $1 in\n  burn) while [ ! -e go ]; do :; done ;;\n  \
     hold) x=$(head -c 62914560 /dev/zero | tr '\\0' x); while [ ! -e go ]; do sleep 0.1; done ;;\nesac\n";
 
@@ -25,7 +25,7 @@ fn set_up(what: &str) -> Option<(Browser, Place)> {
     Some((browser, place))
 }
 
-/// What the server has of the run's usage.
+/// Returns the run's usage from the server.
 fn usage(place: &Place) -> Value {
     place.get("/api/runs/1/usage").ok()["usage"].take()
 }
@@ -34,13 +34,13 @@ fn samples(place: &Place) -> Vec<Value> {
     usage(place)["samples"].as_array().expect("a list").clone()
 }
 
-/// The text equivalents of the two charts.
+/// Returns the text equivalents of the two charts.
 fn words(browser: &Browser) -> [String; 2] {
     let labels = browser.script("return [...document.querySelectorAll('#pane-usage .chart')].map((it) => it.ariaLabel)");
     serde_json::from_value(labels).expect("two charts")
 }
 
-/// How many samples, and how many parts without a gap, each chart's line has.
+/// Returns the number of samples, and of parts without a gap, of each chart's line.
 fn points(browser: &Browser) -> Vec<[usize; 2]> {
     let counts = browser.script(
         "return [...document.querySelectorAll('#pane-usage .line')].map((it) => it.getAttribute('d') ?? '')
@@ -56,7 +56,7 @@ fn wait_for_points(browser: &Browser, count: usize) {
     });
 }
 
-/// The number that stands behind `name` in a text such as "peak 64 MB".
+/// Returns the number after `name` in a text such as "peak 64 MB".
 fn number(text: &str, name: &str) -> f64 {
     let (_, rest) = text.split_once(name).unwrap_or_else(|| panic!("no {name} in {text:?}"));
     rest.trim_start().split(|c: char| c != '.' && !c.is_ascii_digit()).next().and_then(|it| it.parse().ok()).expect("a number")
@@ -72,7 +72,7 @@ fn finish(browser: &Browser, place: &Place) {
     wait_until("the page tells the end", PATIENCE, || browser.text("state") == "Succeeded");
 }
 
-/// A sample as the page tells it, without its time.
+/// Returns a sample in the page's words, without its time.
 fn in_words(sample: &Value) -> String {
     let [cpu, memory, count] = [1, 2, 3].map(|n| sample[n].as_f64().expect("a number"));
     let mega = memory / 1e6;
@@ -101,7 +101,7 @@ fn busy_run_shows_its_processor_time_and_each_sample_on_demand() {
     let [cpu, _] = words(&browser);
     let peak = usage(&place)["peak"]["cpu_percent"].as_f64().expect("a number");
     assert!((number(&cpu, "peak") - peak).abs() <= 1.0 && !cpu.contains("now"), "{cpu}, {peak}");
-    // The keyboard goes from sample to sample, and stops at both ends.
+    // The arrow keys move from sample to sample, and stop at both ends.
     point_at(&browser, "document.getElementById('run-name')");
     browser.script("document.querySelector('#pane-usage .chart').focus()");
     for sample in kept.iter().rev().chain(&kept[..1]) {
@@ -129,7 +129,7 @@ fn memory_of_a_run_is_shown_while_it_lives_and_after() {
     });
     finish(&browser, &place);
     assert!(!browser.shows("memory"));
-    // A page that comes later has the same.
+    // A page that is opened later shows the same.
     open_at(&browser, &place, "#/runs/1?tab=usage");
     let count = samples(&place).len();
     wait_until("the samples are there", PATIENCE, || points(&browser) == vec![[count, 1]; 2]);
@@ -143,7 +143,7 @@ fn pause_has_no_samples_and_a_band() {
     wait_for_points(&browser, 2);
     browser.click("pause");
     wait_until("it is paused", PATIENCE, || browser.text("state") == "Paused");
-    // Longer than the time between samples from which on a line is broken.
+    // Longer than the time between samples after which a line is broken.
     wait_until("that lasts", PATIENCE, || {
         browser.text("status").starts_with("by you") && number(&browser.text("status"), "by you,") >= 5.0
     });

@@ -1,6 +1,7 @@
-//! Which server a page is of: one that is away, one that is back, and the server of another project at the same address.
+//! The server that a page belongs to: one that is down, one that is back, and the server of another project at the same address.
 //!
-//! Where chromium or chromedriver is missing, each test says that it did not run; `AUTOAPPDEV_REQUIRE_BROWSER=1` makes that a failure.
+//! If chromium or chromedriver is missing, each test says that it did not run; `AUTOAPPDEV_REQUIRE_BROWSER=1` makes that a
+//! failure.
 
 use crate::support::Place;
 use crate::webdriver::{PATIENCE, wait_until};
@@ -38,7 +39,7 @@ fn a_killed_server_shows_and_the_page_recovers_by_itself() {
     assert_eq!(is_there, true, "the icon for a server that is away does not come from it");
     assert_eq!(enabled(&browser), Vec::<String>::new());
 
-    // The page knows this server by its port.
+    // The page identifies this server by its address, so the port must be the same.
     place.set_env("AUTOAPPDEV_PORT", &port.to_string());
     place.start_server();
     wait_until("the page is connected again", PATIENCE, || !browser.shows("connection"));
@@ -63,13 +64,13 @@ fn page_does_not_act_on_the_server_of_another_project_at_its_address() {
     let dirs = [&place, &other].map(|place| place.runtime().display().to_string());
     assert!(dirs.iter().all(|dir| told().contains(dir)), "{}", told());
     agree(&browser, &other, "running");
-    // It is told once.
+    // The notice is shown once.
     browser.click("dismiss");
     browser.script("location.reload()");
     agree(&browser, &other, "running");
     assert!(!browser.shows("trouble"), "{}", told());
 
-    // What the page sends with a click is refused by the first server, which is back at the address.
+    // The first server, which is back at the address, refuses the requests that the page sends on a click.
     let field = browser.script("return import('./static/app.js').then(({ toThisServer }) => toThisServer())");
     assert!(field["AutoAppDev-Server"].is_string(), "{field}");
     other.kill_server();
@@ -85,7 +86,7 @@ fn page_does_not_act_on_the_server_of_another_project_at_its_address() {
     assert_eq!(place.pipeline()["run_id"], run_id, "it was left alone");
 }
 
-/// A click can come between the refusal of the old server's name and the answer that tells the new one.
+/// A click can come between the refusal of the old server's id and the response that contains the new one.
 #[test]
 fn until_a_new_server_is_known_requests_stay_meant_for_the_old_one() {
     let Some((browser, mut place)) = set_up(TREE) else { return };
@@ -113,7 +114,7 @@ fn until_a_new_server_is_known_requests_stay_meant_for_the_old_one() {
     assert_ne!(fields(), before);
 }
 
-/// A browser that may store nothing refuses the mere look at its stores.
+/// A browser that forbids storage throws at any access to it.
 #[test]
 fn page_works_and_tells_of_another_server_where_nothing_may_be_stored() {
     let Some((browser, mut place)) = set_up(TREE) else { return };
@@ -137,7 +138,7 @@ fn page_works_and_tells_of_another_server_where_nothing_may_be_stored() {
     agree(&browser, &other, "stopped");
 }
 
-/// Pages of one address hear each other, whichever project they are of.
+/// Pages at one address receive each other's messages, whichever project they belong to.
 #[test]
 fn hidden_page_shows_no_state_of_another_project() {
     let Some((browser, place)) = set_up(TREE) else { return };
@@ -159,7 +160,7 @@ fn hidden_page_shows_no_state_of_another_project() {
     wait_until("it takes the state of its own project", PATIENCE, || browser.text("run-name") == "Run 77");
 }
 
-/// It was opened behind another, and had the state only from that one.
+/// The page was opened in the background, and had the state only from another page.
 #[test]
 fn page_that_was_hidden_from_the_start_learns_its_server_when_it_is_seen() {
     let Some((browser, place)) = set_up(TREE) else { return };

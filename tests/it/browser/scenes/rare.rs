@@ -1,4 +1,4 @@
-//! The scenes that need a machine of their own: no memory, no space on the disk, no server, and a browser with another role.
+//! The scenes that need special conditions: no memory, no space on the disk, no server, and a browser with another role.
 
 use std::fs;
 
@@ -12,8 +12,8 @@ use crate::webdriver::{Browser, PATIENCE, wait_until};
 /// Prepares the pipeline.
 type Before = fn(&Place);
 
-/// Before the page's own scripts: an answer that no server of this version gives, where the page's storage names one. It is put in place of
-/// what the server said of the state, and the page has no stream, so that it asks for each state.
+/// Runs before the page's own scripts: plays a state that no server of this version sends, if the page's storage names one. It
+/// replaces parts of the server's state, and the page has no stream, so that it requests each state.
 const PLAYED: &str = "
   const name = location.protocol === 'http:' && localStorage.getItem('played');
   const at = (minutes) => new Date(Date.now() + 60000 * minutes).toISOString();
@@ -32,7 +32,7 @@ const PLAYED: &str = "
     return new Response(JSON.stringify(body), response);
   };";
 
-/// The kernel ends the run because memory ran out: the script itself plays the kernel that counts.
+/// Ends a run because memory runs out: the script itself simulates the kernel's counter.
 pub(super) fn without_memory(stage: &mut Stage<'_>) {
     if !stage.wants("no-memory") {
         return;
@@ -46,7 +46,7 @@ pub(super) fn without_memory(stage: &mut Stage<'_>) {
     stage.close_page();
 }
 
-/// The disk is full while a run goes on, and then when it ends.
+/// Fills the disk while a run is live, and ends the run on the full disk.
 pub(super) fn on_a_full_disk(stage: &mut Stage<'_>) {
     if !stage.wants("full-disk") && !stage.wants("not-recorded") {
         return;
@@ -71,7 +71,7 @@ pub(super) fn on_a_full_disk(stage: &mut Stage<'_>) {
     disk.free();
 }
 
-/// What a later version says of the state: the browser plays it, and the run itself is real.
+/// Plays states of a later version in the browser. The run itself is real.
 pub(super) fn of_a_later_version(stage: &mut Stage<'_>, place: &Place) {
     stage.browser.before_each_page(PLAYED);
     let scenes: [(&str, Before, &str); 3] = [
@@ -98,7 +98,8 @@ fn wanted(stage: &Stage<'_>, scenes: [(&'static str, Before); 2]) -> Vec<(&'stat
     scenes.into_iter().filter(|(name, _)| stage.wants(name)).collect()
 }
 
-/// Without the server what is shown is from before. Afterwards it asks for a token: a browser that has not logged in, and a viewer's.
+/// Without the server, the page shows the last known state. Afterwards the server needs a token: for a new browser, and for a
+/// viewer.
 pub(super) fn without_a_server(stage: &mut Stage<'_>, mut place: Place) {
     let port = place.port().to_string();
     for (name, before) in wanted(stage, [("disconnected", train), ("disconnected-paused", pause)]) {
@@ -106,7 +107,7 @@ pub(super) fn without_a_server(stage: &mut Stage<'_>, mut place: Place) {
         for way in stage.looks {
             stage.open(way, &place, "");
             stage.until(name, "document.getElementById('log').textContent.includes('Epoch 17')");
-            // The last part of the page is there.
+            // This is the last part of the page to load.
             stage.until(name, "!document.getElementById('notify').hidden");
             place.kill_server();
             wait_until("the page is disconnected", PATIENCE, || {
@@ -143,7 +144,7 @@ pub(super) fn without_a_server(stage: &mut Stage<'_>, mut place: Place) {
     for way in stage.looks {
         stage.open(way, &place, "");
         let code = place.post("/api/pair", json!({})).ok()["code"].as_str().expect("a code").to_owned();
-        // Another host, which has cookies and a storage of its own.
+        // Another host name, which has its own cookies and storage.
         stage.browser.open(&format!("http://board.localhost:{}/#code={code}", place.port()));
         stage.browser.click_in_menu("pair");
         stage.until("pairing-link", "document.querySelector('#pairing .qr')?.checkVisibility()");
