@@ -2,11 +2,10 @@
 //
 // Another project's server may get this page's address. No button may act on that server, and the page must not mix data of two projects.
 //
-// A login uses a link that `autoappdev pair` made, or the form, which also appears whenever the server asks for a token. The page stores neither
-// a token nor a code. A login leaves a cookie, which no script can read, and its proof, which this page keeps in localStorage. A browser sends the
-// cookie to every port of the host, and so to servers on other ports; the storage is separate for each port, and neither is valid without the
-// other. A link's code is in the fragment, which the browser sends to no server, and the page removes it from the address bar before anything
-// else.
+// A login uses a link that `autoappdev pair` made, or the form, which also appears whenever the server asks for a token. The page stores neither a
+// token nor a code. A login leaves a cookie, which no script can read, and its proof, which this page keeps in localStorage. A browser sends the
+// cookie to every port of the host, and so to servers on other ports. The storage is separate for each port, and neither is valid without the other.
+// A link's code is in the fragment, which the browser sends to no server. The page first removes it from the address bar.
 
 import { $, el } from './dom.js';
 import { sentence, T } from './words.js';
@@ -79,7 +78,7 @@ let entered = () => {};   // called after a login, here or in another window
 let sayNotice = () => {};      // shows a notice
 let keptProofs;           // the proof of this browser's login
 export let mayOnlyLook = false;
-export let isLearned = false; // whether the role is known; until then no action is offered
+export let isLearned = false; // whether the role was requested; until then no action is offered
 
 // Returns the result of `use`, or null if the browser forbids storage. Then a login and a choice last only until the page is closed or reloaded.
 export function inStorage(use) {
@@ -100,7 +99,7 @@ function keepProofs(proofs) {
 
 // The header field that each request of a logged-in page has.
 export const proof = () => (keptProofs.proof ? { 'X-AutoAppDev-Proof': keptProofs.proof } : {});
-// The same proof as a parameter of a link to a log. It is valid for nothing else, because browsers keep the addresses of downloads.
+// The same for a link to a log. It is valid for nothing else, because browsers keep the addresses of downloads in their history.
 export const linkProof = () => (keptProofs.download_proof ? `&proof=${keptProofs.download_proof}` : '');
 
 // Logs in with the link's code, if there is one. `then` is called after this and each later login, and `say` shows a notice.
