@@ -271,8 +271,8 @@ export const HINTS = {
   invalid_script: 'Choose another script, or correct this one.',
   script_outside_root: 'Move it into the root folder, or set another one (AUTOAPPDEV_PIPELINE_CWD) and restart the server.',
   spawn_failed: 'Check the script’s first line (#!…) and its execute bit.',
-  still_under_way: 'The action is still under way. Watch the state above before trying again.',
-  too_many_waiting: 'The action is still under way. Watch the state above before trying again.',
+  still_under_way: 'The action is still under way. Watch the state above.',
+  too_many_waiting: 'The action is still under way. Watch the state above.',
   pause_timeout: 'The pause was undone. Try again in a moment.',
   resume_failed: 'Press Resume again, or Stop.',
   storage_failed: 'Check the disk and the server’s log, backend.log.',
@@ -283,7 +283,7 @@ export const HINTS = {
   lost: 'It may have been done. The state above will tell once the server answers.',
 };
 export const NO_HINT = 'The server’s log, backend.log, may say more.';
-export const didNotWork = (action) => (action === 'longer' ? 'The stop was not put off.' : `The ${action} did not work.`);
+export const didNotWork = (action) => (action === 'longer' ? 'The stop was not postponed.' : `The ${action} did not work.`);
 export const BROKE = 'the connection broke before the server answered';
 export const ANSWERED = (status) => `the server answered ${status}`;
 
@@ -295,7 +295,7 @@ export const LOG = {
   earlier: 'Earlier lines', later: 'Later lines', noneYet: 'No output yet.',
   buffered: 'No output yet. Python may hold it back; PYTHONUNBUFFERED=1 in the environment prevents that.',
   none: 'No output.', latest: 'Jump to the end',
-  linesWait: 'New lines wait',
+  linesWait: 'New lines',
   newLines: (count) => counted(count, 'new line'), marks: (count) => counted(count, 'error'),
   missing: (count) => `${bytes(count)} no longer kept`, someMissing: 'Some lines are no longer kept', run: (id) => `run ${id}`,
   full: (count) => `This page shows ${count.toLocaleString()} lines at most; the download has them all.`,
@@ -333,7 +333,7 @@ export const START = {
   starting: 'Starting…', scripts: 'Scripts', findScripts: (root) => (root ? `Find a script in ${root}` : 'Find a script'),
   reading: 'Looking for scripts…',
   noScripts: (root) => `No scripts found in ${root}`, noMatch: 'No script has this in its name.', noList: 'The scripts could not be listed.',
-  whatIsOne: 'The list has executable files, files that begin with #!, and names that end with .sh.',
+  whatIsOne: 'Listed are executable files, files with a first line such as #!/usr/bin/env python3, and names that end with .sh.',
   cut: (count) => `Only ${count.toLocaleString()} are listed. Type a part of a name to find others.`,
   tryAgain: 'Try again', use: (path) => `Use “${path}”`, notListed: (problem) => (problem ? '' : 'not in the list'),
   chooseOne: 'Choose a script.',
@@ -347,18 +347,18 @@ export const START = {
   valueOf: (name) => `Value of ${name || 'the new variable'}`, remove: (name) => `Remove ${name}`,
   show: 'Show', notKept: 'not kept; give it again', noName: 'This value has no name.', twice: (name) => `${name} is given twice.`,
   notGiven: (name) => `The value of ${name} was not kept. Give it again, or remove the variable.`,
-  oneLine: 'This field takes one line. A value of several lines can be given on the command line: --env NAME takes it from your shell.',
+  oneLine: 'This field takes one line. For several lines, use the command line: --env NAME takes the value from your shell.',
   cwd: 'Folder', grace: 'Time to stop, in seconds', graceHint: (s) => (s === null ? 'the server’s default' : `${s}, the server’s default`),
   grace_s: 'It',
-  noNumber: 'Give a number of seconds, or nothing.',
+  noNumber: 'Enter a number of seconds, or nothing.',
   busy: (id, what) => `Run ${id} is ${what}; ${what === 'stopping' ? 'wait for its end' : 'stop it first'}.`,
   noStart: 'A start is not possible at the moment.',
   noChoices: (id) => `What run ${id} was started with could not be read.`, copy: 'Copy', copied: 'Copied', notCopied: 'Could not copy',
   theseAreIn: 'These are in {}. A run goes on when you close this page.', withArgs: 'Start with arguments…',
   more: (count, isCut) => `${count.toLocaleString()}${isCut ? ' or' : ''} more scripts…`, elsewhere: 'From a terminal, or from another machine',
   noRuns: 'No runs yet',
-  youLook: 'When a run starts, its log appears here. This access is read-only, so it can’t start one.',
-  example: 'An example that tells its step and its progress:', saveIt: (path) => `Save it as ${path}, then press “${START.tryAgain}”.`,
+  youLook: 'When a run starts, its log appears here. This access is read-only.',
+  example: 'An example that reports steps and progress:', saveIt: (path) => `Save it as ${path}, then press “${START.tryAgain}”.`,
   script: '#!/bin/bash\necho "::step count to ten"\nfor n in {1..10}; do echo "::progress $((n * 10)) $n of 10"; sleep 1; done\n',
   // Returns a day in few characters, because there is little space beside a script.
   day(ms, now) {
@@ -410,7 +410,7 @@ export const DETAILS = {
   pidOf: (pid, containment) => `${pid}, ${containment === 'cgroup' ? 'in its own control group' : 'with its descendants'}`,
   peak: (count) => `peak ${bytes(count)}`, oom: (count) => `${count} killed, out of memory`,
   serversGrace: 'the server’s default',
-  exitCode: (code) => `code ${code}`, noEnv: 'Nothing was added to the server’s own.',
+  exitCode: (code) => `code ${code}`, noEnv: 'No variables were added.',
   help: [['/', 'Search this run'], ['n N', 'Next, previous match'], ['g G', 'Beginning, end of the log'], ['f', 'Follow the end'],
     ['t', 'Times on or off'], ['w', 'Wrap long lines'], ['e E', 'Next, previous error'], ['p', 'Pause or resume'], ['?', 'This list'],
     ['Esc', 'Close']],

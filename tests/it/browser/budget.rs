@@ -24,7 +24,7 @@ fn set_up() -> Option<(Browser, Place)> {
 }
 
 #[test]
-fn first_look_is_few_requests_and_bytes() {
+fn first_display_stays_within_request_and_byte_limits() {
     let Some((browser, place)) = set_up() else { return };
     browser.open(&format!("http://127.0.0.1:{}/", place.port()));
     wait_until("the log, the history and the run are there", PATIENCE, || {
@@ -44,7 +44,7 @@ fn first_look_is_few_requests_and_bytes() {
 }
 
 #[test]
-fn log_has_most_of_the_window() {
+fn log_fills_most_of_the_window() {
     let Some((browser, place)) = set_up() else { return };
     for (width, height, is_phone, least) in [(1280, 800, false, 620.0), (390, 844, true, 500.0)] {
         browser.be_a_screen(width, height, is_phone);

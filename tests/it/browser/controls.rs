@@ -16,7 +16,7 @@ use super::page::{SCRIPT, TREE, agree, enabled, hide, icon, letters, set_up, tit
 const STUBBORN: &str = "#!/bin/bash\ntrap '' TERM\necho \"not going\"\nwhile :; do sleep 0.2; done\n";
 
 #[test]
-fn the_page_the_api_ps_and_the_database_agree_at_each_step() {
+fn page_agrees_with_api_kernel_and_database_at_each_action() {
     let Some((browser, place)) = set_up(TREE) else { return };
 
     agree(&browser, &place, "stopped");
@@ -55,7 +55,7 @@ fn the_page_the_api_ps_and_the_database_agree_at_each_step() {
 }
 
 #[test]
-fn a_stop_and_a_continue_from_outside_show_by_themselves() {
+fn page_shows_stop_continue_and_kill_signals_from_outside() {
     let Some((browser, place)) = set_up(TREE) else { return };
     let (pid, _) = place.start();
     agree(&browser, &place, "running");
@@ -73,7 +73,7 @@ fn a_stop_and_a_continue_from_outside_show_by_themselves() {
 }
 
 #[test]
-fn a_pause_that_does_not_hold_shows_its_reason() {
+fn page_shows_why_a_pause_does_not_hold() {
     let Some((browser, mut place)) = set_up(TREE) else { return };
     let port = place.port();
     place.kill_server();
@@ -99,7 +99,7 @@ fn a_pause_that_does_not_hold_shows_its_reason() {
 }
 
 #[test]
-fn an_end_is_told_in_words() {
+fn failed_run_is_shown_with_exit_code() {
     let Some((browser, place)) = set_up("#!/bin/bash\necho \"about to fail\"\nexit 3\n") else { return };
     browser.click("start");
     wait_until("the page tells the end", PATIENCE, || browser.text("state") == "Failed");
@@ -111,7 +111,7 @@ fn an_end_is_told_in_words() {
 }
 
 #[test]
-fn a_stop_that_takes_long_says_so_and_can_be_made_a_kill() {
+fn slow_stop_shows_countdown_and_can_be_turned_into_kill() {
     let Some((browser, place)) = set_up(STUBBORN) else { return };
     place.start_with(json!({"grace_s": 3600}));
     agree(&browser, &place, "running");
@@ -141,7 +141,7 @@ fn a_stop_that_takes_long_says_so_and_can_be_made_a_kill() {
 
 /// The open confirmation belongs to one run and must not end the next one.
 #[test]
-fn confirmation_says_when_its_run_is_stopped_elsewhere() {
+fn stop_confirmation_reports_that_its_run_has_ended() {
     let Some((browser, place)) = set_up(TREE) else { return };
     place.start();
     agree(&browser, &place, "running");
@@ -154,7 +154,7 @@ fn confirmation_says_when_its_run_is_stopped_elsewhere() {
 }
 
 #[test]
-fn start_starts_the_script_that_the_button_names() {
+fn start_buttons_run_the_script_that_they_name() {
     let Some((browser, place)) = set_up(TREE) else { return };
     browser.be_a_screen(1280, 800, false);
     place.script("other.sh", "#!/bin/bash\nexit 0\n");
@@ -177,7 +177,7 @@ fn start_starts_the_script_that_the_button_names() {
 }
 
 #[test]
-fn page_without_a_configured_script_enables_no_button_that_must_fail() {
+fn page_without_default_script_offers_only_run_again() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     place.script("args.sh", "#!/bin/bash\nprintf '<%s>' \"$@\" \"$PWD\"\necho\n");
@@ -236,7 +236,7 @@ fn page_shows_conditions_and_marks_an_unrecorded_state() {
 
 /// A browser has six connections to a server for all its windows, and a hidden page must still show the end of the run.
 #[test]
-fn hidden_pages_show_the_end_in_their_titles_and_share_one_connection() {
+fn hidden_pages_show_the_end_and_leave_connections_free() {
     const HIDDEN: usize = 7;
     let Some((browser, place)) = set_up(TREE) else { return };
     place.start();
@@ -269,7 +269,7 @@ fn hidden_pages_show_the_end_in_their_titles_and_share_one_connection() {
 }
 
 #[test]
-fn a_refusal_is_told_in_words_and_can_be_dismissed() {
+fn refused_action_shows_dismissible_error() {
     let Some((browser, place)) = set_up(TREE) else { return };
     agree(&browser, &place, "stopped");
     fs::remove_file(place.root().join(SCRIPT)).expect("the script is there");
@@ -305,7 +305,7 @@ fn buttons_work_in_each_of_four_windows() {
 }
 
 #[test]
-fn the_page_fits_a_phone() {
+fn page_fits_phone_width_with_large_buttons() {
     let Some((browser, place)) = set_up(TREE) else { return };
     browser.be_a_phone(360, 740);
     place.start();
@@ -323,7 +323,7 @@ fn the_page_fits_a_phone() {
 }
 
 #[test]
-fn the_keyboard_alone_is_enough() {
+fn run_can_be_started_and_stopped_by_keyboard_alone() {
     let Some((browser, place)) = set_up(TREE) else { return };
     agree(&browser, &place, "stopped");
     let focus = || browser.script("return document.activeElement.id");
@@ -347,7 +347,7 @@ fn the_keyboard_alone_is_enough() {
 }
 
 #[test]
-fn the_console_stays_empty_and_the_policy_holds() {
+fn page_causes_no_console_messages_and_blocks_inline_scripts() {
     let Some((browser, place)) = set_up(TREE) else { return };
     agree(&browser, &place, "stopped");
     browser.click("start");
@@ -365,7 +365,7 @@ fn the_console_stays_empty_and_the_policy_holds() {
 }
 
 #[test]
-fn a_damaged_line_of_the_log_hides_no_other() {
+fn damaged_log_line_hides_no_other_line() {
     let Some((browser, place)) = set_up("#!/bin/bash\necho before\nexit 0\n") else { return };
     let (_, run_id) = place.start();
     wait_until("the run is over", PATIENCE, || place.run(run_id)["cpu_user_ms"].is_u64());

@@ -36,7 +36,7 @@ fn largest(browser: &Browser) -> (u64, u64, u64, u64) {
 }
 
 #[test]
-fn flood_is_taken_in_small_pieces() {
+fn flood_is_processed_and_drawn_in_bounded_pieces() {
     let Some((browser, place)) = set_up(TOLD) else { return };
     browser.be_a_screen(1280, 800, false);
     browser.before_each_page(WATCH);

@@ -93,7 +93,7 @@ fn read_in_every_way(browser: &Browser, place: &Place, hosts: &[&str], end: u64)
 /// Requests come from the same host by another name and from another port, with more downloads than there are slots: a browser
 /// keeps six connections to each name.
 #[test]
-fn pages_of_other_origins_neither_read_nor_take_a_slot() {
+fn cross_origin_pages_read_nothing_and_occupy_no_slot() {
     let Some(browser) = Browser::fresh() else { return };
     let (place, end) = place_with(None);
     let hosts = ["127.0.0.1", "localhost", "127.0.0.2", "127.0.0.3"];
@@ -131,7 +131,7 @@ fn witness() -> (u16, Arc<Mutex<Vec<String>>>) {
 /// The owner is logged in at an address without TLS, and the hostile page is on another port of that host: the browser sends the
 /// cookie but not the origin of a GET.
 #[test]
-fn page_on_a_neighbour_port_reads_nothing_where_the_browser_does_not_tell_it_apart() {
+fn page_on_another_port_reads_nothing_without_fetch_metadata() {
     let Some(browser) = Browser::fresh_with(&["--host-resolver-rules=MAP board.test 127.0.0.1"]) else { return };
     let (place, end) = place_with(Some(TOKEN));
     let target = format!("http://{BOARD}:{}", place.port());
@@ -209,7 +209,7 @@ fn noting_relay(port: u16) -> (u16, Noted) {
 /// Origin, and no referrer if the page wants none. If the server answered them, such a page could read the log from the time that
 /// its own navigation to the same address takes.
 #[test]
-fn pages_of_other_origins_have_nothing_prefetched_or_prerendered() {
+fn cross_origin_prefetch_and_prerender_are_refused() {
     let Some(browser) = Browser::start() else { return };
     let (place, _) = place_with(None);
     let (port, noted) = noting_relay(place.port());

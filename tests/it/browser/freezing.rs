@@ -45,7 +45,7 @@ fn number(browser: &Browser, script: &str) -> u64 {
 
 /// JavaScript treats these two characters as line ends, the event stream does not, and JSON may contain them.
 #[test]
-fn line_separator_in_a_name_or_a_line_stops_no_stream() {
+fn line_separators_in_names_and_lines_do_not_break_the_stream() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     let name = "a\u{2028}b\u{2029}.sh";
@@ -75,7 +75,7 @@ fn line_separator_in_a_name_or_a_line_stops_no_stream() {
 /// If the page read the selection between changes, each changed chunk would cause a layout of the whole log when the log is shown
 /// again.
 #[test]
-fn thousand_steps_are_laid_out_a_few_times_when_the_log_is_shown_again() {
+fn showing_a_log_of_a_thousand_steps_causes_few_layouts() {
     let Some((browser, place)) = set_up(TOLD_AS_STEPS) else { return };
     browser.be_a_screen(1280, 800, false);
     place.start();
@@ -106,7 +106,7 @@ const TOLD_AS_STEPS: &str = "#!/bin/bash\nn=0\nwhile :; do\n  read -r upto 2>/de
 
 /// A search for the text after the blanks that backtracks would take the square of their number.
 #[test]
-fn blanks_in_a_step_or_its_progress_are_read_once() {
+fn long_blanks_in_step_lines_do_not_freeze_the_page() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     open_empty(&browser, &place);
     for word in ["::step a", "::progress 5 a"] {
@@ -120,7 +120,7 @@ fn blanks_in_a_step_or_its_progress_are_read_once() {
 }
 
 #[test]
-fn marks_on_one_character_are_bounded() {
+fn combining_marks_per_character_are_limited() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     open_empty(&browser, &place);
     let texts = [
@@ -151,7 +151,7 @@ fn marks_on_one_character_are_bounded() {
 }
 
 #[test]
-fn turns_in_place_of_acting_take_no_more_than_a_line() {
+fn length_of_escaped_direction_characters_is_limited() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     open_empty(&browser, &place);
     append(&browser, r"['\u05d0\u202e\u2067a'.repeat(2000)]");
@@ -161,7 +161,7 @@ fn turns_in_place_of_acting_take_no_more_than_a_line() {
 }
 
 #[test]
-fn one_frame_draws_a_part_of_many_long_lines() {
+fn frame_draws_a_bounded_number_of_characters() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     open_empty(&browser, &place);
     browser.script(
@@ -183,7 +183,7 @@ fn one_frame_draws_a_part_of_many_long_lines() {
 }
 
 #[test]
-fn what_an_address_looks_for_is_as_short_as_in_the_field() {
+fn search_text_in_the_address_is_cut_to_200_characters() {
     let Some((browser, place)) = set_up(TOLD) else { return };
     place.start();
     say_up_to(&place, 3);
@@ -198,7 +198,7 @@ fn what_an_address_looks_for_is_as_short_as_in_the_field() {
 }
 
 #[test]
-fn modified_press_on_a_step_is_the_browsers() {
+fn modified_click_on_a_step_is_left_to_the_browser() {
     let Some((browser, place)) = set_up("#!/bin/bash\necho '::step one'\nexec sleep 600\n") else { return };
     place.start();
     open(&browser, &place);
@@ -216,7 +216,7 @@ fn modified_press_on_a_step_is_the_browsers() {
 
 /// Over plain HTTP, a button copies text that it selects in a field. The browser may keep the selection in the log meanwhile.
 #[test]
-fn button_copies_what_it_names_while_lines_are_selected() {
+fn copy_button_works_while_log_lines_are_selected() {
     let Some((browser, place)) = set_up(TOLD) else { return };
     place.start();
     say_up_to(&place, 3);

@@ -38,7 +38,7 @@ pub(super) fn hostile_site() -> String {
 
 /// No token is needed here, so the server can reject the page only by what the browser reports about it.
 #[test]
-fn a_hostile_page_in_a_browser_changes_nothing_and_reads_nothing() {
+fn hostile_page_changes_and_reads_nothing_without_a_token() {
     let Some(browser) = Browser::start() else { return };
     let place = Place::serving("sleep.sh");
     place.start();
@@ -48,7 +48,7 @@ fn a_hostile_page_in_a_browser_changes_nothing_and_reads_nothing() {
 /// The worst case: the browser is logged in, and the hostile page is on the same host, so the browser sends the cookie with every
 /// request that it can be made to send (cookies ignore ports: RFC 6265, section 8.5).
 #[test]
-fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
+fn hostile_page_changes_and_reads_nothing_in_logged_in_browser() {
     let Some(browser) = Browser::fresh() else { return };
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
@@ -109,7 +109,7 @@ fn cross_site_page_cannot_occupy_a_stream_download_or_long_poll_slot() {
 
 /// Without a valid one-time code, a link shows nothing: neither with a wrong code, nor with the token.
 #[test]
-fn a_stolen_link_without_its_token_opens_nothing() {
+fn link_without_valid_code_shows_only_the_login_form() {
     let Some(browser) = Browser::fresh() else { return };
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
@@ -143,7 +143,7 @@ fn a_stolen_link_without_its_token_opens_nothing() {
 
 /// Text printed by a pipeline stays text in the page, and a response shown as a document has no scripts and an opaque origin.
 #[test]
-fn browser_refuses_markup_from_text_and_shows_answers_without_an_origin() {
+fn csp_blocks_markup_from_text_and_responses_have_opaque_origin() {
     let Some(browser) = Browser::start() else { return };
     let place = Place::serving("sleep.sh");
     place.start();

@@ -23,7 +23,7 @@ fn until_read(browser: &Browser) {
 }
 
 #[test]
-fn what_a_record_of_thousands_of_sequences_costs_is_limited() {
+fn cost_of_a_record_with_thousands_of_sequences_is_limited() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     open(&browser, &place);
     for piece in [
@@ -63,7 +63,7 @@ fn what_a_record_of_thousands_of_sequences_costs_is_limited() {
 }
 
 #[test]
-fn nodes_and_changes_of_a_colourful_log_are_limited() {
+fn colourful_log_has_limited_nodes_and_mutations() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     run_nothing(&place);
     open(&browser, &place);
@@ -98,7 +98,7 @@ fn nodes_and_changes_of_a_colourful_log_are_limited() {
 }
 
 #[test]
-fn direction_in_a_name_is_shown_and_does_not_act() {
+fn direction_characters_in_names_are_escaped() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     let name = "a\u{202e}hs.b\u{2066}\u{200f}\u{61c}.sh";
     let shown = r"a\u{202e}hs.b\u{2066}\u{200f}\u{61c}.sh";
@@ -123,7 +123,7 @@ fn direction_in_a_name_is_shown_and_does_not_act() {
 
 /// Each character of a line's text is to the right of the line's time and in its own row.
 #[test]
-fn direction_in_a_line_turns_only_that_line() {
+fn direction_characters_in_a_line_affect_only_that_line() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     run_nothing(&place);
     open(&browser, &place);

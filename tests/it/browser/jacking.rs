@@ -87,7 +87,7 @@ fn second_half_of_a_double_click_on_a_hostile_window_presses_no_button() {
 
 /// A press on a button of a window without the focus gives it the focus, and counts.
 #[test]
-fn press_that_brings_the_focus_counts() {
+fn press_that_focuses_the_window_counts() {
     let Some(browser) = Browser::fresh() else { return };
     let place = Place::serving("sleep.sh");
     browser.before_each_page(STOPPABLE_CLOCK);

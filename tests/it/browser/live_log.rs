@@ -22,7 +22,7 @@ fn set_hidden(browser: &Browser, is_hidden: bool) {
 }
 
 #[test]
-fn each_line_shows_once_through_restarts_and_while_nobody_looks() {
+fn each_line_is_shown_once_across_restarts_and_while_hidden() {
     let Some((browser, mut place)) = set_up(TOLD) else { return };
     let port = place.port();
     place.set_env("AUTOAPPDEV_PORT", &port.to_string());
@@ -51,7 +51,7 @@ fn each_line_shows_once_through_restarts_and_while_nobody_looks() {
 }
 
 #[test]
-fn a_hidden_page_gives_its_stream_back_and_without_one_lines_are_polled() {
+fn hidden_page_closes_its_stream_and_polls_when_none_is_free() {
     let Some((browser, place)) = set_up(TOLD) else { return };
     open(&browser, &place);
     place.start();
@@ -87,7 +87,7 @@ fn a_hidden_page_gives_its_stream_back_and_without_one_lines_are_polled() {
 }
 
 #[test]
-fn a_stream_that_has_nothing_to_tell_is_kept() {
+fn idle_stream_is_kept_open() {
     let Some((browser, place)) = set_up(TOLD) else { return };
     open(&browser, &place);
     browser.script(
@@ -112,7 +112,7 @@ fn a_stream_that_has_nothing_to_tell_is_kept() {
 }
 
 #[test]
-fn who_reads_further_up_is_not_moved_and_comes_back_by_a_button() {
+fn scrolled_up_log_stays_in_place_until_jump_to_the_end() {
     let Some((browser, place)) = set_up(TOLD) else { return };
     place.start();
     say_up_to(&place, 400);
@@ -156,7 +156,7 @@ fn who_reads_further_up_is_not_moved_and_comes_back_by_a_button() {
 }
 
 #[test]
-fn the_way_back_leads_to_the_first_line_and_misses_none() {
+fn scrolling_up_loads_every_line_to_the_first() {
     let Some((browser, place)) = set_up("#!/bin/bash\nseq -f 'line %.0f' 6000\n") else { return };
     place.start();
     wait_until("the log has it", PATIENCE, || last_line(&place) == "line 6000");
@@ -175,7 +175,7 @@ fn the_way_back_leads_to_the_first_line_and_misses_none() {
 }
 
 #[test]
-fn what_is_gone_is_told() {
+fn log_start_reports_bytes_no_longer_kept() {
     let Some((browser, mut place)) =
         set_up("#!/bin/bash\nseq -f 'line %.0f some words to fill a file of one megabyte in a while' 40000\n")
     else {
@@ -202,7 +202,7 @@ fn what_is_gone_is_told() {
 }
 
 #[test]
-fn a_flood_is_bounded_and_searched_without_hurry() {
+fn flood_keeps_at_most_100000_lines_and_stays_searchable() {
     let Some((browser, place)) = set_up(TOLD) else { return };
     open(&browser, &place);
     place.start();

@@ -9,7 +9,7 @@ use super::log_page::{open, rows, set_up, wait_for_row};
 use super::page::run_nothing;
 
 #[test]
-fn colours_are_classes_and_rewritten_lines_are_one() {
+fn colours_become_classes_and_rewritten_lines_stay_one_line() {
     let script = "#!/bin/bash\nprintf '\\e[1;31mred\\e[0m <i>plain</i>\\n'\n\
                   for n in 1 2 3 4 5 6 7 8 9; do printf '\\rat %d0%%' $n; sleep 0.1; done\n\
                   while [ ! -e end ]; do sleep 0.02; done; printf '\\rdone   \\nafter\\n'\n";
@@ -36,7 +36,7 @@ fn colours_are_classes_and_rewritten_lines_are_one() {
 }
 
 #[test]
-fn a_line_is_what_a_terminal_would_show() {
+fn line_shows_what_a_terminal_would_show() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     open(&browser, &place);
     // The records of a line, its text, and the classes of its characters in runs.
@@ -79,7 +79,7 @@ fn a_line_is_what_a_terminal_would_show() {
 }
 
 #[test]
-fn a_line_that_began_further_up_is_one_line() {
+fn line_split_across_pages_is_joined() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     run_nothing(&place);
     open(&browser, &place);
@@ -114,7 +114,7 @@ fn a_line_that_began_further_up_is_one_line() {
 
 /// Rows show only the time of day.
 #[test]
-fn the_log_tells_of_which_day_its_lines_are() {
+fn log_marks_runs_and_days_once() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     run_nothing(&place);
     open(&browser, &place);
@@ -164,7 +164,7 @@ fn the_log_tells_of_which_day_its_lines_are() {
 }
 
 #[test]
-fn lines_wrap_or_not_as_it_was_chosen() {
+fn line_wrapping_choice_survives_reload() {
     let Some((browser, place)) = set_up("#!/bin/bash\nprintf 'wide %.0s' {1..300}; echo; sleep 1000\n") else { return };
     open(&browser, &place);
     place.start();
@@ -181,7 +181,7 @@ fn lines_wrap_or_not_as_it_was_chosen() {
 }
 
 #[test]
-fn the_downloads_are_of_the_latest_run() {
+fn download_links_name_the_latest_run() {
     let Some((browser, place)) = set_up("#!/bin/bash\necho one\n") else { return };
     open(&browser, &place);
     wait_until("it is connected", PATIENCE, || browser.state() == "stopped");

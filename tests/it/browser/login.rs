@@ -59,7 +59,7 @@ fn assert_token_is_nowhere(browser: &Browser) {
 }
 
 #[test]
-fn the_form_takes_the_token_and_no_other() {
+fn login_form_accepts_only_the_right_token() {
     let Some((browser, place)) = set_up() else { return };
     browser.be_a_phone(360, 640);
     browser.open(&address(&place));
@@ -89,7 +89,7 @@ fn wait_form_after_log_out(browser: &Browser) {
 }
 
 #[test]
-fn the_link_of_pair_logs_in_and_leaves_no_trace() {
+fn pair_link_logs_in_and_leaves_no_secret_on_the_page() {
     let Some((browser, place)) = set_up() else { return };
     browser.open(&link(&place, &[]));
     wait_for_state(&browser, "stopped");
@@ -113,7 +113,7 @@ fn the_link_of_pair_logs_in_and_leaves_no_trace() {
 }
 
 #[test]
-fn who_may_only_look_is_offered_nothing_else() {
+fn viewer_is_offered_no_action_and_refused_by_the_server() {
     let Some((browser, place)) = set_up() else { return };
     place.start();
     browser.open(&link(&place, &["--read-only"]));
@@ -141,7 +141,7 @@ fn who_may_only_look_is_offered_nothing_else() {
 }
 
 #[test]
-fn a_log_in_that_ends_in_the_middle_is_asked_for_again() {
+fn lost_login_shows_the_form_and_login_resumes() {
     let Some((browser, mut place)) = set_up() else { return };
     // A run without output: while lines come in, the page checks the state every second, and might notice the lost session before
     // the click.
@@ -174,7 +174,7 @@ fn a_log_in_that_ends_in_the_middle_is_asked_for_again() {
 }
 
 #[test]
-fn two_servers_on_one_machine_do_not_log_each_other_out() {
+fn two_servers_on_one_host_keep_separate_logins() {
     let Some((browser, place)) = set_up() else { return };
     let mut other = Place::new();
     other.use_token(TOKEN);
@@ -199,7 +199,7 @@ fn two_servers_on_one_machine_do_not_log_each_other_out() {
 }
 
 #[test]
-fn a_download_that_is_refused_leads_nowhere() {
+fn refused_download_does_not_leave_the_page() {
     let Some((browser, place)) = set_up() else { return };
     browser.open(&link(&place, &[]));
     wait_for_state(&browser, "stopped");
@@ -215,7 +215,7 @@ fn a_download_that_is_refused_leads_nowhere() {
 }
 
 #[test]
-fn page_notices_by_itself_that_its_log_in_has_ended() {
+fn idle_page_detects_that_its_login_has_ended() {
     let Some((browser, place)) = set_up() else { return };
     // The page's clock runs 25 times as fast, and nothing is clicked.
     browser.before_each_page("const real = setInterval; window.setInterval = (step, ms) => real(step, ms / 25);");
@@ -232,7 +232,7 @@ fn page_notices_by_itself_that_its_log_in_has_ended() {
 
 /// Any page can open links with wrong codes in the owner's browser before the owner has logged in.
 #[test]
-fn links_of_strangers_do_not_make_the_right_token_wait() {
+fn links_with_wrong_codes_do_not_delay_login_with_the_token() {
     let Some((browser, place)) = set_up() else { return };
     for number in 0..9 {
         let (code, problem, is_sent) = match number % 3 {

@@ -60,7 +60,7 @@ fn set_up(script: &str) -> Option<(Browser, Place)> {
 }
 
 #[test]
-fn each_tone_of_the_log_can_be_read_in_both_schemes() {
+fn every_log_tone_meets_contrast_in_both_schemes() {
     let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
     for scheme in ["light", "dark"] {
         browser.prefer("prefers-color-scheme", scheme);
@@ -72,7 +72,7 @@ fn each_tone_of_the_log_can_be_read_in_both_schemes() {
 }
 
 #[test]
-fn forced_colours_leave_what_a_colour_says() {
+fn forced_colours_keep_log_marks_and_bar_distinct() {
     let Some((browser, place)) =
         set_up("#!/bin/bash\necho '::progress 50'; printf 'found and \\e[7mreversed\\e[0m\\n'; sleep 1000\n")
     else {
@@ -92,7 +92,7 @@ fn forced_colours_leave_what_a_colour_says() {
 }
 
 #[test]
-fn a_hundred_steps_fit_a_phone_and_leave_the_log_its_place() {
+fn hundred_steps_fit_a_phone_and_keep_the_log_visible() {
     let name = "a name that needs more than one line on a phone, as names of steps often do";
     let script = format!(
         "#!/bin/bash\nfor n in {{1..101}}; do echo \"::step $n {name}\"; done\nprintf '::step \\u202eturned\\u2067 round\\n'\nsleep 1000\n"
@@ -123,7 +123,7 @@ fn offers_more(browser: &Browser) -> Value {
 }
 
 #[test]
-fn a_log_that_is_shown_whole_offers_no_earlier_lines_and_a_search_says_of_what() {
+fn whole_log_offers_no_earlier_lines_and_search_covers_the_rest() {
     let Some((browser, place)) = set_up("#!/bin/bash\nseq -f 'line %.0f' \"$1\"\nprintf '\\e[31mlast\\n'\n") else { return };
     place.start_with(json!({"args": ["100"]}));
     wait_until("the run is over", PATIENCE, || place.pipeline()["state"] == "stopped");
@@ -145,7 +145,7 @@ fn a_log_that_is_shown_whole_offers_no_earlier_lines_and_a_search_says_of_what()
 }
 
 #[test]
-fn a_search_marks_what_it_found_and_goes_on_from_where_it_was() {
+fn search_marks_matches_and_continues_after_an_overwritten_match() {
     let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
     let add = |records: &[(String, bool)]| {
         let lines: Vec<Value> = records
@@ -190,7 +190,7 @@ fn a_search_marks_what_it_found_and_goes_on_from_where_it_was() {
 }
 
 #[test]
-fn durations_match_those_of_the_command_line() {
+fn page_and_cli_format_durations_alike() {
     let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
     let table = include_str!("../../fixtures/durations.txt");
     let rows: Vec<Vec<&str>> =
@@ -204,7 +204,7 @@ fn durations_match_those_of_the_command_line() {
 }
 
 #[test]
-fn each_outcome_has_its_word_its_icon_and_its_title() {
+fn each_state_has_its_word_icon_and_title() {
     let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
     let outcome = |kind: &str, code: Value, sign: Value| json!({"outcome": {"kind": kind, "exit_code": code, "signal": null, "signal_name": sign, "by": {"by": "client"}, "forced": false, "took_ms": 724_000}});
     let ended = json!({"state": "stopped", "pending": null, "run_id": 7, "script": "a/train.py", "started_at": "2026-01-31T10:00:00.000Z",
@@ -275,7 +275,7 @@ fn copied_log_lines_have_no_blank_lines_between_them() {
 }
 
 #[test]
-fn an_empty_log_is_said_to_be_so_only_once_it_was_read() {
+fn empty_log_is_reported_only_after_it_was_read() {
     let Some((browser, place)) = set_up("#!/bin/bash\nsleep 1000\n") else { return };
     let said = |browser: &Browser| browser.script("return getComputedStyle(document.getElementById('log'), '::before').content");
     wait_until("nothing more will come", PATIENCE, || said(&browser) == json!("\"No output.\""));
@@ -292,7 +292,7 @@ fn an_empty_log_is_said_to_be_so_only_once_it_was_read() {
 
 /// Python writes to a pipe only when its buffer of some kilobytes is full.
 #[test]
-fn page_says_why_a_python_script_may_print_nothing() {
+fn page_explains_python_output_buffering() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     place.script("train.py", "#!/bin/bash\nsleep 1000\n");
@@ -312,7 +312,7 @@ fn page_says_why_a_python_script_may_print_nothing() {
 }
 
 #[test]
-fn wrapped_lines_stand_behind_the_time() {
+fn wrapped_lines_are_indented_behind_the_time() {
     let Some((browser, place)) = set_up("#!/bin/bash\nprintf 'word %.0s' {1..200}\necho\n") else { return };
     place.start();
     wait_until("the line is there", PATIENCE, || browser.text("log").contains("word word"));
@@ -328,7 +328,7 @@ fn wrapped_lines_stand_behind_the_time() {
 }
 
 #[test]
-fn the_bar_stays_where_it_is_whatever_the_words_are() {
+fn progress_bar_keeps_its_position_with_long_text() {
     let Some((browser, place)) = set_up("#!/bin/bash\necho '::progress 40 a'\nsleep 1000\n") else { return };
     place.start();
     wait_until("the bar is there", PATIENCE, || browser.text("percent") == "40 %");
@@ -342,7 +342,7 @@ fn the_bar_stays_where_it_is_whatever_the_words_are() {
 }
 
 #[test]
-fn nothing_is_offered_before_the_page_knows_what_it_may_do() {
+fn start_is_disabled_until_the_role_is_known() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     browser.before_each_page(
         "const real = fetch;
@@ -364,7 +364,7 @@ fn nothing_is_offered_before_the_page_knows_what_it_may_do() {
 }
 
 #[test]
-fn an_answer_without_a_state_is_none_and_ends_nothing() {
+fn response_without_state_shows_disconnected_and_page_recovers() {
     let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
     browser.script(
         "window.real = fetch;

@@ -76,7 +76,7 @@ fn wait_for_state(browser: &Browser, state: &str) {
 }
 
 #[test]
-fn neighbours_server_receives_the_cookie_and_cannot_use_it() {
+fn server_on_another_port_cannot_use_the_session_cookie() {
     let Some((browser, place, neighbour)) = set_up() else { return };
     browser.open(&place.login_link());
     wait_for_state(&browser, "stopped");
@@ -117,7 +117,7 @@ fn neighbours_server_receives_the_cookie_and_cannot_use_it() {
 }
 
 #[test]
-fn neighbour_that_tosses_cookies_does_not_lock_the_owner_out() {
+fn cookies_set_from_another_port_do_not_lock_the_owner_out() {
     let Some((browser, place, neighbour)) = set_up() else { return };
     browser.open(&place.login_link());
     wait_for_state(&browser, "stopped");
@@ -152,7 +152,7 @@ fn neighbour_that_tosses_cookies_does_not_lock_the_owner_out() {
 
 /// A browser keeps about 180 cookies for all ports of a host.
 #[test]
-fn many_cookies_of_a_neighbour_do_not_evict_the_owners() {
+fn many_foreign_cookies_do_not_evict_the_session_cookie() {
     let Some((browser, place, neighbour)) = set_up() else { return };
     browser.open(&place.login_link());
     wait_for_state(&browser, "stopped");
@@ -167,7 +167,7 @@ fn many_cookies_of_a_neighbour_do_not_evict_the_owners() {
 }
 
 #[test]
-fn link_in_the_history_logs_nobody_in_and_costs_nobody_who_is() {
+fn used_link_from_history_keeps_the_owner_and_admits_no_other() {
     let Some((browser, place, _)) = set_up() else { return };
     let link = place.login_link();
     browser.open(&link);
@@ -198,7 +198,7 @@ fn link_in_the_history_logs_nobody_in_and_costs_nobody_who_is() {
 }
 
 #[test]
-fn page_whose_session_is_ended_shows_nothing_more() {
+fn page_of_an_ended_session_shows_the_login_form() {
     let Some((browser, place, _)) = set_up() else { return };
     place.start();
     browser.open(&place.login_link());
@@ -217,7 +217,7 @@ fn page_whose_session_is_ended_shows_nothing_more() {
 }
 
 #[test]
-fn windows_of_one_browser_say_which_log_in_is_active() {
+fn windows_of_one_browser_show_the_active_login() {
     let Some((browser, place, _)) = set_up() else { return };
     let viewer = place.post("/api/pair", json!({"may": "look"})).ok()["code"].as_str().expect("a code").to_owned();
     browser.open(&format!("{}#code={viewer}", address(&place)));

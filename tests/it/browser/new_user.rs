@@ -46,7 +46,7 @@ fn px_to_end(browser: &Browser) -> f64 {
 }
 
 #[test]
-fn page_of_an_older_run_shows_that_run_and_acts_on_no_other() {
+fn page_of_an_older_run_never_acts_on_the_live_run() {
     let Some((browser, place)) = set_up(&[("ends.sh", ENDS), ("stubborn.sh", STUBBORN)]) else { return };
     browser.be_a_screen(1280, 800, false);
     place.start_with(json!({"script": "ends.sh", "args": ["first", "run"]}));
@@ -84,7 +84,7 @@ fn page_of_an_older_run_shows_that_run_and_acts_on_no_other() {
 }
 
 #[test]
-fn rows_of_one_script_differ_by_their_arguments_and_run_again_names_its_own() {
+fn history_rows_and_run_again_show_the_arguments() {
     let Some((browser, place)) = set_up(&[("args.sh", "#!/bin/bash\n")]) else { return };
     let long = "long ".repeat(500);
     for args in [vec![], vec!["-v", "a b"], vec!["עברית"], vec![long.as_str()]] {
@@ -121,7 +121,7 @@ fn rows_of_one_script_differ_by_their_arguments_and_run_again_names_its_own() {
 }
 
 #[test]
-fn jump_to_the_end_covers_no_button_of_the_card() {
+fn jump_to_end_button_never_covers_card_buttons() {
     // The card of this script is as tall as the log on a small phone.
     let fails = "#!/bin/bash\nseq -f 'line %.0f' 300\n\
                  for n in 1 2 3 4 5 6; do echo \"ERROR: cause $n of this failure, in more words than fit\"; done\nexit 3\n";
@@ -149,7 +149,7 @@ fn jump_to_the_end_covers_no_button_of_the_card() {
 }
 
 #[test]
-fn who_reads_upward_by_a_few_pixels_is_not_taken_back() {
+fn scrolling_up_a_few_pixels_stops_following() {
     let Some((browser, place)) = set_up(&[("ends.sh", ENDS)]) else { return };
     browser.be_a_screen(1280, 800, false);
     place.start_with(json!({"script": "ends.sh"}));
@@ -167,7 +167,7 @@ fn who_reads_upward_by_a_few_pixels_is_not_taken_back() {
 }
 
 #[test]
-fn who_sees_a_run_fail_sees_why_and_what_next_and_others_see_it_first() {
+fn failure_card_is_in_view_live_and_at_the_top_later() {
     let Some((browser, place)) = set_up(&[("ends.sh", ENDS)]) else { return };
     browser.be_a_screen(1280, 800, false);
     place.start_with(json!({"script": "ends.sh"}));
@@ -235,7 +235,7 @@ fn run_again_asks_for_the_value_that_was_not_kept() {
 }
 
 #[test]
-fn a_stop_is_put_off_twice_and_its_countdown_comes_back() {
+fn stop_deadline_can_be_moved_twice_and_countdown_hidden() {
     let Some((browser, place)) = set_up(&[("stubborn.sh", STUBBORN)]) else { return };
     place.start_with(json!({"script": "stubborn.sh", "grace_s": 2}));
     open(&browser, &place, "");
@@ -268,7 +268,7 @@ fn a_stop_is_put_off_twice_and_its_countdown_comes_back() {
 }
 
 #[test]
-fn a_run_that_ends_under_the_question_puts_no_button_under_the_finger() {
+fn run_that_ends_during_confirmation_leaves_only_close() {
     let Some((browser, place)) = set_up(&[("ends.sh", ENDS)]) else { return };
     place.start_with(json!({"script": "ends.sh"}));
     open(&browser, &place, "");
@@ -317,7 +317,7 @@ fn two_pages_that_repeat_a_run_start_one_and_report_no_error() {
 }
 
 #[test]
-fn an_answer_that_was_lost_is_asked_for_again_and_nothing_is_done_twice() {
+fn lost_response_is_retried_with_the_same_idempotency_key() {
     let Some((browser, place)) = set_up(&[("ends.sh", ENDS)]) else { return };
     run_nothing(&place);
     place.script("nothing.sh", STUBBORN);
@@ -343,7 +343,7 @@ fn an_answer_that_was_lost_is_asked_for_again_and_nothing_is_done_twice() {
 }
 
 #[test]
-fn scripts_of_the_folder_itself_come_first_and_none_of_several_is_preferred() {
+fn scripts_in_the_root_come_first_without_a_primary_button() {
     let Some((browser, place)) = set_up(&[("train.sh", ENDS), ("eval.sh", ENDS)]) else { return };
     std::fs::create_dir(place.root().join("a")).expect("ours");
     place.script("a/clean.sh", ENDS);
@@ -357,7 +357,7 @@ fn scripts_of_the_folder_itself_come_first_and_none_of_several_is_preferred() {
 }
 
 #[test]
-fn countdown_of_a_stop_covers_nothing_that_the_user_needs() {
+fn stop_countdown_covers_no_controls() {
     const COVERED: &str = "
       const box = document.getElementById('stopping').getBoundingClientRect();
       const covered = [...document.querySelectorAll(':is(#top, #run-bar, #stopping) :is(button, a[href], input, select)')].filter((it) => {

@@ -73,7 +73,7 @@ fn made(browser: &Browser) -> Value {
 }
 
 #[test]
-fn end_of_a_run_makes_one_notice_on_a_hidden_page_if_switched_on() {
+fn hidden_page_notifies_once_per_run_end_if_enabled() {
     let Some((browser, place)) = set_up("granted") else { return };
     // Off by default, although the browser allows notifications.
     let run_id = start(&browser, &place);
@@ -116,7 +116,7 @@ fn end_of_a_run_makes_one_notice_on_a_hidden_page_if_switched_on() {
 }
 
 #[test]
-fn blocked_notices_are_told_in_the_menu() {
+fn menu_reports_blocked_notifications() {
     let Some((browser, place)) = set_up("denied") else { return };
     browser.script("localStorage.setItem('autoappdev-notify', 'true')");
     browser.open(&format!("http://127.0.0.1:{}/", place.port()));

@@ -50,7 +50,7 @@ fn log(browser: &Browser) -> Vec<String> {
 }
 
 #[test]
-fn old_client_shows_badges_and_log_and_acts_with_each_button() {
+fn old_client_shows_state_and_log_and_its_buttons_work() {
     let Some((browser, place, _pages)) = set_up(true) else { return };
 
     wait_for(&browser, "idle", false, &["start"]);
@@ -111,7 +111,7 @@ fn old_client_shows_why_an_action_was_refused() {
 }
 
 #[test]
-fn old_client_of_an_origin_that_is_not_allowed_learns_nothing() {
+fn old_client_from_disallowed_origin_is_blocked() {
     let Some((browser, place, pages)) = set_up(false) else { return };
     wait_until("its requests have failed", PATIENCE, || browser.text("error").contains("Failed to fetch"));
     assert_eq!((browser.text("state"), browser.text("log")), ("…".to_owned(), String::new()));

@@ -73,7 +73,7 @@ fn assert_shows_code_of(browser: &Browser, link: &str) {
 }
 
 #[test]
-fn the_code_on_the_page_logs_another_browser_in_once() {
+fn pairing_link_and_qr_code_log_in_another_browser_once() {
     let names = "--host-resolver-rules=MAP board.test 127.0.0.1, MAP phone.test 127.0.0.1";
     let Some(browser) = Browser::fresh_with(&[names]) else { return };
     let place = serve();
@@ -127,7 +127,7 @@ fn the_code_on_the_page_logs_another_browser_in_once() {
 }
 
 #[test]
-fn the_dialog_says_what_became_of_its_link() {
+fn pairing_dialog_reports_used_and_expired_links() {
     let Some(browser) = Browser::fresh_with(&["--host-resolver-rules=MAP board.test 127.0.0.1"]) else { return };
     let place = serve();
     open(&browser, &place, "board.test", &code(&place));
@@ -148,7 +148,7 @@ fn the_dialog_says_what_became_of_its_link() {
 }
 
 #[test]
-fn a_server_that_no_phone_reaches_says_how_to_open_it() {
+fn pairing_dialog_explains_how_to_listen_on_the_network() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     place.start_server();
@@ -161,7 +161,7 @@ fn a_server_that_no_phone_reaches_says_how_to_open_it() {
 }
 
 #[test]
-fn dialogs_have_their_last_button_at_the_end() {
+fn dialogs_align_their_last_button_at_the_end() {
     let Some(browser) = Browser::start() else { return };
     let place = serve();
     browser.be_a_screen(1280, 800, false);

@@ -29,7 +29,7 @@ fn open(browser: &Browser, place: &Place, tab: &str, shown: &str) {
 }
 
 #[test]
-fn right_to_left_turns_the_page_but_not_the_log_or_a_command() {
+fn rtl_mirrors_the_page_but_not_log_or_commands() {
     let Some((browser, place)) = set_up() else { return };
     place.start_with(json!({"args": ["--name", "a (b)"]}));
     for (width, height, is_phone) in [(1280, 800, false), (390, 844, true), (320, 640, true)] {
@@ -123,7 +123,7 @@ fn forced_colours_leave_every_sign_visible() {
 }
 
 #[test]
-fn less_motion_means_none_in_any_state() {
+fn reduced_motion_stops_all_animations() {
     let Some((browser, place)) = set_up() else { return };
     // Collects everything that moves in any frame, from the load of the page on.
     browser.before_each_page(

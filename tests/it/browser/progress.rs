@@ -8,7 +8,7 @@ use serde_json::json;
 use super::log_page::{open, set_up, wait_for_row};
 
 #[test]
-fn progress_is_a_bar_and_steps_and_what_is_not_told_is_not_shown() {
+fn page_shows_reported_progress_and_steps_only() {
     let script = "#!/bin/bash\ncase $1 in all) echo '::step Fetch'; echo '::step Build'; echo '::progress 40 Building <b>' ;; esac\nsleep 1000\n";
     let Some((browser, place)) = set_up(script) else { return };
     open(&browser, &place);
@@ -40,7 +40,7 @@ fn progress_is_a_bar_and_steps_and_what_is_not_told_is_not_shown() {
 }
 
 #[test]
-fn a_late_word_on_progress_takes_nothing_back() {
+fn late_progress_does_not_replace_newer_progress() {
     let script = "#!/bin/bash\necho '::progress 60 sixty'\nuntil [ -e go ]; do sleep 0.02; done\necho after\nsleep 1000\n";
     let Some((browser, mut place)) = set_up(script) else { return };
     place.set_env("AUTOAPPDEV_PORT", &place.port().to_string());

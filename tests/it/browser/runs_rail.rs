@@ -64,7 +64,7 @@ fn first(count: usize, ids: impl Iterator<Item = i64>) -> Vec<i64> {
 }
 
 #[test]
-fn rail_is_filtered_by_the_server_and_keeps_its_choice() {
+fn server_filters_the_rail_and_the_filter_survives_navigation() {
     let Some((browser, place)) = set_up(1234) else { return };
     open_at(&browser, &place, "");
     wait_for_runs(&browser, &first(PAGE, (1..=1234).rev()));
@@ -153,7 +153,7 @@ fn rail_is_filtered_by_each_outcome() {
 }
 
 #[test]
-fn run_has_an_address_that_survives_a_reload() {
+fn run_address_survives_a_reload() {
     let Some((browser, place)) = set_up(35) else { return };
     open_at(&browser, &place, "#/runs/20?tab=details");
     let shows = |id: i64| {
@@ -187,7 +187,7 @@ fn run_has_an_address_that_survives_a_reload() {
 }
 
 #[test]
-fn run_name_leads_to_the_address_that_stays_with_the_run() {
+fn run_name_links_to_the_permanent_address() {
     let Some((browser, place)) = set_up(35) else { return };
     browser.be_a_screen(1280, 800, false);
     open_at(&browser, &place, "#/?tab=details");
@@ -202,7 +202,7 @@ fn run_name_leads_to_the_address_that_stays_with_the_run() {
 }
 
 #[test]
-fn rail_that_lies_over_the_log_is_closed_by_the_button_that_opened_it() {
+fn rail_over_the_log_is_toggled_by_one_button() {
     let Some((browser, place)) = set_up(35) else { return };
     open_at(&browser, &place, "");
     browser.be_a_screen(900, 700, false);

@@ -28,7 +28,7 @@ fn processes_of(folder: &Path) -> Vec<u32> {
 }
 
 #[test]
-fn test_sees_nothing_of_the_tests_before_it() {
+fn shared_browser_keeps_nothing_from_earlier_tests() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     place.start_server();
@@ -53,7 +53,7 @@ fn test_sees_nothing_of_the_tests_before_it() {
 }
 
 #[test]
-fn browser_that_died_is_replaced() {
+fn dead_browser_is_replaced() {
     let Some(browser) = Browser::start() else { return };
     let folder = browser.driver().folder.clone();
     let turn = browser.give_on();
@@ -72,7 +72,7 @@ fn browser_that_died_is_replaced() {
 }
 
 #[test]
-fn browser_ends_with_the_process_that_it_is_for() {
+fn browser_ends_with_its_owner_process() {
     // The fresh browser also holds the turn.
     let Some(browser) = Browser::fresh() else { return };
     let mut whom = Command::new("sleep").arg("1000").spawn().expect("sleep starts");

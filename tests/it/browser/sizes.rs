@@ -82,7 +82,7 @@ fn faults(browser: &Browser, place: &Place, scene: &str, act: impl Fn(&Browser),
 }
 
 #[test]
-fn small_windows_show_everything_and_leave_the_log_some_lines() {
+fn small_windows_cover_nothing_and_keep_six_log_lines() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     place.script("train.sh", SCRIPT);
@@ -126,7 +126,7 @@ fn small_windows_show_everything_and_leave_the_log_some_lines() {
 }
 
 #[test]
-fn small_phone_shows_the_whole_last_known_state() {
+fn small_phone_shows_the_last_known_state_uncut() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     place.script("train.sh", SCRIPT);

@@ -60,7 +60,7 @@ fn shows_without_asking(browser: &Browser, place: &Place, line: &SlowLine, actio
 }
 
 #[test]
-fn changes_of_state_show_before_the_page_asks() {
+fn pushed_state_changes_show_without_a_request() {
     let Some((browser, place, line)) = set_up() else { return };
     let shows = |action: &str, body: Value, words: &[&str]| shows_without_asking(&browser, &place, &line, action, body, words);
     shows("pause", json!({}), &["Paused"]);

@@ -10,7 +10,7 @@ use super::hand::{button, click_on, field, open_at, texts, until_page, write_int
 use super::start_form::{fields, said, set_up, until_closed};
 
 #[test]
-fn old_run_fills_the_form_and_is_repeated_as_it_was() {
+fn old_run_fills_the_form_and_is_repeated_unchanged() {
     let Some((browser, place)) = set_up("values") else { return };
     fs::write(place.root().join("sub/go"), "").expect("ours");
     place.start_with(json!({"script": "tools/say.sh", "args": ["a b", "c"], "cwd": "sub", "env": {"WORDS": "w"}, "grace_s": 3}));
@@ -41,7 +41,7 @@ fn old_run_fills_the_form_and_is_repeated_as_it_was() {
 }
 
 #[test]
-fn repeating_a_deleted_script_is_an_error_that_stays() {
+fn error_of_repeating_a_deleted_script_stays_visible() {
     let Some((browser, place)) = set_up("values") else { return };
     fs::write(place.root().join("go"), "").expect("ours");
     place.start_with(json!({"script": "tools/say.sh"}));

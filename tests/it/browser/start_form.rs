@@ -57,7 +57,7 @@ pub(super) fn said(place: &Place, run_id: i64, lines: usize) -> Vec<String> {
 }
 
 #[test]
-fn form_finds_a_script_and_its_fields_reach_the_run() {
+fn start_form_finds_a_script_and_passes_its_fields() {
     let Some((browser, place)) = set_up("names") else { return };
     open_at(&browser, &place, "");
     click_on(&browser, &button("#first", "Start with arguments…"));
@@ -95,7 +95,7 @@ fn form_finds_a_script_and_its_fields_reach_the_run() {
 }
 
 #[test]
-fn unclosed_quote_is_told_and_starts_nothing() {
+fn start_form_shows_invalid_values_at_their_fields() {
     let Some((browser, place)) = set_up("names") else { return };
     open_at(&browser, &place, "");
     click_on(&browser, &button("#first", "Start with arguments…"));
@@ -117,7 +117,7 @@ fn unclosed_quote_is_told_and_starts_nothing() {
     write_into(&browser, &field("Arguments"), "a");
     assert_eq!(browser.text("wrong"), "");
     click_on(&browser, &go);
-    wait_until("it is told", PATIENCE, || browser.text("wrong") == "Give a number of seconds, or nothing.");
+    wait_until("it is told", PATIENCE, || browser.text("wrong") == "Enter a number of seconds, or nothing.");
     write_into(&browser, &field("Time to stop, in seconds"), "1");
     assert_eq!(browser.script("return window.posted"), json!([]));
     // The server's refusal is shown at its field.
@@ -133,7 +133,7 @@ fn unclosed_quote_is_told_and_starts_nothing() {
 }
 
 #[test]
-fn next_start_offers_the_last_choices_without_a_secret() {
+fn start_form_offers_the_last_choices_without_secrets() {
     let Some((browser, place)) = set_up("names") else { return };
     fs::write(place.root().join("sub/go"), "").expect("ours");
     place.start_with(

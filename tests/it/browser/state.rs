@@ -72,7 +72,7 @@ fn say(browser: &Browser, place: &Place, changes: &Value, mark: &str) {
 }
 
 #[test]
-fn page_takes_the_state_from_its_stream_and_asks_for_none() {
+fn page_gets_state_from_its_stream_without_requests() {
     let Some((browser, place)) = set_up() else { return };
     wait_for_state(&browser, "stopped");
     browser.script("window.asked.length = 0");
@@ -99,7 +99,7 @@ fn page_takes_the_state_from_its_stream_and_asks_for_none() {
 }
 
 #[test]
-fn stream_request_names_the_server_that_it_is_meant_for() {
+fn stream_request_names_its_server() {
     let Some((browser, place)) = set_up() else { return };
     let id = place.get("/api/version").ok()["server"]["id"].clone();
     let streams: Vec<_> = asked(&browser).into_iter().filter(|(_, path, _)| path.starts_with("api/events")).collect();

@@ -38,7 +38,7 @@ fn rows(browser: &Browser) -> Vec<[String; 4]> {
 }
 
 #[test]
-fn timeline_adds_up_to_the_run_and_is_compared_with_the_last_good_one() {
+fn step_timeline_adds_up_and_is_compared_with_last_success() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     place.script("steps.sh", STEPS);
@@ -124,7 +124,7 @@ fn timeline_adds_up_to_the_run_and_is_compared_with_the_last_good_one() {
 }
 
 #[test]
-fn run_without_steps_says_so() {
+fn page_reports_a_run_without_steps() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     place.start_server();
@@ -149,7 +149,7 @@ fn add_run(place: &Place, id: i64, script: &str, took_s: i64) {
 }
 
 #[test]
-fn time_left_comes_from_percent_else_from_earlier_runs() {
+fn time_left_is_estimated_from_percent_or_earlier_runs() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     drop(place.store());
@@ -210,7 +210,7 @@ fn wait_for_name(browser: &Browser, role: &str, begin: &str, end: &str) {
 }
 
 #[test]
-fn state_of_steps_and_runs_is_read_out() {
+fn screen_reader_gets_state_of_steps_and_runs() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     place.script("steps.sh", STEPS);

@@ -82,7 +82,7 @@ fn in_words(sample: &Value) -> String {
 }
 
 #[test]
-fn busy_run_shows_its_processor_time_and_each_sample_on_demand() {
+fn charts_show_cpu_of_busy_run_and_each_sample() {
     let Some((browser, place)) = set_up("burn") else { return };
     wait_for_points(&browser, 3);
     let [cpu, memory] = words(&browser);
@@ -118,7 +118,7 @@ fn busy_run_shows_its_processor_time_and_each_sample_on_demand() {
 }
 
 #[test]
-fn memory_of_a_run_is_shown_while_it_lives_and_after() {
+fn memory_is_shown_during_and_after_a_run() {
     let Some((browser, place)) = set_up("hold") else { return };
     wait_until("the memory is there", PATIENCE, || {
         browser.script("return document.querySelectorAll('#pane-usage .chart').length === 2") == true
@@ -138,7 +138,7 @@ fn memory_of_a_run_is_shown_while_it_lives_and_after() {
 }
 
 #[test]
-fn pause_has_no_samples_and_a_band() {
+fn charts_show_a_pause_as_a_band_without_samples() {
     let Some((browser, place)) = set_up("burn") else { return };
     wait_for_points(&browser, 2);
     browser.click("pause");

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::page::{SCRIPT, TREE, agree, enabled, hide, icon, set_up, titled};
 
 #[test]
-fn a_killed_server_shows_and_the_page_recovers_by_itself() {
+fn page_shows_lost_server_and_reconnects() {
     let Some((browser, mut place)) = set_up(TREE) else { return };
     place.start();
     let pid = agree(&browser, &place, "running");
@@ -47,7 +47,7 @@ fn a_killed_server_shows_and_the_page_recovers_by_itself() {
 }
 
 #[test]
-fn page_does_not_act_on_the_server_of_another_project_at_its_address() {
+fn page_never_acts_on_a_server_of_another_project() {
     let Some((browser, mut place)) = set_up(TREE) else { return };
     let (_, run_id) = place.start();
     agree(&browser, &place, "running");
@@ -88,7 +88,7 @@ fn page_does_not_act_on_the_server_of_another_project_at_its_address() {
 
 /// A click can come between the refusal of the old server's id and the response that contains the new one.
 #[test]
-fn until_a_new_server_is_known_requests_stay_meant_for_the_old_one() {
+fn requests_name_the_old_server_until_the_new_one_is_known() {
     let Some((browser, mut place)) = set_up(TREE) else { return };
     agree(&browser, &place, "stopped");
     let fields = || browser.script("return import('./static/app.js').then(({ toThisServer }) => toThisServer())");
@@ -116,7 +116,7 @@ fn until_a_new_server_is_known_requests_stay_meant_for_the_old_one() {
 
 /// A browser that forbids storage throws at any access to it.
 #[test]
-fn page_works_and_tells_of_another_server_where_nothing_may_be_stored() {
+fn page_without_storage_works_and_reports_another_server() {
     let Some((browser, mut place)) = set_up(TREE) else { return };
     browser.before_each_page(
         "for (const name of ['sessionStorage', 'localStorage']) {
@@ -140,7 +140,7 @@ fn page_works_and_tells_of_another_server_where_nothing_may_be_stored() {
 
 /// Pages at one address receive each other's messages, whichever project they belong to.
 #[test]
-fn hidden_page_shows_no_state_of_another_project() {
+fn hidden_page_ignores_state_of_another_project() {
     let Some((browser, place)) = set_up(TREE) else { return };
     place.start();
     agree(&browser, &place, "running");
@@ -162,7 +162,7 @@ fn hidden_page_shows_no_state_of_another_project() {
 
 /// The page was opened in the background, and had the state only from another page.
 #[test]
-fn page_that_was_hidden_from_the_start_learns_its_server_when_it_is_seen() {
+fn page_opened_hidden_identifies_its_server_when_shown() {
     let Some((browser, place)) = set_up(TREE) else { return };
     agree(&browser, &place, "stopped");
     let state = browser.script("return fetch('api/pipeline').then((answer) => answer.json())");

@@ -29,7 +29,7 @@ fn table<'d>(docs: &'d str, heading: &str) -> Vec<&'d str> {
 }
 
 #[test]
-fn docs_list_every_route_as_the_code_has_it() {
+fn docs_list_every_route_of_the_route_table() {
     let mut wanted = String::new();
     for spec in Route::ALL.iter().map(|route| route.spec()) {
         let key = |key: &autoappdev::api::query::Key| match key.kind {
@@ -85,7 +85,7 @@ fn is_example_of<T: Serialize + DeserializeOwned>(example: &Value) {
 }
 
 #[test]
-fn examples_in_the_docs_are_what_the_types_read_and_write() {
+fn doc_examples_round_trip_through_api_types() {
     let docs = contract();
     is_example_of::<PipelineResponse>(&example(&docs, "### `GET /api/pipeline`\n"));
     is_example_of::<StatusResponse>(&example(&docs, "### `GET /api/pipeline/status`\n"));

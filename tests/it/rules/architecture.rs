@@ -188,7 +188,7 @@ fn uses(module: &[String], code: &str, modules: &BTreeSet<Vec<String>>) -> BTree
 }
 
 #[test]
-fn files_import_one_another_in_no_circle() {
+fn file_imports_form_no_cycle() {
     let files: BTreeMap<Vec<String>, String> = sources(&root().join("src"))
         .iter()
         .map(|path| (module_path(path), code_of(&fs::read_to_string(path).expect("text"))))
@@ -222,7 +222,7 @@ fn files_import_one_another_in_no_circle() {
 }
 
 #[test]
-fn paths_are_read_in_each_of_their_forms() {
+fn use_paths_are_parsed_in_every_form() {
     let modules: BTreeSet<Vec<String>> = ["web", "web::app", "web::auth", "web::auth::role", "store"]
         .iter()
         .map(|path| path.split("::").map(str::to_owned).collect())
@@ -256,7 +256,7 @@ fn every_module_has_a_level() {
 }
 
 #[test]
-fn imports_go_down_only() {
+fn imports_lead_only_to_lower_levels() {
     let table = table();
     let mut seen = 0;
     for path in sources(&root().join("src")) {
@@ -280,7 +280,7 @@ fn imports_go_down_only() {
 }
 
 #[test]
-fn unsafe_stands_in_three_files_only() {
+fn unsafe_occurs_in_three_files_only() {
     for path in sources(&root().join("src")) {
         let text = fs::read_to_string(&path).expect("text");
         let blocks = text.lines().filter(|line| !line.trim_start().starts_with("//") && line.contains("unsafe {")).count();
@@ -312,7 +312,7 @@ fn page_has_no_line_over_150_characters() {
 }
 
 #[test]
-fn an_import_is_seen_in_each_of_its_forms() {
+fn imports_are_found_in_every_form() {
     assert_eq!(imports("use crate::clock::Clock;"), ["clock"]);
     assert_eq!(imports("use crate::{store, shim::run};"), ["store", "shim"]);
     assert_eq!(imports("    let x = crate::log::read();"), ["log"]);

@@ -37,7 +37,7 @@ fn write_packages(home: &Path) {
 }
 
 #[test]
-fn release_build_does_not_name_the_builders_directories() {
+fn release_binary_does_not_contain_builder_paths() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let home = dir.path().join("home-of-the-builder");
     fs::create_dir(&home).expect("creates");

@@ -70,7 +70,7 @@ fn document(file: &str) -> String {
 }
 
 #[test]
-fn every_row_of_the_crash_matrix_names_tests_that_exist_or_kill_points() {
+fn crash_matrix_rows_name_existing_tests_or_kill_points() {
     let matrix = document("docs/crash-matrix.md");
     let mut points: Vec<&str> =
         proved_rows("docs/crash-matrix.md", &matrix).iter().flat_map(|row| row.kill_points.clone()).collect();
@@ -82,7 +82,7 @@ fn every_row_of_the_crash_matrix_names_tests_that_exist_or_kill_points() {
 }
 
 #[test]
-fn every_attack_in_the_security_document_names_the_tests_that_play_it() {
+fn security_doc_attacks_name_existing_tests() {
     let attacks = document("docs/security.md");
     for row in proved_rows("docs/security.md", &attacks) {
         assert_eq!(cells(row.line).map(|cells| cells.len()), Some(3), "attack, what happens, proved by: {}", row.line);

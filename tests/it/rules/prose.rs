@@ -138,7 +138,7 @@ fn files_of_kind(root: &Path, extension: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn each_expression_finds_its_bad_sentence_and_not_the_good_one() {
+fn each_expression_matches_only_its_bad_sentence() {
     for expression in expressions() {
         let Expression { pattern, not, but, .. } = &expression;
         assert!(expression.is_in(not), "{pattern} does not find: {not}");
@@ -182,15 +182,8 @@ fn comments_are_in_plain_english() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (expressions, mut found) = (expressions(), String::new());
     let (slashes, hash, block) = (r"^\s*//[/!]?(?: (.*))?$", r"^\s*#(?: (.*))?$", r"^\s*(?:/\*|<!--)(.*?)(?:\*/|-->)?$");
-    let kinds = [
-        ("rs", slashes),
-        ("js", slashes),
-        ("css", block),
-        ("html", block),
-        ("toml", hash),
-        ("sh", hash),
-        ("sql", r"^\s*--(.*)$"),
-    ];
+    // The text of a migration is part of its checksum, so its comments stay as they are.
+    let kinds = [("rs", slashes), ("js", slashes), ("css", block), ("html", block), ("toml", hash), ("sh", hash)];
     for (extension, marker) in kinds {
         let marker = Regex::new(marker).expect("an expression");
         let files = files_of_kind(root, extension);

@@ -34,7 +34,7 @@ fn analyze(arguments: &[&str], change: (&str, &str)) -> Option<(bool, String)> {
 }
 
 #[test]
-fn readme_unit_is_known_to_systemd_and_confined() {
+fn systemd_accepts_and_confines_the_readme_unit() {
     let verify = ["verify", "--man=no"];
     let Some((is_good, said)) = analyze(&verify, ("", "")) else { return };
     assert!(is_good && said.trim().is_empty(), "{said}");

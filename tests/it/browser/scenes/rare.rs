@@ -155,7 +155,7 @@ pub(super) fn without_a_server(stage: &mut Stage<'_>, mut place: Place) {
 }
 
 #[test]
-fn waiting_and_needs_you_have_a_word_a_title_an_icon_and_a_colour() {
+fn waiting_states_have_word_title_icon_and_colour() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     place.start_server();
