@@ -14,12 +14,16 @@ use std::path::Path;
 /// The folder of all run directories, in the runtime directory.
 pub const RUNS_DIR: &str = "runs";
 
+/// The highest id of a run. The page reads ids as JavaScript numbers, which are exact up to 2^53. A directory with a higher number as its
+/// name is not that of a run, and such a directory can come with a copied folder.
+pub const RUN_ID_MAX: i64 = 1 << 52;
+
 const LINK: &str = "latest-run";
 
 /// Returns the id of the latest run, if the link names one.
 pub fn latest_run(runtime_dir: &Path) -> Option<i64> {
     let target = fs::read_link(runtime_dir.join(LINK)).ok()?;
-    target.to_str()?.strip_prefix(RUNS_DIR)?.strip_prefix('/')?.parse().ok().filter(|&id| id > 0)
+    target.to_str()?.strip_prefix(RUNS_DIR)?.strip_prefix('/')?.parse().ok().filter(is_run_id)
 }
 
 /// Returns the ids that have a run directory, in ascending order. The list is empty if `runs/` does not exist yet.
@@ -30,10 +34,15 @@ pub fn run_ids(runtime_dir: &Path) -> io::Result<Vec<i64>> {
     };
     let mut ids = Vec::new();
     for entry in entries {
-        ids.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).filter(|&id: &i64| id > 0));
+        ids.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).filter(is_run_id));
     }
     ids.sort_unstable();
     Ok(ids)
+}
+
+/// Checks whether a number can be the id of a run.
+fn is_run_id(id: &i64) -> bool {
+    (1..=RUN_ID_MAX).contains(id)
 }
 
 /// Makes the link lead to this run. After an error there is no link, unless it cannot be removed either.

@@ -69,9 +69,10 @@ impl History {
         Ok(())
     }
 
-    /// Returns the latest run that has a row or a directory; 0 without any run.
+    /// Returns the latest run that has a row, or, if no run has one, the latest that has a directory; 0 without any run. Directories with
+    /// higher ids than every row did not come from this server, because a server reserves the ids of all directories that it finds.
     pub(super) fn latest(&self) -> i64 {
-        self.latest_row.max(self.unknown.last().map_or(0, |&(id, _)| id))
+        if self.latest_row > 0 { self.latest_row } else { self.unknown.last().map_or(0, |&(id, _)| id) }
     }
 
     /// Returns the run up to which all runs have ended, as far as the database knows.
@@ -95,8 +96,8 @@ impl History {
         })
     }
 
-    /// Removes the oldest runs beyond `kept`, and all runs up to `too_old`, but never the latest run. Hands the deletion of their
-    /// rows to `writer`. Returns whether all of these runs were removed.
+    /// Removes the oldest runs beyond `kept`, with the directories that are older, and all runs up to `too_old`, but never the
+    /// latest run. Hands the deletion of their rows to `writer`. Returns whether all of these runs were removed.
     pub(super) fn forget(
         &mut self,
         runs: &Runs,
@@ -106,8 +107,11 @@ impl History {
         writer: &Writer,
         goes_on: impl Fn() -> bool,
     ) -> Result<bool, RetentionError> {
-        let count = reader.count_runs(0, self.low)?.0 + self.above_low + self.unknown.len() as u64;
-        let surplus = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(kept.max(1));
+        // Directories without a row do not count, so that no number of them removes a run of this server. They are removed once the
+        // history is full and they are older than all that it keeps.
+        let count = reader.count_runs(0, self.low)?.0 + self.above_low;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let (surplus, is_full) = (count.saturating_sub(kept.max(1)), count >= kept.max(1));
         let latest = self.latest();
         let (mut at, mut looked_at, mut is_done) = (0, 0, true);
         let mut gone = (None, 0);
@@ -116,13 +120,14 @@ impl History {
             let mut forgotten = Vec::new();
             let mut is_last = due.is_empty();
             for (id, has_ended, is_row) in due {
-                let is_due = looked_at < surplus || too_old.is_some_and(|too_old| id <= too_old);
+                let is_surplus = if is_row { looked_at < surplus } else { is_full };
+                let is_due = is_surplus || too_old.is_some_and(|too_old| id <= too_old);
                 if !is_due || id >= latest || !goes_on() {
                     is_last = true;
                     is_done &= goes_on();
                     break;
                 }
-                looked_at += 1;
+                looked_at += usize::from(is_row);
                 at = id;
                 if is_row && id > self.low {
                     self.low = id;

@@ -9,6 +9,7 @@ use super::error::StoreErrorKind;
 use super::rows::{self, PipelineRow, RunRow};
 use crate::api::runs::Event;
 use crate::clock::Timestamp;
+use crate::latest_run::RUN_ID_MAX;
 use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, Origin, RunStatus, State, Transition, describe_oom_kills};
 
 /// The values with which a run begins.
@@ -114,13 +115,15 @@ pub(super) fn highest_id(conn: &Connection, table: &str) -> rusqlite::Result<i64
     Ok(given.max(used))
 }
 
-/// Refuses the highest possible id, because some queries need the id after a run's.
+/// Refuses an id that no run can have.
 pub(super) fn refuse_highest_id(run_id: i64) -> Result<(), StoreErrorKind> {
-    if run_id == i64::MAX { Err(no_next_id()) } else { Ok(()) }
+    if run_id > RUN_ID_MAX { Err(no_next_id()) } else { Ok(()) }
 }
 
 fn no_next_id() -> StoreErrorKind {
-    StoreErrorKind::Conflict("no run can begin, because the highest possible run id has been used".to_owned())
+    StoreErrorKind::Conflict(
+        "no run can begin, because the database has used the highest possible run id; move it aside and start again".to_owned(),
+    )
 }
 
 /// Records one fact on top of `before`. Returns `before` if a fact with this number is already recorded.

@@ -10,6 +10,7 @@ use super::parts::Conductor;
 use super::shim_link::ShimLink;
 use super::signs::Signs;
 use crate::clock::Clock;
+use crate::latest_run::RUN_ID_MAX;
 use crate::pipeline::Found;
 use crate::run_dir::ReadJournal;
 use crate::store::NewRun;
@@ -22,7 +23,7 @@ use crate::supervisor::snapshot::{Snapshot, Watch};
 /// The highest id that the directory of a dead run can claim. The directory may come from another machine with any name, and some
 /// ids must be left for new runs. A higher id is not given to a new run while its directory exists, see
 /// [`Conductor::skip_taken_ids`].
-const CLAIMED_ID_MAX: i64 = i64::MAX / 2;
+const CLAIMED_ID_MAX: i64 = RUN_ID_MAX / 2;
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// Creates a conductor and recovers the latest run. When this returns, the published state is correct.

@@ -198,6 +198,46 @@ fn unreadable_latest_run_is_an_error_with_remedy() {
     assert_eq!(place.stop_server(), 0);
 }
 
+/// An archive can contain any number of directories with any names.
+#[test]
+fn directories_that_came_with_a_folder_neither_hide_nor_remove_own_runs() {
+    const HIGHEST: i64 = 1 << 52;
+    for has_own in [false, true] {
+        let mut place = if has_own { used(3) } else { Place::new() };
+        place.script("say.sh", "#!/bin/sh\necho precious\n");
+        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "say.sh");
+        let runs = place.runtime().join("runs");
+        // Above all ids, so high that no start gives them, and as the ids of the next runs.
+        for id in [1 << 62, 1 << 53].into_iter().chain(HIGHEST - 5..=HIGHEST).chain(4..14) {
+            fs::create_dir_all(runs.join(id.to_string())).expect("creates");
+        }
+        // The server refuses a folder that its group can write to.
+        for dir in [&runs, &place.runtime()] {
+            set_mode(dir, 0o700);
+        }
+        let mut ids: Vec<i64> = if has_own { (1..=3).collect() } else { Vec::new() };
+        for _ in 0..2 {
+            place.start_server();
+            for _ in 0..2 {
+                let (_, id) = place.start();
+                place.until_settled(id);
+                ids.push(id);
+            }
+            assert_eq!(place.stop_server(), 0);
+        }
+        assert!(ids.iter().all(|&id| id < 100), "{ids:?}");
+        place.set_env("AUTOAPPDEV_RUNS_KEEP", &(ids.len() - 1).to_string());
+        place.start_server();
+        until_true("the oldest run is removed", || !place.run_dir(ids[0]).exists());
+        for &id in &ids[1..] {
+            assert!(place.run_dir(id).join("log").exists(), "{id} of {ids:?}: {}", place.server_log());
+            place.run(id);
+        }
+        let (code, lines, _) = place.client(&["logs", "--no-timestamps"]);
+        assert_eq!((code, lines.matches("precious").count()), (0, if has_own { 4 } else { 3 }), "{lines}");
+    }
+}
+
 /// Directories come with an archive under any names: one that claims an id near the highest, those of the next runs, and a file.
 #[test]
 fn directories_in_the_way_of_new_runs_are_passed_over_and_take_no_ids_from_them() {
