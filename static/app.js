@@ -61,7 +61,7 @@ function readRoute(hash) {
   const [, id, query] = /^#\/(?:runs\/(\d+))?(?:\?(.*))?$/.exec(hash) ?? [];
   const { tab = 'log', line, find = '' } = Object.fromEntries(new URLSearchParams(query ?? ''));
   // The search field and the server accept no longer text.
-  return { run: id ? Number(id) : null, tab, line: Number(line) || null, find: find.slice(0, 200) };
+  return { run: id ? Number(id) : null, tab, line: /^\d{1,15}$/.test(line) ? Number(line) : null, find: find.slice(0, 200) };
 }
 
 function address({ run = null, tab = 'log', line = null, find = '' }) {

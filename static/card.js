@@ -26,7 +26,7 @@ export function showCard(context) {
   tint(card, tone);
   useIcon(picture, tone);
   // If something outside ended the run, its log does not contain the reason.
-  const said = tone === 'failed' ? lastErrorLines(6).map(visible).join('\n') : '';
+  const said = tone === 'failed' ? lastErrorLines(6).map((line) => visible(line.slice(0, 500))).join('\n') : '';
   setText(lines, said);
   lines.hidden = !said;
   edit.hidden = !c.connected || !c.mayAct || !pipeline.allowed.includes('start');

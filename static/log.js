@@ -11,7 +11,7 @@ import { LOG, since, took } from './words.js';
 
 const CHUNK_PIECES_MAX = 8000;
 // About how many characters of rows a frame draws. The next frame continues, so that the page handles clicks in between.
-const FRAME_CHARS = 1e5;
+const FRAME_CHARS = 3e4;
 // Scrolling down to within END_PX of the end starts following it. Within NEAR_END_PX the end counts as visible, so scrolling up less than that does
 // not end the following. The button to the end stays hidden until the view ends LATEST_PX below a card.
 const END_PX = 8, NEAR_END_PX = 40, LATEST_PX = 60;

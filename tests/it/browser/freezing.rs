@@ -17,7 +17,7 @@ use super::page::run_nothing;
 /// The most characters of a line that are shown.
 const CHARS_MAX: u64 = 8000;
 /// The most characters of the rows that one frame draws. The last row of a frame may exceed it.
-const FRAME_CHARS: u64 = 100_000;
+const FRAME_CHARS: u64 = 30_000;
 
 /// Opens a page that has read the log of a run without output, and follows its end.
 fn open_empty(browser: &Browser, place: &Place) {
@@ -180,6 +180,18 @@ fn frame_draws_a_bounded_number_of_characters() {
         "(() => { const box = document.getElementById('log').getBoundingClientRect();
            return document.elementFromPoint(box.left + 200, box.top + 100)?.closest('.row')?.textContent.endsWith('x0'); })()",
     );
+}
+
+#[test]
+fn line_in_the_address_that_is_no_whole_number_is_ignored() {
+    let Some((browser, place)) = set_up(TOLD) else { return };
+    place.start();
+    say_up_to(&place, 3);
+    for line in ["1.5", "-5", "1e400", "x", "99999999999999999999"] {
+        browser.open("about:blank");
+        browser.open(&format!("http://127.0.0.1:{}/#/?line={line}", place.port()));
+        until_page(&browser, "document.querySelectorAll('#log .row').length === 3");
+    }
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn in_words(sample: &Value) -> String {
     let mega = memory / 1e6;
     let memory = if mega >= 10.0 { format!("{mega:.0}") } else { format!("{mega:.1}") };
     let s = if count > 1.0 { "es" } else { "" };
-    format!("CPU {}\u{a0}%, memory {memory}\u{a0}MB, {count} process{s}", (cpu + 0.5).floor())
+    format!("CPU {}\u{a0}%, memory {memory}\u{a0}MB, {count}\u{a0}process{s}", (cpu + 0.5).floor())
 }
 
 #[test]
@@ -89,8 +89,11 @@ fn charts_show_cpu_of_busy_run_and_each_sample() {
     assert!(cpu.starts_with("CPU over time: now ") && cpu.contains(", mean ") && cpu.contains(", peak "), "{cpu}");
     assert!(memory.starts_with("Memory over time: now ") && memory.contains("MB"), "{memory}");
     assert!(number(&cpu, "peak") > 5.0, "{cpu}");
-    point_at(&browser, "document.querySelector('#pane-usage .chart')");
-    until_page(&browser, "/: CPU .* memory .* process/.test(document.querySelector('#pane-usage .told').textContent)");
+    // The charts can move between the measurement of their position and the movement of the pointer.
+    wait_until("the values at the pointer are shown", PATIENCE, || {
+        point_at(&browser, "document.querySelector('#pane-usage .chart')");
+        browser.script("return /: CPU .* memory .*process/.test(document.querySelector('#pane-usage .told').textContent)") == true
+    });
     let crosses =
         browser.script("return [...document.querySelectorAll('#pane-usage .cross')].map((it) => !!it.getAttribute('d'))");
     assert_eq!(crosses, json!([true, true]), "the time is marked in both");
