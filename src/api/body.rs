@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::nearest::unknown_key;
+use super::repeated::Repeated;
 
 /// Why a body was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +33,10 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadBody> {
             Err(error) => return Err(BadBody::NotJson(error.to_string())),
         }
     };
-    if let Some(key) = serde_json::from_slice::<T>(bytes).err().and_then(|error| repeated_key(&error.to_string())) {
-        return Err(wrong(Some(key.clone()), format!("{key} is given twice")));
+    // An empty body has no key. Any other was read above, so it can be read again.
+    if let Some(path) = serde_json::from_slice::<Repeated>(bytes).ok().and_then(|repeated| repeated.0) {
+        let detail = format!("{} is given twice", path.join(": "));
+        return Err(wrong(None, detail));
     }
     // By reference, because the object is needed again to find the wrong key.
     T::deserialize(&object).map_err(|error| {
@@ -50,11 +53,6 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadBody> {
             None => wrong(None, detail),
         }
     })
-}
-
-/// Returns the key that serde's message reports as repeated, or `None` if the message is about something else.
-fn repeated_key(sentence: &str) -> Option<String> {
-    Some(sentence.strip_prefix("duplicate field `")?.split_once('`')?.0.to_owned())
 }
 
 /// Rewords serde's message about an unknown key. Returns `None` if the message is about something else.
@@ -121,7 +119,14 @@ mod tests {
         assert!(matches!(read::<Body>(b"{"), Err(BadBody::NotJson(_))));
         assert_eq!(detail("[]").1, "the body must be a JSON object such as {}");
         assert_eq!(detail(r#"{"nmae":1}"#), (None, "\"nmae\" is unknown; did you mean \"name\"?".into()));
-        assert_eq!(detail(r#"{"name":"x","count":1,"name":"y"}"#), (Some("name".into()), "name is given twice".into()));
+        assert_eq!(detail(r#"{"name":"x","count":1,"name":"y"}"#), (None, "name is given twice".into()));
+        let given_twice = |keys: &str| (None, format!("{keys} is given twice"));
+        // Also if an earlier value has a wrong type, so that reading it fails before the repeat.
+        for text in [r#"{"count":"x","count":1}"#, r#"{"name":5,"count":1,"count":2}"#, r#"{"count":[{}],"co\u0075nt":1}"#] {
+            assert_eq!(detail(text), given_twice("count"), "{text}");
+        }
+        assert_eq!(detail(r#"{"name":{"A":1,"B":[{"C":1,"C":1.5}]}}"#), given_twice("name: B: C"));
+        assert_eq!(read::<Body>(br#"{"name":{"A":1,"A":2,}}"#).map_err(|bad| matches!(bad, BadBody::NotJson(_))), Err(true));
         let (key, sentence) = detail(r#"{"name":"x","count":"many"}"#);
         assert_eq!((key.as_deref(), &*sentence), (Some("count"), "count: expected a whole number, not a string"));
     }

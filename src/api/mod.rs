@@ -11,6 +11,7 @@ pub mod logs;
 mod nearest;
 pub mod pipeline;
 pub mod query;
+mod repeated;
 pub mod routes;
 pub mod runs;
 pub mod scripts;

@@ -123,6 +123,18 @@ fn bad_bodies() -> Vec<(String, &'static str)> {
             r#"{"args":["a",null]}"#,
         ],
     );
+    add(
+        "invalid_body",
+        &[
+            r#"{"script":"sleep.sh","script":"sleep.sh"}"#,
+            r#"{"script":5,"script":"sleep.sh"}"#,
+            r#"{"script":5,"args":["a"],"args":["b"],"script":"sleep.sh"}"#,
+            r#"{"script":"sleep.sh","grace_s":"x","grace_s":5}"#,
+            r#"{"script":"sleep.sh","env":5,"env":{}}"#,
+            r#"{"script":"sleep.sh","env":{"A":"1","A":"2"}}"#,
+            r#"{"if_run_id":"x","if_run_id":1}"#,
+        ],
+    );
     add("invalid_body", &[r#"{"args":["a\u0000b"]}"#, r#"{"env":{"A":"a\u0000b"}}"#, r#"{"env":{"A\u0000":"b"}}"#]);
     add(
         "invalid_body",
