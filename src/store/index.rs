@@ -15,11 +15,11 @@ use nix::libc;
 use super::open::beside;
 use crate::private;
 
-/// The read locks that are available whatever the log contains. A reader needs one of them. A process that resets the log takes
-/// all of them for a moment.
+/// The read locks that are available whatever the log contains. A reader needs the one whose mark is current, and this program does
+/// not read the marks, so each lock counts. A process that moves a mark or resets the log takes them for a moment.
 const READ_LOCKS: Range<libc::off_t> = 124..128;
 
-/// How often all locks must be seen taken, with a pause after each check, before readers count as locked out.
+/// How often a lock must be seen taken, with a pause after each check, before readers count as locked out.
 const LOOKS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -43,9 +43,8 @@ impl Index {
     /// Checks whether another process locks readers out.
     pub(super) fn keeps_readers_out(&self) -> bool {
         let Some(index) = &self.0 else { return false };
-        let are_all_locked = || READ_LOCKS.clone().all(|byte| is_locked(index, byte));
         for _ in 0..LOOKS {
-            if !are_all_locked() {
+            if !is_any_locked(index, &READ_LOCKS) {
                 return false;
             }
             thread::sleep(PAUSE);
@@ -54,9 +53,10 @@ impl Index {
     }
 }
 
-/// Checks whether a byte has a lock that excludes readers.
-fn is_locked(index: &File, byte: libc::off_t) -> bool {
+/// Checks whether one of these bytes has a lock that excludes readers.
+fn is_any_locked(index: &File, bytes: &Range<libc::off_t>) -> bool {
     let kind = |kind: libc::c_int| libc::c_short::try_from(kind).expect("small");
-    let mut lock = libc::flock { l_type: kind(libc::F_RDLCK), l_whence: kind(libc::SEEK_SET), l_start: byte, l_len: 1, l_pid: 0 };
+    let (l_start, l_len) = (bytes.start, bytes.end - bytes.start);
+    let mut lock = libc::flock { l_type: kind(libc::F_RDLCK), l_whence: kind(libc::SEEK_SET), l_start, l_len, l_pid: 0 };
     fcntl(index, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok() && lock.l_type != kind(libc::F_UNLCK)
 }
