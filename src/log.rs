@@ -41,7 +41,7 @@ pub use run_logs::RunLogs;
 pub use run_output::{Form, RunOutput};
 pub use search::{Found, SEARCH_TURN, Search, Turn};
 pub use seek::position_at;
-pub use segment::{Place, Segment, all_segments_in, segments_in};
+pub use segment::{Place, RUN_START_MAX, Segment, all_segments_in, segments_in};
 pub use text::{RunText, TextReader};
 pub use writer::{LOSS_MARK_BYTES_MAX, Limits, SegmentWriter};
 

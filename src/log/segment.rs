@@ -21,6 +21,10 @@ use crate::user;
 /// same position, the first is empty: a shim was killed before it wrote anything there, and the next run began.
 pub type Place = (Option<i64>, u64);
 
+/// The highest position at which a run's log begins. A file or a database from another machine can claim a higher end of the log;
+/// it counts as unknown. Up to twice this number, a client in JavaScript can distinguish all positions.
+pub const RUN_START_MAX: u64 = 1 << 52;
+
 /// One file of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -74,10 +78,10 @@ impl Segment {
     }
 }
 
-/// Parses a position in a file's name. A user may have put a file there, so a position that is larger than the database can hold
-/// is rejected. This limit is so far below the largest number that no sum of a position and a length overflows.
+/// Parses a position in a file's name. A file from another machine can have any name, so a position that no log reaches is
+/// rejected. The limit is twice the highest start of a run, so the segments of each run have valid names.
 pub(super) fn position(digits: &str) -> Option<u64> {
-    digits.parse().ok().filter(|&position| i64::try_from(position).is_ok())
+    digits.parse().ok().filter(|&position| position <= 2 * RUN_START_MAX)
 }
 
 /// Returns the name of a plain segment. Twenty digits hold every position, so names sort like positions.

@@ -96,13 +96,15 @@ impl Store {
         self.read(|conn| StopRow::read(conn, run_id))
     }
 
-    /// Returns the highest position in the log that any run is known to have reached, in bytes; 0 before the first run.
-    pub fn log_position_max(&self) -> Result<u64, StoreError> {
+    /// Returns the highest position in the log, up to this one, that any run is known to have reached, in bytes; 0 before the first
+    /// run.
+    pub fn log_position_max(&self, up_to: u64) -> Result<u64, StoreError> {
         // Each run begins at the position where the runs before it ended, so the latest runs are enough. More than one is read,
         // because a run that was recorded without a readable journal has an unknown position, stored as 0.
         let sql = "SELECT coalesce(max(position), 0) AS position FROM
-             (SELECT coalesce(log_end, log_start) AS position FROM pipeline_runs ORDER BY id DESC LIMIT 64)";
-        self.read(|conn| conn.prepare_cached(sql)?.query_row([], |row| rows::count(row, "position")))
+             (SELECT coalesce(log_end, log_start) AS position FROM pipeline_runs ORDER BY id DESC LIMIT 64)
+             WHERE position <= ?1";
+        self.read(|conn| conn.prepare_cached(sql)?.query_row([rows::stored(up_to)], |row| rows::count(row, "position")))
     }
 
     /// Returns the id that the next run gets.

@@ -37,8 +37,9 @@ const CHECKED_BYTES_MAX: u64 = 1024 * 1024;
 /// keys.
 const ROWS_MAX: i64 = 4096;
 
-/// The highest id of a request key that is accepted.
-const KEY_ID_MAX: i64 = 1 << 53;
+/// The highest id of a request key, and the highest version of the pipeline, that are accepted. A client in JavaScript cannot
+/// distinguish larger numbers.
+const NUMBER_MAX: i64 = 1 << 53;
 
 /// The size of a write-ahead log's header, before the first frame: <https://www.sqlite.org/fileformat2.html#walformat>.
 const WAL_HEADER_BYTES: usize = 32;
@@ -70,19 +71,22 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreErrorK
     KillPoint::ServerDatabaseMigrated.reach();
     name_inert(&conn)?;
     prove_writable(&conn)?;
-    forget_claimed_keys(&mut conn)?;
+    reset_claimed_numbers(&mut conn)?;
     Ok((conn, applied))
 }
 
-/// Deletes all request keys if their ids are used up, or soon will be. No server assigns ids that high, but a database from
-/// another machine can contain any number. Keys are kept for only a day, so their ids can start again.
-fn forget_claimed_keys(conn: &mut Connection) -> rusqlite::Result<()> {
+/// Deletes all request keys, or sets the pipeline's version to 0, if their numbers are used up, or soon will be. No server assigns
+/// numbers that high, but a database from another machine can contain any number. Keys are kept for only a day, and clients accept
+/// a lower version, so both can start again.
+fn reset_claimed_numbers(conn: &mut Connection) -> rusqlite::Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if change::highest_id(&tx, "request_keys")? <= KEY_ID_MAX {
-        return Ok(());
+    if change::highest_id(&tx, "request_keys")? > NUMBER_MAX {
+        tx.execute_batch("DELETE FROM request_keys; DELETE FROM sqlite_sequence WHERE name = 'request_keys'")?;
+        ::log::warn!("the request keys in the database have ids that no server gives; they are forgotten");
     }
-    tx.execute_batch("DELETE FROM request_keys; DELETE FROM sqlite_sequence WHERE name = 'request_keys'")?;
-    ::log::warn!("the request keys in the database have ids that no server gives; they are forgotten");
+    if tx.execute("UPDATE pipeline_state SET version = 0 WHERE version > ?1", [NUMBER_MAX])? > 0 {
+        ::log::warn!("the version of the pipeline in the database is one that no server gives; it starts again at 0");
+    }
     tx.commit()
 }
 

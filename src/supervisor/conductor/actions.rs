@@ -10,11 +10,12 @@ use super::parts::Conductor;
 use super::repeats::Earlier;
 use crate::api::pipeline::ExpectedRun;
 use crate::clock::{Clock, Timestamp, whole_ms};
+use crate::log::RUN_START_MAX;
 use crate::pipeline::{Action, Origin, Pending, Refusal, decide};
 use crate::process::{explain_shortage, is_disk_full, shortage_of};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
 use crate::script::{self, Attempt, ScriptError};
-use crate::store::{NewRun, RequestKey, Store, StoreError};
+use crate::store::{NewRun, RequestKey, StoreError};
 use crate::supervisor::ask::{Ask, ReplyTo, StartRequest, answer};
 use crate::supervisor::error::ActionError;
 use crate::supervisor::kill_points;
@@ -153,12 +154,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let has_own_path = request.env.keys().any(|name| script::decides_what_env_runs(name));
         let attempt = Attempt { file: &file, name: &script_name, cwd: &cwd, search_path: search_path.as_deref(), has_own_path };
         let program = attempt.program().map_err(ScriptError::from)?;
-        let log_start = self
-            .link
-            .shims
-            .log_end()
-            .map_err(ActionError::Io)?
-            .max(self.ledger.store.read("log_position_max", Store::log_position_max)?);
+        let log_end = self.link.shims.log_end().map_err(ActionError::Io)?;
+        let recorded = self.ledger.store.read("log_position_max", |store| store.log_position_max(RUN_START_MAX))?;
+        let log_start = if log_end <= RUN_START_MAX { log_end.max(recorded) } else { recorded };
         let at = self.clock.now();
         let new = NewRun {
             script: script_name,

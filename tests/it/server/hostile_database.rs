@@ -13,7 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mkfifoat, mknodat};
 use serde_json::json;
 
 use super::foreign_files::{is_root, set_mode};
-use crate::support::{DEADLINE, Place};
+use crate::support::{DEADLINE, Place, until, until_true};
 
 /// Returns the exit code and output of a command that ends by itself.
 fn ended(place: &Place, mode: &str) -> (i32, String) {
@@ -250,6 +250,85 @@ fn database_that_has_used_all_ids_of_request_keys_keeps_no_start_with_a_key_from
         assert_eq!((code, &*error), (0, ""), "{claim}");
         place.act("stop").ok();
     }
+}
+
+#[test]
+fn database_with_the_highest_version_keeps_no_run_from_being_recorded() {
+    for version in [i64::MAX, i64::MAX - 1, (1 << 53) + 1] {
+        let mut place = used();
+        place.edit_database(&format!("UPDATE pipeline_state SET version = {version}"));
+        place.start_server();
+        let log = place.server_log();
+        assert!(log.contains("the version of the pipeline in the database is one that no server gives"), "{log}");
+        let (code, _, error) = place.client(&["start", "sleep.sh"]);
+        assert_eq!((code, &*error), (0, ""), "{version}");
+        let before = place.pipeline()["version"].as_u64().expect("a number");
+        assert!(before < 100, "{before}");
+        place.act("pause").ok();
+        assert!(place.pipeline()["version"].as_u64().expect("a number") > before);
+        assert_eq!(place.until_all_agree(), "paused");
+        place.act("stop").ok();
+    }
+}
+
+#[test]
+fn highest_log_position_in_a_database_leaves_logs_of_new_runs_readable() {
+    for position in [i64::MAX, (1 << 53) + 1, (1 << 52) + 1, 1 << 52] {
+        let mut place = used();
+        place.script("says.sh", "#!/bin/sh\necho \"precious\"\n");
+        place.start_server();
+        assert_log_is_readable(&place);
+        assert_eq!(place.stop_server(), 0);
+        place.edit_database(&format!("UPDATE pipeline_runs SET log_end = {position}"));
+        place.start_server();
+        assert_log_is_readable(&place);
+    }
+}
+
+#[test]
+fn log_files_with_the_highest_positions_leave_logs_of_new_runs_readable() {
+    let highest = i64::MAX;
+    let names = [
+        format!("{highest:020}.log"),
+        format!("{:020}.log", highest - 100),
+        format!("{:020}-{highest:020}.log.gz", 0),
+        format!("{:020}-{:020}.log.gz", 0, 1_u64 << 53),
+        format!("{:020}.log", (1_u64 << 53) + 1),
+        format!("{:020}.log", 1_u64 << 53),
+        format!("{:020}.log", (1_u64 << 52) + 1),
+        format!("{:020}.log", 1_u64 << 52),
+    ];
+    for name in names {
+        let mut place = Place::new();
+        place.script("says.sh", "#!/bin/sh\necho \"precious\"\n");
+        let log = place.runtime().join("runs/1/log");
+        fs::create_dir_all(&log).expect("creates");
+        for dir in [place.runtime(), place.runtime().join("runs"), place.runtime().join("runs/1"), log.clone()] {
+            set_mode(&dir, 0o700);
+        }
+        fs::write(log.join(&name), if name.ends_with("gz") { "" } else { "1 o x\n" }).expect("writes");
+        set_mode(&log.join(&name), 0o600);
+        place.start_server();
+        assert_log_is_readable(&place);
+    }
+}
+
+/// Starts runs, and checks that each can be read, alone and at the end of the whole log.
+fn assert_log_is_readable(place: &Place) {
+    for _ in 0..3 {
+        place.post("/api/pipeline/start", json!({"script": "says.sh"})).ok();
+        let run_id = place.pipeline()["run_id"].as_i64().expect("a run");
+        until_true("the run ends", || place.state() == "stopped");
+        let (code, said, error) = place.client(&["logs", "--run", &run_id.to_string()]);
+        assert!(code == 0 && said.contains("precious"), "{run_id}: {said}{error}");
+        let path = format!("/api/logs?run={run_id}");
+        let end = until("the log has ended", || place.get(&path).ok()["end"].as_u64());
+        assert!(end < 1 << 53, "{end}");
+        let (code, said, error) = place.client(&["logs", "-n", "1"]);
+        assert!(code == 0 && said.contains("precious"), "{run_id}: {said}{error}");
+    }
+    let (_, said, error) = place.client(&["logs", "-n", "all"]);
+    assert!(said.matches("precious").count() >= 3, "{said}{error}");
 }
 
 #[test]
