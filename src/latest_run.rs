@@ -23,7 +23,7 @@ const LINK: &str = "latest-run";
 /// Returns the id of the latest run, if the link names one.
 pub fn latest_run(runtime_dir: &Path) -> Option<i64> {
     let target = fs::read_link(runtime_dir.join(LINK)).ok()?;
-    target.to_str()?.strip_prefix(RUNS_DIR)?.strip_prefix('/')?.parse().ok().filter(is_run_id)
+    target.to_str()?.strip_prefix(RUNS_DIR)?.strip_prefix('/')?.parse().ok().filter(|&id| is_run_id(id))
 }
 
 /// Returns the ids that have a run directory, in ascending order. The list is empty if `runs/` does not exist yet.
@@ -34,15 +34,15 @@ pub fn run_ids(runtime_dir: &Path) -> io::Result<Vec<i64>> {
     };
     let mut ids = Vec::new();
     for entry in entries {
-        ids.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).filter(is_run_id));
+        ids.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).filter(|&id| is_run_id(id)));
     }
     ids.sort_unstable();
     Ok(ids)
 }
 
 /// Checks whether a number can be the id of a run.
-fn is_run_id(id: &i64) -> bool {
-    (1..=RUN_ID_MAX).contains(id)
+fn is_run_id(id: i64) -> bool {
+    (1..=RUN_ID_MAX).contains(&id)
 }
 
 /// Makes the link lead to this run. After an error there is no link, unless it cannot be removed either.
