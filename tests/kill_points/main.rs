@@ -451,7 +451,7 @@ impl Case {
         let how = (run["exit_code"].as_i64(), run["signal"].as_i64());
         let is_usage_known = run["cpu_user_ms"].is_u64();
         match outcome {
-            Outcome::NeverBegan => assert!(why.contains("it began") || why.contains("could not be started"), "{run}"),
+            Outcome::NeverBegan => assert!(why.contains("was starting") || why.contains("could not be started"), "{run}"),
             Outcome::SpawnFailed => assert!(why.contains("unrunnable.sh could not be run"), "{run}"),
             Outcome::Lost => {
                 assert!(why.contains("shim") && why.contains("killed"), "{why}");

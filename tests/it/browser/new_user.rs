@@ -173,6 +173,8 @@ fn failure_card_is_in_view_live_and_at_the_top_later() {
     place.start_with(json!({"script": "ends.sh"}));
     open(&browser, &place, "");
     wait_until("the log follows its end", PATIENCE, || browser.text("log").contains("the cause") && px_to_end(&browser) < 1.0);
+    // The lines can arrive before the state. A run that the page has never seen alive gets its card at the top.
+    wait_until("the page shows the live run", PATIENCE, || browser.text("state") == "Running");
     end(&place);
     // The whole card is in view, below the last line.
     let card = "document.querySelector('section.card')";

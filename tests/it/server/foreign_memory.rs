@@ -137,7 +137,8 @@ fn process_that_blocks_environ_readers_does_not_delay_recovery_or_server_end() {
     place.kill_server();
     signal(shim, "KILL");
     place.start_server();
-    assert_eq!(place.state(), "stopped");
+    // The killed shim may have been alive still when the server started.
+    place.until_state("stopped");
     assert!(holder.is_stuck() && !is_alive(pid));
     assert_eq!(place.stop_server(), 0);
     assert!(holder.is_stuck());
