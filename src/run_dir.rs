@@ -128,7 +128,10 @@ impl Runs {
         DirBuilder::new().mode(0o700).create(&run.path).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
                 let path = run.path.display();
-                io::Error::new(error.kind(), format!("{path} exists already, and no server made it for this run; move it away"))
+                io::Error::new(
+                    error.kind(),
+                    format!("{path} already exists and was not created for this run; move it away, and start again"),
+                )
             }
             _ => error,
         })?;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// The keys that lead to the first key that an object has twice, the last of which is that key; `None` if there is none.
+/// The path to the first repeated key, with that key at its end; `None` if no key is repeated.
 pub(super) struct Repeated(pub(super) Option<Vec<String>>);
 
 impl<'de> Deserialize<'de> for Repeated {

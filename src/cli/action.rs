@@ -9,7 +9,7 @@ use crate::api::routes::Route;
 use crate::api::version::VersionResponse;
 use crate::random;
 
-/// Sends an action under `key`, or under a random key if there is none.
+/// Sends an action under `key`, or under a random key.
 ///
 /// If the connection breaks before the answer arrives, it is sent once more to a server that supports keys. Under one key, the
 /// server acts once, and answers the repeat with the result of the first request.

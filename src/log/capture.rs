@@ -108,7 +108,7 @@ impl LineSplitter {
         }
     }
 
-    /// Returns when the unfinished line must be written; `None` if there is none.
+    /// Returns when the unfinished line must be written, or `None` without an unfinished line.
     pub fn due_at(&self) -> Option<Duration> {
         // Half a character alone is no reason to wake up.
         (whole_characters(&self.unfinished) > 0).then(|| self.since + UNFINISHED_SHOWN_AFTER)

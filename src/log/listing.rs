@@ -15,7 +15,7 @@ pub type SegmentList = Arc<[Segment]>;
 pub trait Listing {
     /// Returns the oldest segment.
     fn oldest(&self) -> io::Result<Option<Segment>>;
-    /// Returns the last segment that begins at or before `position`; if there is none, the oldest.
+    /// Returns the last segment that begins at or before `position`, or else the oldest.
     fn holding(&self, position: u64) -> io::Result<Option<Segment>>;
     /// Returns the segment after this place.
     fn after(&self, place: Place) -> io::Result<Option<Segment>>;

@@ -207,7 +207,7 @@ impl RunLogs {
         self.last_in(self.floor.load(Ordering::Relaxed)..newest.saturating_add(1))
     }
 
-    /// Returns the log of the last run that begins at or before `position`; if there is none, the log of the first run.
+    /// Returns the log of the last run that begins at or before `position`, or else the log of the first run.
     fn log_holding(&self, position: u64) -> io::Result<Option<SegmentList>> {
         let begins_by = |log: &SegmentList| log.first().is_some_and(|first| first.start <= position);
         let id_of = |log: &SegmentList| log.first().and_then(|first| first.run_id).unwrap_or(0);

@@ -137,7 +137,8 @@ fn before_stamp(run: &[Segment], at: Timestamp) -> io::Result<Option<u64>> {
     Ok(Some(segment.start + low))
 }
 
-/// Returns the first stamp in a line that begins at or after `offset`, and the end of that line; `None` if there is none nearby.
+/// Returns the first stamp in a line that begins at or after `offset`, and the end of that line; `None` if no such line
+/// is nearby.
 fn stamp_from(file: &mut SegmentFile, offset: u64) -> io::Result<Option<(Timestamp, u64)>> {
     let mut bytes = vec![0; PROBE_BYTES];
     let mut len = 0;

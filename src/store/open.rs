@@ -82,7 +82,7 @@ fn reset_claimed_numbers(conn: &mut Connection) -> rusqlite::Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if change::highest_id(&tx, "request_keys")? > NUMBER_MAX {
         tx.execute_batch("DELETE FROM request_keys; DELETE FROM sqlite_sequence WHERE name = 'request_keys'")?;
-        ::log::warn!("the request keys in the database have ids that no server gives; they are forgotten");
+        ::log::warn!("the request keys in the database have invalid ids, so they were deleted");
     }
     if tx.execute("UPDATE pipeline_state SET version = 0 WHERE version > ?1", [NUMBER_MAX])? > 0 {
         ::log::warn!("the version of the pipeline in the database is one that no server gives; it starts again at 0");

@@ -113,7 +113,7 @@ impl Supervisor {
 
 /// The supervisor thread ended with a panic. The pipeline continues, and the next server takes it over.
 #[derive(Debug, thiserror::Error)]
-#[error("the supervisor ended by a fault of ours; the pipeline goes on, start the server again to take it over")]
+#[error("the supervisor panicked; the pipeline keeps running, and the next start of the server takes it over")]
 pub struct SupervisorDied;
 
 /// A guard that calls its function when it goes out of scope.

@@ -74,7 +74,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if let Some(id) = ids.last().copied().filter(|&id| id > believed)
             && self.link.shims.find(id).map_err(BootError::Runs)?.found != Found::ShimAlive
         {
-            ::log::warn!("a directory claims to be of run {id}, which no server has reached; the claim is ignored");
+            ::log::warn!("a directory has the name of run {id}, an id that no server has reached, so it is ignored");
             ids.retain(|&id| id <= believed);
         }
         // Only the latest run can be alive, because none begins before the end of the previous one is recorded. Cleaning up after
